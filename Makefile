@@ -1,0 +1,62 @@
+# `make run` and `make test` are all it takes on a fresh checkout: each target does its own set-up.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+
+BIN := .venv/bin
+PYTHON ?= $(firstword $(shell command -v python3.11 python3) python3)
+PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
+LOCK := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 \
+	--generate-hashes --no-emit-index-url --no-emit-find-links --no-header --no-annotate
+
+.PHONY: help setup run test check lock
+help:
+	@echo "make run     serve on http://127.0.0.1:8080/ with the built-in stand-in for an LLM"
+	@echo "make test    all tests, with the real nginx, curl and Chromium; ARGS='-k nginx' for some"
+	@echo "make check   lint, format, types"
+	@echo "make setup   .venv with the program and every tool, nothing else"
+	@echo "make lock    choose versions anew, after a change of the dependencies"
+
+setup: .venv/.installed
+
+# The program is installed in place, so only a change of the dependencies or of the metadata leads here again.
+.venv/.installed: requirements.lock pyproject.toml
+	@.ci/need --python $(PYTHON)
+	@echo "setup: .venv"
+	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	@$(PIP) install --require-hashes -r requirements.lock
+	@$(PIP) install --no-deps --no-build-isolation --editable .
+	@touch $@
+
+run: setup
+	@exec $(BIN)/gateway serve
+
+test: setup node_modules/.installed
+	@.ci/need nginx:nginx curl:curl openssl:openssl chromium:chromium,fonts-noto-cjk
+	$(BIN)/python -m pytest $(ARGS)
+
+# A stand-in for the providers, used by tests only. It runs on the Node that Playwright brings along.
+node_modules/.installed: package.json package-lock.json .npmrc
+	@.ci/need npm:npm
+	@echo "setup: node_modules"
+	@npm ci --loglevel=error
+	@touch $@
+
+check: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/python -m pip --disable-pip-version-check check
+
+lock: setup
+	$(LOCK) pyproject.toml --upgrade --all-extras --output-file requirements.lock
+	$(LOCK) pyproject.toml --extra uvloop --constraint requirements.lock --output-file requirements-run.lock
+	echo hatchling | $(LOCK) - --constraint requirements.lock --output-file requirements-build.lock
+	npm install --package-lock-only --loglevel=error
+
+ifneq ($(wildcard bench/__main__.py),)
+.PHONY: bench
+bench: setup
+	$(BIN)/python -m bench $(ARGS)
+endif

@@ -1,0 +1,99 @@
+"""What one generation consumed and how it went: counted while it runs, told once at its end.
+
+Invariants:
+
+- Exactly one outcome is counted for a generation, and exactly one line logged, whatever happened and however many
+  readers it had.
+- Counting never decides anything; the generation would run the same without it.
+"""
+
+from dataclasses import dataclass, field
+
+from structlog.typing import FilteringBoundLogger
+
+from gateway.core.errors import GatewayError
+from gateway.core.event import Usage
+from gateway.metrics import Metrics, Outcome
+
+
+@dataclass(slots=True, kw_only=True)
+class Account:
+    """The figures of one generation; times are the loop's clock, in seconds.
+
+    Attributes:
+        started: when it was admitted.
+        asked: when the upstream was asked, 0 before.
+        first: when the first event came, 0 before.
+        events: events that went into the log.
+        sent_bytes: bytes that readers who left were sent.
+        connections: readers it ever had.
+    """
+
+    metrics: Metrics
+    logger: FilteringBoundLogger
+    route: str
+    upstream: str
+    started: float
+    facts: dict[str, str] = field(default_factory=dict)
+    asked: float = 0.0
+    first: float = 0.0
+    last: float = 0.0
+    events: int = 0
+    sent_bytes: int = 0
+    connections: int = 0
+    outcome: Outcome | None = None
+    usage: Usage = field(default_factory=lambda: Usage(0, 0, "estimate"))
+    reported: bool = False
+
+    def read(self, count: int, model: str, now: float) -> None:
+        """So many events came at once."""
+        if self.first:
+            self.metrics.model(self.upstream, model).inter_token.observe((now - self.last) / count)
+        else:
+            self.first = now
+            self.metrics.model(self.upstream, model).first_token.observe(now - self.started)
+        self.last = now
+        self.events += count
+
+    def ended(self, outcome: Outcome, failure: GatewayError | None, now: float) -> None:
+        """The generation ended this way."""
+        self.outcome = outcome
+        route = self.metrics.route(self.route)
+        route.stream_ended(self.upstream, outcome, now - self.started)
+        route.events.inc(self.events)
+        if self.asked:
+            route.overhead.observe(self.asked - self.started)
+        if failure is None:
+            return
+        if outcome in ("upstream_error", "upstream_stalled", "timeout"):
+            self.metrics.upstream_error(self.upstream, failure.code)
+        if failure.detail:
+            self.logger.warning("stream_failed", code=failure.code, detail=failure.detail, **self.facts)
+
+    def settled(self, usage: Usage, model: str) -> None:
+        """So many tokens were consumed."""
+        self.usage = usage
+        if self.asked:
+            self.metrics.model(self.upstream, model).used(usage)
+
+    def report(self, model: str, now: float) -> None:
+        """The one log line of its end; saying it again changes nothing."""
+        if self.reported:
+            return
+        self.reported = True
+        self.logger.info(
+            "stream_end",
+            **self.facts,
+            route=self.route,
+            upstream=self.upstream,
+            model=model,
+            outcome=self.outcome,
+            first_token_ms=round((self.first - self.started) * 1000, 1) if self.first else None,
+            duration_ms=round((now - self.started) * 1000, 1),
+            events=self.events,
+            bytes=self.sent_bytes,
+            connections=self.connections,
+            input_tokens=self.usage.input,
+            output_tokens=self.usage.output,
+            usage_source=self.usage.source,
+        )

@@ -1,0 +1,171 @@
+"""The composition root: the only file that names concrete classes and puts them together."""
+
+import asyncio
+import resource
+from collections.abc import Iterator
+from dataclasses import dataclass
+from importlib.metadata import version
+from typing import NoReturn
+
+import structlog
+
+from gateway.clock import Clock
+from gateway.config import ChatRoute, Config, OpenAIRoute, ProxyRoute, Route
+from gateway.core.credential import Key, Keyring
+from gateway.core.errors import GatewayError
+from gateway.core.quota import AddressLimiter, Limiter, Plan
+from gateway.demo import Demo, start_demo
+from gateway.eventlog.registry import Registry
+from gateway.formats import Format, OpenAIFormat, Verbatim, compile_format
+from gateway.generation import Engine, Generation
+from gateway.metrics import Metrics
+from gateway.upstream.http import new_session
+from gateway.upstream.pool import Upstream
+from gateway.web.chat import ChatHandler
+from gateway.web.exchange import Endpoint, Exchange, Handler
+from gateway.web.openai import OpenAIHandler
+from gateway.web.proxy import ProxyHandler
+from gateway.web.router import Router
+from gateway.web.state import Gateway, Snapshot
+from gateway.web.static import static_endpoints
+from gateway.web.streams import read_or_stop, stop
+
+FD_RESERVE = 64
+"""File descriptors kept for the listeners, the log and the admins when streams take all others."""
+
+
+@dataclass(slots=True)
+class App:
+    """A gateway with what it needs around it.
+
+    Attributes:
+        gateway: what requests share.
+        demo: the stand-in LLM, None until a configuration asks for it.
+    """
+
+    gateway: Gateway
+    demo: Demo | None
+
+    async def reload(self, config: Config) -> None:
+        """New requests see this configuration; running streams keep theirs."""
+        self.demo = await _demo(config, self.demo)
+        gateway = self.gateway
+        gateway.snapshot = _snapshot(config, self.demo)
+        gateway.metrics.known_models = _models(config)
+        gateway.registry.budget.limit = config.server.max_log_bytes
+        gateway.addresses.plan = _address_plan(config)
+        for route in config.routes:
+            if isinstance(route, ChatRoute) and route.path in gateway.sessions and route.history is not None:
+                gateway.sessions[route.path].configure(route.history.turns, route.history.ttl)
+
+    async def close(self) -> None:
+        """Everything that was opened is closed; what still runs is ended."""
+        running = list(self.gateway.engine.running.values())
+        for generation in running:
+            generation.abort(GatewayError("drained"))
+        await asyncio.gather(*(generation.ended for generation in running))
+        await self.gateway.engine.session.close()
+        if self.demo is not None:
+            await self.demo.close()
+
+
+async def make_app(config: Config) -> App:
+    """The gateway of this configuration, ready to serve; needs a running loop."""
+    loop = asyncio.get_running_loop()
+    clock, logger = Clock(loop), structlog.get_logger()
+    metrics = Metrics(version=version("sse-gateway"))
+    metrics.known_models = _models(config)
+    registry: Registry[Generation] = Registry(clock.wheel, config.server.max_log_bytes)
+    demo = await _demo(config, None)
+    engine = Engine(clock, registry, metrics, logger, new_session(), {})
+    per_address = config.limits.per_address
+    gateway = Gateway(
+        clock=clock,
+        metrics=metrics,
+        logger=logger,
+        engine=engine,
+        registry=registry,
+        limiter=Limiter(),
+        addresses=AddressLimiter(per_address.requests, per_address.connections),
+        snapshot=_snapshot(config, demo),
+        max_streams=_max_streams(),
+    )
+    return App(gateway, demo)
+
+
+def _max_streams() -> int:
+    # A stream needs two descriptors, one to its reader and one to its upstream.
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = min(hard, 1 << 20) if hard != resource.RLIM_INFINITY else 1 << 20
+    if soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+    return max(1, (wanted - FD_RESERVE) // 2)
+
+
+async def _demo(config: Config, running: Demo | None) -> Demo | None:
+    wanted = any(target.demo for upstream in config.upstreams.values() for target in upstream.targets)
+    return await start_demo() if wanted and running is None else running
+
+
+def _models(config: Config) -> frozenset[str]:
+    names = {route.model for route in config.routes if isinstance(route, ChatRoute | OpenAIRoute)}
+    for upstream in config.upstreams.values():
+        names |= {upstream.model, *(target.model for target in upstream.targets)}
+    return frozenset(name for name in names if name)
+
+
+def _address_plan(config: Config) -> Plan:
+    limits = config.limits.per_address
+    return Plan("address", limits.requests, limits.connections)
+
+
+def _snapshot(config: Config, demo: Demo | None) -> Snapshot:
+    demo_url = demo.url if demo is not None else ""
+    upstreams = {name: Upstream(name, settings, demo_url) for name, settings in config.upstreams.items()}
+    keys = [Key(key.id, key.digest, key.plan, frozenset(key.scopes), key.expires_at) for key in config.auth.keys]
+    plans = {name: Plan(name, plan.requests, plan.streams, plan.tokens) for name, plan in config.plans.items()}
+    events = compile_format("events")
+    return Snapshot(
+        config=config,
+        keyring=Keyring(keys),
+        plans=plans,
+        upstreams=upstreams,
+        router=Router(_endpoints(config, upstreams, events), Endpoint("_none", None, _nothing, events, public=True)),
+        trusted=config.server.trusted_proxies,
+        origins=frozenset(config.cors.origins),
+    )
+
+
+def _endpoints(config: Config, upstreams: dict[str, Upstream], events: Format) -> Iterator[tuple[str, Endpoint]]:
+    if config.server.demo_page:
+        yield from static_endpoints(events)
+    yield "/streams/{id}", Endpoint("/streams", frozenset({"GET", "DELETE"}), read_or_stop, events)
+    yield "/streams/{id}/stop", Endpoint("/streams", frozenset({"POST"}), stop, events)
+    for route in config.routes:
+        yield route.path, _endpoint(route, upstreams[route.upstream])
+
+
+def _endpoint(route: Route, upstream: Upstream) -> Endpoint:
+    methods, handle, format_ = _serving(route, upstream)
+    return Endpoint(
+        label=route.path,
+        methods=methods,
+        handle=handle,
+        format=format_,
+        openai=isinstance(route, OpenAIRoute),
+        retry=route.stream.retry,
+    )
+
+
+def _serving(route: Route, upstream: Upstream) -> tuple[frozenset[str] | None, Handler, Format]:
+    if isinstance(route, ChatRoute):
+        format_ = compile_format(route.format)
+        return frozenset({"GET", "HEAD", "POST"}), ChatHandler(route, upstream, format_), format_
+    if isinstance(route, OpenAIRoute):
+        return frozenset({"POST"}), OpenAIHandler(route, upstream), OpenAIFormat()
+    assert isinstance(route, ProxyRoute)
+    return None, ProxyHandler(route, upstream), Verbatim()
+
+
+async def _nothing(exchange: Exchange) -> NoReturn:
+    raise GatewayError("not_found")

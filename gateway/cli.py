@@ -1,0 +1,63 @@
+"""The command line: `gateway serve | check | schema | hash`.
+
+Exit status: 0 clean, 1 bad configuration, 2 bad usage, 3 cannot bind.
+"""
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from gateway import server
+from gateway.config import ConfigError, load, schema
+from gateway.core.credential import MAX_SECRET, digest
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs one command.
+
+    Returns:
+        The exit status.
+    """
+    args = _parser().parse_args(arguments)
+    if args.command == "check":
+        return _check(args.config)
+    if args.command == "schema":
+        print(json.dumps(schema(), indent=2, ensure_ascii=False))
+        return 0
+    if args.command == "hash":
+        return _hash()
+    return server.run(args.config)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="gateway", description="A streaming gateway before LLM backends.")
+    parser.set_defaults(command="serve", config=Path("config.yaml"))
+    commands = parser.add_subparsers(dest="command", metavar="command")
+    for name, text in (("serve", "run the gateway (the default)"), ("check", "print every error of the configuration")):
+        command = commands.add_parser(name, help=text, description=text)
+        command.add_argument("-c", "--config", type=Path, default=Path("config.yaml"), help="default: config.yaml")
+    commands.add_parser("schema", help="print the JSON Schema of the configuration, for editors")
+    commands.add_parser("hash", help="read a key on stdin, print the sha256 to put in the configuration")
+    parser.add_argument("-c", "--config", type=Path, default=Path("config.yaml"), help="default: config.yaml")
+    return parser
+
+
+def _check(path: Path) -> int:
+    try:
+        load(path)
+    except ConfigError as error:
+        print(error)
+        return 1
+    print("ok")
+    return 0
+
+
+def _hash() -> int:
+    secret = sys.stdin.readline().rstrip("\r\n")
+    if not 0 < len(secret) <= MAX_SECRET:
+        print(f"gateway hash: expected one line of 1 to {MAX_SECRET} characters on stdin", file=sys.stderr)
+        return 2
+    print(digest(secret))
+    return 0

@@ -1,0 +1,122 @@
+"""Shared timers: thousands of streams wait on a handful of loop timers.
+
+Two kinds of waiting, both coarse on purpose:
+
+- `Wheel`: deadlines that hardly ever fire (heartbeats, idle limits). Moving a deadline later is one attribute write;
+  the wheel looks again when the old deadline comes. Deadlines fire at most `GRANULARITY` seconds late.
+- `Tick`: a beat that many streams wait for together, the window of a batch.
+
+All times are the loop's monotonic clock, in seconds; a jump of the wall clock changes nothing here.
+"""
+
+import asyncio
+import math
+from collections.abc import Callable
+from typing import Final
+
+GRANULARITY: Final = 0.025
+
+
+class Timer:
+    """One deadline on a wheel. `deadline` may be moved later at any time, at no cost; `cancel()` forgets it."""
+
+    __slots__ = ("_callback", "deadline")
+
+    def __init__(self, deadline: float, callback: Callable[[], None]) -> None:
+        self.deadline = deadline
+        self._callback: Callable[[], None] | None = callback
+
+    def cancel(self) -> None:
+        """Never fires after this."""
+        self._callback = None
+
+    @property
+    def cancelled(self) -> bool:
+        """Whether it has fired or was cancelled."""
+        return self._callback is None
+
+    def fire(self) -> None:
+        """Call back, once."""
+        callback, self._callback = self._callback, None
+        if callback is not None:
+            callback()
+
+
+class Wheel:
+    """Deadlines in buckets of `GRANULARITY` seconds, one loop timer a bucket."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self._buckets: dict[int, list[Timer]] = {}
+        self.now: Callable[[], float] = loop.time
+
+    def after(self, delay: float, callback: Callable[[], None]) -> Timer:
+        """A timer that calls back once, `delay` seconds from now or up to `GRANULARITY` later."""
+        timer = Timer(self._loop.time() + delay, callback)
+        self._place(timer)
+        return timer
+
+    def _place(self, timer: Timer) -> None:
+        number = math.ceil(timer.deadline / GRANULARITY)
+        bucket = self._buckets.get(number)
+        if bucket is None:
+            bucket = self._buckets[number] = []
+            self._loop.call_at(number * GRANULARITY, self._turn, number)
+        bucket.append(timer)
+
+    def _turn(self, number: int) -> None:
+        now = self._loop.time()
+        for timer in self._buckets.pop(number):
+            if timer.cancelled:
+                continue
+            if timer.deadline > now:
+                self._place(timer)
+            else:
+                timer.fire()
+
+
+class Tick:
+    """A beat every `interval` seconds while somebody waits for it; silent otherwise."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, interval: float) -> None:
+        self._loop = loop
+        self._interval = interval
+        self._waiting: list[asyncio.Future[None]] = []
+        self._next = 0.0
+
+    def wait(self) -> asyncio.Future[None]:
+        """A future that is done at the next beat, at most `interval` seconds from now."""
+        if not self._waiting:
+            now = self._loop.time()
+            if self._next <= now:
+                self._next = now + self._interval
+            self._loop.call_at(self._next, self._beat)
+        future = self._loop.create_future()
+        self._waiting.append(future)
+        return future
+
+    def _beat(self) -> None:
+        waiting, self._waiting = self._waiting, []
+        self._next += self._interval
+        for future in waiting:
+            if not future.done():
+                future.set_result(None)
+
+
+class Clock:
+    """The wheel and the ticks of one event loop.
+
+    Ticks are kept by interval; a configuration knows few of them, and every one of them is idle unless waited for.
+    """
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self._ticks: dict[float, Tick] = {}
+        self.wheel = Wheel(loop)
+        self.now: Callable[[], float] = loop.time
+
+    def tick(self, interval: float) -> Tick:
+        """The shared beat of this interval, in seconds."""
+        if interval not in self._ticks:
+            self._ticks[interval] = Tick(self._loop, interval)
+        return self._ticks[interval]

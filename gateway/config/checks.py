@@ -1,0 +1,194 @@
+"""What must agree between two keys of a config.
+
+The checks look at the data as it was written, so they find what they can even where another key is wrong, and leave
+what is ill-typed to the model.
+
+This file does not know lines or files.
+"""
+
+import hashlib
+from collections.abc import Callable, Iterator
+from typing import Any, Final
+
+from gateway.config.addresses import DEMO, Listen, shape
+from gateway.config.model import Server, Stream
+from gateway.config.problems import KeyPath, suggestion
+
+Finding = tuple[KeyPath, str]
+
+RESERVED: Final = ("streams", "tickets")
+"""First segments of the gateway's own paths. A `{parameter}` there is fine: the gateway's own paths win."""
+
+_OWN_PARAMETERS: Final = ("last_event_id", "ticket")
+
+
+def findings(data: dict[str, Any]) -> Iterator[Finding]:
+    """All that does not agree in `data`, as key path and message."""
+    for check in CHECKS:
+        yield from check(data)
+
+
+def check_listeners(data: dict[str, Any]) -> Iterator[Finding]:
+    server = {"listen": str(Server().listen), "admin_listen": str(Server().admin_listen)} | _mapping(data, "server")
+    try:
+        public, admin = Listen().parse(server["listen"]), Listen(optional=True).parse(server["admin_listen"])
+    except ValueError:
+        return
+    if public.collides(admin):
+        key = "admin_listen" if "admin_listen" in _mapping(data, "server") else "listen"
+        yield (
+            ("server", key),
+            "listen and admin_listen are the same address; allowed: another port, or admin_listen: null",
+        )
+
+
+def check_cors(data: dict[str, Any]) -> Iterator[Finding]:
+    cors = _mapping(data, "cors")
+    if cors.get("credentials") is True and "*" in _list(cors, "origins"):
+        yield ("cors", "credentials"), 'cannot be true for origins ["*"]; allowed: false, or a list of exact origins'
+
+
+def check_keys(data: dict[str, Any]) -> Iterator[Finding]:
+    plans = {"default", *_mapping(data, "plans")}
+    ids: set[Any] = set()
+    digests: set[str] = set()
+    for place, key in _items(_mapping(data, "auth"), "keys"):
+        path: KeyPath = ("auth", "keys", place)
+        yield from _check_secret(path, key, digests)
+        if _is_repeated(key.get("id"), ids):
+            yield (*path, "id"), "another key has this id; allowed: an id of its own"
+        if isinstance(key.get("plan"), str) and key["plan"] not in plans:
+            yield (*path, "plan"), f"there is no such plan; {suggestion(key['plan'], plans)}"
+
+
+def check_upstreams(data: dict[str, Any]) -> Iterator[Finding]:
+    for name, upstream in _mapping(data, "upstreams").items():
+        for place, target in _items(upstream, "targets"):
+            if target.get("url") == DEMO and upstream.get("dialect") != "openai":
+                yield (
+                    ("upstreams", name, "targets", place, "url"),
+                    f"{DEMO} speaks one dialect; allowed: dialect: openai",
+                )
+
+
+def check_upstream_names(data: dict[str, Any]) -> Iterator[Finding]:
+    names = _mapping(data, "upstreams")
+    for place, route in _items(data, "routes"):
+        if isinstance(route.get("upstream"), str) and route["upstream"] not in names:
+            yield ("routes", place, "upstream"), f"there is no such upstream; {suggestion(route['upstream'], names)}"
+
+
+def check_paths(data: dict[str, Any]) -> Iterator[Finding]:
+    shapes: set[Any] = set()
+    page = _mapping(data, "server").get("demo_page", True) is not False
+    for place, route in _items(data, "routes"):
+        path = route.get("path")
+        if not isinstance(path, str):
+            continue
+        if _is_repeated(shape(path), shapes):
+            yield ("routes", place, "path"), "another route has this path; allowed: a path of its own"
+        if _is_reserved(path, page):
+            yield ("routes", place, "path"), f"is the gateway's own; allowed: anything but {_own_paths(page)}"
+
+
+def check_shorthand(data: dict[str, Any]) -> Iterator[Finding]:
+    for place, route in _items(data, "routes"):
+        for key in _mapping(route, "stream"):
+            if key in route and key in Stream.model_fields:
+                yield ("routes", place, key), f"is also under stream; allowed: {key} or stream.{key}, not both"
+
+
+def check_merge(data: dict[str, Any]) -> Iterator[Finding]:
+    for place, route in _items(data, "routes"):
+        for path, part in (((), route), (("stream",), _mapping(route, "stream"))):
+            if part.get("merge") is True and route.get("api") in ("proxy", "openai"):
+                yield ("routes", place, *path, "merge"), "does nothing here; allowed: true with api: chat only"
+
+
+def check_params(data: dict[str, Any]) -> Iterator[Finding]:
+    if _mapping(data, "auth").get("query_param") in _OWN_PARAMETERS:
+        yield ("auth", "query_param"), "is a parameter of the gateway's own; allowed: another name"
+    taken = (*_OWN_PARAMETERS, _mapping(data, "auth").get("query_param", "token"))
+    for place, route in _items(data, "routes"):
+        if route.get("api") != "chat":
+            continue
+        params = {"message": "message", "session": "session_id"} | _mapping(route, "params")
+        for key, name in params.items():
+            if name in taken:
+                yield ("routes", place, "params", key), "is a parameter of the gateway's own; allowed: another name"
+        if params["message"] == params["session"]:
+            yield ("routes", place, "params"), "message and session have one name; allowed: two names"
+
+
+def check_models(data: dict[str, Any]) -> Iterator[Finding]:
+    for place, route in _items(data, "routes"):
+        upstream = _mapping(data, "upstreams").get(str(route.get("upstream")))
+        if route.get("api") == "chat" and isinstance(upstream, dict) and _lacks_model(route, upstream):
+            yield (
+                ("routes", place),
+                f"names no model, which {upstream['dialect']} requires; allowed: model here or at the upstream",
+            )
+
+
+CHECKS: Final[tuple[Callable[[dict[str, Any]], Iterator[Finding]], ...]] = (
+    check_listeners,
+    check_cors,
+    check_keys,
+    check_upstreams,
+    check_upstream_names,
+    check_paths,
+    check_shorthand,
+    check_merge,
+    check_params,
+    check_models,
+)
+
+
+def _check_secret(path: KeyPath, key: dict[str, Any], digests: set[str]) -> Iterator[Finding]:
+    given = [name for name in ("sha256", "key") if key.get(name) is not None]
+    if len(given) != 1:
+        yield path, f"has {'both' if given else 'neither'} sha256 and key; allowed: exactly one of them"
+        return
+    text = key[given[0]]
+    if not isinstance(text, str):
+        return
+    digest = text.lower() if given == ["sha256"] else hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
+    if _is_repeated(digest, digests):
+        yield (*path, given[0]), "another entry has the same key; allowed: one entry a key"
+
+
+def _is_repeated(value: Any, seen: set[Any]) -> bool:
+    if not isinstance(value, str) or value in seen:
+        return isinstance(value, str)
+    seen.add(value)
+    return False
+
+
+def _is_reserved(path: str, page: bool) -> bool:
+    first = path.removeprefix("/").partition("/")[0]
+    return first in RESERVED or (page and (path in {"/", "/client.js"} or first == "page"))
+
+
+def _own_paths(page: bool) -> str:
+    pages = ["/", "/client.js", "/page (server.demo_page: false frees these three)"] if page else []
+    return ", ".join([f"/{name}" for name in RESERVED] + pages)
+
+
+def _lacks_model(route: dict[str, Any], upstream: dict[str, Any]) -> bool:
+    targets = _list(upstream, "targets")
+    named = route.get("model") or upstream.get("model") or all(isinstance(t, dict) and t.get("model") for t in targets)
+    return upstream.get("dialect") in ("anthropic", "ollama") and bool(targets) and not named
+
+
+def _mapping(data: Any, key: str) -> dict[str, Any]:
+    value = data.get(key) if isinstance(data, dict) else None
+    return value if isinstance(value, dict) else {}
+
+
+def _list(data: Any, key: str) -> list[Any]:
+    value = data.get(key) if isinstance(data, dict) else None
+    return value if isinstance(value, list) else []
+
+
+def _items(data: Any, key: str) -> Iterator[tuple[int, dict[str, Any]]]:
+    return ((place, item) for place, item in enumerate(_list(data, key)) if isinstance(item, dict))

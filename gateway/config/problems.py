@@ -1,0 +1,71 @@
+"""What is wrong with a config: every problem with its file, line and key.
+
+Invariant: a message says what is allowed, and never holds a value of the file or of the environment.
+This file does not know how problems are found.
+"""
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+from typing import NamedTuple
+
+KeyPath = tuple[str | int, ...]
+"""Where something is in the file: keys of mappings and indices of lists."""
+
+
+class Problem(NamedTuple):
+    """One thing that is wrong.
+
+    Attributes:
+        file: the file's name as it was given.
+        line: from 1 on.
+        key: the dotted key, as in `routes[0].path`; "" for the file as a whole.
+        message: what is wrong, and what is allowed.
+    """
+
+    file: str
+    line: int
+    key: str
+    message: str
+
+    def __str__(self) -> str:
+        return (
+            f"{self.file}:{self.line}: {self.key}: {self.message}"
+            if self.key
+            else f"{self.file}:{self.line}: {self.message}"
+        )
+
+
+class ConfigError(Exception):
+    """The config cannot be used.
+
+    Attributes:
+        problems: all that is wrong with it, by line; at least one.
+    """
+
+    def __init__(self, problems: Iterable[Problem]) -> None:
+        self.problems = sorted(problems, key=lambda problem: problem.line)
+        super().__init__("\n".join(map(str, self.problems)))
+
+
+def check_lines(error: ConfigError) -> list[str]:
+    """The lines that `gateway check` prints: `file:line: key: what is wrong; allowed: …`."""
+    return [str(problem) for problem in error.problems]
+
+
+def dotted(path: KeyPath) -> str:
+    """`path` as people write it, as in `routes[0].path`, on one line and of bounded length."""
+    joined = "".join(f"[{part}]" if isinstance(part, int) else f".{_printable(part)}" for part in path)
+    return joined.removeprefix(".")
+
+
+def suggestion(name: object, allowed: Iterable[str]) -> str:
+    """How a message about an unknown `name` goes on: what it may have meant, and what is allowed."""
+    names = sorted(allowed)
+    near = get_close_matches(str(name)[:128], names, 1)
+    meant = f"did you mean {near[0]}? " if near else ""
+    return f"{meant}allowed: {', '.join(names[:50]) or 'nothing'}{', …' if len(names) > 50 else ''}"
+
+
+def _printable(text: str) -> str:
+    shown = "".join(char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in text[:64])
+    return shown + ("…" if len(text) > 64 else "")

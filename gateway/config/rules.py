@@ -1,0 +1,243 @@
+"""The scalars of the config: how each is written, what its bounds are, what an editor is told about it.
+
+A rule stands beside a type, `Annotated[float, Seconds("0s", "1h")]`, and is the only place that knows how that value
+is written, what its bounds are and how an editor's schema says so.
+
+Invariants:
+
+- A message never holds the value that was refused: it may come from a secret.
+- Every message names what is allowed.
+
+This file does not know keys, lines or files.
+"""
+
+import re
+from dataclasses import dataclass
+from typing import Any, Final
+
+from pydantic import GetCoreSchemaHandler, GetJsonSchemaHandler
+from pydantic_core import CoreSchema, core_schema
+
+from gateway.core.rate import PATTERN as RATE
+from gateway.core.rate import Rate, parse_rate
+
+UNITS_OF_TIME: Final[dict[str, float]] = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
+UNITS_OF_SIZE: Final[dict[str, int]] = {"B": 1, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30}
+
+DURATION: Final = r"[0-9]{1,9}(?:\.[0-9]{1,3})?(?:ms|s|m|h)"
+SIZE: Final = r"[0-9]{1,12}(?:B|KiB|MiB|GiB)"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rule:
+    """One kind of scalar.
+
+    Attributes:
+        optional: whether null stands for "none".
+    """
+
+    optional: bool = False
+
+    @property
+    def allowed(self) -> str:
+        """What may be written, as a phrase that follows `allowed: `."""
+        raise NotImplementedError
+
+    def parse(self, value: object) -> Any:
+        """The value as the program uses it.
+
+        Raises:
+            ValueError: it is not allowed; the message says what is.
+        """
+        raise NotImplementedError
+
+    def show(self, value: Any) -> Any:
+        """The value as a user would write it."""
+        return value
+
+    def schema(self) -> dict[str, Any]:
+        """The JSON Schema of what a user may write."""
+        raise NotImplementedError
+
+    def refusal(self, what: str) -> ValueError:
+        """The error for a value that is not `what`."""
+        return ValueError(f"is not {what}; allowed: {self.allowed}{' or null' if self.optional else ''}")
+
+    def __get_pydantic_core_schema__(self, source: object, handler: GetCoreSchemaHandler) -> CoreSchema:
+        return core_schema.no_info_plain_validator_function(self._parse_optional)
+
+    def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
+        return {"anyOf": [self.schema(), {"type": "null"}]} if self.optional else self.schema()
+
+    def _parse_optional(self, value: object) -> Any:
+        return None if self.optional and value is None else self.parse(value)
+
+
+@dataclass(frozen=True)
+class Seconds(Rule):
+    """A duration as float seconds, from `low` to `high`.
+
+    Attributes:
+        low: the shortest, as a user writes it; `0` without a unit is read where it is 0.
+        high: the longest, likewise.
+        never: a word that stands for None, "" where there is none.
+    """
+
+    low: str
+    high: str
+    never: str = ""
+
+    @property
+    def allowed(self) -> str:
+        return f"{self.low} to {self.high}{f', or {self.never}' if self.never else ''}"
+
+    def parse(self, value: object) -> float | None:
+        if self.never and value == self.never:
+            return None
+        if type(value) is int and value == 0:
+            value = "0s"
+        if not isinstance(value, str) or not re.fullmatch(DURATION, value):
+            raise self.refusal("a duration (written like 250ms, 15s, 5m or 1h)")
+        seconds = parse_duration(value)
+        if not parse_duration(self.low) <= seconds <= parse_duration(self.high):
+            raise self.refusal("in range")
+        return seconds
+
+    def show(self, value: float | None) -> str:
+        return self.never if value is None else show_duration(value)
+
+    def schema(self) -> dict[str, Any]:
+        written = f"{DURATION}|{self.never}" if self.never else DURATION
+        text = {"type": "string", "pattern": f"^(?:{written})$"}
+        return {"anyOf": [text, {"const": 0}]} if self.low == "0s" else text
+
+
+@dataclass(frozen=True)
+class Bytes(Rule):
+    """A size as whole bytes, from `low` to `high`, both as a user writes them."""
+
+    low: str
+    high: str
+
+    @property
+    def allowed(self) -> str:
+        return f"{self.low} to {self.high}"
+
+    def parse(self, value: object) -> int:
+        if not isinstance(value, str) or not re.fullmatch(SIZE, value):
+            raise self.refusal("a size (written like 512B, 64KiB, 4MiB or 1GiB)")
+        size = parse_size(value)
+        if not parse_size(self.low) <= size <= parse_size(self.high):
+            raise self.refusal("in range")
+        return size
+
+    def show(self, value: int) -> str:
+        return show_size(value)
+
+    def schema(self) -> dict[str, Any]:
+        return {"type": "string", "pattern": f"^{SIZE}$"}
+
+
+@dataclass(frozen=True)
+class PerTime(Rule):
+    """A `Rate`."""
+
+    @property
+    def allowed(self) -> str:
+        return "an amount above 0 and a window, as in 10/s, 60/min, 1000/h, 100000/day"
+
+    def parse(self, value: object) -> Rate:
+        if not isinstance(value, str):
+            raise self.refusal("a rate")
+        return parse_rate(value)
+
+    def show(self, value: Rate | None) -> str | None:
+        return None if value is None else str(value)
+
+    def schema(self) -> dict[str, Any]:
+        return {"type": "string", "pattern": f"^{RATE}$"}
+
+
+@dataclass(frozen=True)
+class Whole(Rule):
+    """A whole number from `low` to `high`, both included."""
+
+    low: int
+    high: int
+
+    @property
+    def allowed(self) -> str:
+        return str(self.low) if self.low == self.high else f"{self.low} to {self.high}"
+
+    def parse(self, value: object) -> int:
+        if type(value) is not int:
+            raise self.refusal("a whole number")
+        if not self.low <= value <= self.high:
+            raise self.refusal("in range")
+        return value
+
+    def schema(self) -> dict[str, Any]:
+        return {"type": "integer", "minimum": self.low, "maximum": self.high}
+
+
+@dataclass(frozen=True)
+class Text(Rule):
+    """Text of `low` to `high` characters.
+
+    Attributes:
+        pattern: what the whole text must match, in syntax that Python and ECMA 262 share; "" for anything.
+        says: what the pattern means.
+    """
+
+    low: int
+    high: int
+    pattern: str = ""
+    says: str = ""
+
+    @property
+    def allowed(self) -> str:
+        length = f"{self.high} characters" if self.low == self.high else f"{self.low} to {self.high} characters"
+        return f"{length} of {self.says}" if self.says else length
+
+    def parse(self, value: object) -> str:
+        if not isinstance(value, str):
+            raise self.refusal("text (put it in quotes)")
+        if not self.low <= len(value) <= self.high:
+            raise (
+                self.refusal("of a length that can be used")
+                if value
+                else ValueError(f"is empty; allowed: {self.allowed}")
+            )
+        if self.pattern and not re.fullmatch(self.pattern, value):
+            raise self.refusal("made of the right characters")
+        return value
+
+    def schema(self) -> dict[str, Any]:
+        schema: dict[str, Any] = {"type": "string", "minLength": self.low, "maxLength": self.high}
+        return schema | {"pattern": f"^(?:{self.pattern})$"} if self.pattern else schema
+
+
+def parse_duration(text: str) -> float:
+    """The seconds that `text` writes down; `text` must match `DURATION`."""
+    unit = text.lstrip("0123456789.")
+    return round(float(text.removesuffix(unit)) * UNITS_OF_TIME[unit], 6)
+
+
+def parse_size(text: str) -> int:
+    """The bytes that `text` writes down; `text` must match `SIZE`."""
+    unit = text.lstrip("0123456789")
+    return int(text.removesuffix(unit)) * UNITS_OF_SIZE[unit]
+
+
+def show_duration(seconds: float) -> str:
+    """`seconds` as a user would write them, in the largest unit that leaves a whole number."""
+    unit = next(
+        (name for name in ("h", "m", "s") if seconds >= UNITS_OF_TIME[name] and not seconds % UNITS_OF_TIME[name]), "ms"
+    )
+    return f"{seconds / UNITS_OF_TIME[unit]:.12g}{unit}" if seconds else "0s"
+
+
+def show_size(size: int) -> str:
+    """`size` bytes as a user would write them, in the largest unit that leaves a whole number."""
+    unit = next(name for name, factor in reversed(UNITS_OF_SIZE.items()) if not size % factor)
+    return f"{size // UNITS_OF_SIZE[unit]}{unit}"

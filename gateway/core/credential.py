@@ -1,0 +1,235 @@
+"""Who asks: where a credential is looked for, whose it is, and from which address it came.
+
+Invariants:
+
+- Only hashes of keys are kept, and a hash is compared in constant time.
+- Why a credential did not match is told to nobody: unknown, expired and oversized all are None.
+- A cookie counts only when the request can be shown to come from an allowed page.
+- What is stripped for an upstream leaves every other byte as it was.
+
+This file does not know routes, responses, or what a scope allows.
+"""
+
+import hashlib
+import hmac
+import ipaddress
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from typing import Final, Literal, NamedTuple
+from urllib.parse import unquote_plus
+
+import msgspec
+
+Source = Literal["header", "cookie", "query"]
+Network = ipaddress.IPv4Network | ipaddress.IPv6Network
+Address = ipaddress.IPv4Address | ipaddress.IPv6Address
+
+MAX_SECRET: Final = 4096
+"""Characters of a secret; a longer one is not worth hashing."""
+MAX_HOPS: Final = 32
+"""Entries of X-Forwarded-For looked at, from the right."""
+MAX_PEER: Final = 64
+"""Characters kept of a peer that is no IP address."""
+INDEX: Final = 4
+"""Bytes of a digest by which keys are found: all that timing can tell about one, of 32."""
+IPV6_PREFIX: Final = 64
+"""Bits of an IPv6 address that name a customer: what one holder can change at will must not count as many."""
+
+
+class Principal(msgspec.Struct, frozen=True):
+    """Who a request acts for: the owner of logs, sessions and quotas.
+
+    Attributes:
+        id: unique among principals; safe to log.
+        plan: a key of the config's `plans`.
+        scopes: what it may do, of `stream`, `publish`, `admin`.
+        expires: unix seconds by the wall clock, None for never.
+        anonymous: whether `id` is only an address.
+    """
+
+    id: str
+    plan: str
+    scopes: frozenset[str]
+    expires: float | None = None
+    anonymous: bool = False
+
+
+class Key(msgspec.Struct, frozen=True):
+    """A static key of the config: a principal, and the sha256 of its secret (32 bytes)."""
+
+    id: str
+    digest: bytes
+    plan: str
+    scopes: frozenset[str]
+    expires: float | None = None
+
+    def principal(self) -> Principal:
+        """Whom the key's holder acts as."""
+        return Principal(self.id, self.plan, self.scopes, self.expires)
+
+
+class Presented(NamedTuple):
+    """A credential as found in a request, not yet believed."""
+
+    secret: str
+    source: Source
+
+
+def digest(secret: str) -> str:
+    """The sha256 of a secret in lower-case hex, as `auth.keys[].sha256` wants it."""
+    return _digest(secret).hex()
+
+
+def _digest(secret: str) -> bytes:
+    # Undecodable bytes of a header arrive as lone surrogates; they match no key, but must not raise either.
+    return hashlib.sha256(secret.encode("utf-8", "surrogatepass")).digest()
+
+
+class Keyring:
+    """The static keys.
+
+    A comparison of every key would be constant in time but grow with the keys, and a plain dict lookup decides by an
+    ordinary comparison. So the first bytes of the digest find the candidates and a constant-time comparison decides.
+    What the finding can leak is whether some stored digest begins like that of a guess, which helps no guess: a digest
+    cannot be steered byte by byte.
+    """
+
+    def __init__(self, keys: Iterable[Key]) -> None:
+        self._keys: defaultdict[bytes, list[Key]] = defaultdict(list)
+        for key in keys:
+            self._keys[key.digest[:INDEX]].append(key)
+
+    def match(self, secret: str, now: float) -> Principal | None:
+        """The principal whose key this is, None for any other secret and for an expired key.
+
+        Args:
+            secret: what the client presented; empty or above 4096 characters matches nothing.
+            now: unix seconds by the wall clock.
+        """
+        if not 0 < len(secret) <= MAX_SECRET:
+            return None
+        presented = _digest(secret)
+        for key in self._keys.get(presented[:INDEX], ()):
+            if hmac.compare_digest(key.digest, presented) and (key.expires is None or now < key.expires):
+                return key.principal()
+        return None
+
+
+def find_credential(
+    sources: Sequence[str],
+    authorization: str | None,
+    cookies: Mapping[str, str],
+    query: Mapping[str, str],
+    cookie: str,
+    query_param: str,
+) -> Presented | None:
+    """The first credential found in the order of `sources`, None when there is none.
+
+    Args:
+        sources: any of `header`, `cookie`, `query`.
+        authorization: the Authorization header; a scheme other than Bearer is no credential.
+        cookies: the request's cookies by name.
+        query: the request's decoded query parameters by name.
+        cookie: the cookie's name.
+        query_param: the parameter's name.
+
+    Source: RFC 6750 2.1; RFC 9110 11.1 (schemes are case-insensitive).
+    """
+    found: dict[str, Presented] = {
+        "header": Presented(_bearer(authorization or ""), "header"),
+        "cookie": Presented(cookies.get(cookie, ""), "cookie"),
+        "query": Presented(query.get(query_param, ""), "query"),
+    }
+    return next((found[source] for source in sources if found[source].secret), None)
+
+
+def _bearer(authorization: str) -> str:
+    scheme, _, secret = authorization.strip().partition(" ")
+    return secret.strip() if scheme.lower() == "bearer" else ""
+
+
+def cookie_allowed(origin: str | None, sec_fetch_site: str | None, origins: Collection[str]) -> bool:
+    """Whether a cookie counts: the page that sent it is an allowed one, or the gateway's own.
+
+    Args:
+        origin: the Origin header.
+        sec_fetch_site: the Sec-Fetch-Site header, which a page cannot set.
+        origins: `cors.origins`; a `*` in it allows no cookie.
+
+    Source: RFC 6454 7; W3C Fetch Metadata, Sec-Fetch-Site.
+    """
+    if sec_fetch_site == "same-origin":
+        return True
+    # "null" is every sandboxed page, whoever wrote it.
+    return origin is not None and origin not in ("*", "null") and origin in origins
+
+
+def strip_query(raw_query: str, params: Collection[str]) -> str:
+    """The query string without the named parameters, however their names are percent-encoded.
+
+    Args:
+        raw_query: as received, without `?`.
+        params: decoded names.
+
+    Source: WHATWG URL 5.1.
+    """
+    parts = raw_query.split("&")
+    return "&".join(part for part in parts if unquote_plus(part.partition("=")[0]) not in params)
+
+
+def strip_cookie(cookie_header: str, name: str) -> str:
+    """The Cookie header without the named cookie, "" when nothing is left.
+
+    Source: RFC 6265 4.2.1.
+    """
+    pairs = cookie_header.split(";")
+    kept = [pair for pair in pairs if pair.partition("=")[0].strip() != name]
+    return cookie_header if len(kept) == len(pairs) else ";".join(kept).lstrip()
+
+
+def client_address(peer: str, forwarded_for: str | None, trusted: Sequence[Network]) -> str:
+    """The address of the nearest client that no trusted proxy vouches for.
+
+    Args:
+        peer: the other end of the connection; what is no IP address (a unix socket's path, "") is returned, cut at
+            64 characters, and is never trusted.
+        forwarded_for: X-Forwarded-For, several headers joined by commas. Read from the right; an entry that is no
+            address ends the reading, as whoever wrote it cannot be trusted with those before it.
+        trusted: `server.trusted_proxies`.
+    """
+    nearest = _address(peer)
+    if nearest is None:
+        return peer[:MAX_PEER]
+    for hop in reversed((forwarded_for or "").rsplit(",", MAX_HOPS)[-MAX_HOPS:]):
+        claimed = _address(hop) if any(nearest in network for network in trusted) else None
+        if claimed is None:
+            break
+        nearest = claimed
+    return str(nearest)
+
+
+def address_key(address: str) -> str:
+    """The name under which an address is limited: an IPv6 address's /64, anything else as it stands.
+
+    Args:
+        address: as `client_address` gives it.
+    """
+    parsed = _address(address)
+    if isinstance(parsed, ipaddress.IPv6Address):
+        return str(ipaddress.IPv6Network((parsed, IPV6_PREFIX), strict=False))
+    return address[:MAX_PEER] if parsed is None else str(parsed)
+
+
+def _address(text: str) -> Address | None:
+    """The address in `1.2.3.4`, `1.2.3.4:80`, `::1`, `[::1]:80` or `fe80::1%eth0`; None for anything else."""
+    try:
+        parsed = ipaddress.ip_address(_without_port(text.strip()).partition("%")[0])
+    except ValueError:
+        return None
+    return getattr(parsed, "ipv4_mapped", None) or parsed
+
+
+def _without_port(text: str) -> str:
+    if text.startswith("["):
+        return text[1:].partition("]")[0]
+    return text.partition(":")[0] if text.count(":") == 1 else text

@@ -1,0 +1,73 @@
+"""The reader's place in a stream, as the opaque text that browsers hand back in `Last-Event-ID`.
+
+Invariants:
+
+- A cursor is at most 128 bytes of `[A-Za-z0-9._~-]`, so a cross-origin reconnect needs no preflight for it.
+- It holds the generation's unguessable id, so a bare sequence number is never reused between generations.
+- It also holds how many token events its reader was sent, so `$index` goes on counting after a resume even
+  where several deltas were merged into one event.
+
+Knowing a cursor is not a permission: whoever resumes must also own the stream.
+"""
+
+import re
+import secrets
+from typing import Final, NamedTuple
+
+from gateway.core.errors import GatewayError
+
+MAX_CURSOR: Final = 128
+_ID: Final = "[A-Za-z0-9_-]{22}"
+_STREAM_ID: Final = re.compile(_ID)
+_CURSOR: Final = re.compile(rf"({_ID})\.(\d{{1,15}})\.(\d{{1,15}})", re.ASCII)
+_FINAL: Final = re.compile(rf"~{_ID}")
+
+
+class Cursor(NamedTuple):
+    """A place after the event `seq` of one stream.
+
+    Attributes:
+        stream_id: the generation's id, "" for a final cursor that belongs to no stream.
+        seq: sequence number of the last event that the reader has; 0 before the first.
+        tokens: token events the reader was sent so far.
+    """
+
+    stream_id: str
+    seq: int
+    tokens: int
+
+    def __str__(self) -> str:
+        return f"{self.stream_id}.{self.seq}.{self.tokens}"
+
+    @property
+    def is_final(self) -> bool:
+        """Whether nothing can follow, whatever the stream."""
+        return not self.stream_id
+
+
+def new_stream_id() -> str:
+    """A fresh id of 128 random bits in 22 URL-safe characters."""
+    return secrets.token_urlsafe(16)
+
+
+def valid_stream_id(text: str) -> bool:
+    """Whether the text has the form of a stream id."""
+    return _STREAM_ID.fullmatch(text) is not None
+
+
+def final_cursor() -> str:
+    """A cursor at which nothing is left to read: the answer to a reconnect with it is 204."""
+    return f"~{new_stream_id()}"
+
+
+def parse_cursor(text: str) -> Cursor:
+    """The place that a cursor names.
+
+    Raises:
+        GatewayError: `bad_cursor` when the text was never a cursor of ours.
+    """
+    if match := _CURSOR.fullmatch(text[: MAX_CURSOR + 1]):
+        return Cursor(match[1], int(match[2]), int(match[3]))
+    if _FINAL.fullmatch(text[: MAX_CURSOR + 1]):
+        return Cursor("", 0, 0)
+    raise GatewayError("bad_cursor", "Last-Event-ID is not a cursor of this gateway.")

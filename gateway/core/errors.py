@@ -1,0 +1,125 @@
+"""Every way a request or a stream can fail, in one table: code, HTTP status, whether coming back may help.
+
+A `GatewayError` carries what a reader may know (`message`) apart from what only the log may know (`detail`).
+This file does not know in which shape an error reaches a client; `formats.py` and `web/responses.py` do.
+"""
+
+from typing import Final, NamedTuple
+
+import msgspec
+
+
+class Kind(NamedTuple):
+    """What is true of every error with one code."""
+
+    status: int
+    retryable: bool
+    message: str
+
+
+KINDS: Final[dict[str, Kind]] = {
+    # the request
+    "bad_request": Kind(400, False, "The request is malformed."),
+    "bad_cursor": Kind(400, False, "The cursor is malformed."),
+    "unauthorized": Kind(401, False, "A valid credential is required."),
+    "forbidden": Kind(403, False, "This credential may not do that."),
+    "not_found": Kind(404, False, "There is nothing here."),
+    "cursor_expired": Kind(404, False, "This stream can no longer be resumed."),
+    "method_not_allowed": Kind(405, False, "This method is not allowed here."),
+    "request_timeout": Kind(408, True, "The request took too long to arrive."),
+    "body_too_large": Kind(413, False, "The request body is too large."),
+    "headers_too_large": Kind(431, False, "The request headers are too large."),
+    "rate_limited": Kind(429, True, "Too many requests."),
+    "too_many_streams": Kind(429, True, "Too many streams are open."),
+    "token_limit": Kind(429, True, "The token budget is used up."),
+    # the gateway
+    "internal": Kind(500, True, "The gateway failed."),
+    "overloaded": Kind(503, True, "The gateway is at its limit."),
+    "draining": Kind(503, True, "The gateway is about to restart."),
+    "drained": Kind(503, True, "The gateway restarted."),
+    # the upstream
+    "upstream_refused": Kind(400, False, "The provider refused the request."),
+    "context_length_exceeded": Kind(400, False, "The conversation is too long for the model."),
+    "content_filter": Kind(400, False, "The provider's content filter refused the request."),
+    "upstream_rate_limited": Kind(429, True, "The provider is rate limiting."),
+    "upstream_auth": Kind(502, False, "The provider did not accept the gateway's credential."),
+    "upstream_error": Kind(502, True, "The provider failed."),
+    "upstream_unreachable": Kind(502, True, "The provider cannot be reached."),
+    "upstream_reset": Kind(502, True, "The provider closed the connection before it answered."),
+    "upstream_tls": Kind(502, False, "No trusted connection to the provider could be made."),
+    "upstream_protocol": Kind(502, True, "The provider's answer made no sense."),
+    "upstream_encoding": Kind(502, False, "The provider's answer has an encoding that was not asked for."),
+    "upstream_oversize": Kind(502, False, "The provider's answer broke a size limit."),
+    "upstream_cut": Kind(502, True, "The provider's answer broke off."),
+    "upstream_unavailable": Kind(503, True, "The provider is unavailable."),
+    "upstream_timeout": Kind(504, True, "The provider did not answer in time."),
+    "upstream_stalled": Kind(504, True, "The provider's answer stalled."),
+    # the stream
+    "stream_limit": Kind(504, False, "The stream reached its longest duration."),
+    "auth_expired": Kind(401, False, "The credential expired."),
+    "budget": Kind(429, True, "The token budget was used up by this stream."),
+    "abandoned": Kind(410, True, "The stream was ended because nobody was reading it."),
+    "stopped": Kind(499, False, "The stream was stopped."),
+}
+
+
+class Failure(msgspec.Struct, frozen=True):
+    """The data of an `ERROR` event.
+
+    Attributes:
+        code: a key of `KINDS`, or the provider's own code for an error it sent inside a stream.
+        message: for people; holds no secret, prompt or answer.
+        retryable: whether the same request may succeed later.
+        retry_after: seconds after which to come back, None where nobody knows.
+        status: the HTTP status this failure has where no stream was begun.
+    """
+
+    code: str
+    message: str
+    retryable: bool
+    retry_after: float | None = None
+    status: int = 500
+
+
+class GatewayError(Exception):
+    """A request or a stream failed, for a reason with a code.
+
+    Args:
+        code: a key of `KINDS`; anything else is taken as a provider's own code with the status and retryability
+            of `upstream_error`.
+        message: what the client reads; the code's own message when empty.
+        retry_after: seconds after which coming back is worth while.
+        detail: for the log only; may name hosts and files, never a secret.
+        status: replaces the code's status.
+        retryable: replaces the code's retryability.
+        headers: further response headers where a status is sent.
+    """
+
+    def __init__(
+        self,
+        code: str,
+        message: str = "",
+        *,
+        retry_after: float | None = None,
+        detail: str = "",
+        status: int | None = None,
+        retryable: bool | None = None,
+        headers: dict[str, str] | None = None,
+    ) -> None:
+        kind = KINDS.get(code, KINDS["upstream_error"])
+        self.code = code
+        self.message = message or kind.message
+        self.retry_after = retry_after
+        self.detail = detail
+        self.status = kind.status if status is None else status
+        self.retryable = kind.retryable if retryable is None else retryable
+        self.headers = headers or {}
+        super().__init__(f"{code}: {self.message}")
+
+    def failure(self) -> Failure:
+        """The part of this error that clients are told."""
+        return Failure(self.code, self.message, self.retryable, self.retry_after, self.status)
+
+    def to_json(self) -> str:
+        """The data of an `ERROR` event that tells of it."""
+        return msgspec.json.encode(self.failure()).decode()

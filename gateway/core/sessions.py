@@ -1,0 +1,143 @@
+"""The history of a chat, by owner and session id: what the model is told again with the next message.
+
+Invariants:
+
+- A session belongs to one owner; the same id of another owner is another session.
+- Every session holds whole turns: a user's message and the answer to it.
+- Turns, age, sessions and memory are bounded. Above a bound the session longest unused goes first.
+- Reading makes no session.
+
+This file does not know routes, models, or what a message means.
+"""
+
+import re
+import sys
+from collections import OrderedDict, deque
+from typing import Final, NamedTuple
+
+MAX_SESSIONS: Final = 10_000
+MAX_BYTES: Final = 64 * 1024 * 1024
+OVERHEAD: Final = 512
+"""Bytes counted for a session apart from its turns: keys, queue and map entry."""
+
+_SESSION_ID = re.compile(r"[A-Za-z0-9._~:-]{1,128}")
+
+
+def valid_session_id(text: str) -> bool:
+    """Whether a client may name a session so: 1 to 128 of `[A-Za-z0-9._~:-]`."""
+    return _SESSION_ID.fullmatch(text) is not None
+
+
+class Turn(NamedTuple):
+    """What the user said and what was answered."""
+
+    user: str
+    assistant: str
+
+    def size(self) -> int:
+        """Bytes of memory."""
+        return sys.getsizeof(self) + sys.getsizeof(self.user) + sys.getsizeof(self.assistant)
+
+
+class Session:
+    """The turns of one session, oldest first."""
+
+    __slots__ = ("size", "turns", "used")
+
+    def __init__(self, now: float) -> None:
+        self.turns: deque[Turn] = deque()
+        self.size = OVERHEAD
+        self.used = now
+
+    def push(self, turn: Turn) -> None:
+        """The turn is the last."""
+        self.turns.append(turn)
+        self.size += turn.size()
+
+    def shift(self) -> None:
+        """The oldest turn is gone."""
+        self.size -= self.turns.popleft().size()
+
+    def messages(self) -> list[dict[str, str]]:
+        """The turns in OpenAI's words, alternating user and assistant."""
+        roles = ("user", "assistant")
+        return [{"role": role, "content": text} for turn in self.turns for role, text in zip(roles, turn, strict=True)]
+
+
+class Sessions:
+    """The sessions of one route, in memory.
+
+    Args:
+        turns: turns kept of a session, at least 0; older ones are forgotten.
+        ttl: seconds since its last use after which a session is forgotten.
+        max_sessions: sessions kept, at least 1.
+        max_bytes: memory of all sessions together. A session larger than that loses its oldest turns.
+    """
+
+    def __init__(self, turns: int, ttl: float, max_sessions: int = MAX_SESSIONS, max_bytes: int = MAX_BYTES) -> None:
+        self._turns = turns
+        self._ttl = ttl
+        self._max_sessions = max_sessions
+        self._max_bytes = max_bytes
+        self._sessions: OrderedDict[tuple[str, str], Session] = OrderedDict()
+        self.size = 0
+        """Bytes of memory in use, at most `max_bytes`."""
+
+    def __len__(self) -> int:
+        return len(self._sessions)
+
+    def configure(self, turns: int, ttl: float) -> None:
+        """What is remembered from now on; sessions that are longer are shortened when they are next added to."""
+        self._turns = turns
+        self._ttl = ttl
+
+    def get(self, owner: str, session: str, now: float) -> list[dict[str, str]]:
+        """The messages so far, oldest first, [] for a session nobody knows. The list is the caller's.
+
+        Args:
+            owner: a principal's id.
+            session: an id that `valid_session_id` accepts.
+            now: seconds of a clock that does not run backwards.
+        """
+        self._expire(now)
+        found = self._use((owner, session), now)
+        return found.messages() if found else []
+
+    def add(self, owner: str, session: str, user: str, assistant: str, now: float) -> None:
+        """The turn is the session's last; arguments as for `get`."""
+        self._expire(now)
+        key = (owner, session)
+        found = self._use(key, now) or Session(now)
+        self.size -= found.size if key in self._sessions else 0
+        found.push(Turn(user, assistant))
+        self._trim(found)
+        if found.turns:
+            self._sessions[key] = found
+            self.size += found.size
+        else:
+            self._sessions.pop(key, None)
+        self._evict()
+
+    def _use(self, key: tuple[str, str], now: float) -> Session | None:
+        found = self._sessions.get(key)
+        if found is not None:
+            found.used = now
+            self._sessions.move_to_end(key)
+        return found
+
+    def _trim(self, session: Session) -> None:
+        while session.turns and (len(session.turns) > self._turns or session.size > self._max_bytes):
+            session.shift()
+
+    def _expire(self, now: float) -> None:
+        # One ttl for all and every use moves to the end, so the first is always the next to expire.
+        while self._sessions and next(iter(self._sessions.values())).used + self._ttl <= now:
+            self._forget_oldest()
+
+    def _evict(self) -> None:
+        while len(self._sessions) > self._max_sessions or self.size > self._max_bytes:
+            self._forget_oldest()
+
+    def _forget_oldest(self) -> None:
+        _, session = self._sessions.popitem(last=False)
+        self.size -= session.size

@@ -1,0 +1,303 @@
+"""Server-sent events on the wire: bytes to events, events to text; and bytes to lines, for NDJSON.
+
+Invariants:
+
+- The same bytes give the same events however they are cut into reads. Nothing is decoded before its line has ended,
+  so no character, line end or byte order mark is ever looked at by halves.
+- Time is linear in the bytes, whatever the reads; memory is bounded by the two caps and one read.
+- What `encode` writes, `Decoder` reads back: no payload can open a second field or event.
+
+This file does not know what any event means, nor what a last event id or a reconnection time is good for.
+"""
+
+from collections.abc import Sequence
+from typing import Final
+
+from gateway.core.event import Event
+
+MAX_LINE: Final = 1 << 20
+MAX_EVENT: Final = 4 << 20
+MAX_NAME: Final = 256
+
+_BOM: Final = b"\xef\xbb\xbf"
+_RETRY_DIGITS: Final = 10
+_CONTROLS: Final = dict.fromkeys((*range(0x20), *range(0x7F, 0xA0)))
+
+
+class Oversize(ValueError):  # noqa: N818 - named for what is wrong with the input, as faults are throughout
+    """A line or an event broke its cap; the reader that raised this is of no further use.
+
+    Attributes:
+        events: what a `Decoder` had read whole in the same call, before the break.
+        lines: the same for a `LineSplitter`.
+    """
+
+    def __init__(self, message: str, *, events: Sequence[Event] = (), lines: Sequence[str] = ()) -> None:
+        super().__init__(message)
+        self.events = list(events)
+        self.lines = list(lines)
+
+
+class _WholeLines:
+    """Reads in, the text of all lines they ended out; keeps the unfinished last one.
+
+    `overflow` is true once a line was longer than `max_line` bytes; from there on nothing more comes out.
+    """
+
+    def __init__(self, max_line: int) -> None:
+        self.max_line = max_line
+        self.overflow = False
+        self._tail = bytearray()
+        self._first = True
+
+    def text(self, data: bytes) -> str:
+        if self._first:
+            data = self._without_bom(data)
+        end = data.rfind(b"\n") + 1
+        if not end:
+            self._keep(data)
+            return ""
+        whole = data[:end]
+        if self._tail:
+            whole = bytes(self._tail) + whole
+            self._tail.clear()
+        if end < len(data):
+            self._keep(data[end:])
+        if len(whole) > self.max_line:
+            whole = self._fitting(whole)
+        return whole.decode("utf-8", "replace")
+
+    @property
+    def unfinished(self) -> bool:
+        return self._first or bool(self._tail)
+
+    def rest(self) -> str:
+        rest = self._tail.decode("utf-8", "replace")
+        self._tail.clear()
+        return rest
+
+    def _without_bom(self, data: bytes) -> bytes:
+        data = bytes(self._tail) + data
+        self._tail.clear()
+        if len(data) < len(_BOM) and _BOM.startswith(data):
+            self._tail += data
+            return b""
+        self._first = False
+        return data.removeprefix(_BOM)
+
+    def _keep(self, data: bytes) -> None:
+        if len(self._tail) + len(data) > self.max_line:
+            self.overflow = True
+        else:
+            self._tail += data
+
+    def _fitting(self, whole: bytes) -> bytes:
+        end = 0
+        for line in whole.split(b"\n"):
+            if len(line) > self.max_line:
+                self.overflow = True
+                return whole[:end]
+            end += len(line) + 1
+        return whole
+
+
+class LineSplitter:
+    """Lines of UTF-8 text, as NDJSON has them: ended by LF or CRLF, empty ones included, one leading BOM dropped.
+
+    Args:
+        max_line: bytes of one line without its LF, at least 1.
+
+    Source: https://github.com/ndjson/ndjson-spec 3.1
+    """
+
+    def __init__(self, max_line: int = MAX_LINE) -> None:
+        self._whole = _WholeLines(max_line)
+
+    def feed(self, data: bytes) -> list[str]:
+        """The lines that `data` ended, without their line ends; invalid UTF-8 reads as U+FFFD.
+
+        Raises:
+            Oversize: a line is longer than `max_line`; `Oversize.lines` holds the lines before it.
+        """
+        text = self._whole.text(data)
+        lines = text.replace("\r\n", "\n").split("\n")
+        lines.pop()
+        if self._whole.overflow:
+            raise Oversize(_line_message(self._whole.max_line), lines=lines)
+        return lines
+
+    def close(self) -> list[str]:
+        """The last line where the text ended without a line end, else nothing."""
+        rest = self._whole.rest().removesuffix("\r")
+        return [rest] if rest else []
+
+
+class Decoder:
+    """Events out of the bytes of one `text/event-stream`; a block the stream did not finish is never dispatched.
+
+    An event's `type` is "" where its block named none, its `id` is "" where its own block gave none.
+
+    Attributes:
+        retry: the reconnection time last seen, in milliseconds, None before there was one.
+
+    Args:
+        max_line: bytes of one line without its line end, comments included, at least 1.
+        max_event: bytes of the data lines of one event as UTF-8, field names and line ends included, at least 1.
+
+    Source: WHATWG HTML 9.2.5, 9.2.6
+    """
+
+    def __init__(self, max_line: int = MAX_LINE, max_event: int = MAX_EVENT) -> None:
+        self.retry: int | None = None
+        self._whole = _WholeLines(max_line)
+        self._max_event = max_event
+        self._max_plain = min(max_line, max_event // 4)
+        self._after_cr = False
+        self._fresh = False
+        self._start_block()
+
+    def feed(self, data: bytes) -> list[Event]:
+        """The events that `data` completed, in order; invalid UTF-8 reads as U+FFFD.
+
+        Raises:
+            Oversize: a line or an event broke its cap; `Oversize.events` holds the events before it.
+        """
+        # The usual read, whole blocks of one data line each, is worth a path of its own.
+        if self._fresh and 13 not in data and len(data) <= self._max_plain:
+            text = data.decode("utf-8", "replace")
+            if text.find("\n") == len(text) - 2 and text[-1] == "\n" and text.startswith("data: "):
+                return [Event("", text[6:-2])]
+            if text.endswith("\n\n"):
+                return _plain(text) or self._read(text)
+        text = self._whole.text(self._with_lf_only(data))
+        plain = not self._open and len(text) <= self._max_plain and text.endswith("\n\n")
+        events = (_plain(text) if plain else []) or self._read(text)
+        self._fresh = not (self._open or self._after_cr or self._whole.unfinished)
+        if self._whole.overflow:
+            raise Oversize(_line_message(self._whole.max_line), events=events)
+        return events
+
+    def _with_lf_only(self, data: bytes) -> bytes:
+        if self._after_cr and data:
+            data = data.removeprefix(b"\n")
+            self._after_cr = False
+        if 13 not in data:
+            return data
+        self._after_cr = data.endswith(b"\r")
+        return data.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
+
+    def _read(self, text: str) -> list[Event]:
+        events: list[Event] = []
+        lines = text.split("\n")
+        lines.pop()
+        for line in lines:
+            if line:
+                self._take(line)
+            elif self._open:
+                if self._data:
+                    events.append(Event(self._type, "\n".join(self._data), self._id))
+                self._start_block()
+            if self._size > self._max_event:
+                raise Oversize(f"an event is longer than {self._max_event} bytes", events=events)
+        return events
+
+    def _start_block(self) -> None:
+        self._open = False
+        self._type = self._id = ""
+        self._data: list[str] = []
+        self._size = 0
+
+    def _take(self, line: str) -> None:
+        name, _, value = line.partition(":")
+        if value.startswith(" "):
+            value = value[1:]
+        if name == "data":
+            self._open = True
+            self._data.append(value)
+            self._size += _utf8_length(line) + 1
+        elif name == "event":
+            self._open = True
+            self._type = value
+        elif name == "id" and "\0" not in value:
+            self._open = True
+            self._id = value
+        elif name == "retry" and value.isascii() and value.isdigit() and len(value) <= _RETRY_DIGITS:
+            self.retry = int(value)
+
+
+def encode(event: Event) -> str:
+    """The whole block of an event, blank line included; an empty type or id has no line.
+
+    Raises:
+        ValueError: CR, LF or NUL in the type or the id.
+
+    Source: WHATWG HTML 9.2.5
+    """
+    name = f"event: {_one_line(event.type)}\n" if event.type else ""
+    cursor = f"id: {_one_line(event.id)}\n" if event.id else ""
+    return f"{name}{cursor}{data_lines(event.data)}\n"
+
+
+def data_lines(data: str) -> str:
+    r"""The `data:` lines of a payload, one for each of its lines, each ended by LF.
+
+    CR and CRLF inside `data` part lines as LF does and reach the reader as LF: the format has no spelling for them.
+
+    Source: WHATWG HTML 9.2.5
+    """
+    if "\n" not in data and "\r" not in data:
+        return f"data: {data}\n"
+    return _prefixed("data: ", data)
+
+
+def comment(text: str = "") -> str:
+    """A block of comment lines, which readers skip; blank line included.
+
+    Source: WHATWG HTML 9.2.5
+    """
+    return _prefixed(": ", text) + "\n" if text else ":\n\n"
+
+
+def clean_name(name: str) -> str:
+    """An upstream's event name made fit for `encode`: its first 256 characters less the control characters."""
+    name = name[:MAX_NAME]
+    return name if name.isprintable() else name.translate(_CONTROLS)
+
+
+def _plain(text: str) -> list[Event]:
+    """The events of whole blocks that are all one data line, or all one event and one data line; else nothing."""
+    if not text.startswith("data: "):
+        return _named(text) if text.startswith("event: ") else []
+    payloads = text[6:-2].split("\n\ndata: ")
+    events = [Event("", payload) for payload in payloads if "\n" not in payload]
+    return events if len(events) == len(payloads) else []
+
+
+def _named(text: str) -> list[Event]:
+    lines = text.split("\n")
+    blocks = zip(lines[0::3], lines[1::3], lines[2::3], strict=False)
+    events = [
+        Event(name[7:], data[6:])
+        for name, data, blank in blocks
+        if not blank and name.startswith("event: ") and data.startswith("data: ")
+    ]
+    return events if len(events) * 3 + 1 == len(lines) else []
+
+
+def _one_line(value: str) -> str:
+    if "\n" in value or "\r" in value or "\0" in value:
+        raise ValueError("CR, LF or NUL in an event's type or id")
+    return value
+
+
+def _prefixed(prefix: str, text: str) -> str:
+    lines = text.replace("\r\n", "\n").replace("\r", "\n").split("\n")
+    return "".join([f"{prefix}{line}\n" for line in lines])
+
+
+def _utf8_length(text: str) -> int:
+    return len(text) if text.isascii() else len(text.encode())
+
+
+def _line_message(cap: int) -> str:
+    return f"a line is longer than {cap} bytes"

@@ -1,0 +1,277 @@
+"""The one reader loop: a place in a log → frames → one browser.
+
+Invariants:
+
+- What one connection is sent is a run of the log's events, in order, each once; its cursors tell where it ends.
+- A stream ends with the log's own terminal event and nothing after it. Silence is never an end.
+- Comments (heartbeats) stand between blocks, never inside one.
+- A client that takes nothing for `write_timeout` is cut; at most `MAX_WRITE` bytes are handed to its socket at once,
+  and nothing more is encoded for it until they are gone.
+
+This file knows no upstream, and does not know whether what it sends is new or a replay.
+"""
+
+import asyncio
+import zlib
+from collections.abc import Awaitable, Sequence
+from dataclasses import dataclass
+from typing import Final, Protocol
+
+from aiohttp.http_writer import StreamWriter
+
+from gateway.clock import Clock
+from gateway.config import Stream as StreamConfig
+from gateway.core.batch import Hold, merge
+from gateway.core.cursor import Cursor, final_cursor
+from gateway.core.errors import GatewayError
+from gateway.core.event import ERROR, Event
+from gateway.core.sse import comment
+from gateway.eventlog.memory import END, NOTHING, TRIMMED, Log, Reader, State
+from gateway.formats import Format, View
+from gateway.metrics import Outcome, RouteMetrics
+
+READ_LIMIT: Final = 512
+"""Events that are encoded at once."""
+MAX_WRITE: Final = 32 * 1024
+"""Bytes handed to a socket before it is waited for."""
+MAX_HOLD: Final = 2.0
+"""Seconds that text is held back at most while it waits for the end of a sentence or paragraph."""
+HEARTBEAT: Final = comment().encode()
+
+
+class SlowReaderError(Exception):
+    """The client took nothing for `write_timeout`."""
+
+
+class Gzip:
+    """A gzip body whose every part can be read at once, for 38 KiB of memory a stream."""
+
+    def __init__(self) -> None:
+        # The largest windows would cost 256 KiB a stream and save next to nothing on text this repetitive.
+        self._deflate = zlib.compressobj(6, zlib.DEFLATED, 28, 5)
+
+    def __call__(self, data: bytes) -> bytes:
+        """The compressed form of `data`, flushed to its last byte."""
+        return self._deflate.compress(data) + self._deflate.flush(zlib.Z_SYNC_FLUSH)
+
+    def end(self) -> bytes:
+        """What a decoder needs to see that nothing is missing."""
+        return self._deflate.flush()
+
+
+class Peer(Protocol):
+    """The part of the server's connection that a delivery waits for."""
+
+    @property
+    def writing_paused(self) -> bool:
+        """Whether the socket's buffer is above its high-water mark."""
+
+    async def drained(self) -> None:
+        """Returns when the buffer is below it; raises `ConnectionError` when the client is gone."""
+
+
+class Sink:
+    """The way to one client: bytes in, bounded and timed writes out.
+
+    Args:
+        writer: the body of a prepared response.
+        peer: its connection.
+        write_timeout: seconds after which a client that takes nothing is given up.
+        gzip: the compressor, None to send bytes as they are.
+    """
+
+    def __init__(self, writer: StreamWriter, peer: Peer, write_timeout: float, gzip: Gzip | None) -> None:
+        self._writer = writer
+        self._peer = peer
+        self._write_timeout = write_timeout
+        self._gzip = gzip
+        self.sent = 0
+
+    async def write(self, data: bytes) -> None:
+        """The data is on its way.
+
+        Raises:
+            SlowReaderError: the client did not take what it was sent before.
+            ConnectionError: the client is gone.
+        """
+        if self._gzip is not None:
+            data = self._gzip(data)
+        self.sent += len(data)
+        if len(data) <= MAX_WRITE:
+            await self._write(data)
+            return
+        for start in range(0, len(data), MAX_WRITE):
+            await self._write(data[start : start + MAX_WRITE])
+
+    async def end(self) -> None:
+        """The body is complete."""
+        if self._gzip is not None:
+            await self._write(self._gzip.end())
+        await self._timed(self._writer.write_eof())
+
+    async def _write(self, data: bytes) -> None:
+        await self._writer.write(data, drain=False)  # its own drain would wait for a stalled client without a limit
+        if self._peer.writing_paused:
+            await self._timed(self._peer.drained())
+
+    async def _timed(self, taken: Awaitable[None]) -> None:
+        try:
+            async with asyncio.timeout(self._write_timeout):
+                await taken
+        except TimeoutError:
+            raise SlowReaderError from None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reading:
+    """How one client wants to be told.
+
+    Attributes:
+        format: turns events into blocks.
+        view: what the blocks may mention beside the event.
+        stream: the route's stream settings.
+        ids: whether blocks carry cursors (and the first block a `retry:`).
+        merge: whether deltas are joined.
+        resumed: whether the client was here before.
+        retry_ms: base of the client's reconnection time.
+    """
+
+    format: Format
+    view: View
+    stream: StreamConfig
+    ids: bool
+    merge: bool
+    resumed: bool = False
+    retry_ms: int = 2000
+
+
+class Delivery:
+    """Sends one reader what it has not got yet, until the log ends.
+
+    Args:
+        reader: its place in the log.
+        sink: the way to the client.
+        reading: how the client wants to be told.
+        clock: the shared timers.
+        metrics: the route's counters.
+    """
+
+    def __init__(self, reader: Reader, sink: Sink, reading: Reading, clock: Clock, metrics: RouteMetrics) -> None:
+        batch = reading.stream.batch
+        self._reader = reader
+        self._log: Log = reader.log
+        self._sink = sink
+        self._reading = reading
+        self._now = clock.now
+        self._metrics = metrics
+        self._prefix = f"id: {self._log.stream_id}."
+        self._hold = None if batch.boundary == "event" else Hold(batch.boundary, batch.max_bytes, MAX_HOLD)
+        self._sent = reader.after
+
+    async def run(self) -> Outcome:
+        """Why it ended: `completed` when the log's end was delivered, else `client_gone` or `slow_reader`."""
+        try:
+            await self._sink.write(self._prelude().encode())
+            await self._follow()
+            await self._sink.end()
+        except SlowReaderError:
+            return "slow_reader"
+        except ConnectionError:
+            return "client_gone"
+        return "completed"
+
+    async def _follow(self) -> None:
+        while True:
+            timeout, heartbeat = self._patience()
+            got = await self._reader.read(READ_LIMIT, timeout)
+            if got is NOTHING:
+                await (self._beat() if heartbeat else self._release())
+            elif got is END:
+                await self._release()
+                return
+            elif got is TRIMMED:
+                await self._sink.write(self._trimmed().encode())
+                return
+            elif not isinstance(got, State):
+                await self._take(got)
+
+    def _patience(self) -> tuple[float, bool]:
+        heartbeat = self._reading.stream.heartbeat
+        if self._hold is None or self._hold.due is None:
+            return heartbeat, True
+        return max(0.001, self._hold.due - self._now()), False
+
+    async def _beat(self) -> None:
+        self._metrics.heartbeats.inc()
+        await self._sink.write(HEARTBEAT)
+
+    async def _take(self, events: Sequence[Event]) -> None:
+        if self._hold is None:
+            await self._send(events)
+            return
+        for group in self._hold.feed(events, self._now()):
+            await self._send(group)
+
+    async def _release(self) -> None:
+        if self._hold is not None and (held := self._hold.flush()):
+            await self._send(held)
+
+    async def _send(self, events: Sequence[Event]) -> None:
+        self._reading.view.model = self._log.model
+        text = self._frames(events)
+        if text:
+            data = text.encode("utf-8", "replace")
+            self._metrics.batch.observe(len(events))
+            self._metrics.bytes.inc(len(data))
+            await self._sink.write(data)
+
+    def _frames(self, events: Sequence[Event]) -> str:
+        after = self._sent
+        self._sent += len(events)
+        max_bytes = self._reading.stream.batch.max_bytes
+        entries = merge(events, after, max_bytes) if self._reading.merge else enumerate(events, after + 1)
+        frame = self._frame_with_id if self._reading.ids else self._frame
+        return "".join([frame(seq, event) for seq, event in entries])
+
+    def _frame_with_id(self, seq: int, event: Event) -> str:
+        block = self._block(seq, event)
+        if block:
+            return f"{self._prefix}{seq}.{self._reading.view.index}\n{block}\n"
+        # A terminal event that the format does not send still moves the cursor, so that a reconnect is answered 204.
+        return f"{self._prefix}{seq}.{self._reading.view.index}\n\n" if self._is_terminal(seq) else ""
+
+    def _frame(self, seq: int, event: Event) -> str:
+        block = self._block(seq, event)
+        return block and f"{block}\n"
+
+    def _block(self, seq: int, event: Event) -> str:
+        reading = self._reading
+        encode = reading.format.terminal if self._is_terminal(seq) else reading.format.encode
+        return encode(event, reading.view)
+
+    def _is_terminal(self, seq: int) -> bool:
+        return self._log.closed and seq == self._log.last and self._log.terminal is not None
+
+    def _prelude(self) -> str:
+        reading = self._reading
+        text = ""
+        if reading.ids:
+            cursor = Cursor(self._log.stream_id, self._sent, reading.view.index)
+            text = f"retry: {reading.retry_ms}\nid: {cursor}\n\n"
+        if reading.resumed and reading.format.announces_resume:
+            text += reading.format.encode(Event("start", ""), reading.view) + "\n"
+        return text or comment()
+
+    def _trimmed(self) -> str:
+        return expired_block(self._reading.format, self._reading.view)
+
+
+def expired_block(format_: Format, view: View) -> str:
+    """The block that tells a reader that its place is gone, with a cursor at which nothing is left to read."""
+    return error_block(format_, view, GatewayError("cursor_expired"), final_cursor())
+
+
+def error_block(format_: Format, view: View, error: GatewayError, cursor: str = "") -> str:
+    """One error in the route's shape, as a whole block, with a cursor where it ends the stream for good."""
+    block = format_.terminal(Event(ERROR, error.to_json()), view)
+    return f"id: {cursor}\n{block}\n" if cursor else f"{block}\n"

@@ -1,0 +1,213 @@
+"""What every dialect is: a translator of one request, and a reader of one streamed answer.
+
+Invariants:
+
+- An `Answer` reads one answer, once, and never raises: what is wrong with the bytes becomes `failure` or `skipped`.
+- After `ended` or `failure` further bytes mean nothing.
+- The events an answer makes do not depend on where the bytes were cut; only `text` makes its tokens per read.
+
+This file does not know HTTP, sockets, retries, or what an answer costs.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, Final, TypeVar
+from urllib.parse import urlsplit, urlunsplit
+
+import msgspec
+
+from gateway.core.errors import GatewayError
+from gateway.core.event import Event, Usage
+from gateway.core.sse import Decoder, Oversize
+from gateway.dialects import failures
+
+MAX_TOKENS: Final = 100_000_000
+"""A count above this is absurd: no model has a window near it."""
+
+T = TypeVar("T")
+
+_encode = msgspec.json.Encoder().encode
+
+
+class Call(msgspec.Struct, frozen=True):
+    """One HTTP request to an upstream."""
+
+    method: str
+    url: str
+    headers: dict[str, str]
+    body: bytes
+
+
+class Answer(ABC):
+    """The reader of one streamed answer.
+
+    Attributes:
+        model: the model that answers, "" until it said so.
+        finish_reason: why the answer ended, in OpenAI's vocabulary where that has a word for it; "" until known.
+        usage: tokens as the upstream counted them; None where it did not, or said something absurd. Its source is
+            `estimate` while only the prompt was counted by the upstream.
+        ended: the dialect's end marker was read.
+        failure: an error the upstream sent inside its answer, or a limit the answer broke.
+        skipped: events that were not JSON or not understood.
+    """
+
+    eof_ends: ClassVar[bool] = False
+    """Whether a body that ended well is a whole answer although no end marker came."""
+
+    def __init__(self) -> None:
+        self.model = ""
+        self.finish_reason = ""
+        self.usage: Usage | None = None
+        self.ended = False
+        self.failure: GatewayError | None = None
+        self.skipped = 0
+        self._size = 0
+
+    @property
+    def complete(self) -> bool:
+        """Whether the answer said that it is whole: by its end marker or by a finish reason."""
+        return self.ended or bool(self.finish_reason)
+
+    @property
+    def over(self) -> bool:
+        """Whether nothing that follows can matter."""
+        return self.ended or self.failure is not None
+
+    @property
+    def deltas(self) -> int:
+        """A running estimate of the output in tokens: a quarter of its bytes, or one per chunk kept unread."""
+        return -(-self._size // 4)
+
+    def feed(self, data: bytes) -> list[Event]:
+        """The events that became whole with `data`."""
+        return [] if self.over else self._read(data)
+
+    def close(self) -> list[Event]:
+        """The events that the end of the body makes whole; a torn tail is dropped."""
+        return [] if self.over else self._rest()
+
+    @abstractmethod
+    def _read(self, data: bytes) -> list[Event]:
+        """What `feed` returns while the answer is not over."""
+
+    def _rest(self) -> list[Event]:
+        return []
+
+    def _broke(self, error: Oversize) -> None:
+        if not self.over:
+            self.failure = GatewayError("upstream_oversize", detail=str(error))
+
+    def _say(self, kind: str, text: object, out: list[Event]) -> None:
+        """Append a delta of the answer; what is empty or no text says nothing."""
+        if isinstance(text, str) and text:
+            self._size += len(text) if text.isascii() else len(text.encode("utf-8", "replace"))
+            out.append(Event(kind, text))
+
+    def _aside(self, event: Event) -> None:
+        """Take what is no part of the answer: an error, or noise."""
+        self.failure = failures.in_stream(event.type, event.data)
+        self.skipped += self.failure is None
+
+
+class EventAnswer(Answer):
+    """An answer that is a stream of server-sent events."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._decoder = Decoder()
+
+    def _read(self, data: bytes) -> list[Event]:
+        try:
+            return self._take(self._decoder.feed(data))
+        except Oversize as error:
+            out = self._take(error.events)
+            self._broke(error)
+            return out
+
+    def _take(self, events: Sequence[Event]) -> list[Event]:
+        out: list[Event] = []
+        for event in events:
+            self._event(event, out)
+            if self.over:
+                break
+        return out
+
+    @abstractmethod
+    def _event(self, event: Event, out: list[Event]) -> None:
+        """Take one event of the upstream and append what it means."""
+
+
+class Dialect(ABC):
+    """One way upstreams are spoken to. Holds no state: one instance serves all answers."""
+
+    name: ClassVar[str]
+    stream_types: ClassVar[frozenset[str]]
+    """Media types that a good streaming answer has, without parameters; "" stands for no Content-Type at all."""
+    eof_ends: ClassVar[bool] = False
+    """As `Answer.eof_ends`."""
+    wants_session: ClassVar[bool] = False
+    """Whether `call` has a use for `chat["session_id"]`; other upstreams may refuse a key they do not know."""
+
+    @abstractmethod
+    def call(self, chat: dict[str, Any], url: str, api_key: str) -> Call:
+        """The request that asks an upstream to stream the answer to a chat.
+
+        Args:
+            chat: an OpenAI chat.completions request; it is not changed.
+            url: the target's base URL; a query in it is kept.
+            api_key: the target's credential, "" for none.
+
+        Raises:
+            GatewayError: `bad_request` where the chat holds something that this dialect cannot say.
+        """
+
+    @abstractmethod
+    def answer(self, *, keep_chunks: bool = False, keep_usage: bool = False) -> Answer:
+        """A reader for one answer.
+
+        Args:
+            keep_chunks: emit `CHUNK` events to the letter where the dialect has them, for clients that speak OpenAI.
+            keep_usage: with `keep_chunks`, also the last chunk that holds nothing but the usage.
+        """
+
+    def refusal(self, status: int, headers: Mapping[str, str], body: bytes, now: float | None = None) -> GatewayError:
+        """The error that an upstream's answer other than a stream stands for; see `failures.refusal`."""
+        return failures.refusal(status, headers, body, now)
+
+
+def read(decoder: msgspec.json.Decoder[T], text: str) -> T | None:
+    """The decoded JSON, or None where it is malformed, ill-typed or nested without end."""
+    try:
+        return decoder.decode(text)
+    except (ValueError, RecursionError):
+        return None
+
+
+def usage_of(prompt: object, completion: object) -> Usage | None:
+    """The upstream's counts, or None where one of them is missing, negative or absurd."""
+    into, out = count_of(prompt), count_of(completion)
+    return None if into is None or out is None else Usage(into, out)
+
+
+def count_of(value: object) -> int | None:
+    """A count of tokens, or None where it is missing, negative or absurd."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    return int(value) if 0 <= value <= MAX_TOKENS else None
+
+
+def endpoint(url: str, path: str) -> str:
+    """The URL with `path` appended to its path, unless it ends so already; a query stays behind it."""
+    parts = urlsplit(url)
+    base = parts.path.rstrip("/")
+    return urlunsplit(parts._replace(path=base if base.endswith(path) else base + path))
+
+
+def post(url: str, payload: dict[str, Any], headers: dict[str, str], accept: str = "text/event-stream") -> Call:
+    """A POST of JSON that asks for a stream."""
+    return Call("POST", url, {"Content-Type": "application/json", "Accept": accept, **headers}, _encode(payload))
+
+
+def bearer(api_key: str) -> dict[str, str]:
+    """The header that carries the credential, or none. Source: RFC 6750 2.1."""
+    return {"Authorization": f"Bearer {api_key}"} if api_key else {}

@@ -1,0 +1,254 @@
+"""What an upstream's own words for a failure mean here: which code, which status, and what a reader may be told.
+
+Invariants:
+
+- Only a message that stands in a known place of a JSON error reaches `message`; a page, a trace or a body of an
+  unknown shape never does.
+- Whatever comes of the gateway's own credential is `upstream_auth`, whose message is ours: providers quote keys.
+- Text from outside is bounded and holds no control characters.
+
+This file does not know dialects apart: their error objects are alike, and what differs is looked for in all of them.
+"""
+
+import re
+from collections.abc import Mapping
+from datetime import datetime
+from email.utils import parsedate_to_datetime
+from typing import Any, Final
+
+import msgspec
+
+from gateway.core.errors import KINDS, GatewayError
+
+MAX_MESSAGE: Final = 1000
+MAX_CODE: Final = 64
+MAX_DETAIL: Final = 200
+MAX_BODY: Final = 256 * 1024
+MAX_RETRY_AFTER: Final = 86_400.0
+
+_CONTROLS: Final = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]+")
+_NOT_CODE: Final = re.compile(r"[^A-Za-z0-9_.:-]+")
+_LIKE_A_KEY: Final = re.compile(r"[A-Za-z0-9_*+/=-]{12,}")
+_TOO_LONG: Final = re.compile(
+    r"context.?(length|window|size|limit)|maximum context|(prompt|input|conversation).{0,20} too long"
+    r"|exceeds? the (model's )?max(imum)?.{0,20}(tokens|length)|reduce the length",
+    re.IGNORECASE,
+)
+_FILTERED: Final = re.compile(
+    r"content_?(filter|policy)|responsible_?ai|moderation|data_?inspection|safety", re.IGNORECASE
+)
+_WORDS: Final = tuple(
+    (re.compile(pattern, re.IGNORECASE), code)
+    for pattern, code in (
+        (_TOO_LONG.pattern, "context_length_exceeded"),
+        (_FILTERED.pattern, "content_filter"),
+        (r"rate_?limit|too_?many_?requests|throttl|quota|resource_?exhausted", "upstream_rate_limited"),
+        (r"overload|unavailable|capacity|busy", "upstream_unavailable"),
+        (r"authenti|api_?key|permission|unauthori[sz]ed|forbidden|billing", "upstream_auth"),
+        (r"time_?d?_?out", "upstream_timeout"),
+        (r"invalid|not_?found|unsupported|bad_?request|too_?large", "upstream_refused"),
+    )
+)
+_BY_STATUS: Final = {
+    401: "upstream_auth",
+    402: "upstream_auth",
+    403: "upstream_auth",
+    408: "upstream_error",
+    429: "upstream_rate_limited",
+    503: "upstream_unavailable",
+    529: "upstream_unavailable",
+}
+_TOLD: Final = frozenset({"upstream_refused", "context_length_exceeded", "content_filter"})
+_any = msgspec.json.Decoder()
+
+
+class _Said(msgspec.Struct, frozen=True):
+    """What a provider said of a failure, cleaned: its words for it, and its text for people."""
+
+    code: str = ""
+    type: str = ""
+    message: str = ""
+    status: int = 0
+
+    @property
+    def words(self) -> str:
+        return f"{self.code} {self.type}"
+
+
+def clean(text: str, limit: int = MAX_MESSAGE) -> str:
+    """The text in one line of at most `limit` characters, without control characters."""
+    return _CONTROLS.sub(" ", text[: limit * 2]).strip()[:limit]
+
+
+def refusal(status: int, headers: Mapping[str, str], body: bytes, now: float | None = None) -> GatewayError:
+    """The error that an answer other than a good stream stands for.
+
+    Args:
+        status: the upstream's HTTP status.
+        headers: the upstream's headers, in any case.
+        body: what was read of the body; over 256 KiB nothing of it is used.
+        now: Unix time in seconds, used for a Retry-After date where the answer has no Date of its own.
+    """
+    said = _said_in(body)
+    code = _code_of_refusal(status, said)
+    return GatewayError(
+        code,
+        said.message if code in _TOLD else "",
+        retry_after=retry_after(headers, now) if status in (429, 503, 529) else None,
+        detail=_detail(status, code, said),
+        status=status if code == "upstream_refused" and status in (400, 404, 422) else None,
+    )
+
+
+def in_stream(event_type: str, data: str) -> GatewayError | None:
+    """The failure that an event of a stream reports, under the provider's own code; None where it reports none.
+
+    Args:
+        event_type: the event's name; `error` makes any data a failure.
+        data: the event's data.
+    """
+    value = _parsed(data)
+    if event_type == "error" and not isinstance(value, dict):
+        return _reported(_Said(message=clean(data)))
+    return in_object(event_type, value) if isinstance(value, dict) else None
+
+
+def in_object(event_type: str, value: dict[str, Any]) -> GatewayError | None:
+    """As `in_stream`, for data that was decoded already."""
+    named = "error" in (event_type, value.get("type"), value.get("object"))
+    return _reported(_said_by(value)) if named or value.get("error") else None
+
+
+def _reported(said: _Said) -> GatewayError:
+    kind = _code_in_stream(said)
+    if kind == "upstream_auth":
+        return GatewayError(kind, detail=_detail(0, kind, said))
+    code = _own_code(said, kind)
+    return GatewayError(code, said.message, status=KINDS[kind].status, retryable=KINDS[kind].retryable)
+
+
+def retry_after(headers: Mapping[str, str], now: float | None = None) -> float | None:
+    """Seconds the upstream wants to be left alone, 0 to a day; None where it does not say.
+
+    A date is counted from the answer's own Date, so that the two clocks need not agree, else from `now` (Unix time).
+    Source: RFC 9110 10.2.3; retry-after-ms is what OpenAI and Azure send besides.
+    """
+    lower = {name.lower(): value for name, value in headers.items()}
+    milliseconds = _number(lower.get("retry-after-ms", ""))
+    if milliseconds is not None:
+        return min(milliseconds / 1000, MAX_RETRY_AFTER)
+    value = lower.get("retry-after", "")
+    seconds = _number(value)
+    if seconds is None:
+        seconds = _until(value, lower.get("date", ""), now)
+    return None if seconds is None else min(max(seconds, 0.0), MAX_RETRY_AFTER)
+
+
+def _number(text: str) -> float | None:
+    text = text.strip()
+    return float(text) if re.fullmatch(r"[0-9]{1,12}(\.[0-9]{1,6})?", text, re.ASCII) else None
+
+
+def _until(date: str, sent: str, now: float | None) -> float | None:
+    due = _unix(date)
+    start = _unix(sent)
+    start = now if start is None else start
+    return None if due is None or start is None else due - start
+
+
+def _unix(date: str) -> float | None:
+    try:
+        parsed: datetime = parsedate_to_datetime(date[:64])
+        return parsed.timestamp()
+    except (ValueError, TypeError, IndexError, OverflowError, OSError):
+        return None
+
+
+def _code_of_refusal(status: int, said: _Said) -> str:
+    if not 400 <= status <= 599:
+        return "upstream_protocol"
+    if status < 500 and status not in (401, 429) and _FILTERED.search(said.words):
+        return "content_filter"
+    if status in (400, 413, 422) and _is_too_long(said):
+        return "context_length_exceeded"
+    return _BY_STATUS.get(status, "upstream_refused" if status < 500 else "upstream_error")
+
+
+def _code_in_stream(said: _Said) -> str:
+    if said.status:
+        return _code_of_refusal(said.status, said)
+    code = next((code for pattern, code in _WORDS if pattern.search(said.words)), "upstream_error")
+    too_long = code in ("upstream_refused", "upstream_error") and _is_too_long(said)
+    return "context_length_exceeded" if too_long else code
+
+
+def _is_too_long(said: _Said) -> bool:
+    return bool(_TOO_LONG.search(said.words) or _TOO_LONG.search(said.message))
+
+
+def _own_code(said: _Said, kind: str) -> str:
+    """The provider's word, unless it has none or the word means something else in the gateway's own table."""
+    own = said.code or said.type
+    return kind if not own or own in KINDS else own
+
+
+def _detail(status: int, code: str, said: _Said) -> str:
+    """What the log is told: the provider's text only where the client is not, and nothing that looks like a key."""
+    text = "" if code in _TOLD else _LIKE_A_KEY.sub("…", said.message)[:MAX_DETAIL]
+    parts = (f"HTTP {status}" if status else "", said.words.strip(), text)
+    return " ".join(part for part in parts if part)
+
+
+def _parsed(text: str | bytes) -> Any:
+    try:
+        return _any.decode(text)
+    except (ValueError, RecursionError):
+        return None
+
+
+def _said_in(body: bytes) -> _Said:
+    value = _parsed(body) if len(body) <= MAX_BODY else None
+    if isinstance(value, list) and value:
+        value = value[0]
+    return _said_by(value) if isinstance(value, dict) else _Said()
+
+
+def _said_by(value: dict[str, Any]) -> _Said:
+    error = value.get("error")
+    if isinstance(error, dict):
+        return _said_in_object(error)
+    if isinstance(error, str):
+        return _Said(message=clean(error), code=_word(value.get("code")))
+    return _said_in_object(value)
+
+
+def _said_in_object(error: dict[str, Any]) -> _Said:
+    code = error.get("code")
+    return _Said(
+        code="" if _status(code) else _word(code),
+        type=_word(error.get("type")),
+        message=_text(error),
+        status=_status(code) or _status(error.get("status")),
+    )
+
+
+def _word(value: object) -> str:
+    word = _NOT_CODE.sub("_", value[:MAX_CODE]) if isinstance(value, str) else ""
+    return "" if word == "error" else word
+
+
+def _status(value: object) -> int:
+    """The HTTP status a provider gave as its code, or 0."""
+    if isinstance(value, str) and re.fullmatch(r"[45][0-9]{2}", value, re.ASCII):
+        value = int(value)
+    return value if type(value) is int and 400 <= value <= 599 else 0
+
+
+def _text(error: dict[str, Any]) -> str:
+    for key in ("message", "detail", "msg"):
+        value = error.get(key)
+        if isinstance(value, list) and value and isinstance(value[0], dict):
+            value = value[0].get("msg")
+        if isinstance(value, str):
+            return clean(value)
+    return ""

@@ -1,0 +1,211 @@
+"""Ollama's own chat API: one JSON object per line.
+
+Invariants:
+
+- A tool call comes whole; its arguments leave here as the JSON text that OpenAI has.
+- `done: true` is the end marker; nothing after it is read.
+- Images are sent as their bytes only: a URL of an image is refused, as this gateway fetches nothing for clients.
+"""
+
+from collections.abc import Sequence
+from typing import Any, ClassVar, Final
+
+import msgspec
+
+from gateway.core.event import THINKING, TOKEN, TOOL, Event
+from gateway.core.sse import LineSplitter, Oversize
+from gateway.dialects.base import Answer, Call, Dialect, bearer, endpoint, post, read, usage_of
+from gateway.dialects.chat import (
+    Chat,
+    Function,
+    Message,
+    Part,
+    arguments_of,
+    base64_image,
+    cannot_say,
+    given,
+    typed,
+)
+
+_FINISH: Final = {"load": "stop", "unload": "stop"}
+
+
+class _Function(msgspec.Struct):
+    name: str = ""
+    arguments: Any = None
+
+
+class _Call(msgspec.Struct):
+    function: _Function
+    id: str = ""
+
+
+class _Message(msgspec.Struct):
+    content: Any = None
+    thinking: Any = None
+    tool_calls: list[_Call] | None = None
+
+
+class _Line(msgspec.Struct):
+    model: Any = None
+    message: _Message | None = None
+    done: bool | None = None
+    done_reason: str | None = None
+    prompt_eval_count: Any = None
+    eval_count: Any = None
+    error: Any = None
+
+
+_LINE: Final = msgspec.json.Decoder(_Line)
+_json: Final = msgspec.json.Encoder()
+
+
+class OllamaAnswer(Answer):
+    """Reads a stream of lines. Source: Ollama API, generate a chat message."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._lines = LineSplitter()
+        self._tools = 0
+
+    def _read(self, data: bytes) -> list[Event]:
+        try:
+            return self._take(self._lines.feed(data))
+        except Oversize as error:
+            out = self._take(error.lines)
+            self._broke(error)
+            return out
+
+    def _rest(self) -> list[Event]:
+        """The events of a last line that lacks its LF; half an object is a torn tail and not counted as noise."""
+        return self._take([line for line in self._lines.close() if read(_LINE, line)])
+
+    def _take(self, lines: Sequence[str]) -> list[Event]:
+        out: list[Event] = []
+        for line in lines:
+            if line.strip():
+                self._line(line, out)
+            if self.over:
+                break
+        return out
+
+    def _line(self, text: str, out: list[Event]) -> None:
+        line = read(_LINE, text)
+        if line is None or line.error or (line.message is None and not line.done):
+            self._aside(Event("", text))
+            return
+        self.model = self.model or (line.model if isinstance(line.model, str) else "")
+        self._message(line.message or _Message(), out)
+        if line.done:
+            self._end(line)
+
+    def _message(self, message: _Message, out: list[Event]) -> None:
+        self._say(THINKING, message.thinking, out)
+        self._say(TOKEN, message.content, out)
+        for call in message.tool_calls or ():
+            self._say(TOOL, _json.encode(self._tool(call)).decode(), out)
+
+    def _tool(self, call: _Call) -> dict[str, Any]:
+        index = self._tools
+        self._tools += 1
+        said = call.function.arguments
+        arguments = said if isinstance(said, str) else _json.encode(said or {}).decode()
+        function = {"name": call.function.name, "arguments": arguments}
+        return {"index": index, "id": call.id or f"call_{index}", "type": "function", "function": function}
+
+    def _end(self, line: _Line) -> None:
+        reason = line.done_reason or "stop"
+        reason = _FINISH.get(reason, reason)
+        self.finish_reason = "tool_calls" if self._tools and reason == "stop" else reason
+        self.usage = usage_of(line.prompt_eval_count, line.eval_count)
+        self.ended = True
+
+
+class Ollama(Dialect):
+    """`POST {url}/api/chat`. Source: Ollama API, generate a chat message."""
+
+    name: ClassVar[str] = "ollama"
+    stream_types: ClassVar[frozenset[str]] = frozenset({"application/x-ndjson", "application/ndjson"})
+
+    def call(self, chat: dict[str, Any], url: str, api_key: str) -> Call:
+        extra = {key: chat[key] for key in ("think", "keep_alive") if key in chat}
+        payload = _payload(typed(chat)) | extra
+        return post(_chat_url(url), payload, bearer(api_key), "application/x-ndjson")
+
+    def answer(self, *, keep_chunks: bool = False, keep_usage: bool = False) -> Answer:
+        return OllamaAnswer()
+
+
+def _chat_url(url: str) -> str:
+    """The URL of the chat call, whether the base URL names the server, its `/api` or the call itself."""
+    whole = endpoint(url, "/api/chat")
+    return url if whole == url else endpoint(endpoint(url, "/api"), "/chat")
+
+
+def _payload(chat: Chat) -> dict[str, Any]:
+    tools = [] if chat.tool_choice == "none" else chat.tools
+    return given(
+        model=chat.model,
+        stream=True,
+        messages=_messages(chat.messages),
+        tools=[{"type": "function", "function": _function(tool.function)} for tool in tools or ()] or None,
+        format=_format(chat),
+        options=_options(chat) or None,
+    )
+
+
+def _function(function: Function) -> dict[str, Any]:
+    return given(name=function.name, description=function.description, parameters=function.parameters)
+
+
+def _options(chat: Chat) -> dict[str, Any]:
+    return given(
+        temperature=chat.temperature,
+        top_p=chat.top_p,
+        top_k=chat.top_k,
+        num_predict=chat.limit,
+        stop=chat.stops or None,
+        seed=chat.seed,
+        frequency_penalty=chat.frequency_penalty,
+        presence_penalty=chat.presence_penalty,
+    )
+
+
+def _format(chat: Chat) -> str | dict[str, Any] | None:
+    wanted = chat.response_format
+    if wanted is None or wanted.type == "text":
+        return None
+    schema = wanted.json_schema.schema if wanted.json_schema else None
+    return schema or "json"
+
+
+def _messages(messages: list[Message]) -> list[dict[str, Any]]:
+    """The conversation; a tool's result names its tool, which OpenAI says only by the id of the call."""
+    names: dict[str, str] = {}
+    turns: list[dict[str, Any]] = []
+    for message in messages:
+        names.update((call.id, call.function.name) for call in message.tool_calls or ())
+        turns.append(_turn(message, names))
+    return turns
+
+
+def _turn(message: Message, names: dict[str, str]) -> dict[str, Any]:
+    calls = [
+        {"function": {"name": call.function.name, "arguments": arguments_of(call)}} for call in message.tool_calls or ()
+    ]
+    return given(
+        role="system" if message.instructs else message.role,
+        content=message.text,
+        images=[_image(part) for part in message.parts if part.type != "text"] or None,
+        tool_calls=calls or None,
+        tool_name=names.get(message.tool_call_id or ""),
+    )
+
+
+def _image(part: Part) -> str:
+    image = base64_image(part.url)
+    if part.type != "image_url":
+        cannot_say(f"content of the type {part.type!r}")
+    if image is None:
+        cannot_say("the URL of an image, only the image itself as a data: URL")
+    return image[1]

@@ -1,0 +1,257 @@
+"""OpenAI chat.completions, and the many servers that speak it almost.
+
+Invariants:
+
+- A chunk is kept to the letter or taken apart into text, by what the route's clients speak; never both.
+- `choices` may be missing, null or empty, `usage` null, and a chunk may hold text, finish reason and usage at once.
+- With several choices the answer is complete when the last of them finished.
+
+This is the hot path. What nearly all chunks look like is written as a type, so one decode in C both reads a chunk and
+says whether it is ordinary, and costs less than searching its text for what would make it special. Only what does not
+fit the type is looked at again.
+"""
+
+from collections.abc import Sequence
+from typing import Any, ClassVar, Final, Literal
+
+import msgspec
+
+from gateway.core.event import CHUNK, THINKING, TOKEN, TOOL, Event
+from gateway.dialects.base import Answer, Call, Dialect, EventAnswer, bearer, endpoint, post, read, usage_of
+
+MAX_CHOICES: Final = 128
+"""As many choices as OpenAI lets a request ask for."""
+
+
+class _Part(msgspec.Struct):
+    """A piece of content in the list form that Mistral's reasoning models use."""
+
+    type: str = ""
+    text: str | None = None
+    thinking: list["_Part"] | str | None = None
+
+
+class _Delta(msgspec.Struct):
+    content: str | list[_Part] | None = None
+    reasoning_content: Any = None
+    reasoning: Any = None
+    refusal: Any = None
+    tool_calls: list[msgspec.Raw] | None = None
+
+
+class _Choice(msgspec.Struct):
+    index: int | None = 0
+    delta: _Delta | None = None
+    finish_reason: str | None = None
+
+
+class _Chunk(msgspec.Struct):
+    choices: list[_Choice] | None = None
+    usage: Any = None
+    error: Any = None
+    model: Any = None
+
+
+class _KeptChoice(msgspec.Struct):
+    index: int | None = 0
+    finish_reason: str | None = None
+
+
+class _KeptChunk(msgspec.Struct):
+    """A chunk as far as it matters where it is passed on to the letter."""
+
+    choices: list[_KeptChoice] | None = None
+    usage: Any = None
+    error: Any = None
+    model: Any = None
+
+
+class _RunningChoice(msgspec.Struct, gc=False):
+    index: Literal[0]
+    finish_reason: None = None
+
+
+class _Running(msgspec.Struct, gc=False):
+    """What nearly all chunks are, as a type: one more delta of the first choice, which goes on."""
+
+    choices: tuple[_RunningChoice]
+    usage: None = None
+    error: None = None
+
+
+class _SpokenDelta(msgspec.Struct, gc=False):
+    content: str | None = None
+    reasoning_content: str | None = None
+    reasoning: None = None
+    refusal: None = None
+    tool_calls: None = None
+
+
+class _SpokenChoice(_RunningChoice, gc=False, kw_only=True):
+    delta: _SpokenDelta
+
+
+class _Spoken(msgspec.Struct, gc=False):
+    """A running chunk that holds nothing but text."""
+
+    choices: tuple[_SpokenChoice]
+    usage: None = None
+    error: None = None
+
+
+CHUNK_DECODER: Final = msgspec.json.Decoder(_Chunk)
+_KEPT: Final = msgspec.json.Decoder(_KeptChunk)
+_RUNNING: Final = msgspec.json.Decoder(_Running)
+_SPOKEN: Final = msgspec.json.Decoder(_Spoken)
+
+
+class _OpenAIAnswer(EventAnswer):
+    """What both readers of OpenAI chunks share."""
+
+    def _note(self, chunk: _Chunk | _KeptChunk) -> None:
+        if not self.model and isinstance(chunk.model, str):
+            self.model = chunk.model
+        if isinstance(chunk.usage, dict):
+            said = usage_of(chunk.usage.get("prompt_tokens"), chunk.usage.get("completion_tokens"))
+            self.usage = said or self.usage
+
+    def _no_chunk(self, event: Event) -> None:
+        if event.data.strip() == "[DONE]":
+            self.ended = True
+        else:
+            self._aside(event)
+
+
+class ChunkAnswer(_OpenAIAnswer):
+    """Passes chunks on to the letter, for clients that speak OpenAI themselves.
+
+    Args:
+        keep_usage: whether the client asked for the chunk that holds nothing but the usage.
+    """
+
+    def __init__(self, keep_usage: bool = False) -> None:
+        super().__init__()
+        self._keep_usage = keep_usage
+        self._seen: set[int | None] = set()
+        self._finished: set[int | None] = set()
+
+    @property
+    def complete(self) -> bool:
+        return self.ended or (bool(self._finished) and self._seen == self._finished)
+
+    def _take(self, events: Sequence[Event]) -> list[Event]:
+        if not self.model or 0 not in self._seen:  # the first chunks say who answers
+            return super()._take(events)
+        out: list[Event] = []
+        for event in events:
+            try:
+                _RUNNING.decode(event.data)
+            except (ValueError, RecursionError):
+                self._event(event, out)
+                if self.over:
+                    break
+            else:
+                self._size += 4
+                out.append(Event(CHUNK, event.data))
+        return out
+
+    def _event(self, event: Event, out: list[Event]) -> None:
+        chunk = read(_KEPT, event.data)
+        if chunk is None or not _is_chunk(chunk):
+            self._no_chunk(event)
+        elif self._is_kept(chunk):
+            self._size += 4
+            out.append(Event(CHUNK, event.data))
+
+    def _is_kept(self, chunk: _KeptChunk) -> bool:
+        self._note(chunk)
+        for choice in chunk.choices or ():
+            self._follow(choice)
+        return bool(chunk.choices) or self._keep_usage or chunk.usage is None
+
+    def _follow(self, choice: _KeptChoice) -> None:
+        if len(self._seen) < MAX_CHOICES:
+            self._seen.add(choice.index)
+        if choice.finish_reason and choice.index in self._seen:
+            self._finished.add(choice.index)
+            self.finish_reason = self.finish_reason or choice.finish_reason
+
+
+class TextAnswer(_OpenAIAnswer):
+    """Takes the chunks of the first choice apart into thinking, tokens and tool calls."""
+
+    def _take(self, events: Sequence[Event]) -> list[Event]:
+        if not self.model:
+            return super()._take(events)
+        out: list[Event] = []
+        for event in events:
+            try:
+                delta = _SPOKEN.decode(event.data).choices[0].delta
+            except (ValueError, RecursionError):
+                self._event(event, out)
+                if self.over:
+                    break
+            else:
+                self._spoken(delta, out)
+        return out
+
+    def _spoken(self, delta: _SpokenDelta, out: list[Event]) -> None:
+        if delta.reasoning_content:
+            self._say(THINKING, delta.reasoning_content, out)
+        self._say(TOKEN, delta.content, out)
+
+    def _event(self, event: Event, out: list[Event]) -> None:
+        chunk = read(CHUNK_DECODER, event.data)
+        if chunk is None or not _is_chunk(chunk):
+            self._no_chunk(event)
+        else:
+            self._chunk(chunk, out)
+
+    def _chunk(self, chunk: _Chunk, out: list[Event]) -> None:
+        self._note(chunk)
+        for choice in chunk.choices or ():
+            if not choice.index:
+                self._choice(choice, out)
+
+    def _choice(self, choice: _Choice, out: list[Event]) -> None:
+        if choice.delta is not None:
+            self._delta(choice.delta, out)
+        if choice.finish_reason:
+            self.finish_reason = choice.finish_reason
+
+    def _delta(self, delta: _Delta, out: list[Event]) -> None:
+        self._say(THINKING, delta.reasoning_content or delta.reasoning, out)
+        if isinstance(delta.content, list):
+            self._parts(delta.content, out)
+        else:
+            self._say(TOKEN, delta.content, out)
+        self._say(TOKEN, delta.refusal, out)
+        for call in delta.tool_calls or ():
+            text = str(bytes(call), "utf-8")
+            self._say(TOOL, text if text.startswith("{") else "", out)
+
+    def _parts(self, parts: list[_Part], out: list[Event]) -> None:
+        for part in parts:
+            thinking = part.thinking if isinstance(part.thinking, list) else [_Part(text=part.thinking)]
+            self._say(THINKING, "".join(piece.text or "" for piece in thinking), out)
+            self._say(TOKEN, part.text, out)
+
+
+def _is_chunk(chunk: _Chunk | _KeptChunk) -> bool:
+    return not chunk.error and (chunk.choices is not None or chunk.usage is not None)
+
+
+class OpenAI(Dialect):
+    """`POST {url}/chat/completions`. Source: OpenAI API reference, chat/create and chat/streaming."""
+
+    name: ClassVar[str] = "openai"
+    stream_types: ClassVar[frozenset[str]] = frozenset({"text/event-stream"})
+
+    def call(self, chat: dict[str, Any], url: str, api_key: str) -> Call:
+        options = chat.get("stream_options")
+        options = {**(options if isinstance(options, dict) else {}), "include_usage": True}
+        payload = {**chat, "stream": True, "stream_options": options}
+        return post(endpoint(url, "/chat/completions"), payload, bearer(api_key))
+
+    def answer(self, *, keep_chunks: bool = False, keep_usage: bool = False) -> Answer:
+        return ChunkAnswer(keep_usage) if keep_chunks else TextAnswer()

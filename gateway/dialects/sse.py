@@ -1,0 +1,140 @@
+"""An existing SSE endpoint of somebody's own, which a chat route speaks to.
+
+Nobody specified these streams, so this reads what they have in common: text in an unnamed event, bare or under one of
+a few names, something that says it is the end, something that says it failed.
+
+Invariants:
+
+- The first text decides whether the endpoint sends bare text or JSON. After JSON, what is not JSON is noise; after
+  bare text, JSON that says nothing known is text too: a model may well write `{"a": 1}`.
+- Bare text is kept as it stands, with its spaces.
+- Where no end marker came, the end of a body that ended well is the end of the answer.
+"""
+
+from typing import Any, ClassVar, Final
+
+import msgspec
+
+from gateway.core.event import THINKING, TOKEN, Event
+from gateway.dialects import failures, openai
+from gateway.dialects.base import Answer, Call, Dialect, EventAnswer, bearer, post, read, usage_of
+from gateway.dialects.chat import given, typed
+
+_ENDS: Final = frozenset({"done", "end", "complete", "completed", "close", "finish", "finished"})
+_HOUSEKEEPING: Final = frozenset(
+    {"ping", "heartbeat", "keepalive", "keep-alive", "connected", "start", "metadata", "meta", "retry"}
+)
+_THOUGHTS: Final = frozenset({"thinking", "reasoning"})
+_TEXTS: Final = ("content", "text", "token", "delta", "response", "chunk")
+
+_ANY: Final = msgspec.json.Decoder()
+
+
+class SSEAnswer(openai.TextAnswer):
+    """Reads a stream whose shape is found out on the way."""
+
+    eof_ends: ClassVar[bool] = True
+    _take = EventAnswer._take  # the quick way of `TextAnswer` reads no names of events; here they mean something
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._bare: bool | None = None
+
+    def _event(self, event: Event, out: list[Event]) -> None:
+        name = event.type.lower()
+        if name == "error":
+            self.failure = failures.in_stream(name, event.data)
+        elif name in _ENDS or event.data.strip() == "[DONE]":
+            self._finish(read(_ANY, event.data))
+        elif name not in _HOUSEKEEPING:
+            self._payload(event, read(_ANY, event.data), out)
+
+    def _payload(self, event: Event, value: Any, out: list[Event]) -> None:
+        if isinstance(value, dict) and self._object(event, value, out):
+            return
+        if isinstance(value, str) and not self._bare:
+            self._bare = False
+            self._say(TOKEN, value, out)
+        elif self._bare is False or (isinstance(value, dict) and not self._bare):
+            self.skipped += 1
+        else:
+            self._bare = True
+            self._say(_kind(event.type), event.data, out)
+
+    def _object(self, event: Event, value: dict[str, Any], out: list[Event]) -> bool:
+        """Whether the object is understood, and has been taken."""
+        name = value.get("type")
+        name = name.lower() if isinstance(name, str) else ""
+        self.failure = failures.in_object(name, value)
+        if self.failure is not None or name in _HOUSEKEEPING:
+            return True
+        if name in _ENDS:
+            self._finish(value)
+            return True
+        return self._chunked(event, value, out) or self._text(name or event.type, value, out)
+
+    def _chunked(self, event: Event, value: dict[str, Any], out: list[Event]) -> bool:
+        chunk = read(openai.CHUNK_DECODER, event.data) if "choices" in value else None
+        if chunk is None or chunk.choices is None:
+            return False
+        self._bare = False
+        self._chunk(chunk, out)
+        return True
+
+    def _text(self, name: str, value: dict[str, Any], out: list[Event]) -> bool:
+        text = _text_of(value)
+        if text is not None:
+            self._bare = False
+            self._say(_kind(name), text, out)
+        self._reason(value)
+        self.ended = value.get("done") is True
+        return text is not None or self.complete
+
+    def _finish(self, value: Any) -> None:
+        self.ended = True
+        if isinstance(value, dict):
+            self._reason(value)
+
+    def _reason(self, value: dict[str, Any]) -> None:
+        reason, usage = value.get("finish_reason"), value.get("usage")
+        if isinstance(reason, str) and reason:
+            self.finish_reason = reason
+        if isinstance(usage, dict):
+            self.usage = _usage(usage) or self.usage
+
+
+def _usage(usage: dict[str, Any]) -> Any:
+    openai_said = usage_of(usage.get("prompt_tokens"), usage.get("completion_tokens"))
+    return openai_said or usage_of(usage.get("input_tokens"), usage.get("output_tokens"))
+
+
+def _kind(name: str) -> str:
+    return THINKING if name.lower() in _THOUGHTS else TOKEN
+
+
+def _text_of(value: dict[str, Any]) -> str | None:
+    return next((value[key] for key in _TEXTS if isinstance(value.get(key), str)), None)
+
+
+class SSE(Dialect):
+    """`POST {url}` with `{"message", "messages", "session_id", "stream"}`."""
+
+    name: ClassVar[str] = "sse"
+    stream_types: ClassVar[frozenset[str]] = frozenset({"text/event-stream"})
+    accept: ClassVar[str] = "text/event-stream"
+    eof_ends: ClassVar[bool] = True
+    wants_session: ClassVar[bool] = True
+
+    def call(self, chat: dict[str, Any], url: str, api_key: str) -> Call:
+        asked = typed(chat)
+        said = [message.text for message in asked.messages if message.role == "user"]
+        payload = given(
+            message=said[-1] if said else "",
+            messages=chat["messages"],
+            session_id=asked.session_id,
+            stream=True,
+        )
+        return post(url, payload, bearer(api_key), self.accept)
+
+    def answer(self, *, keep_chunks: bool = False, keep_usage: bool = False) -> Answer:
+        return SSEAnswer()

@@ -1,0 +1,139 @@
+"""A format written as a mapping: for each kind of event, what is sent for it.
+
+- All mistakes are found when a mapping is compiled, and told with what is allowed.
+- What differs between readers is in their `View`; a compiled mapping never changes.
+
+This file does not know where a block goes, who reads it, or what a cursor is.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any, Final
+
+import msgspec
+
+from gateway.core.errors import Failure
+from gateway.core.event import DONE, ERROR, RESTART, START, THINKING, TOKEN, TOOL, Done, Event
+from gateway.formats.problem import usage_object
+from gateway.formats.template import Render, Value, data_block, json_block, one_line, placeholders
+from gateway.formats.view import View, unsent
+
+MAX_EVENT_NAME: Final = 128
+"""Characters of an event name."""
+
+_done: Final = msgspec.json.Decoder(Done).decode
+_failure: Final = msgspec.json.Decoder(Failure).decode
+
+_TEXT: Final[Mapping[str, Value]] = {"text": lambda text, _: text}
+_READER: Final[Mapping[str, Value]] = {
+    "stream_id": lambda _, view: view.stream_id,
+    "session_id": lambda _, view: view.session_id,
+    "model": lambda _, view: view.model,
+    "index": lambda _, view: view.index,
+    "resumed": lambda _, view: view.resumed,
+}
+_PLACEHOLDERS: Final[Mapping[str, Mapping[str, Value]]] = {
+    START: _READER,
+    THINKING: {**_TEXT, **_READER},
+    TOKEN: {**_TEXT, **_READER},
+    TOOL: {"tool": lambda data, _: msgspec.Raw(one_line(data).encode()), **_READER},
+    RESTART: _READER,
+    DONE: {
+        "full_text": lambda done, _: done.full_text,
+        "finish_reason": lambda done, _: done.finish_reason,
+        "usage": lambda done, _: usage_object(done.usage),
+        **_READER,
+    },
+    ERROR: {
+        "code": lambda failure, _: failure.code,
+        "message": lambda failure, _: failure.message,
+        "retryable": lambda failure, _: failure.retryable,
+        "retry_after": lambda failure, _: failure.retry_after,
+        **_READER,
+    },
+}
+
+KINDS: Final = tuple(_PLACEHOLDERS)
+"""The kinds of event that a mapping speaks of."""
+
+
+class Mapped:
+    """A format written as a mapping of kinds to what is sent for them.
+
+    Args:
+        kinds: each kind of a chat log to None or `{event?, json | data}`.
+
+    Raises:
+        ValueError: an entry is wrong.
+    """
+
+    def __init__(self, kinds: Mapping[str, Any]) -> None:
+        self._token = _entry(TOKEN, kinds[TOKEN])
+        self._others: dict[str, Callable[[str, View], str]] = {
+            START: _entry(START, kinds[START]),
+            THINKING: _entry(THINKING, kinds[THINKING]),
+            TOOL: _entry(TOOL, kinds[TOOL]),
+            RESTART: _anew(_entry(RESTART, kinds[RESTART])),
+            DONE: _decoded(_done, _entry(DONE, kinds[DONE])),
+            ERROR: _decoded(_failure, _entry(ERROR, kinds[ERROR])),
+        }
+        self.announces_resume = _mentions(kinds[START] or {}, "resumed")
+
+    def encode(self, event: Event, view: View) -> str:
+        """The block of one event."""
+        if event.type == TOKEN:
+            block = self._token(event.data, view)
+            view.index += 1
+            return block
+        render: Callable[[str, View], str] = self._others.get(event.type, unsent)
+        return render(event.data, view)
+
+    terminal = encode
+
+
+def _mentions(entry: Mapping[str, Any], name: str) -> bool:
+    return name in placeholders(str(entry.get("json", entry.get("data"))))
+
+
+def _anew(render: Render) -> Render:
+    def restart(source: Any, view: View) -> str:
+        view.index = 0
+        return render(source, view)
+
+    return restart
+
+
+def _decoded(decode: Callable[[str], Any], render: Render) -> Render:
+    if render is unsent:
+        return render
+    return lambda data, view: render(decode(data), view)
+
+
+def _entry(kind: str, entry: object) -> Render:
+    if entry is None:
+        return unsent
+    if not isinstance(entry, Mapping):
+        raise ValueError(f"{kind}: {entry!r} is neither null nor a mapping; allowed: {{event?, json | data}}")
+    _check_keys(kind, entry)
+    head = _event_line(kind, entry.get("event"))
+    values = _PLACEHOLDERS[kind]
+    if "json" in entry:
+        return json_block(head, entry["json"], values, f"{kind}.json")
+    return data_block(head, entry["data"], values, f"{kind}.data")
+
+
+def _check_keys(kind: str, entry: Mapping[str, Any]) -> None:
+    unknown = [str(key) for key in entry if key not in ("event", "json", "data")]
+    if unknown:
+        raise ValueError(f"{kind}: unknown key {', '.join(unknown)}; allowed: event, json, data")
+    if ("json" in entry) == ("data" in entry):
+        problem = "json and data exclude each other" if "json" in entry else "json or data is missing"
+        raise ValueError(f"{kind}: {problem}; allowed: exactly one of them")
+
+
+def _event_line(kind: str, name: object) -> str:
+    if name is None:
+        return ""
+    if not isinstance(name, str) or not 0 < len(name) <= MAX_EVENT_NAME or not name.isprintable():
+        allowed = f"1 to {MAX_EVENT_NAME} printable characters on one line, or no event key for an unnamed event"
+        raise ValueError(f"{kind}.event: {str(name)[:MAX_EVENT_NAME]!r} is no event name; allowed: {allowed}")
+    return f"event: {name}\n"

@@ -1,0 +1,108 @@
+"""OpenAI's streamed answer: chunks, then `[DONE]`.
+
+This file does not know what an answer looks like that is not streamed; `completion.py` does.
+"""
+
+from collections.abc import Callable
+from typing import Final
+
+import msgspec
+
+from gateway.core.errors import Failure
+from gateway.core.event import CHUNK, DONE, ERROR, START, THINKING, TOKEN, TOOL, Done, Event
+from gateway.core.sse import data_lines
+from gateway.formats.problem import error_object, usage_object
+from gateway.formats.template import one_line
+from gateway.formats.view import View, unsent
+
+_encode: Final = msgspec.json.Encoder().encode
+_done: Final = msgspec.json.Decoder(Done).decode
+_failure: Final = msgspec.json.Decoder(Failure).decode
+
+END: Final = "data: [DONE]\n"
+
+
+class OpenAIFormat:
+    """`chat.completion.chunk` objects, then `[DONE]`; after an error nothing more.
+
+    An answer may end in several blocks; they come in one string with the blank lines between them, so that all of
+    them stand behind one cursor.
+
+    Args:
+        chunks: the log holds the upstream's own chunks, so no first and no last chunk is made up.
+        include_usage: the client asked for the usage chunk (only where chunks are made here).
+
+    Source: OpenAI API reference, "Chat Completions: streaming".
+    """
+
+    announces_resume: Final = False
+
+    def __init__(self, chunks: bool = False, include_usage: bool = False) -> None:
+        self._include_usage = include_usage
+        self._kinds: dict[str, Callable[[str, View], str]] = {
+            START: unsent if chunks else _role_chunk,
+            THINKING: _thinking_chunk,
+            TOKEN: _token_chunk,
+            TOOL: _tool_chunk,
+            DONE: _end if chunks else self._finish,
+            ERROR: _error_chunk,
+        }
+
+    def encode(self, event: Event, view: View) -> str:
+        """The block or blocks of one event."""
+        if event.type == CHUNK:
+            return data_lines(event.data)
+        render: Callable[[str, View], str] = self._kinds.get(event.type, unsent)
+        return render(event.data, view)
+
+    terminal = encode
+
+    def _finish(self, data: str, view: View) -> str:
+        done = _done(data)
+        blocks = [_chunk(view, "{}", _encode(done.finish_reason or "stop").decode())]
+        usage = usage_object(done.usage) if self._include_usage else None
+        if usage is not None:
+            blocks.append(f'{_envelope(view)}"choices":[],"usage":{_encode(usage).decode()}}}\n')
+        return "\n".join([*blocks, END])
+
+
+def completion_id(view: View) -> str:
+    """The id of a completion that the gateway itself puts together."""
+    return f"chatcmpl-{view.stream_id}"
+
+
+def _envelope(view: View) -> str:
+    model = _encode(view.model).decode()
+    return (
+        f'data: {{"id":"{completion_id(view)}","object":"chat.completion.chunk",'
+        f'"created":{view.created},"model":{model},'
+    )
+
+
+def _chunk(view: View, delta: str, finish_reason: str = "null") -> str:
+    return f'{_envelope(view)}"choices":[{{"index":0,"delta":{delta},"finish_reason":{finish_reason}}}]}}\n'
+
+
+def _role_chunk(data: str, view: View) -> str:
+    return _chunk(view, '{"role":"assistant","content":""}')
+
+
+def _token_chunk(text: str, view: View) -> str:
+    view.index += 1
+    return _chunk(view, f'{{"content":{_encode(text).decode()}}}')
+
+
+def _thinking_chunk(text: str, view: View) -> str:
+    return _chunk(view, f'{{"reasoning_content":{_encode(text).decode()}}}')
+
+
+def _tool_chunk(data: str, view: View) -> str:
+    return _chunk(view, f'{{"tool_calls":[{one_line(data)}]}}')
+
+
+def _error_chunk(data: str, view: View) -> str:
+    return f"data: {_encode(error_object(_failure(data))).decode()}\n"
+
+
+def _end(data: str, view: View) -> str:
+    return END

@@ -1,0 +1,93 @@
+"""The formats a chat route may name, and how a route's own `format` is compiled.
+
+This file does not know how a format works, only which there are.
+"""
+
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
+from typing import Any, Final
+
+from gateway.core.event import DONE, ERROR, RESTART, START, THINKING, TOKEN, TOOL
+from gateway.formats.mapping import KINDS, Mapped
+from gateway.formats.openai import OpenAIFormat
+from gateway.formats.view import Format
+
+Spec = str | Mapping[str, Any]
+
+_ERROR_JSON: Final = {name: f"${name}" for name in ("code", "message", "retryable", "retry_after")}
+
+PRESETS: Final[Mapping[str, Mapping[str, Any]]] = MappingProxyType(
+    {
+        "events": {
+            START: {
+                "event": "connected",
+                "json": {"stream_id": "$stream_id", "session_id": "$session_id", "resumed": "$resumed"},
+            },
+            THINKING: {"event": "thinking", "json": {"text": "$text"}},
+            TOKEN: {"event": "token", "json": {"text": "$text", "index": "$index"}},
+            TOOL: {"event": "tool", "json": "$tool"},
+            RESTART: {"event": "restart", "json": {}},
+            DONE: {
+                "event": "done",
+                "json": {"full_text": "$full_text", "finish_reason": "$finish_reason", "usage": "$usage"},
+            },
+            ERROR: {"event": "error", "json": _ERROR_JSON},
+        },
+        "data": {
+            START: None,
+            THINKING: None,
+            TOKEN: {"json": {"content": "$text"}},
+            TOOL: None,
+            # A page that only appends `content` survives it; one that looks for `restart` can clear what it showed.
+            RESTART: {"json": {"content": "", "restart": True}},
+            DONE: {"data": "[DONE]"},
+            ERROR: {"json": {"error": _ERROR_JSON}},
+        },
+        "typed": {
+            START: {"json": {"type": "start"}},
+            THINKING: None,
+            TOKEN: {"json": {"type": "chunk", "content": "$text"}},
+            TOOL: None,
+            RESTART: {"json": {"type": "restart"}},  # pages branch on `type` and pass over one they do not know
+            DONE: {"json": {"type": "done"}},
+            ERROR: {"json": {"type": "error", "message": "$message"}},
+        },
+    }
+)
+"""The presets that are mappings. `openai` is the fourth; its answer ends in several blocks, so it is a class."""
+
+_PRESET_NAMES: Final = (*PRESETS, "openai")
+_KEYS: Final = ("preset", *KINDS)
+
+
+def compile_format(spec: Spec) -> Format:
+    """The format of a chat route.
+
+    Args:
+        spec: a preset's name, or a mapping of kinds to None (not sent) or `{event?, json | data}`. A kind left out
+            is that of the preset named under `preset` (`events` by default); a kind given replaces that one whole.
+
+    Raises:
+        ValueError: what is wrong with `spec`, where, and what is allowed.
+    """
+    if isinstance(spec, Mapping):
+        return Mapped(_merged(spec))
+    if spec == "openai":
+        return OpenAIFormat()
+    return Mapped(_preset(spec, _PRESET_NAMES))
+
+
+def _merged(spec: Mapping[str, Any]) -> Mapping[str, Any]:
+    unknown = [str(key) for key in spec if key not in _KEYS]
+    if unknown:
+        raise ValueError(f"unknown key {', '.join(unknown)}; allowed: {', '.join(_KEYS)}")
+    kinds = {key: entry for key, entry in spec.items() if key != "preset"}
+    return {**_preset(spec.get("preset", "events"), tuple(PRESETS)), **kinds}
+
+
+def _preset(name: object, allowed: Sequence[str]) -> Mapping[str, Any]:
+    if isinstance(name, str) and name in PRESETS:
+        return PRESETS[name]
+    if name == "openai":
+        raise ValueError(f"preset: openai cannot be changed in parts; allowed: {', '.join(allowed)}")
+    raise ValueError(f"unknown preset {name!r}; allowed: {', '.join(allowed)}, or a mapping")

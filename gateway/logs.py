@@ -1,0 +1,332 @@
+"""Logs: one line per thing worth knowing, as JSON or for a console, written so that serving never waits for it.
+
+- Whoever logs only appends to a bounded queue. One daemon thread writes; when nobody reads, the disk is full or the
+  stream is gone, lines are dropped and counted, and that is all that happens.
+- `redact` is the last belt, not the first: no caller may hand a credential, a prompt or an answer to a logger.
+- The standard library's loggers (aiohttp, asyncio) end in the same stream through the same processors.
+
+This file does not know what is worth a line.
+"""
+
+import atexit
+import io
+import logging
+import os
+import re
+import select
+import threading
+from collections import deque
+from collections.abc import Callable, Mapping, MutableMapping
+from datetime import UTC, datetime
+from typing import IO, Any, Final, Literal
+
+import msgspec
+import structlog
+from structlog.typing import EventDict, Processor
+
+LogFormat = Literal["json", "console"]
+LEVELS: Final[Mapping[str, int]] = {"debug": 10, "info": 20, "warning": 30, "error": 40, "critical": 50}
+
+MAX_QUEUED: Final = 4 * 1024 * 1024
+"""Bytes of lines that wait for the writer; about 10,000 lines."""
+MAX_LINE: Final = 64 * 1024
+"""Bytes of one line; a longer one is dropped."""
+FLUSH: Final = 1.0
+"""Seconds that the end of the program waits for the last lines."""
+
+
+def configure(level: str, format: LogFormat, stream: IO[Any] | None) -> "Output":  # noqa: A002  # the config's word
+    """Sends all logs of the process to `stream` from now on; called again, it takes the place of the call before.
+
+    Args:
+        level: the least level that is written, a key of `LEVELS`.
+        format: `json`, one object a line with `ts`, `level` and `event` first; or `console`, for people.
+        stream: where to, text or binary; None, which `sys.stdout` is when it was closed before the start, drops all.
+
+    Raises:
+        ValueError: no such level.
+    """
+    if level not in LEVELS:
+        raise ValueError(f"unknown level {level!r}; allowed: {', '.join(LEVELS)}")
+    output = _route_standard_library(stream, LEVELS[level])
+    structlog.configure(
+        processors=_processors(format, stream),
+        wrapper_class=structlog.make_filtering_bound_logger(LEVELS[level]),
+        logger_factory=lambda *_: output,
+        cache_logger_on_first_use=False,  # a cached logger would keep the old level and stream after a reload
+    )
+    return output
+
+
+def _processors(form: LogFormat, stream: IO[Any] | None) -> list[Processor]:
+    common: list[Processor] = [structlog.contextvars.merge_contextvars, _stamp]
+    if form == "json":
+        return [*common, structlog.processors.format_exc_info, redact, render_json]
+    console = structlog.dev.ConsoleRenderer(
+        colors=_is_terminal(stream), timestamp_key="ts", exception_formatter=structlog.dev.plain_traceback
+    )
+    return [*common, structlog.processors.format_exc_info, redact, _printable, console, _line]
+
+
+def _stamp(logger: object, method: str, event: EventDict) -> EventDict:
+    """`ts`, `level` and `event` come first: people read lines from the left."""
+    now = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    return {"ts": now, "level": _LEVEL_NAMES.get(method, method), "event": event.pop("event", ""), **event}
+
+
+_LEVEL_NAMES: Final = {"exception": "error", "warn": "warning", "fatal": "critical"}
+
+# --- redaction ------------------------------------------------------------------------------------------------------
+
+HIDDEN: Final = "***"
+MAX_NESTING: Final = 8
+_SECRET_KEYS: Final = frozenset(
+    {
+        "authorization",
+        "proxy-authorization",
+        "cookie",
+        "set-cookie",
+        "token",
+        "ticket",
+        "key",
+        "secret",
+        "password",
+        "api_key",
+        "api-key",
+        "x-api-key",
+    }
+)
+_URL_KEYS: Final = frozenset({"url", "path", "referer", "location"})
+_IN_TEXT: Final = re.compile(
+    r"(?i)(\b(?:bearer|basic)\s+|[?&](?:token|ticket|key|api_key|secret|password)=)[^\s&\"'<>]+",
+)
+_SUSPICIOUS: Final = re.compile(r"[ ?&@]")
+_USERINFO: Final = re.compile(r"//[^/@\s]*@")
+
+
+def redact(logger: object, method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    """The line without values under the names of secrets, query strings of URLs, and credentials inside its texts."""
+    return {key: _redacted(key, value, MAX_NESTING) for key, value in event.items()}
+
+
+def _redacted(key: object, value: Any, levels: int) -> Any:
+    name = key.lower() if isinstance(key, str) else ""
+    if name in _SECRET_KEYS:
+        return HIDDEN
+    if isinstance(value, str):
+        return _without_query(value) if name in _URL_KEYS else _redacted_text(value)
+    if isinstance(value, Mapping):
+        return {inner: _redacted(inner, v, levels - 1) for inner, v in value.items()} if levels else HIDDEN
+    if isinstance(value, list | tuple):
+        return [_redacted(name, item, levels - 1) for item in value] if levels else HIDDEN
+    return value
+
+
+def _redacted_text(text: str) -> str:
+    if not _SUSPICIOUS.search(text):  # times, ids and plain words are most of what is logged
+        return text
+    return _USERINFO.sub(f"//{HIDDEN}@", _IN_TEXT.sub(rf"\g<1>{HIDDEN}", text))
+
+
+def _without_query(url: str) -> str:
+    base, mark, _ = url.partition("?")
+    return _USERINFO.sub(f"//{HIDDEN}@", base) + (mark and f"?{HIDDEN}")
+
+
+# --- rendering ------------------------------------------------------------------------------------------------------
+
+_json: Final = msgspec.json.Encoder(enc_hook=repr).encode
+
+
+def render_json(logger: object, method: str, event: MutableMapping[str, Any]) -> bytes:
+    """The line as one JSON object, ended by LF. What JSON cannot hold is told by its `repr`."""
+    try:
+        return _json(event) + b"\n"
+    except (TypeError, ValueError, OverflowError, RecursionError):
+        return _json({_ascii(key): _ascii(value) for key, value in event.items()}) + b"\n"
+
+
+def _ascii(value: object) -> str:
+    text = value if isinstance(value, str) else repr(value)
+    return text.encode("ascii", "backslashreplace").decode()
+
+
+def _printable(logger: object, method: str, event: EventDict) -> EventDict:
+    """A terminal obeys control characters; what clients send must not reach it raw. Tracebacks keep their lines."""
+    return {key: value if key == "exception" else _without_controls(value) for key, value in event.items()}
+
+
+def _without_controls(value: Any) -> Any:
+    return value if not isinstance(value, str) or value.isprintable() else repr(value)[1:-1]
+
+
+def _line(logger: object, method: str, line: Any) -> bytes:
+    return f"{line}\n".encode(errors="backslashreplace")
+
+
+# --- writing --------------------------------------------------------------------------------------------------------
+
+
+class Output:
+    """The end of the pipeline: takes rendered lines, never waits, never raises.
+
+    Args:
+        stream: text or binary; where it has a descriptor the bytes go there directly, because a thread that blocks
+            inside Python's own buffer would hold that buffer's lock while the interpreter shuts down.
+        max_queued: bytes that may wait for the writer.
+
+    Attributes:
+        stream: as given.
+        dropped: lines that were not written.
+        closed: whether it takes no more lines.
+    """
+
+    def __init__(self, stream: IO[Any] | None, max_queued: int = MAX_QUEUED) -> None:
+        self.stream = stream
+        self.dropped = 0
+        self.closed = False
+        self._write = _writer(stream)
+        self._max_queued = max_queued
+        self._lines: deque[bytes] = deque()
+        self._queued = 0
+        self._changed = threading.Condition()
+        self._thread: threading.Thread | None = None
+
+    def write(self, line: bytes) -> None:
+        """Queue one line, or drop and count it. Any thread may call."""
+        with self._changed:
+            if len(line) > MAX_LINE or self._queued + len(line) > self._max_queued or self.closed:
+                self.dropped += 1
+                return
+            self._lines.append(line)
+            self._queued += len(line)
+            self._start()
+            self._changed.notify()
+
+    msg = debug = info = warning = warn = error = exception = critical = fatal = log = write
+
+    def close(self, wait: float = FLUSH) -> None:
+        """Write what is queued, for at most `wait` seconds; later lines are dropped."""
+        with self._changed:
+            self.closed = True
+            self._changed.notify()
+        if self._thread is not None:
+            self._thread.join(wait)
+        atexit.unregister(self.close)
+
+    def _start(self) -> None:
+        # Not before the first line: a process that forks after it was configured has its own thread that way.
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._run, name="log-writer", daemon=True)
+            self._thread.start()
+            atexit.register(self.close)
+
+    def _run(self) -> None:
+        while lines := self._take():
+            try:
+                self._write(b"".join(lines))
+            except (OSError, ValueError):
+                self._count(len(lines))
+            self._release(lines)
+
+    def _take(self) -> list[bytes]:
+        with self._changed:
+            self._changed.wait_for(lambda: self._lines or self.closed)
+            lines = list(self._lines)
+            self._lines.clear()
+            return lines
+
+    def _release(self, lines: list[bytes]) -> None:
+        with self._changed:
+            self._queued -= sum(map(len, lines))
+
+    def _count(self, lines: int) -> None:
+        with self._changed:
+            self.dropped += lines
+
+
+def _writer(stream: IO[Any] | None) -> Callable[[bytes], None]:
+    descriptor = _descriptor(stream)
+    if stream is None:
+        return _nowhere
+    if descriptor is not None:
+        return lambda data: _write_all(descriptor, data)
+    if isinstance(stream, io.TextIOBase):
+        return lambda data: _write_text(stream, data)
+    return lambda data: _write_buffer(stream, data)
+
+
+def _nowhere(data: bytes) -> None:
+    raise OSError("there is no stream to write to")
+
+
+def _descriptor(stream: IO[Any] | None) -> int | None:
+    try:
+        return stream.fileno() if stream is not None else None
+    except (OSError, ValueError, AttributeError):
+        return None
+
+
+def _write_all(descriptor: int, data: bytes) -> None:
+    rest = memoryview(data)
+    while rest:
+        try:
+            rest = rest[os.write(descriptor, rest) :]
+        except BlockingIOError:  # whoever gave us the descriptor made it non-blocking
+            _wait_writable(descriptor)
+
+
+def _wait_writable(descriptor: int) -> None:
+    poll = select.poll()
+    poll.register(descriptor, select.POLLOUT)
+    poll.poll()
+
+
+def _write_text(stream: Any, data: bytes) -> None:
+    stream.write(data.decode())
+    stream.flush()
+
+
+def _write_buffer(stream: Any, data: bytes) -> None:
+    stream.write(data)
+    stream.flush()
+
+
+def _is_terminal(stream: IO[Any] | None) -> bool:
+    descriptor = _descriptor(stream)
+    return descriptor is not None and os.isatty(descriptor)
+
+
+# --- the standard library's loggers ---------------------------------------------------------------------------------
+
+
+class Bridge(logging.Handler):
+    """Hands what the standard library logs to structlog, which writes it to `output`."""
+
+    def __init__(self, output: Output) -> None:
+        super().__init__()
+        self.output = output
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """One record becomes one line, with its logger's name under `logger`."""
+        try:
+            extra = {"exc_info": record.exc_info} if record.exc_info else {}
+            structlog.get_logger().log(record.levelno, record.getMessage(), logger=record.name, **extra)
+        except Exception:  # noqa: BLE001  # a bad format string in a library must not end the request it logs about
+            self.handleError(record)
+
+
+def _route_standard_library(stream: IO[Any] | None, level: int) -> Output:
+    root = logging.getLogger()
+    root.setLevel(level)
+    # aiohttp's access log prints query strings and referrers, which hold tokens.
+    logging.getLogger("aiohttp.access").disabled = True
+    bridges = [handler for handler in root.handlers if isinstance(handler, Bridge)]
+    for bridge in bridges:
+        if bridge.output.stream is stream and not bridge.output.closed:
+            return bridge.output  # a reload: the queue and its order stay
+        root.removeHandler(bridge)
+        bridge.output.close(0)  # its thread ends by itself; the loop that reloads must not wait for a stuck stream
+    output = Output(stream)
+    root.addHandler(Bridge(output))
+    return output

@@ -1,0 +1,116 @@
+"""One attempt over HTTP: a call goes out, a response with a body yet to be read comes back, or one clear error.
+
+Invariants:
+
+- The client does nothing on its own: no redirect is followed, no cookie kept, no proxy taken from the environment,
+  no encoding asked for or undone, no time limit set beyond connecting. Every limit on an answer is the generation's.
+- A response that was not read to its end is closed, never put back into the pool.
+- Whatever aiohttp raises becomes a `GatewayError`; hosts and addresses stay in its `detail`.
+"""
+
+import asyncio
+import ssl
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from typing import Any, Final
+
+import aiohttp
+from aiohttp import hdrs
+from yarl import URL
+
+from gateway.core.errors import GatewayError
+from gateway.dialects.base import Call
+
+MAX_HEADER_FIELD: Final = 8190
+MAX_ERROR_BODY: Final = 64 * 1024
+ERROR_BODY_TIME: Final = 5.0
+READ_BUFFER: Final = 64 * 1024
+
+
+def new_session() -> aiohttp.ClientSession:
+    """The process's one HTTP client. Connections are unlimited here; admission bounds the streams."""
+    return aiohttp.ClientSession(
+        connector=aiohttp.TCPConnector(limit=0, ttl_dns_cache=30, keepalive_timeout=30),
+        timeout=aiohttp.ClientTimeout(total=None),
+        cookie_jar=aiohttp.DummyCookieJar(),
+        auto_decompress=False,
+        trust_env=False,
+        read_bufsize=READ_BUFFER,
+        max_line_size=MAX_HEADER_FIELD,
+        max_field_size=MAX_HEADER_FIELD,
+        skip_auto_headers=(hdrs.USER_AGENT, hdrs.ACCEPT_ENCODING, hdrs.CONTENT_TYPE),
+    )
+
+
+@asynccontextmanager
+async def attempt(
+    session: aiohttp.ClientSession, call: Call, *, connect_timeout: float, verify_tls: bool = True
+) -> AsyncIterator[aiohttp.ClientResponse]:
+    """The response to one call, whatever its status; its connection is dropped unless the body was read to the end.
+
+    Args:
+        session: the HTTP client.
+        call: method, absolute URL, headers and body.
+        connect_timeout: seconds for name look-up, connecting and TLS together.
+        verify_tls: whether the peer's certificate is checked.
+
+    Raises:
+        GatewayError: `upstream_unreachable`, `upstream_tls`, `upstream_reset` or `upstream_protocol`, when no response
+            began; also `upstream_cut` or `upstream_protocol` when reading the body fails inside the block.
+    """
+    headers = {hdrs.ACCEPT_ENCODING: "identity", **call.headers}
+    options: dict[str, Any] = {} if verify_tls else {"ssl": False}
+    try:
+        response = await session.request(
+            call.method,
+            URL(call.url, encoded=True),
+            headers=headers,
+            data=call.body or None,
+            allow_redirects=False,
+            timeout=aiohttp.ClientTimeout(total=None, connect=connect_timeout, sock_connect=connect_timeout),
+            **options,
+        )
+    except (aiohttp.ClientError, OSError, TimeoutError, ValueError) as error:
+        raise _opening_error(error) from error
+    try:
+        yield response
+    except (aiohttp.ClientError, ConnectionError) as error:
+        raise body_error(error) from error
+    finally:
+        response.close()
+
+
+async def read_error_body(response: aiohttp.ClientResponse) -> bytes:
+    """The first 64 KiB of an answer that is no stream, or what came of it within five seconds."""
+    body = b""
+    try:
+        async with asyncio.timeout(ERROR_BODY_TIME):
+            while len(body) < MAX_ERROR_BODY and (part := await response.content.readany()):
+                body += part
+    except (TimeoutError, aiohttp.ClientError, ConnectionError):
+        return body  # the status says enough; a broken explanation is no second error
+    return body[:MAX_ERROR_BODY]
+
+
+def body_error(error: BaseException) -> GatewayError:
+    """What a failure while reading a body means: malformed framing, or a cut."""
+    malformed = isinstance(error.__cause__, aiohttp.http_exceptions.TransferEncodingError)
+    if malformed and "Not enough data" not in str(error):
+        return GatewayError("upstream_protocol", detail=str(error))
+    return GatewayError("upstream_cut", detail=str(error))
+
+
+def _opening_error(error: BaseException) -> GatewayError:
+    detail = f"{type(error).__name__}: {error}"[:500]
+    if isinstance(error, aiohttp.ClientSSLError | aiohttp.ServerFingerprintMismatch | ssl.SSLError):
+        return GatewayError("upstream_tls", detail=detail)
+    if isinstance(error, aiohttp.ClientConnectorError | aiohttp.ConnectionTimeoutError | TimeoutError):
+        return GatewayError("upstream_unreachable", detail=detail)
+    if isinstance(error, aiohttp.ServerDisconnectedError | aiohttp.ClientOSError | ConnectionError):
+        return GatewayError("upstream_reset", detail=detail)
+    return GatewayError("upstream_protocol", detail=detail)
+
+
+def plain_headers(headers: Mapping[str, str]) -> dict[str, str]:
+    """The response's headers with lower-case names, the last of each."""
+    return {name.lower(): value for name, value in headers.items()}

@@ -1,0 +1,58 @@
+"""Request bodies: bounded in size and time, and JSON of the expected types or one clear error."""
+
+import asyncio
+from typing import Any, Final
+
+import msgspec
+from aiohttp import hdrs, web
+
+from gateway.core.errors import GatewayError
+
+BODY_TIME: Final = 10.0
+"""Seconds for a body, and one more for every `BODY_RATE` bytes that came: a dribble ends, a slow upload does not."""
+BODY_RATE: Final = 32 * 1024
+
+
+async def read_body(request: web.BaseRequest, limit: int) -> bytes:
+    """The whole body.
+
+    Args:
+        request: one whose body is unread.
+        limit: bytes at most.
+
+    Raises:
+        GatewayError: `body_too_large`, `request_timeout`, `bad_request` for an encoding that is not understood.
+    """
+    if request.headers.get(hdrs.CONTENT_ENCODING, "identity").lower() != "identity":
+        raise GatewayError("bad_request", "Content-Encoding is not supported for requests; send the body as it is.")
+    if (request.content_length or 0) > limit:
+        raise _too_large(limit)
+    body = bytearray()
+    try:
+        async with asyncio.timeout(BODY_TIME) as timeout:
+            while part := await request.content.readany():
+                body += part
+                if len(body) > limit:
+                    raise _too_large(limit)
+                timeout.reschedule((timeout.when() or 0.0) + len(part) / BODY_RATE)
+    except TimeoutError:
+        raise GatewayError("request_timeout") from None
+    except web.RequestPayloadError as error:
+        raise GatewayError("bad_request", "The body is cut off or malformed.") from error
+    return bytes(body)
+
+
+async def read_json_object(request: web.BaseRequest, limit: int) -> dict[str, Any]:
+    """The body, which must be one JSON object. Raises as `read_body`, and `bad_request` for anything else."""
+    body = await read_body(request, limit)
+    try:
+        value = msgspec.json.decode(body)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise GatewayError("bad_request", f"The body is not valid JSON: {error}") from None
+    if not isinstance(value, dict):
+        raise GatewayError("bad_request", "The body must be a JSON object.")
+    return value
+
+
+def _too_large(limit: int) -> GatewayError:
+    return GatewayError("body_too_large", f"The request body is larger than {limit} bytes.")

@@ -1,0 +1,185 @@
+"""Client connections: how many, how patient, and what a FIN means.
+
+Invariants:
+
+- A connection that does not bring a whole request head within `HEAD_TIME` is closed, dribbling or silent.
+- Above `max_connections` a client is told 503 and closed before anything is parsed.
+- A FIN is noticed when it arrives. From a client that closed, TCP answers the next bytes with a reset; from one that
+  only half-closed (RFC 9112 9.6), it does not. So a stream answers a FIN with a comment at once and looks whether
+  the reset came; everything else takes a FIN for a close.
+- What a client does not read waits in the kernel, not here: at most `WRITE_HIGH` bytes of user-space buffer.
+- A client that vanished without a FIN is given up by the kernel `USER_TIMEOUT` after bytes went unacknowledged.
+"""
+
+import asyncio
+import socket
+import sys
+from collections.abc import Awaitable, Callable
+from typing import Any, Final, cast
+
+from aiohttp import web
+from aiohttp.http_parser import HttpRequestParser, HttpRequestParserPy
+
+from gateway.clock import Clock, Timer
+
+HEAD_TIME: Final = 10.0
+KEEP_ALIVE: Final = 75.0
+"""Seconds an idle connection is kept: longer than a proxy in front does, so that it is the one to close."""
+MAX_HEAD_LINE: Final = 16 * 1024
+"""Bytes of the request line; long query tokens and messages must fit."""
+MAX_HEADER_FIELD: Final = 8190
+MAX_HEADERS: Final = 128
+WRITE_HIGH: Final = 32 * 1024
+NOTSENT_LOWAT: Final = 16 * 1024
+USER_TIMEOUT: Final = 20_000
+PROBES: Final = (0.001, 0.003, 0.01, 0.03, 0.2, 1.0, 3.0)
+"""Seconds after a probe at which the socket is looked at."""
+TCP_CLOSE: Final = 7
+REFUSAL: Final = (
+    b"HTTP/1.1 503 Service Unavailable\r\nRetry-After: 2\r\nConnection: close\r\n"
+    b"Content-Type: text/plain\r\nContent-Length: 21\r\n\r\ntoo many connections\n"
+)
+
+Handler = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
+
+if HttpRequestParser is HttpRequestParserPy:  # pragma: no cover - an installation without aiohttp's extension
+    sys.exit("aiohttp has only its pure-Python HTTP parser here, which most smuggling flaws hit; install a wheel of it")
+
+
+class Connection(web.RequestHandler):
+    """One client connection.
+
+    Attributes:
+        on_half_close: set by a response that goes on after a FIN; it writes something at once. None: a FIN closes.
+    """
+
+    __slots__ = ("_clock", "_head_timer", "_server", "on_half_close")
+
+    def __init__(self, server: "Server", clock: Clock, **options: Any) -> None:
+        super().__init__(server, **options)
+        self.on_half_close: Callable[[], None] | None = None
+        self._clock = clock
+        self._server = server
+        self._head_timer: Timer | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Bounds are set before the first byte is read."""
+        super().connection_made(transport)
+        cast(asyncio.Transport, transport).set_write_buffer_limits(high=WRITE_HIGH)
+        _tune(transport.get_extra_info("socket"))
+        self._expect_head()
+
+    def data_received(self, data: bytes) -> None:
+        """Bytes of a request; the first ones of a head start its time."""
+        if self._head_timer is None and self._waits_for_head():
+            self._expect_head()
+        super().data_received(data)
+
+    def eof_received(self) -> bool | None:  # type: ignore[override]
+        """Whether the connection stays open for writing."""
+        if self.on_half_close is None or self.transport is None:
+            return None
+        self.on_half_close()
+        for delay in PROBES:
+            self._clock.wheel.after(delay, self._close_if_reset) if delay >= 1 else self._soon(delay)
+        return True
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        """Timers and places are given back."""
+        if self._head_timer is not None:
+            self._head_timer.cancel()
+        super().connection_lost(exc)
+
+    async def drained(self) -> None:
+        """Returns when the client took enough of what it was sent.
+
+        Raises:
+            ConnectionError: it is gone.
+        """
+        await self._drain_helper()
+
+    def abort(self) -> None:
+        """The connection is reset, with whatever was not sent."""
+        if self.transport is not None:
+            self.transport.abort()
+
+    def _soon(self, delay: float) -> None:
+        asyncio.get_running_loop().call_later(delay, self._close_if_reset)
+
+    def _close_if_reset(self) -> None:
+        if self.transport is None or self.transport.is_closing():
+            return
+        sock = self.transport.get_extra_info("socket")
+        if sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0] == TCP_CLOSE:
+            self.transport.abort()
+
+    def _waits_for_head(self) -> bool:
+        return self._current_request is None and not self._messages and not self._request_in_progress
+
+    def _expect_head(self) -> None:
+        seen = self._request_count
+        self._head_timer = self._clock.wheel.after(HEAD_TIME, lambda: self._check_head(seen))
+
+    def _check_head(self, seen: int) -> None:
+        self._head_timer = None
+        if self._request_count == seen:
+            self.abort()
+
+    def handle_error(
+        self, request: web.BaseRequest, status: int = 500, exc: BaseException | None = None, message: str | None = None
+    ) -> web.StreamResponse:
+        """The answer to a head that could not be parsed, in this program's error shape."""
+        return self._server.explain(status, message or "")
+
+
+class Server(web.Server):
+    """Makes a connection of every client that fits.
+
+    Args:
+        handler: answers requests.
+        explain: answers what is no request.
+        clock: the shared timers.
+        max_connections: open connections at most.
+    """
+
+    def __init__(
+        self,
+        handler: Handler,
+        explain: Callable[[int, str], web.StreamResponse],
+        clock: Clock,
+        max_connections: int,
+    ) -> None:
+        super().__init__(
+            handler,
+            handler_cancellation=True,
+            access_log=None,
+            keepalive_timeout=KEEP_ALIVE,
+            max_line_size=MAX_HEAD_LINE,
+            max_field_size=MAX_HEADER_FIELD,
+            max_headers=MAX_HEADERS,
+            auto_decompress=False,
+            lingering_time=2.0,
+        )
+        self.explain = explain
+        self.max_connections = max_connections
+        self._clock = clock
+
+    def __call__(self) -> web.RequestHandler:
+        """The protocol of one new connection."""
+        if len(self._connections) >= self.max_connections:
+            return _Refuser()  # type: ignore[return-value]
+        return Connection(self, self._clock, loop=self._loop, **self._kwargs)
+
+
+class _Refuser(asyncio.Protocol):
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        cast(asyncio.Transport, transport).write(REFUSAL)
+        transport.close()
+
+
+def _tune(sock: socket.socket | None) -> None:
+    if sock is None or sock.family not in (socket.AF_INET, socket.AF_INET6):
+        return
+    # Without the low-water mark a reader that never reads costs megabytes of kernel buffer.
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, NOTSENT_LOWAT)
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, USER_TIMEOUT)

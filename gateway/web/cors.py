@@ -1,0 +1,54 @@
+"""Which pages of other origins may read what the gateway answers.
+
+The headers go on every answer, also on errors and on streams that are prepared long before they end: a page that
+cannot read an error cannot show it. A preflight carries no credential and must need none.
+
+Source: WHATWG Fetch 3.3 (HTTP extensions), 4.8 (CORS-preflight fetch).
+"""
+
+from collections.abc import Collection
+from typing import Final
+
+from aiohttp import hdrs, web
+
+from gateway.config import Cors
+from gateway.web.exchange import Exchange
+
+EXPOSED: Final = "X-Stream-Id, X-Request-Id, Retry-After, RateLimit, RateLimit-Policy"
+MAX_ASKED: Final = 1024
+"""Characters of `Access-Control-Request-Headers` that are granted; more is no honest request."""
+
+
+def cors_headers(cors: Cors, origins: Collection[str], origin: str | None) -> dict[str, str]:
+    """The headers for a page of this origin; empty when it may not read the answer."""
+    if origin is None or not origins:
+        return {}
+    if "*" not in origins and origin not in origins:
+        return {hdrs.VARY: "Origin"}
+    headers: dict[str, str] = {
+        hdrs.ACCESS_CONTROL_ALLOW_ORIGIN: "*" if "*" in origins else origin,
+        hdrs.ACCESS_CONTROL_EXPOSE_HEADERS: EXPOSED,
+        hdrs.VARY: "Origin",
+    }
+    if cors.credentials:
+        headers[hdrs.ACCESS_CONTROL_ALLOW_CREDENTIALS] = "true"
+    return headers
+
+
+def is_preflight(request: web.BaseRequest) -> bool:
+    """Whether a browser asks if it may ask."""
+    return request.method == "OPTIONS" and hdrs.ACCESS_CONTROL_REQUEST_METHOD in request.headers
+
+
+def preflight(exchange: Exchange) -> web.Response:
+    """The answer to a preflight."""
+    headers = dict(exchange.headers)
+    if hdrs.ACCESS_CONTROL_ALLOW_ORIGIN in headers:
+        asked = exchange.request.headers.get(hdrs.ACCESS_CONTROL_REQUEST_HEADERS, "")[:MAX_ASKED]
+        methods = exchange.endpoint.methods
+        wanted = exchange.request.headers[hdrs.ACCESS_CONTROL_REQUEST_METHOD][:16]
+        headers[hdrs.ACCESS_CONTROL_ALLOW_METHODS] = ", ".join(sorted(methods)) if methods else wanted
+        headers[hdrs.ACCESS_CONTROL_MAX_AGE] = str(int(exchange.snapshot.config.cors.max_age))
+        if asked:
+            headers[hdrs.ACCESS_CONTROL_ALLOW_HEADERS] = asked
+    return web.Response(status=204, headers=headers)

@@ -1,0 +1,400 @@
+/**
+ * The browser's side of a stream: start an answer, follow it over every drop and reload, stop it.
+ *
+ *   import { stream, resume } from "/client.js";
+ *   const answer = stream({ url: "/api/chat", message: "Hi", onToken: (piece, text) => show(text) });
+ *   answer.stop();                               // ends the generation
+ *   const { outcome, text } = await answer.done;
+ *
+ * It speaks the gateway's `events` format. What always holds:
+ * - A start is sent once. It is sent again only where the gateway said that nothing was begun; from then on the stream
+ *   is followed by its id, which never costs a second answer. (The first reconnects of an EventSource are the browser's.)
+ * - Text and cursor change together, so what a storage holds can always be continued.
+ * - Exactly one of onDone and onError is called, or neither after close(); `done` always resolves and never rejects.
+ * - Every wait and every buffer is bounded: see LIMITS.
+ * It does not know how an answer is shown.
+ */
+
+/** Milliseconds and characters. A message that makes a longer url is POSTed, for request lines have a limit. */
+const LIMITS = { attempts: 6, backoff: 500, ceiling: 3e4, idle: 45e3, stop: 3e3, save: 250, probe: 250, url: 4e3, event: 8e6 };
+const KEY = "gateway-stream";
+const TYPES = ["connected", "thinking", "token", "tool", "restart", "done"];
+
+/**
+ * @typedef {{code: string, message: string, retryable: boolean, retry_after?: number | null, status?: number}} Failure
+ * `code` is one of the gateway's, or `network`, `connection_lost`, `not_a_stream`; `retry_after` is in seconds.
+ * @typedef {"done" | "stopped" | "error" | "closed"} Outcome
+ * @typedef {{input: number, output: number, source: string}} Usage
+ * @typedef {{outcome: Outcome, text: string, thinking: string, finish_reason?: string, usage?: Usage | null,
+ *   error?: Failure}} Result `text` is the answer as far as it came
+ * @typedef {"connecting" | "open" | "streaming" | "reconnecting" | "waiting" | Outcome} State
+ * `open`: waiting for the first token. `reconnecting`: the connection dropped. `waiting`: the gateway said to come back.
+ * @typedef {{id: string, cursor: string, text: string, thinking: string, streams: string}} Kept
+ * @typedef {object} Options
+ * @property {string | URL} url the chat route; for `resume`, `/streams/ID`
+ * @property {string} [message]
+ * @property {string} [session] the conversation, for the gateway's history
+ * @property {string} [credential] sent as `Authorization: Bearer`, by an EventSource as `?token=`
+ * @property {"eventsource" | "fetch"} [mode] `eventsource` unless told
+ * @property {Record<string, string>} [params] further query parameters
+ * @property {Record<string, unknown>} [body] further members of the POST body
+ * @property {boolean} [withCredentials] send cookies to another origin
+ * @property {string | URL} [streams] where streams are followed and stopped; `/streams/` at the url's origin unless told
+ * @property {Storage} [storage] keeps what `resume` needs, e.g. sessionStorage
+ * @property {string} [storageKey]
+ * @property {string} [cursor] for `resume`
+ * @property {string} [text] for `resume`: the text before the cursor; `thinking` likewise
+ * @property {string} [thinking]
+ * @property {number} [patience] the longest wait in seconds that is sat out; 60 unless told
+ * @property {(start: {id: string, session: string, resumed: boolean}) => void} [onStart]
+ * @property {(piece: string, thinking: string) => void} [onThinking]
+ * @property {(piece: string, text: string) => void} [onToken]
+ * @property {(call: any) => void} [onTool] one element of OpenAI's `delta.tool_calls`
+ * @property {() => void} [onRestart] what came so far is void
+ * @property {(result: Result) => void} [onDone] also after a stop
+ * @property {(error: Failure) => void} [onError]
+ * @property {(state: State, situation: {seconds?: number | null, attempt?: number, error?: Failure}) => void} [onState]
+ * `seconds` until the next attempt, null where only the browser knows
+ */
+
+/** A new answer. @param {Options} options */
+export function stream(options) {
+  return new Answer(options).begin();
+}
+
+/** An answer begun before, by `url` and `cursor` or as the storage kept it, else null. @param {Partial<Options>} options */
+export function resume(options) {
+  const kept = options.storage ? stored(options.storage, options.storageKey) : null;
+  if (!options.url) return kept && new Answer({ ...options, ...kept, url: kept.streams }).begin();
+  const url = new URL(options.url, document.baseURI);
+  const id = decodeURIComponent(url.pathname.split("/").pop() ?? "");
+  return new Answer({ ...options, url, id, streams: new URL(".", url) }).begin();
+}
+
+/** What a storage keeps of an answer under way. @param {Storage} storage @returns {Kept | null} */
+export function stored(storage, key = KEY) {
+  return JSON.parse(storage.getItem(key) ?? "null");
+}
+
+class Answer {
+  #options;
+  #streams;
+  #native = true; // an EventSource, or fetch
+  #posts = false;
+  #ended = false;
+  #stopping = false;
+  #begun = false;
+  #fresh = true; // no event was received on this connection
+  #attempt = 0;
+  #retry = 0;
+  /** @type {State} */ #state = "connecting";
+  /** @type {Failure | null} */ #refusal = null;
+  /** @type {EventSource | null} */ #source = null;
+  /** @type {AbortController | null} */ #abort = null;
+  /** @type {Record<string, number>} */ #timers = {};
+  /** @type {(result: Result) => void} */ #resolve = () => {};
+
+  /** @param {Options & {id?: string}} options */
+  constructor(options) {
+    this.#options = options;
+    this.#streams = new URL(options.streams ?? "/streams/", new URL(options.url, document.baseURI));
+    this.id = options.id ?? null;
+    this.cursor = options.cursor ?? "";
+    this.text = options.text ?? "";
+    this.thinking = options.thinking ?? "";
+    /** @type {Promise<Result>} */
+    this.done = new Promise((resolve) => (this.#resolve = resolve));
+  }
+
+  begin() {
+    addEventListener("pagehide", this.#keep);
+    this.#native = this.#options.mode !== "fetch" && this.#url().href.length <= LIMITS.url;
+    this.#posts = !this.#native && !this.id;
+    this.#enter("connecting");
+    if (this.#native) this.#listen();
+    else this.#pull();
+    return this;
+  }
+
+  /** End the generation; resolves when the gateway was told. The last of the text may still arrive. */
+  async stop() {
+    if (this.#ended || this.#stopping) return;
+    this.#stopping = true;
+    if (!this.id && ["waiting", "reconnecting"].includes(this.#state)) return this.#finish("stopped");
+    this.#timers.stop = setTimeout(() => this.#finish("stopped"), LIMITS.stop);
+    if (this.id) await this.#tellStop();
+  }
+
+  /** Leave without stopping; `resume` may come back for as long as the gateway keeps the stream. */
+  close() {
+    this.#keep();
+    this.#finish("closed");
+  }
+
+  #listen() {
+    const source = new EventSource(this.#url(), { withCredentials: this.#options.withCredentials ?? false });
+    this.#source = source;
+    source.onopen = () => this.#opened();
+    for (const type of TYPES) source.addEventListener(type, (e) => this.#receive(type, e.data, e.lastEventId));
+    // The gateway's own `error` events share their name with the browser's notice of a lost connection.
+    source.addEventListener("error", (event) => {
+      if (event instanceof MessageEvent) this.#receive("error", event.data, event.lastEventId);
+      else this.#dropped(source);
+    });
+  }
+
+  #dropped(/** @type {EventSource} */ source) {
+    if (this.#ended) return;
+    if (source.readyState === EventSource.CLOSED) {
+      // An EventSource hides the status that ended it; the same question by fetch learns it, or reads on. Not at once:
+      // a page that is being left closes its EventSource too, and must not ask anew.
+      this.#native = false;
+      this.#timers.again = setTimeout(() => this.#pull(), LIMITS.probe);
+    } else if (++this.#attempt > LIMITS.attempts) this.#fail(this.#refusal ?? LOST);
+    else if (!this.#refusal) this.#enter("reconnecting", { seconds: null, attempt: this.#attempt });
+  }
+
+  async #pull() {
+    this.#abort = new AbortController();
+    this.#watch();
+    try {
+      const answer = await fetch(this.#url(), this.#request(this.#abort.signal));
+      if (answer.status === 204) return this.#finish("done");
+      if (!answer.ok) return this.#refused(await failureOf(answer));
+      if (!answer.headers.get("Content-Type")?.startsWith("text/event-stream")) return this.#fail(NOT_A_STREAM);
+      this.id ??= answer.headers.get("X-Stream-Id");
+      this.#opened();
+      await this.#consume(/** @type {ReadableStream<BufferSource>} */ (answer.body));
+    } catch (error) {
+      if (error instanceof RangeError) return this.#fail({ ...NOT_A_STREAM, message: error.message });
+    } finally {
+      clearTimeout(this.#timers.idle);
+    }
+    this.#lost();
+  }
+
+  async #consume(/** @type {ReadableStream<BufferSource>} */ body) {
+    const reader = body.pipeThrough(new TextDecoderStream()).getReader();
+    const parser = new EventStreamParser((type, data, id) => this.#receive(type, data, id), this.cursor);
+    for (let read = await reader.read(); !read.done; read = await reader.read()) {
+      this.#watch();
+      parser.push(read.value);
+      this.#retry = parser.retry ?? this.#retry;
+      if (parser.lastEventId !== this.cursor) this.#fresh = false; // an id alone: the stream is ours
+      this.cursor = parser.lastEventId;
+    }
+  }
+
+  /** A connection ended, and unless we ended it the stream did not. */
+  #lost() {
+    if (this.#ended) return;
+    if (this.#refusal) this.#again("waiting", this.#refusal);
+    else if (this.id || !this.#posts) this.#again("reconnecting", LOST);
+    else this.#fail(NETWORK); // the POST may have begun a generation: sending it again might pay for a second one
+  }
+
+  /** An HTTP status said no. */
+  #refused(/** @type {Failure} */ failure) {
+    const status = failure.status ?? 0;
+    const passing = this.id ? status >= 500 || status === 429 || status === 408 : status === 429 || status === 503;
+    if (passing) this.#again("waiting", failure);
+    else this.#fail(failure);
+  }
+
+  /** An `error` event said no, for now: the connection will close and somebody, the browser or we, comes back. */
+  #told(/** @type {Failure} */ failure) {
+    if (this.#tooLong(failure)) return this.#fail(failure);
+    this.#refusal = failure;
+    this.#enter("waiting", { seconds: failure.retry_after ?? null, attempt: this.#attempt + 1, error: failure });
+  }
+
+  #again(/** @type {State} */ state, /** @type {Failure} */ failure) {
+    if (++this.#attempt > LIMITS.attempts || this.#tooLong(failure)) return this.#fail(failure);
+    const floor = Math.max(this.#retry, (failure.retry_after ?? 0) * 1000);
+    const wait = floor + Math.random() * Math.min(LIMITS.ceiling, LIMITS.backoff * 2 ** this.#attempt);
+    this.#enter(state, { seconds: wait / 1000, attempt: this.#attempt, error: failure });
+    this.#timers.again = setTimeout(() => this.#pull(), wait);
+  }
+
+  #tooLong(/** @type {Failure} */ failure) {
+    return (failure.retry_after ?? 0) > (this.#options.patience ?? 60);
+  }
+
+  #opened() {
+    this.#fresh = true;
+    this.#refusal = null;
+    this.#enter("open");
+  }
+
+  /** Silence is a dead connection: the gateway's heartbeats are three times as frequent. */
+  #watch() {
+    clearTimeout(this.#timers.idle);
+    this.#timers.idle = setTimeout(() => this.#abort?.abort(), LIMITS.idle);
+  }
+
+  #url() {
+    const { url, message, session, credential, params } = this.#options;
+    const target = this.id ? new URL(encodeURIComponent(this.id), this.#streams) : new URL(url, document.baseURI);
+    const start = this.id || this.#posts ? {} : { message, session_id: session };
+    const headers = this.#native ? { last_event_id: this.cursor, token: credential } : {};
+    const query = Object.entries({ ...params, ...start, ...headers });
+    for (const [name, value] of query) if (value) target.searchParams.set(name, value);
+    return target;
+  }
+
+  #request(/** @type {AbortSignal} */ signal) {
+    const { message, session, body } = this.#options;
+    const headers = new Headers({ Accept: "text/event-stream" });
+    if (this.cursor) headers.set("Last-Event-ID", this.cursor);
+    if (this.id || !this.#posts) return this.#signed({ headers, signal, cache: "no-store" });
+    headers.set("Content-Type", "application/json");
+    const sent = JSON.stringify({ message, session_id: session, ...body });
+    return this.#signed({ method: "POST", headers, signal, body: sent });
+  }
+
+  async #tellStop() {
+    const url = new URL(`${encodeURIComponent(this.id ?? "")}/stop`, this.#streams);
+    const request = this.#signed({ method: "POST", headers: new Headers(), keepalive: true });
+    await fetch(url, request).catch(() => this.#finish("stopped")); // the gateway cancels what nobody reads
+  }
+
+  /** @param {RequestInit & {headers: Headers}} request @returns {RequestInit} */
+  #signed(request) {
+    const { credential, withCredentials } = this.#options;
+    if (credential) request.headers.set("Authorization", `Bearer ${credential}`);
+    return { ...request, credentials: withCredentials ? "include" : "same-origin" };
+  }
+
+  #receive(/** @type {string} */ type, /** @type {string} */ data, /** @type {string} */ id) {
+    if (this.#ended || ![...TYPES, "error"].includes(type)) return;
+    const value = JSON.parse(data);
+    const refusal = type === "error" && value.retryable && this.#fresh && id === this.cursor;
+    this.#fresh = false;
+    if (refusal) return this.#told(value);
+    this.cursor = id || this.cursor;
+    this.#apply(type, value);
+    this.#timers.save ||= setTimeout(this.#keep, LIMITS.save);
+  }
+
+  #apply(/** @type {string} */ type, /** @type {any} */ value) {
+    if (type === "connected") return this.#connected(value);
+    if (type === "done") return this.#finish("done", value);
+    if (type === "error") return value.code === "stopped" ? this.#finish("stopped") : this.#fail(value);
+    this.#attempt = 0;
+    if (this.#state !== "streaming") this.#enter("streaming");
+    if (type === "thinking") this.#call("onThinking", value.text, (this.thinking += value.text));
+    if (type === "token") this.#call("onToken", value.text, (this.text += value.text));
+    if (type === "tool") this.#call("onTool", value);
+    if (type === "restart") this.#call("onRestart", (this.text = this.thinking = ""));
+  }
+
+  #connected(/** @type {any} */ { stream_id: id, session_id: session, resumed }) {
+    this.id = id ?? this.id;
+    if (!this.#begun) this.#call("onStart", { id, session, resumed });
+    this.#begun = true;
+    if (this.#stopping) this.#tellStop();
+  }
+
+  #call(/** @type {string} */ name, /** @type {any[]} */ ...values) {
+    this.#attempted(() => /** @type {any} */ (this.#options)[name]?.(...values));
+  }
+
+  /** A caller's mistake or a full storage is reported, and the stream goes on. */
+  #attempted(/** @type {() => void} */ action) {
+    try {
+      action();
+    } catch (error) {
+      reportError(error);
+    }
+  }
+
+  #enter(/** @type {State} */ state, situation = {}) {
+    this.#state = state;
+    this.#call("onState", state, situation);
+  }
+
+  #fail(/** @type {Failure} */ error) {
+    this.#finish(this.#stopping ? "stopped" : "error", { error });
+  }
+
+  #finish(/** @type {Outcome} */ outcome, /** @type {any} */ detail = {}) {
+    if (this.#ended) return;
+    this.#ended = true;
+    this.#source?.close();
+    this.#abort?.abort();
+    Object.values(this.#timers).forEach(clearTimeout);
+    removeEventListener("pagehide", this.#keep);
+    if (outcome !== "closed") this.#options.storage?.removeItem(this.#options.storageKey ?? KEY);
+    const { full_text, ...rest } = detail;
+    this.text = full_text ?? this.text;
+    const result = { outcome, text: this.text, thinking: this.thinking, ...rest };
+    this.#enter(outcome, { error: result.error });
+    if (outcome === "error") this.#call("onError", result.error);
+    else if (outcome !== "closed") this.#call("onDone", result);
+    this.#resolve(result);
+  }
+
+  #keep = () => {
+    this.#timers.save = 0;
+    const { id, cursor, text, thinking } = this;
+    const kept = JSON.stringify({ id, cursor, text, thinking, streams: this.#streams });
+    if (!this.#ended && id) this.#attempted(() => this.#options.storage?.setItem(this.#options.storageKey ?? KEY, kept));
+  };
+}
+
+const NETWORK = { code: "network", message: "The gateway cannot be reached.", retryable: true };
+const LOST = { code: "connection_lost", message: "The connection was lost.", retryable: true };
+const NOT_A_STREAM = { code: "not_a_stream", message: "The answer is no event stream.", retryable: false };
+
+/** What an HTTP answer other than 2xx says. @param {Response} answer @returns {Promise<Failure>} */
+async function failureOf(answer) {
+  const { status } = answer;
+  const problem = await answer.json().catch(() => ({}));
+  const said = answer.headers.get("Retry-After") ?? problem.retry_after ?? null;
+  const seconds = said === null || !isNaN(said) ? said : (Date.parse(said) - Date.now()) / 1000;
+  const { code = `http_${status}`, message = problem.detail ?? problem.title ?? `HTTP status ${status}.` } = problem;
+  const retryable = problem.retryable ?? (status === 429 || status >= 500);
+  return { status, code, message, retryable, retry_after: seconds === null ? null : Number(seconds) };
+}
+
+/** A text/event-stream, decoded; its text may come cut anywhere. Source: WHATWG HTML 9.2.6. */
+export class EventStreamParser {
+  /** @type {number | null} */ retry = null;
+  #rest = "";
+  #carriage = false;
+  #type = "";
+  #data = "";
+  #id;
+
+  constructor(/** @type {(type: string, data: string, id: string) => void} */ onEvent, lastEventId = "") {
+    this.onEvent = onEvent;
+    this.lastEventId = this.#id = lastEventId;
+  }
+
+  /** @throws {RangeError} for an event larger than LIMITS.event */
+  push(/** @type {string} */ text) {
+    if (!text) return;
+    const fresh = this.#carriage && text.startsWith("\n") ? text.slice(1) : text;
+    this.#carriage = text.endsWith("\r");
+    const lines = (this.#rest + fresh).split(/\r\n|\r|\n/);
+    this.#rest = lines.pop() ?? "";
+    for (const line of lines) this.#line(line);
+    if (this.#rest.length + this.#data.length > LIMITS.event) throw new RangeError("An event is too large.");
+  }
+
+  #line(/** @type {string} */ line) {
+    if (!line) return this.#dispatch();
+    const [, name, value] = /** @type {RegExpExecArray} */ (/^([^:]*):? ?([^]*)$/.exec(line));
+    if (name === "event") this.#type = value;
+    if (name === "data") this.#data += `${value}\n`;
+    if (name === "id" && !value.includes("\0")) this.#id = value;
+    if (name === "retry" && /^[0-9]+$/.test(value)) this.retry = Number(value);
+  }
+
+  #dispatch() {
+    const [type, data] = [this.#type || "message", this.#data];
+    this.lastEventId = this.#id;
+    this.#type = this.#data = "";
+    if (data) this.onEvent(type, data.slice(0, -1), this.lastEventId);
+  }
+}

@@ -1,0 +1,91 @@
+"""Answers that are no stream of a log: JSON, and every error in the shape its client can use.
+
+An EventSource sees neither status nor body of a non-200, and never comes back after one. So an error that will pass
+is told to it as a 200: `retry:` with the time when it is worth coming back, one `error` event, and the end. An error
+that lasts keeps its status, which stops it for good, as it should.
+
+Source: WHATWG HTML 9.2.2 (processing model), RFC 9457 (problem details), OpenAI API reference (errors).
+"""
+
+import math
+import random
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any, Final
+
+import msgspec
+from aiohttp import hdrs, web
+
+from gateway.core.cursor import final_cursor
+from gateway.core.errors import Failure, GatewayError
+from gateway.delivery import error_block
+from gateway.formats import View, error_object, problem
+from gateway.web.exchange import Exchange
+
+STREAM_HEADERS: Final = {
+    hdrs.CONTENT_TYPE: "text/event-stream; charset=utf-8",
+    hdrs.CACHE_CONTROL: "no-cache, no-transform",
+    "X-Accel-Buffering": "no",
+}
+PASSING: Final = frozenset({408, 429, 500, 502, 503, 504})
+"""Statuses that an EventSource is told in band, because they will pass."""
+
+
+def json_response(exchange: Exchange, body: Any, headers: Mapping[str, str] = MappingProxyType({})) -> web.Response:
+    """The body as JSON."""
+    return web.Response(
+        body=msgspec.json.encode(body),
+        content_type="application/json",
+        headers={**exchange.headers, **headers},
+    )
+
+
+def error_response(exchange: Exchange, error: GatewayError) -> web.Response:
+    """The error, as the client of this request can use it."""
+    if error.code == "cursor_expired" and exchange.is_eventsource:
+        return _in_band(exchange, error, final_cursor())
+    if exchange.is_eventsource and error.status in PASSING:
+        return _in_band(exchange, error)
+    headers = {**exchange.headers, **error.headers}
+    if error.retry_after is not None:
+        headers[hdrs.RETRY_AFTER] = str(math.ceil(error.retry_after))
+    if error.status == 401:
+        headers[hdrs.WWW_AUTHENTICATE] = "Bearer"
+    body, content_type = _body(exchange, error.failure())
+    return web.Response(body=msgspec.json.encode(body), status=error.status, content_type=content_type, headers=headers)
+
+
+def retry_ms(base: float, retry_after: float | None = None) -> int:
+    """Milliseconds after which a browser is to come back: at least `retry_after`, and not all at the same time.
+
+    Args:
+        base: the route's `retry`, in seconds.
+        retry_after: when coming back begins to make sense, in seconds.
+    """
+    # No secret hangs on it; the spread keeps a crowd from coming back as one.
+    return int(((retry_after or 0.0) + base * random.uniform(0.75, 1.25)) * 1000)  # noqa: S311
+
+
+def unparsable(status: int, message: str) -> web.Response:
+    """The answer to bytes that are no request."""
+    oversize = "bytes when reading" in message or "Too many" in message
+    code = "headers_too_large" if oversize else "bad_request"
+    error = GatewayError(code, f"The request head is malformed: {message.splitlines()[0]}" if message else "")
+    body = msgspec.json.encode(problem(error.failure(), ""))
+    response = web.Response(body=body, status=error.status, content_type="application/problem+json")
+    response.force_close()
+    return response
+
+
+def _body(exchange: Exchange, failure: Failure) -> tuple[dict[str, Any], str]:
+    if exchange.endpoint.openai:
+        return error_object(failure), "application/json"
+    return problem(failure, exchange.id), "application/problem+json"
+
+
+def _in_band(exchange: Exchange, error: GatewayError, cursor: str = "") -> web.Response:
+    endpoint = exchange.endpoint
+    view = View("", "", "", 0)
+    text = f"retry: {retry_ms(endpoint.retry, error.retry_after)}\n\n"
+    text += error_block(endpoint.format, view, error, cursor)
+    return web.Response(body=text.encode(), headers={**STREAM_HEADERS, **exchange.headers})

@@ -1,0 +1,67 @@
+"""The entrance: every request becomes an exchange and goes through the pipeline to its endpoint."""
+
+import re
+import secrets
+from typing import Final, cast
+
+from aiohttp import hdrs, web
+
+from gateway.core.credential import client_address
+from gateway.web.connection import Connection
+from gateway.web.exchange import Exchange
+from gateway.web.middleware import PIPELINE, stack
+from gateway.web.responses import unparsable
+from gateway.web.state import Gateway
+
+_REQUEST_ID: Final = re.compile(r"[A-Za-z0-9._-]{1,64}")
+
+
+class WebService:
+    """Answers requests to the main listener.
+
+    Args:
+        gateway: what the process shares; its snapshot may be replaced at any time.
+    """
+
+    def __init__(self, gateway: Gateway) -> None:
+        self._gateway = gateway
+        self._handle = stack(PIPELINE, _dispatch)
+
+    async def __call__(self, request: web.BaseRequest) -> web.StreamResponse:
+        """The answer to one request."""
+        return await self._handle(self._exchange(request))
+
+    def explain(self, status: int, message: str) -> web.Response:
+        """The answer to what is no request."""
+        self._gateway.metrics.route("_none").request("other", status, 0.0)
+        return unparsable(status, message)
+
+    def _exchange(self, request: web.BaseRequest) -> Exchange:
+        gateway = self._gateway
+        snapshot = gateway.snapshot
+        given = request.headers.get("X-Request-Id", "")
+        exchange_id = given if _REQUEST_ID.fullmatch(given) else secrets.token_hex(8)
+        endpoint, params = snapshot.router.match(request.rel_url.raw_path)
+        connection = cast(Connection, request.protocol)
+        connection.on_half_close = None
+        return Exchange(
+            request=request,
+            connection=connection,
+            gateway=gateway,
+            snapshot=snapshot,
+            id=exchange_id,
+            started=gateway.clock.now(),
+            address=client_address(_peer(request), request.headers.get(hdrs.X_FORWARDED_FOR), snapshot.trusted),
+            endpoint=endpoint,
+            path_params=params,
+            headers={"X-Request-Id": exchange_id},
+        )
+
+
+async def _dispatch(exchange: Exchange) -> web.StreamResponse:
+    return await exchange.endpoint.handle(exchange)
+
+
+def _peer(request: web.BaseRequest) -> str:
+    peer = request.transport.get_extra_info("peername") if request.transport is not None else None
+    return str(peer[0]) if isinstance(peer, tuple) else ""

@@ -1,0 +1,84 @@
+"""What handlers share: the process's parts (`Gateway`) and the configuration in force (`Snapshot`).
+
+Invariants:
+
+- A snapshot never changes; a reload makes a new one, and requests that have begun keep theirs.
+- What must survive a reload (logs, limits, sessions, connections) lives in `Gateway`, never in a snapshot.
+"""
+
+import ipaddress
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from structlog.typing import FilteringBoundLogger
+
+from gateway.clock import Clock
+from gateway.config import ChatRoute, Config
+from gateway.core.credential import Keyring
+from gateway.core.quota import AddressLimiter, Limiter, Plan
+from gateway.core.sessions import Sessions
+from gateway.eventlog.registry import Registry
+from gateway.generation import Engine, Generation
+from gateway.metrics import Metrics
+from gateway.upstream.pool import Upstream
+
+if TYPE_CHECKING:
+    from gateway.web.router import Router
+
+Network = ipaddress.IPv4Network | ipaddress.IPv6Network
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """One configuration, made ready to serve.
+
+    Attributes:
+        config: as it was read.
+        keyring: the static keys.
+        plans: limits by plan name.
+        upstreams: by name.
+        router: from path to endpoint.
+        trusted: networks whose X-Forwarded-For is believed.
+        origins: `cors.origins`.
+    """
+
+    config: Config
+    keyring: Keyring
+    plans: Mapping[str, Plan]
+    upstreams: Mapping[str, Upstream]
+    router: "Router"
+    trusted: tuple[Network, ...]
+    origins: frozenset[str]
+
+
+@dataclass(slots=True)
+class Gateway:
+    """The parts of a running process.
+
+    Attributes:
+        snapshot: the configuration in force.
+        draining: whether new streams are refused because the process is about to end.
+        sessions: the chat histories by route path.
+    """
+
+    clock: Clock
+    metrics: Metrics
+    logger: FilteringBoundLogger
+    engine: Engine
+    registry: Registry[Generation]
+    limiter: Limiter
+    addresses: AddressLimiter
+    snapshot: Snapshot
+    max_streams: int
+    draining: bool = False
+    sessions: dict[str, Sessions] = field(default_factory=dict)
+
+    def history(self, route: ChatRoute) -> Sessions | None:
+        """The sessions of a route, None where it keeps no history."""
+        if route.history is None:
+            return None
+        sessions = self.sessions.get(route.path)
+        if sessions is None:
+            sessions = self.sessions[route.path] = Sessions(route.history.turns, route.history.ttl)
+        return sessions

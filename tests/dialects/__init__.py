@@ -1,0 +1,1 @@
+"""Tests of `gateway/dialects`, one file per source file."""

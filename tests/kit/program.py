@@ -1,0 +1,380 @@
+"""Real programs as subprocesses: the gateway by its command, nginx with the shipped configuration, aimock.
+
+    async with Gateway(config) as gateway:      # `config` is config.yaml's text; addresses are filled in
+        ...gateway.url, gateway.admin...        # leaving the block ends it and asserts a clean exit
+
+- A program is ready when it says so, never after a sleep.
+- A program is ended by its own process id: TERM, then KILL when it does not go within `STOP_SECONDS`.
+- Its output is read all the time, so that a full pipe never slows it; the last `MAX_LINES` lines are kept.
+- A missing program fails the test with the command that installs it.
+
+This file does not know what the programs answer.
+"""
+
+import asyncio
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Self
+
+import msgspec
+import pytest
+import yaml
+
+ROOT = Path(__file__).resolve().parents[2]
+MAX_LINES = 100_000
+MAX_LINE = 1 << 20
+START_SECONDS = 20.0
+STOP_SECONDS = 40.0
+
+_given: set[int] = set()
+
+
+def free_port() -> int:
+    """A TCP port of 127.0.0.1 that nobody listens on, never the same twice in one process."""
+    while True:
+        with socket.socket() as sock:
+            sock.bind(("127.0.0.1", 0))
+            port: int = sock.getsockname()[1]
+        if port not in _given:
+            _given.add(port)
+            return port
+
+
+def find_program(name: str, package: str) -> str:
+    """The path of a system program; fails the test with the command that installs it when there is none."""
+    path = shutil.which(name, path=f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin")
+    if path is None:
+        pytest.fail(f"{name} is missing; run: sudo apt-get install {package}")
+    return path
+
+
+class Program:
+    """A running program and what it said.
+
+    Args:
+        command: its argument vector.
+        env: added to the environment.
+        cwd: its working directory.
+
+    Attributes:
+        stdout, stderr: the lines so far of the current run.
+        process: None before it was started.
+    """
+
+    def __init__(self, command: Sequence[str], *, env: Mapping[str, str] | None = None, cwd: Path = ROOT) -> None:
+        self.command = list(command)
+        self.env = dict(env or {})
+        self.cwd = cwd
+        self.stdout: deque[str] = deque(maxlen=MAX_LINES)
+        self.stderr: deque[str] = deque(maxlen=MAX_LINES)
+        self.process: asyncio.subprocess.Process | None = None
+        self._said = asyncio.Condition()
+        self._readers: list[asyncio.Task[None]] = []
+
+    async def __aenter__(self) -> Self:
+        await self.start()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.stop()
+
+    @property
+    def pid(self) -> int:
+        """The process id."""
+        assert self.process is not None, "not started"
+        return self.process.pid
+
+    @property
+    def running(self) -> bool:
+        """Whether it was started and has not ended."""
+        return self.process is not None and self.process.returncode is None
+
+    async def start(self) -> None:
+        """Start, or start again, and return when it is ready. What an earlier run said is forgotten.
+
+        Raises AssertionError with its output when it ends or stays silent.
+        """
+        self.stdout.clear()
+        self.stderr.clear()
+        self.process = await asyncio.create_subprocess_exec(
+            *self.command,
+            cwd=self.cwd,
+            env=os.environ | self.env,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            limit=MAX_LINE,
+        )
+        assert self.process.stdout
+        assert self.process.stderr
+        self._readers = [
+            asyncio.create_task(self._keep(self.process.stdout, self.stdout)),
+            asyncio.create_task(self._keep(self.process.stderr, self.stderr)),
+        ]
+        try:
+            await self.ready()
+        except BaseException:
+            await self.kill()
+            raise
+
+    async def ready(self) -> None:
+        """Return when the program can be used; overridden by each."""
+
+    async def _keep(self, stream: asyncio.StreamReader, lines: deque[str]) -> None:
+        while line := await stream.readline():
+            lines.append(line.decode("utf-8", "replace").rstrip("\n"))
+            await self._tell()
+        await self._tell()
+
+    async def _tell(self) -> None:
+        async with self._said:
+            self._said.notify_all()
+
+    async def said(self, matches: Callable[[str], bool], what: str, timeout: float = START_SECONDS) -> str:
+        """The first line, of the past or to come, that `matches`. Raises AssertionError with the output otherwise."""
+        try:
+            async with asyncio.timeout(timeout), self._said:
+                while True:
+                    if line := next(filter(matches, [*self.stdout, *self.stderr]), None):
+                        return line
+                    assert not self._silent(), f"{self.command[0]} ended without {what}\n{self.output()}"
+                    await self._said.wait()
+        except TimeoutError:
+            raise AssertionError(f"{self.command[0]} did not say {what} in {timeout} s\n{self.output()}") from None
+
+    def _silent(self) -> bool:
+        return all(reader.done() for reader in self._readers)
+
+    def output(self) -> str:
+        """The last lines of both outputs, to read in a failure."""
+        return "\n".join([*list(self.stdout)[-40:], *list(self.stderr)[-40:]])
+
+    def send_signal(self, number: signal.Signals) -> None:
+        """Signal the process."""
+        assert self.process is not None
+        self.process.send_signal(number)
+
+    async def wait(self, timeout: float = STOP_SECONDS) -> int:
+        """The exit status; a signal's number is negative. Raises TimeoutError when it goes on for `timeout` seconds."""
+        assert self.process is not None
+        status = await asyncio.wait_for(self.process.wait(), timeout)
+        await asyncio.gather(*self._readers)
+        return status
+
+    async def stop(self, status: int | None = 0, timeout: float = STOP_SECONDS) -> None:
+        """End it with TERM and assert its exit status (None: any); KILL, and fail, when it does not go in time."""
+        if not self.running:
+            return
+        self.send_signal(signal.SIGTERM)
+        try:
+            ended = await self.wait(timeout)
+        except TimeoutError:
+            await self.kill()
+            raise AssertionError(f"{self.command[0]} ignored TERM for {timeout} s\n{self.output()}") from None
+        assert status in {None, ended}, f"{self.command[0]} ended with {ended}\n{self.output()}"
+
+    async def kill(self) -> None:
+        """End it with KILL, as a crash would."""
+        if self.running:
+            self.send_signal(signal.SIGKILL)
+        await self.wait()
+
+
+async def curl(*arguments: str, timeout: float = 20) -> list[tuple[float, str]]:
+    """The lines that curl prints, each with the loop time of its arrival; `-sSN` is given. Asserts status 0."""
+    process = await asyncio.create_subprocess_exec(
+        find_program("curl", "curl"), "-sSN", *arguments, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+    )
+    assert process.stdout
+    lines: list[tuple[float, str]] = []
+    async with asyncio.timeout(timeout):
+        while line := await process.stdout.readline():
+            lines.append((asyncio.get_running_loop().time(), line.decode().rstrip("\r\n")))
+        status = await process.wait()
+    assert status == 0, lines
+    return lines
+
+
+class Gateway(Program):
+    """`gateway serve` with a configuration.
+
+    Args:
+        config: config.yaml as text or as a mapping. `server.listen` and `server.admin_listen` are set to free ports
+            where it does not say them, `log.format` to json, `server.drain` to 2s.
+        directory: where the file is written.
+        env: added to the environment.
+
+    Attributes:
+        url, admin: of the two listeners, without a slash at the end.
+        config_path: the file; write to it and send HUP to reload.
+    """
+
+    def __init__(
+        self, config: str | Mapping[str, Any], directory: Path, *, env: Mapping[str, str] | None = None
+    ) -> None:
+        self.config_path = directory / "config.yaml"
+        super().__init__(
+            [str(Path(sys.executable).with_name("gateway")), "serve", "-c", str(self.config_path)],
+            env={"PYTHONUNBUFFERED": "1"} | dict(env or {}),
+            cwd=directory,
+        )
+        self.config = _filled_in(yaml.safe_load(config) if isinstance(config, str) else dict(config))
+        self.url = f"http://{self.config['server']['listen']}"
+        self.admin = f"http://{self.config['server']['admin_listen']}"
+
+    async def start(self) -> None:
+        """Write the configuration, start, and return when it serves."""
+        self.write_config(self.config)
+        await super().start()
+
+    async def ready(self) -> None:
+        """Return when it logged that it serves."""
+        await self.logged("serving", timeout=START_SECONDS)
+
+    def write_config(self, config: Mapping[str, Any] | str) -> None:
+        """Replace the file, in one step, by a mapping (the addresses stay) or by a text as it stands."""
+        text = config if isinstance(config, str) else yaml.safe_dump(self._with_addresses(config), allow_unicode=True)
+        fresh = self.config_path.with_suffix(".new")
+        fresh.write_text(text, encoding="utf-8")
+        fresh.replace(self.config_path)
+
+    def _with_addresses(self, config: Mapping[str, Any]) -> dict[str, Any]:
+        return dict(config) | {"server": self.config["server"] | dict(config.get("server", {}))}
+
+    async def logged(self, event: str, timeout: float = 10, **fields: Any) -> dict[str, Any]:
+        """The first log line, of the past or to come, with this event and these fields."""
+        wanted = {"event": event} | fields
+        line = await self.said(lambda text: wanted.items() <= _entry(text).items(), f"a log line {wanted}", timeout)
+        return _entry(line)
+
+    def log_lines(self, event: str | None = None) -> list[dict[str, Any]]:
+        """Every log line so far, or those of one event; a line that is not JSON fails the test."""
+        lines = [msgspec.json.decode(line, type=dict[str, Any]) for line in [*self.stdout, *self.stderr] if line]
+        return [line for line in lines if event in {None, line.get("event")}]
+
+
+def _filled_in(config: dict[str, Any]) -> dict[str, Any]:
+    server = {"listen": f"127.0.0.1:{free_port()}", "admin_listen": f"127.0.0.1:{free_port()}", "drain": "2s"}
+    return config | {"server": server | config.get("server", {}), "log": {"format": "json"} | config.get("log", {})}
+
+
+def _entry(line: str) -> dict[str, Any]:
+    try:
+        entry = msgspec.json.decode(line)
+    except msgspec.DecodeError:
+        return {}
+    return entry if isinstance(entry, dict) else {}
+
+
+class Nginx(Program):
+    """nginx with `nginx/gateway.conf` in front of an address, over TLS and HTTP/2, with a throw-away certificate.
+
+    Args:
+        upstream: `host:port` of the gateway.
+        directory: for its files.
+
+    Attributes:
+        url: https, without a slash at the end.
+        plain_url: of the port that redirects.
+        certificate: path of the certificate, which is its own authority.
+        access_log, error_log: paths.
+    """
+
+    def __init__(self, upstream: str, directory: Path) -> None:
+        self.certificate, self._key = throwaway_certificate(directory)
+        self.access_log = directory / "access.log"
+        self.error_log = directory / "error.log"
+        self._directory = directory
+        self._upstream = upstream
+        port, plain_port = free_port(), free_port()
+        self.url, self.plain_url = f"https://localhost:{port}", f"http://localhost:{plain_port}"
+        (directory / "gateway.conf").write_text(self._edited(port, plain_port), encoding="utf-8")
+        conf = directory / "nginx.conf"
+        conf.write_text(self._main(), encoding="utf-8")
+        super().__init__([find_program("nginx", "nginx"), "-p", str(directory), "-c", str(conf)], cwd=directory)
+
+    def _edited(self, port: int, plain_port: int) -> str:
+        text = (ROOT / "nginx" / "gateway.conf").read_text(encoding="utf-8")
+        edits = {
+            "server 127.0.0.1:8080 ": f"server {self._upstream} ",
+            "listen 80;": f"listen 127.0.0.1:{plain_port};",
+            "listen 443 ssl http2;": f"listen 127.0.0.1:{port} ssl http2;",
+            "server_name chat.example.com;": "server_name localhost;",
+            "/etc/ssl/certs/chat.example.com.pem": str(self.certificate),
+            "/etc/ssl/private/chat.example.com.key": str(self._key),
+            "/var/log/nginx/gateway.log": str(self.access_log),
+            "/var/log/nginx/gateway.error.log": str(self.error_log),
+        }
+        for shipped, here in edits.items():
+            assert shipped in text, f"nginx/gateway.conf no longer says {shipped!r}"
+            text = text.replace(shipped, here)
+        return text
+
+    def _main(self) -> str:
+        kinds = ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
+        paths = "".join(f"  {kind}_temp_path {self._directory}/{kind};\n" for kind in kinds)
+        user = "user root;\n" if os.geteuid() == 0 else ""  # its workers could not enter the directory otherwise
+        return (
+            f"{user}daemon off;\nworker_processes 1;\nerror_log stderr notice;\npid {self._directory}/nginx.pid;\n"
+            f"events {{}}\nhttp {{\n  access_log off;\n{paths}  include gateway.conf;\n}}\n"
+        )
+
+    async def ready(self) -> None:
+        """Return when its worker runs; the listeners are open before that."""
+        await self.said(lambda line: "start worker process " in line, "that a worker started")
+
+
+def throwaway_certificate(directory: Path, name: str = "localhost") -> tuple[Path, Path]:
+    """A certificate of its own authority for `name` and 127.0.0.1, and its key, valid for two days."""
+    certificate, key = directory / f"{name}.pem", directory / f"{name}.key"
+    command = [
+        find_program("openssl", "openssl"),
+        "req",
+        "-x509",
+        "-newkey",
+        "ec",
+        "-pkeyopt",
+        "ec_paramgen_curve:P-256",
+    ]
+    command += ["-nodes", "-days", "2", "-subj", f"/CN={name}", "-addext", f"subjectAltName=DNS:{name},IP:127.0.0.1"]
+    subprocess.run([*command, "-out", str(certificate), "-keyout", str(key)], check=True, capture_output=True)
+    return certificate, key
+
+
+class AIMock(Program):
+    """aimock, which speaks OpenAI's, Anthropic's and Ollama's dialects from one file of answers.
+
+    It runs on the Node that comes with Playwright, because Debian's may be too old for it.
+
+    Args:
+        answers: its fixture file.
+        latency: milliseconds between pieces.
+        piece: characters of a piece.
+
+    Attributes:
+        url: scheme, address and port; `/v1` is OpenAI's and Anthropic's base, `/api` Ollama's.
+    """
+
+    def __init__(self, answers: Path, *, latency: int = 5, piece: int = 5) -> None:
+        from playwright._impl._driver import compute_driver_executable
+
+        script = ROOT / "node_modules" / "@copilotkit" / "aimock" / "dist" / "cli.js"
+        if not script.exists():
+            pytest.fail("aimock is missing; run: npm ci")
+        port = free_port()
+        self.url = f"http://127.0.0.1:{port}"
+        node, _ = compute_driver_executable()
+        options = {"-p": port, "-f": answers, "-l": latency, "-c": piece, "--log-level": "info"}
+        flat = [str(item) for pair in options.items() for item in pair]
+        super().__init__([str(node), str(script), *flat, "--strict"])
+
+    async def ready(self) -> None:
+        """Return when it said that it listens."""
+        await self.said(lambda line: "listening on" in line, "that it listens")
