@@ -21,7 +21,8 @@ FROM python:3.11-slim
 RUN useradd --system --uid 10001 --no-create-home --shell /usr/sbin/nologin gateway
 COPY --from=build /opt/gateway /opt/gateway
 COPY config.yaml /etc/gateway/config.yaml
-# The shipped config reads these. The admin port has no credential: publish it to your own network only.
+# The shipped config reads these, and asks nobody for a key: mount one of your own before others can connect. The admin
+# port never asks; publish it to your own network only.
 ENV PATH=/opt/gateway/bin:$PATH \
     PYTHONUNBUFFERED=1 \
     PYTHONDONTWRITEBYTECODE=1 \

@@ -33,10 +33,11 @@ run: setup
 	@exec $(BIN)/gateway serve
 
 test: setup node_modules/.installed
-	@.ci/need nginx:nginx curl:curl openssl:openssl chromium:chromium,fonts-noto-cjk
+	@.ci/need nginx:nginx curl:curl openssl:openssl chromium:chromium,fonts-noto-cjk libatomic.so.1:libatomic1
 	$(BIN)/python -m pytest $(ARGS)
 
-# A stand-in for the providers, used by tests only. It runs on the Node that Playwright brings along.
+# A stand-in for the providers, used by tests only. It runs on the Node that Playwright brings along
+# (which asks for libatomic), because Debian's is too old for it.
 node_modules/.installed: package.json package-lock.json .npmrc
 	@.ci/need npm:npm
 	@echo "setup: node_modules"

@@ -23,7 +23,9 @@ class Account:
     Attributes:
         started: when it was admitted.
         asked: when the upstream was asked, 0 before.
+        answered: whether the upstream answered with a status.
         first: when the first event came, 0 before.
+        finished: when the generation ended, 0 before.
         events: events that went into the log.
         sent_bytes: bytes that readers who left were sent.
         connections: readers it ever had.
@@ -36,14 +38,21 @@ class Account:
     started: float
     facts: dict[str, str] = field(default_factory=dict)
     asked: float = 0.0
+    answered: bool = False
     first: float = 0.0
     last: float = 0.0
+    finished: float = 0.0
     events: int = 0
     sent_bytes: int = 0
     connections: int = 0
     outcome: Outcome | None = None
     usage: Usage = field(default_factory=lambda: Usage(0, 0, "estimate"))
     reported: bool = False
+
+    def answer(self, status: int) -> None:
+        """The upstream answered with this status."""
+        self.answered = True
+        self.metrics.upstream_request(self.upstream, status)
 
     def read(self, count: int, model: str, now: float) -> None:
         """So many events came at once."""
@@ -58,11 +67,14 @@ class Account:
     def ended(self, outcome: Outcome, failure: GatewayError | None, now: float) -> None:
         """The generation ended this way."""
         self.outcome = outcome
+        self.finished = now
         route = self.metrics.route(self.route)
         route.stream_ended(self.upstream, outcome, now - self.started)
         route.events.inc(self.events)
         if self.asked:
             route.overhead.observe(self.asked - self.started)
+        if self.asked and not self.answered:
+            self.metrics.upstream_request(self.upstream, None)
         if failure is None:
             return
         if outcome in ("upstream_error", "upstream_stalled", "timeout"):
@@ -76,8 +88,8 @@ class Account:
         if self.asked:
             self.metrics.model(self.upstream, model).used(usage)
 
-    def report(self, model: str, now: float) -> None:
-        """The one log line of its end; saying it again changes nothing."""
+    def report(self, model: str) -> None:
+        """The one log line of its end, once its readers are gone too; saying it again changes nothing."""
         if self.reported:
             return
         self.reported = True
@@ -89,7 +101,7 @@ class Account:
             model=model,
             outcome=self.outcome,
             first_token_ms=round((self.first - self.started) * 1000, 1) if self.first else None,
-            duration_ms=round((now - self.started) * 1000, 1),
+            duration_ms=round((self.finished - self.started) * 1000, 1),
             events=self.events,
             bytes=self.sent_bytes,
             connections=self.connections,

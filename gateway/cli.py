@@ -37,7 +37,8 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", metavar="command")
     for name, text in (("serve", "run the gateway (the default)"), ("check", "print every error of the configuration")):
         command = commands.add_parser(name, help=text, description=text)
-        command.add_argument("-c", "--config", type=Path, default=Path("config.yaml"), help="default: config.yaml")
+        # Its own default would undo a -c that stands before the command.
+        command.add_argument("-c", "--config", type=Path, default=argparse.SUPPRESS, help="default: config.yaml")
     commands.add_parser("schema", help="print the JSON Schema of the configuration, for editors")
     commands.add_parser("hash", help="read a key on stdin, print the sha256 to put in the configuration")
     parser.add_argument("-c", "--config", type=Path, default=Path("config.yaml"), help="default: config.yaml")

@@ -3,18 +3,23 @@
 Two kinds of waiting, both coarse on purpose:
 
 - `Wheel`: deadlines that hardly ever fire (heartbeats, idle limits). Moving a deadline later is one attribute write;
-  the wheel looks again when the old deadline comes. Deadlines fire at most `GRANULARITY` seconds late.
+  the wheel looks again when the old deadline comes. Deadlines fire at most `GRANULARITY` seconds late, and one that
+  fails takes no other with it.
 - `Tick`: a beat that many streams wait for together, the window of a batch.
 
-All times are the loop's monotonic clock, in seconds; a jump of the wall clock changes nothing here.
+All times are `time.monotonic`, the clock of every event loop here, though uvloop's own `time()` has only milliseconds.
+A jump of the wall clock changes nothing.
 """
 
 import asyncio
 import math
+import time
 from collections.abc import Callable
 from typing import Final
 
 GRANULARITY: Final = 0.025
+HORIZON: Final = 60.0
+"""Seconds after which a timer is looked at again at the latest, so that those cancelled early do not pile up."""
 
 
 class Timer:
@@ -48,16 +53,16 @@ class Wheel:
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
         self._buckets: dict[int, list[Timer]] = {}
-        self.now: Callable[[], float] = loop.time
+        self.now: Callable[[], float] = time.monotonic
 
     def after(self, delay: float, callback: Callable[[], None]) -> Timer:
         """A timer that calls back once, `delay` seconds from now or up to `GRANULARITY` later."""
-        timer = Timer(self._loop.time() + delay, callback)
+        timer = Timer(self.now() + delay, callback)
         self._place(timer)
         return timer
 
     def _place(self, timer: Timer) -> None:
-        number = math.ceil(timer.deadline / GRANULARITY)
+        number = math.ceil(min(timer.deadline, self.now() + HORIZON) / GRANULARITY)
         bucket = self._buckets.get(number)
         if bucket is None:
             bucket = self._buckets[number] = []
@@ -65,14 +70,20 @@ class Wheel:
         bucket.append(timer)
 
     def _turn(self, number: int) -> None:
-        now = self._loop.time()
+        now = self.now()
         for timer in self._buckets.pop(number):
             if timer.cancelled:
                 continue
             if timer.deadline > now:
                 self._place(timer)
             else:
-                timer.fire()
+                self._fire(timer)
+
+    def _fire(self, timer: Timer) -> None:
+        try:
+            timer.fire()
+        except Exception as error:  # noqa: BLE001  # the other timers of this bucket are other streams'
+            self._loop.call_exception_handler({"message": "a timer's callback failed", "exception": error})
 
 
 class Tick:
@@ -87,7 +98,7 @@ class Tick:
     def wait(self) -> asyncio.Future[None]:
         """A future that is done at the next beat, at most `interval` seconds from now."""
         if not self._waiting:
-            now = self._loop.time()
+            now = time.monotonic()
             if self._next <= now:
                 self._next = now + self._interval
             self._loop.call_at(self._next, self._beat)
@@ -113,7 +124,7 @@ class Clock:
         self._loop = loop
         self._ticks: dict[float, Tick] = {}
         self.wheel = Wheel(loop)
-        self.now: Callable[[], float] = loop.time
+        self.now: Callable[[], float] = time.monotonic
 
     def tick(self, interval: float) -> Tick:
         """The shared beat of this interval, in seconds."""

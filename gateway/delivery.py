@@ -17,13 +17,14 @@ from collections.abc import Awaitable, Sequence
 from dataclasses import dataclass
 from typing import Final, Protocol
 
+import msgspec
 from aiohttp.http_writer import StreamWriter
 
 from gateway.clock import Clock
 from gateway.config import Stream as StreamConfig
 from gateway.core.batch import Hold, merge
 from gateway.core.cursor import Cursor, final_cursor
-from gateway.core.errors import GatewayError
+from gateway.core.errors import Failure, GatewayError
 from gateway.core.event import ERROR, Event
 from gateway.core.sse import comment
 from gateway.eventlog.memory import END, NOTHING, TRIMMED, Log, Reader, State
@@ -246,8 +247,17 @@ class Delivery:
 
     def _block(self, seq: int, event: Event) -> str:
         reading = self._reading
-        encode = reading.format.terminal if self._is_terminal(seq) else reading.format.encode
-        return encode(event, reading.view)
+        if not self._is_terminal(seq):
+            return reading.format.encode(event, reading.view)
+        block = reading.format.terminal(event, reading.view)
+        return block and self._comeback(event) + block
+
+    def _comeback(self, terminal: Event) -> str:
+        # A crowd that was cut at once must not come back at once; `retry_ms` differs from reader to reader.
+        if terminal.type != ERROR:
+            return ""
+        retry_after = msgspec.json.decode(terminal.data, type=Failure).retry_after
+        return "" if retry_after is None else f"retry: {round(retry_after * 1000) + self._reading.retry_ms}\n"
 
     def _is_terminal(self, seq: int) -> bool:
         return self._log.closed and seq == self._log.last and self._log.terminal is not None

@@ -6,6 +6,7 @@ Invariants:
 - The stream slot, the token reservation, the timers and the upstream connection are given back whatever happened.
 - A disconnect is not a cancel: when the last reader leaves, `on_disconnect` decides; a stop is an explicit call.
 - Every limit on time, and everybody who ends it from outside, goes by the same door: `abort`.
+- Once it has ended, nothing is kept but what a reader who comes back needs: no prompt, no request, no answer twice.
 
 This file knows no client, no frame and no format.
 """
@@ -13,7 +14,7 @@ This file knows no client, no frame and no format.
 import asyncio
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final, Protocol
 
 import aiohttp
@@ -71,7 +72,7 @@ class Job:
 
     Attributes:
         route: the route's path, as metrics and logs name it.
-        source: asks the upstream and reads its answer.
+        source: asks the upstream and reads its answer; None in a generation that has ended.
         upstream: who is asked.
         stream: the route's stream settings.
         timeouts: the route's time limits, in seconds.
@@ -89,7 +90,7 @@ class Job:
     """
 
     route: str
-    source: Source
+    source: Source | None
     upstream: Upstream
     stream: StreamConfig
     timeouts: Timeouts
@@ -129,7 +130,8 @@ class Generation:
 
     Attributes:
         begun: done when the stream has its first event (None), the upstream answered with something that is no stream
-            (the response, to be passed through until `passed` is set), or it failed before either (the error).
+            (the response, to be passed through until `passed` is set), or it failed before either (the error). For
+            who started it; gone when the generation has ended.
         gate: how often readers may come back, once somebody has.
     """
 
@@ -162,6 +164,7 @@ class Generation:
         self._task: asyncio.Task[None] | None = None
         self._verdict: tuple[GatewayError, Outcome] | None = None
         self._left: Outcome = "client_gone"
+        self._passing = False
 
     # -- its life ------------------------------------------------------------------------------------------------
 
@@ -211,7 +214,7 @@ class Generation:
         if self.log.readers:
             return
         if self.log.closed:
-            self.account.report(self.log.model, self._now())
+            self.account.report(self.log.model)
             return
         self._left = reason
         delay = self._patience()
@@ -221,9 +224,11 @@ class Generation:
             self._timers["linger"] = self._engine.clock.wheel.after(delay, self._abandon)
 
     def _patience(self) -> float | None:
-        # Nobody can come back to a stream that cannot be resumed, so waiting for a reader would only cost money.
-        after = self.job.stream.on_disconnect.after
-        return 0.0 if after is not None and not self.job.stream.resume.enabled else after
+        # Nobody can come back to what cannot be resumed, so waiting for a reader would only cost money.
+        after, resume = self.job.stream.on_disconnect.after, self.job.stream.resume
+        if self._passing:
+            return None if self.passed.is_set() else 0.0
+        return 0.0 if after is not None and not resume.enabled else after
 
     def _abandon(self) -> None:
         self.abort(GatewayError("abandoned"), self._left)
@@ -231,9 +236,10 @@ class Generation:
     # -- the pump ------------------------------------------------------------------------------------------------
 
     async def _relay(self) -> None:
-        job, upstream = self.job, self.job.upstream
+        job, upstream, source = self.job, self.job.upstream, self.job.source
+        assert source is not None, "the generation has ended"
         with upstream.use(upstream.pick()) as target:
-            call = job.source.call(target)
+            call = source.call(target)
             self.account.asked = self._now()
             async with attempt(
                 self._engine.session,
@@ -241,8 +247,8 @@ class Generation:
                 connect_timeout=job.timeouts.connect,
                 verify_tls=upstream.config.verify_tls,
             ) as response:
-                self._engine.metrics.upstream_request(upstream.name, response.status)
-                answer = await job.source.accept(response)
+                self.account.answer(response.status)
+                answer = await source.accept(response)
                 if answer is None:
                     await self._hand_over(response)
                 else:
@@ -253,7 +259,10 @@ class Generation:
         if self.begun.done() or self.log.last:
             raise GatewayError("upstream_protocol", detail="the answer is no stream, but one was already begun")
         self._forget("upstream_timeout")
+        self._passing = True
         self.begun.set_result(response)
+        if not self.log.readers:
+            self._abandon()
         await self.passed.wait()
 
     async def _pump(self, response: aiohttp.ClientResponse, answer: Answer) -> None:
@@ -327,17 +336,18 @@ class Generation:
         self._engine.metrics.route(self.job.route).streams_active.dec()
         if self._answer is not None and self._answer.skipped:
             self._engine.logger.warning("events_skipped", count=self._answer.skipped, **self.account.facts)
-        if self.job.on_answer is not None and self._texts and outcome in ("completed", "stopped"):
-            self.job.on_answer("".join(self._texts))
         if not self.log.readers:
-            self.account.report(self.log.model, now)
+            self.account.report(self.log.model)
+        self._release(outcome)
 
     def _judge(self, task: "asyncio.Task[None]") -> tuple[GatewayError | None, Outcome]:
-        if task.cancelled():
-            return self._verdict or (GatewayError("drained"), "drained")
-        error = task.exception()
-        if error is None:
+        error = None if task.cancelled() else task.exception()
+        if error is None and not task.cancelled():
             return None, "completed"
+        if self._verdict is not None:
+            return self._verdict
+        if error is None:
+            return GatewayError("drained"), "drained"
         if isinstance(error, GatewayError):
             return error, OUTCOMES.get(error.code, "upstream_error")
         self._engine.logger.error("generation_failed", exc_info=error, **self.account.facts)
@@ -347,10 +357,20 @@ class Generation:
         resume = self.job.stream.resume
         self.log.close(self._terminal(failure, usage))
         del self._engine.running[self.log.stream_id]
-        self._engine.registry.retire(self.log, resume.ttl if resume.enabled else 0)
+        self._engine.registry.retire(self.log, resume.ttl if resume.enabled and not self._passing else 0)
         if not self.begun.done():
             self.begun.set_exception(failure) if failure else self.begun.set_result(None)
         self.ended.set_result(None)
+
+    def _release(self, outcome: Outcome) -> None:
+        job, text = self.job, "".join(self._texts)
+        # An error's frames hold the request, as the source and `on_answer` do; logs are kept for minutes.
+        self.job = replace(job, source=None, on_answer=None)
+        self._task = self._answer = None
+        self._texts = []
+        del self.begun
+        if job.on_answer is not None and text and outcome in ("completed", "stopped"):
+            job.on_answer(text)
 
     def _usage(self) -> Usage:
         if self._answer is None:

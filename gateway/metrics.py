@@ -16,6 +16,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 from gateway.core.errors import KINDS
 from gateway.core.event import Usage
+from gateway.meters import CounterMeter, HistogramMeter
 
 Outcome = Literal[
     "completed",
@@ -160,8 +161,12 @@ class Metrics:
             "gateway_overhead_seconds", "Time the gateway itself took before it asked the upstream.", _OVERHEAD, "route"
         )
         self.events = counter("gateway_events_total", "Events of all generations.", "route")
-        self.sent_bytes = counter("gateway_sent_bytes_total", "Bytes written to readers.", "route")
-        self.batch_events = histogram("gateway_batch_events", "Events in one write.", _BATCH, "route")
+        self.sent_bytes = CounterMeter(
+            "gateway_sent_bytes_total", "Bytes written to readers.", ["route"], self.registry
+        )
+        self.batch_events = HistogramMeter(
+            "gateway_batch_events", "Events in one write.", ["route"], _BATCH, self.registry
+        )
         self.heartbeats = counter("gateway_heartbeats_total", "Heartbeats written to readers.", "route")
         self.resumes = counter("gateway_resumes_total", "Readers that came with a cursor, by what it led to.", "result")
         self.log_bytes = gauge("gateway_log_bytes", "Bytes held in the logs of all streams.")
@@ -176,12 +181,12 @@ class Metrics:
             "upstream",
             "model",
         )
-        self.inter_token = histogram(
+        self.inter_token = HistogramMeter(
             "gateway_inter_token_latency_seconds",
             "Time from one token of an upstream to the next.",
+            ["upstream", "model"],
             _INTER_TOKEN,
-            "upstream",
-            "model",
+            self.registry,
         )
         self.upstream_requests = counter(
             "gateway_upstream_requests_total", "Attempts at an upstream, by HTTP status or none.", "upstream", "code"

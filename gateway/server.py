@@ -94,7 +94,7 @@ class _Process:
         page = f"{urls[0]}/" if config.server.demo_page else None
         self._gateway.metrics.reload_ok.set(1)
         self._logger.info("serving", url=urls[0], admin=urls[1] if urls[1:] else None, open=page)
-        if page and sys.stderr.isatty():
+        if page and sys.stderr is not None and sys.stderr.isatty():
             print(f"\n  Open {page} and chat.\n", file=sys.stderr)
 
     @contextmanager
@@ -152,12 +152,18 @@ class _Process:
                 config = await asyncio.to_thread(load, self._path)
                 self._warn_of_fixed(config)
                 await self._app.reload(config)
+                logs.configure(config.log.level, config.log.format, sys.stdout)
             except ConfigError as error:
-                self._gateway.metrics.reload_ok.set(0)
-                self._logger.error("reload_failed", problems=[str(problem) for problem in error.problems][:20])
+                self._refused(problems=[str(problem) for problem in error.problems][:20])
+            except Exception as error:  # noqa: BLE001  # whatever it is, the old configuration goes on serving
+                self._refused(exc_info=error)
             else:
                 self._gateway.metrics.reload_ok.set(1)
                 self._logger.info("reloaded")
+
+    def _refused(self, **reason: Any) -> None:
+        self._gateway.metrics.reload_ok.set(0)
+        self._logger.error("reload_failed", **reason)
 
     def _warn_of_fixed(self, config: Config) -> None:
         old = self._gateway.snapshot.config.server

@@ -15,6 +15,7 @@ ROOMS = (
     {"dialects"},
     {"formats"},
     {"config"},
+    {"meters"},
     {"metrics", "logs", "clock"},
     {"eventlog"},
     {"upstream", "account"},

@@ -172,7 +172,7 @@ class Batch(Section):
 
     interval: Annotated[float, Seconds("0s", "10s")] = 0.05
     """How long an event may wait for others; the first of a burst never waits. 0 sends each at once. 50ms is too short
-    to see and makes most of the difference in cost. With a boundary, the longest wait for it."""
+    to see and makes most of the difference in cost. With a boundary other than event, 2s is the longest wait for it."""
     max_bytes: Annotated[int, Bytes("1KiB", "1MiB")] = 16 << 10
     """What was gathered is sent when it is this large. 16KiB is one TLS record."""
     boundary: Literal["event", "sentence", "paragraph"] = "event"

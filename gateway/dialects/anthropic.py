@@ -163,8 +163,11 @@ class Anthropic(Dialect):
     stream_types: ClassVar[frozenset[str]] = frozenset({"text/event-stream"})
 
     def call(self, chat: dict[str, Any], url: str, api_key: str) -> Call:
-        headers = {"anthropic-version": VERSION, **({"x-api-key": api_key} if api_key else {})}
+        headers = {"anthropic-version": VERSION, **self.credential(api_key)}
         return post(endpoint(url, "/messages"), _payload(typed(chat)), headers)
+
+    def credential(self, api_key: str) -> dict[str, str]:
+        return {"x-api-key": api_key} if api_key else {}
 
     def answer(self, *, keep_chunks: bool = False, keep_usage: bool = False) -> Answer:
         return AnthropicAnswer()

@@ -18,11 +18,13 @@ import msgspec
 
 from gateway.core.errors import GatewayError
 from gateway.core.event import Event, Usage
-from gateway.core.sse import Decoder, Oversize
+from gateway.core.sse import MAX_EVENT, MAX_LINE, Decoder, Oversize
 from gateway.dialects import failures
 
 MAX_TOKENS: Final = 100_000_000
 """A count above this is absurd: no model has a window near it."""
+MAX_NOISE: Final = MAX_EVENT + MAX_LINE
+"""Bytes in a row that may say nothing: an event at its cap is read in one go of them, comments without end are not."""
 
 T = TypeVar("T")
 
@@ -62,6 +64,7 @@ class Answer(ABC):
         self.failure: GatewayError | None = None
         self.skipped = 0
         self._size = 0
+        self._noise = 0
 
     @property
     def complete(self) -> bool:
@@ -80,7 +83,13 @@ class Answer(ABC):
 
     def feed(self, data: bytes) -> list[Event]:
         """The events that became whole with `data`."""
-        return [] if self.over else self._read(data)
+        if self.over:
+            return []
+        events = self._read(data)
+        self._noise = 0 if events else self._noise + len(data)
+        if self._noise > MAX_NOISE:
+            self._broke(Oversize(f"{MAX_NOISE} bytes without an event"))
+        return events
 
     def close(self) -> list[Event]:
         """The events that the end of the body makes whole; a torn tail is dropped."""
@@ -161,6 +170,10 @@ class Dialect(ABC):
             GatewayError: `bad_request` where the chat holds something that this dialect cannot say.
         """
 
+    def credential(self, api_key: str) -> dict[str, str]:
+        """The headers that carry the target's credential, none for "". Source: RFC 6750 2.1."""
+        return {"Authorization": f"Bearer {api_key}"} if api_key else {}
+
     @abstractmethod
     def answer(self, *, keep_chunks: bool = False, keep_usage: bool = False) -> Answer:
         """A reader for one answer.
@@ -206,8 +219,3 @@ def endpoint(url: str, path: str) -> str:
 def post(url: str, payload: dict[str, Any], headers: dict[str, str], accept: str = "text/event-stream") -> Call:
     """A POST of JSON that asks for a stream."""
     return Call("POST", url, {"Content-Type": "application/json", "Accept": accept, **headers}, _encode(payload))
-
-
-def bearer(api_key: str) -> dict[str, str]:
-    """The header that carries the credential, or none. Source: RFC 6750 2.1."""
-    return {"Authorization": f"Bearer {api_key}"} if api_key else {}

@@ -193,8 +193,9 @@ def _own_code(said: _Said, kind: str) -> str:
 
 
 def _detail(status: int, code: str, said: _Said) -> str:
-    """What the log is told: the provider's text only where the client is not, and nothing that looks like a key."""
-    text = "" if code in _TOLD else _LIKE_A_KEY.sub("…", said.message)[:MAX_DETAIL]
+    """What the log is told. A provider may quote the prompt in its text, so only why our key was refused is kept of it,
+    without anything that looks like one."""
+    text = _LIKE_A_KEY.sub("…", said.message)[:MAX_DETAIL] if code == "upstream_auth" else ""
     parts = (f"HTTP {status}" if status else "", said.words.strip(), text)
     return " ".join(part for part in parts if part)
 

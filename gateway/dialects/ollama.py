@@ -14,7 +14,7 @@ import msgspec
 
 from gateway.core.event import THINKING, TOKEN, TOOL, Event
 from gateway.core.sse import LineSplitter, Oversize
-from gateway.dialects.base import Answer, Call, Dialect, bearer, endpoint, post, read, usage_of
+from gateway.dialects.base import Answer, Call, Dialect, endpoint, post, read, usage_of
 from gateway.dialects.chat import (
     Chat,
     Function,
@@ -130,7 +130,7 @@ class Ollama(Dialect):
     def call(self, chat: dict[str, Any], url: str, api_key: str) -> Call:
         extra = {key: chat[key] for key in ("think", "keep_alive") if key in chat}
         payload = _payload(typed(chat)) | extra
-        return post(_chat_url(url), payload, bearer(api_key), "application/x-ndjson")
+        return post(_chat_url(url), payload, self.credential(api_key), "application/x-ndjson")
 
     def answer(self, *, keep_chunks: bool = False, keep_usage: bool = False) -> Answer:
         return OllamaAnswer()

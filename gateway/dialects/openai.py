@@ -17,7 +17,7 @@ from typing import Any, ClassVar, Final, Literal
 import msgspec
 
 from gateway.core.event import CHUNK, THINKING, TOKEN, TOOL, Event
-from gateway.dialects.base import Answer, Call, Dialect, EventAnswer, bearer, endpoint, post, read, usage_of
+from gateway.dialects.base import Answer, Call, Dialect, EventAnswer, endpoint, post, read, usage_of
 
 MAX_CHOICES: Final = 128
 """As many choices as OpenAI lets a request ask for."""
@@ -251,7 +251,7 @@ class OpenAI(Dialect):
         options = chat.get("stream_options")
         options = {**(options if isinstance(options, dict) else {}), "include_usage": True}
         payload = {**chat, "stream": True, "stream_options": options}
-        return post(endpoint(url, "/chat/completions"), payload, bearer(api_key))
+        return post(endpoint(url, "/chat/completions"), payload, self.credential(api_key))
 
     def answer(self, *, keep_chunks: bool = False, keep_usage: bool = False) -> Answer:
         return ChunkAnswer(keep_usage) if keep_chunks else TextAnswer()

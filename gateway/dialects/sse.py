@@ -17,7 +17,7 @@ import msgspec
 
 from gateway.core.event import THINKING, TOKEN, Event
 from gateway.dialects import failures, openai
-from gateway.dialects.base import Answer, Call, Dialect, EventAnswer, bearer, post, read, usage_of
+from gateway.dialects.base import Answer, Call, Dialect, EventAnswer, post, read, usage_of
 from gateway.dialects.chat import given, typed
 
 _ENDS: Final = frozenset({"done", "end", "complete", "completed", "close", "finish", "finished"})
@@ -134,7 +134,7 @@ class SSE(Dialect):
             session_id=asked.session_id,
             stream=True,
         )
-        return post(url, payload, bearer(api_key), self.accept)
+        return post(url, payload, self.credential(api_key), self.accept)
 
     def answer(self, *, keep_chunks: bool = False, keep_usage: bool = False) -> Answer:
         return SSEAnswer()

@@ -17,11 +17,13 @@ import enum
 from collections.abc import Sequence
 from typing import Final, Literal
 
-from gateway.clock import Timer, Wheel
+from gateway.clock import GRANULARITY, Timer, Wheel
 from gateway.core.event import Event
 
 EVENT_OVERHEAD: Final = 96
-"""Bytes counted for an event beside its data: the object, its place in the list and its string headers."""
+"""Bytes counted for an event beside its data and id: the object, its place in the list and its string headers."""
+LOG_OVERHEAD: Final = 4096
+"""Bytes counted for a log beside its events: what keeps it and what remembers how it went."""
 
 
 class State(enum.Enum):
@@ -64,6 +66,8 @@ class Log:
         budget: the bytes of all logs; this one adds to it and gives back in `discard`.
 
     Attributes:
+        size: bytes of the events that are kept.
+        readers: who is attached.
         model: the model that answers, as far as it is known.
         terminal: the event that `close` put last, None while the log is open or where it ended without one.
     """
@@ -72,7 +76,6 @@ class Log:
         "_budget",
         "_events",
         "_room",
-        "_waiters",
         "closed",
         "first",
         "full",
@@ -100,7 +103,7 @@ class Log:
         self.readers: set[Reader] = set()
         self._events: list[Event] = []
         self._budget = budget
-        self._waiters: list[asyncio.Future[None]] = []
+        self._budget.used += LOG_OVERHEAD
         self._room: asyncio.Future[None] | None = None
 
     def append(self, events: Sequence[Event]) -> None:
@@ -108,7 +111,7 @@ class Log:
         assert not self.closed, "the writer appended to a closed log"
         size = EVENT_OVERHEAD * len(events)
         for event in events:
-            size += len(event.data)
+            size += len(event.data) + len(event.id)
         self._events += events
         self.last += len(events)
         self._account(size)
@@ -126,8 +129,9 @@ class Log:
         self._wake()
 
     def discard(self) -> None:
-        """Nothing is kept any more. Only a closed log without readers is discarded."""
+        """Nothing is kept any more. Only a closed log without readers is discarded, and only once."""
         self._account(-self.size)
+        self._budget.used -= LOG_OVERHEAD
         self.first = self.last + 1
         self._events = []
 
@@ -146,12 +150,6 @@ class Log:
             self._room = asyncio.get_running_loop().create_future()
             await self._room
 
-    def changed(self) -> "asyncio.Future[None]":
-        """A future that is done when something was appended or the log was closed."""
-        future = asyncio.get_running_loop().create_future()
-        self._waiters.append(future)
-        return future
-
     def advanced(self) -> None:
         """An attached reader moved on or left; there may be room again."""
         if not self.full:
@@ -161,10 +159,8 @@ class Log:
             self._room.set_result(None)
 
     def _wake(self) -> None:
-        waiters, self._waiters = self._waiters, []
-        for waiter in waiters:
-            if not waiter.done():
-                waiter.set_result(None)
+        for reader in self.readers:
+            reader.interrupt()
 
     def _account(self, size: int) -> None:
         self.size += size
@@ -179,7 +175,7 @@ class Log:
             if self.size - freed <= goal:
                 break
             count += 1
-            freed += len(event.data) + EVENT_OVERHEAD
+            freed += len(event.data) + len(event.id) + EVENT_OVERHEAD
         del self._events[:count]
         self.first += count
         self._account(-freed)
@@ -232,17 +228,17 @@ class Reader:
         self.log.advanced()
 
     def interrupt(self) -> None:
-        """A read that waits returns now, as if its time were up."""
+        """A read that waits looks again now, and returns as if its time were up when there is nothing."""
         if self._waiter is not None and not self._waiter.done():
             self._waiter.set_result(None)
 
     async def _wait(self, timeout: float) -> None:
         deadline = self._wheel.now() + timeout
         # A deadline that moved later costs one attribute write; an earlier one needs a new timer.
-        if self._timer is None or self._timer.cancelled or deadline < self._timer.deadline - 0.5:
+        if self._timer is None or self._timer.cancelled or deadline < self._timer.deadline - GRANULARITY:
             if self._timer is not None:
                 self._timer.cancel()
             self._timer = self._wheel.after(timeout, self.interrupt)
         self._timer.deadline = deadline
-        self._waiter = self.log.changed()
+        self._waiter = asyncio.get_running_loop().create_future()
         await self._waiter

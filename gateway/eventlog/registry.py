@@ -3,13 +3,14 @@
 Invariants:
 
 - An id of somebody else's log is answered exactly as an id that never was.
-- A log that ended is kept for its ttl, or less where all logs together need the room; a running log is never dropped.
+- A log that ended is kept for its ttl, or less where all logs together need the room. A running log and one that is
+  being read are never dropped.
 """
 
 from collections.abc import Callable
 from typing import Final, Generic, Protocol, TypeVar
 
-from gateway.clock import Wheel
+from gateway.clock import Timer, Wheel
 from gateway.core.cursor import new_stream_id
 from gateway.core.errors import GatewayError
 from gateway.eventlog.memory import Budget, Log
@@ -40,7 +41,7 @@ class Registry(Generic[T]):
     def __init__(self, wheel: Wheel, max_bytes: int) -> None:
         self._wheel = wheel
         self._entries: dict[str, T] = {}
-        self._ended: dict[str, None] = {}
+        self._ended: dict[str, Timer] = {}
         self.budget = Budget(max_bytes)
 
     def __len__(self) -> int:
@@ -65,26 +66,26 @@ class Registry(Generic[T]):
         return entry if entry is not None and entry.log.owner == owner else None
 
     def retire(self, log: Log, ttl: float) -> None:
-        """An ended log is kept for `ttl` seconds more; 0 forgets it now."""
-        if ttl <= 0:
-            self._drop(log.stream_id)
-        elif log.stream_id in self._entries:
-            self._ended[log.stream_id] = None
-            self._wheel.after(ttl, lambda: self._drop(log.stream_id))
+        """An ended log is kept for `ttl` seconds more, or until its last reader is gone."""
+        if log.stream_id in self._entries and log.stream_id not in self._ended:
+            self._keep(log.stream_id, ttl)
+
+    def _keep(self, stream_id: str, seconds: float) -> None:
+        self._ended[stream_id] = self._wheel.after(seconds, lambda: self._expire(stream_id))
+
+    def _expire(self, stream_id: str) -> None:
+        if self._entries[stream_id].log.readers:
+            self._keep(stream_id, STILL_READ)
+        else:
+            self._drop(stream_id)
 
     def _make_room(self) -> None:
         for stream_id in list(self._ended) if self.budget.spent else ():
-            self._drop(stream_id)
+            if not self._entries[stream_id].log.readers:
+                self._drop(stream_id)
             if not self.budget.spent:
                 return
 
     def _drop(self, stream_id: str) -> None:
-        entry = self._entries.get(stream_id)
-        if entry is None:
-            return
-        if entry.log.readers:
-            self._wheel.after(STILL_READ, lambda: self._drop(stream_id))
-            return
-        self._ended.pop(stream_id, None)
-        del self._entries[stream_id]
-        entry.log.discard()
+        self._ended.pop(stream_id).cancel()
+        self._entries.pop(stream_id).log.discard()

@@ -5,10 +5,12 @@ Invariants:
 - The client does nothing on its own: no redirect is followed, no cookie kept, no proxy taken from the environment,
   no encoding asked for or undone, no time limit set beyond connecting. Every limit on an answer is the generation's.
 - A response that was not read to its end is closed, never put back into the pool.
-- Whatever aiohttp raises becomes a `GatewayError`; hosts and addresses stay in its `detail`.
+- Whatever aiohttp raises becomes a `GatewayError`; hosts and addresses stay in its `detail`, and nothing that aiohttp
+  quotes of a request or an answer gets even there.
 """
 
 import asyncio
+import re
 import ssl
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
@@ -22,15 +24,28 @@ from gateway.core.errors import GatewayError
 from gateway.dialects.base import Call
 
 MAX_HEADER_FIELD: Final = 8190
+MAX_HEAD: Final = 8 * 1024
+"""Bytes of all headers of a response."""
 MAX_ERROR_BODY: Final = 64 * 1024
 ERROR_BODY_TIME: Final = 5.0
 READ_BUFFER: Final = 64 * 1024
 
 
+_QUOTE: Final = re.compile(r":?\s*(\n|b?['\"]).*", re.DOTALL)
+
+
+class _Connector(aiohttp.TCPConnector):
+    async def _get(self, key: Any, traces: Any) -> Any:
+        # What came on an idle connection was not asked for; aiohttp would take it for the next request's answer.
+        while (connection := await super()._get(key, traces)) and connection.protocol.should_close:
+            connection.close()
+        return connection
+
+
 def new_session() -> aiohttp.ClientSession:
     """The process's one HTTP client. Connections are unlimited here; admission bounds the streams."""
     return aiohttp.ClientSession(
-        connector=aiohttp.TCPConnector(limit=0, ttl_dns_cache=30, keepalive_timeout=30),
+        connector=_Connector(limit=0, ttl_dns_cache=30, keepalive_timeout=30),
         timeout=aiohttp.ClientTimeout(total=None),
         cookie_jar=aiohttp.DummyCookieJar(),
         auto_decompress=False,
@@ -73,6 +88,7 @@ async def attempt(
     except (aiohttp.ClientError, OSError, TimeoutError, ValueError) as error:
         raise _opening_error(error) from error
     try:
+        _check_head(response)
         yield response
     except (aiohttp.ClientError, ConnectionError) as error:
         raise body_error(error) from error
@@ -94,13 +110,15 @@ async def read_error_body(response: aiohttp.ClientResponse) -> bytes:
 
 def body_error(error: BaseException) -> GatewayError:
     """What a failure while reading a body means: malformed framing, or a cut."""
-    malformed = isinstance(error.__cause__, aiohttp.http_exceptions.TransferEncodingError)
-    if malformed and "Not enough data" not in str(error):
-        return GatewayError("upstream_protocol", detail=str(error))
-    return GatewayError("upstream_cut", detail=str(error))
+    cause = error.__cause__
+    if isinstance(cause, aiohttp.http_exceptions.HttpProcessingError) and "Not enough data" not in cause.message:
+        return GatewayError("upstream_protocol", detail=_parse_detail(cause))
+    return GatewayError("upstream_cut", detail=type(error).__name__)
 
 
 def _opening_error(error: BaseException) -> GatewayError:
+    if isinstance(error, aiohttp.ClientResponseError | ValueError):
+        return GatewayError("upstream_protocol", detail=_parse_detail(error))
     detail = f"{type(error).__name__}: {error}"[:500]
     if isinstance(error, aiohttp.ClientSSLError | aiohttp.ServerFingerprintMismatch | ssl.SSLError):
         return GatewayError("upstream_tls", detail=detail)
@@ -109,6 +127,17 @@ def _opening_error(error: BaseException) -> GatewayError:
     if isinstance(error, aiohttp.ServerDisconnectedError | aiohttp.ClientOSError | ConnectionError):
         return GatewayError("upstream_reset", detail=detail)
     return GatewayError("upstream_protocol", detail=detail)
+
+
+def _parse_detail(error: BaseException) -> str:
+    """What is wrong, less the bytes or the address that the message quotes."""
+    said = getattr(error, "message", "")
+    return f"{type(error).__name__}: {_QUOTE.sub('', said)}"[:200]
+
+
+def _check_head(response: aiohttp.ClientResponse) -> None:
+    if sum(len(name) + len(value) + 4 for name, value in response.raw_headers) > MAX_HEAD:
+        raise GatewayError("upstream_protocol", detail=f"the headers are longer than {MAX_HEAD} bytes")
 
 
 def plain_headers(headers: Mapping[str, str]) -> dict[str, str]:

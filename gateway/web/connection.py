@@ -6,7 +6,8 @@ Invariants:
 - Above `max_connections` a client is told 503 and closed before anything is parsed.
 - A FIN is noticed when it arrives. From a client that closed, TCP answers the next bytes with a reset; from one that
   only half-closed (RFC 9112 9.6), it does not. So a stream answers a FIN with a comment at once and looks whether
-  the reset came; everything else takes a FIN for a close.
+  the reset came; whatever else is being made takes a FIN for a close. Nothing is read after a FIN, so the connection
+  ends with the last answer that was asked for before.
 - What a client does not read waits in the kernel, not here: at most `WRITE_HIGH` bytes of user-space buffer.
 - A client that vanished without a FIN is given up by the kernel `USER_TIMEOUT` after bytes went unacknowledged.
 """
@@ -47,20 +48,18 @@ if HttpRequestParser is HttpRequestParserPy:  # pragma: no cover - an installati
 
 
 class Connection(web.RequestHandler):
-    """One client connection.
+    """One client connection."""
 
-    Attributes:
-        on_half_close: set by a response that goes on after a FIN; it writes something at once. None: a FIN closes.
-    """
-
-    __slots__ = ("_clock", "_head_timer", "_server", "on_half_close")
+    __slots__ = ("_begun", "_clock", "_half_closed", "_head_timer", "_server", "_speak")
 
     def __init__(self, server: "Server", clock: Clock, **options: Any) -> None:
         super().__init__(server, **options)
-        self.on_half_close: Callable[[], None] | None = None
+        self._begun = 0
         self._clock = clock
-        self._server = server
+        self._half_closed = False
         self._head_timer: Timer | None = None
+        self._server = server
+        self._speak: Callable[[], None] | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Bounds are set before the first byte is read."""
@@ -70,24 +69,54 @@ class Connection(web.RequestHandler):
         self._expect_head()
 
     def data_received(self, data: bytes) -> None:
-        """Bytes of a request; the first ones of a head start its time."""
-        if self._head_timer is None and self._waits_for_head():
-            self._expect_head()
+        """Bytes of a request; those that begin a head start its time, those that complete it stop it."""
+        idle, seen = self._idle, self._request_count
         super().data_received(data)
+        if self._request_count != seen:
+            self._forget_head()
+        elif idle and self._head_timer is None:
+            self._expect_head()
+
+    def begin(self) -> None:
+        """The next request is being answered. A FIN closes the connection unless `outlive_fin` says otherwise."""
+        self._begun += 1
+        self._speak = None
+        self._end_after_last()
+
+    def outlive_fin(self, speak: Callable[[], None] | None) -> None:
+        """A FIN, even one that came before, closes the connection no longer.
+
+        Args:
+            speak: called at the FIN; something is to be written at once. None: a FIN closes again.
+        """
+        self._speak = speak
+        if speak is not None and self._half_closed:
+            self._probe(speak)
+
+    def check_open(self) -> None:
+        """Returns where no FIN came before the request began.
+
+        Raises:
+            ConnectionError: one came, which is a close for an answer that nothing can be written of for long.
+        """
+        if self._half_closed:
+            raise ConnectionResetError("the client closed with its request")
 
     def eof_received(self) -> bool | None:  # type: ignore[override]
         """Whether the connection stays open for writing."""
-        if self.on_half_close is None or self.transport is None:
+        # A client may close its side right behind the request: what to make of that is for the handler to say.
+        asked = self._request_count > self._begun and self._current_request is None
+        if self.transport is None or not (asked or self._speak):
             return None
-        self.on_half_close()
-        for delay in PROBES:
-            self._clock.wheel.after(delay, self._close_if_reset) if delay >= 1 else self._soon(delay)
+        self._half_closed = True
+        self._end_after_last()
+        if self._speak is not None:
+            self._probe(self._speak)
         return True
 
     def connection_lost(self, exc: BaseException | None) -> None:
         """Timers and places are given back."""
-        if self._head_timer is not None:
-            self._head_timer.cancel()
+        self._forget_head()
         super().connection_lost(exc)
 
     async def drained(self) -> None:
@@ -103,8 +132,11 @@ class Connection(web.RequestHandler):
         if self.transport is not None:
             self.transport.abort()
 
-    def _soon(self, delay: float) -> None:
-        asyncio.get_running_loop().call_later(delay, self._close_if_reset)
+    def _probe(self, speak: Callable[[], None]) -> None:
+        speak()
+        loop = asyncio.get_running_loop()
+        for delay in PROBES:
+            loop.call_later(delay, self._close_if_reset)
 
     def _close_if_reset(self) -> None:
         if self.transport is None or self.transport.is_closing():
@@ -113,17 +145,21 @@ class Connection(web.RequestHandler):
         if sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0] == TCP_CLOSE:
             self.transport.abort()
 
-    def _waits_for_head(self) -> bool:
-        return self._current_request is None and not self._messages and not self._request_in_progress
+    @property
+    def _idle(self) -> bool:
+        return self._request_count == self._begun and self._current_request is None
+
+    def _end_after_last(self) -> None:
+        if self._half_closed and self._request_count == self._begun:
+            self.close()
 
     def _expect_head(self) -> None:
-        seen = self._request_count
-        self._head_timer = self._clock.wheel.after(HEAD_TIME, lambda: self._check_head(seen))
+        self._head_timer = self._clock.wheel.after(HEAD_TIME, self.abort)
 
-    def _check_head(self, seen: int) -> None:
-        self._head_timer = None
-        if self._request_count == seen:
-            self.abort()
+    def _forget_head(self) -> None:
+        if self._head_timer is not None:
+            self._head_timer.cancel()
+            self._head_timer = None
 
     def handle_error(
         self, request: web.BaseRequest, status: int = 500, exc: BaseException | None = None, message: str | None = None

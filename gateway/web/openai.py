@@ -85,6 +85,7 @@ class OpenAIHandler:
 async def _whole(exchange: Exchange, generation: Generation) -> web.Response:
     reader = generation.attach(0)
     try:
+        exchange.connection.check_open()
         await generation.begun
         done, completion = await _gather(generation, reader)
     finally:

@@ -2,7 +2,8 @@
 
 Invariants:
 
-- The client's credential never reaches the upstream: not as a header, a cookie or a query parameter.
+- The client's credential never reaches the upstream: not as a header, a cookie or a query parameter. Where the gateway
+  knows no credential at all, what looks like one is the endpoint's own and passes.
 - Nothing of one hop (RFC 9110 7.6.1) crosses to the other.
 - Redirects are passed on, never followed.
 """
@@ -19,11 +20,12 @@ from gateway.config import ProxyRoute
 from gateway.core.credential import strip_cookie, strip_query
 from gateway.core.errors import GatewayError
 from gateway.core.event import Event
-from gateway.core.sse import Decoder, LineSplitter, clean_name
+from gateway.core.sse import Decoder, LineSplitter, Oversize, clean_name
+from gateway.delivery import SlowReaderError
 from gateway.dialects.base import Answer, Call
 from gateway.formats import Verbatim
-from gateway.generation import Job
-from gateway.upstream.http import plain_headers, read_error_body
+from gateway.generation import Generation, Job
+from gateway.upstream.http import body_error, plain_headers, read_error_body
 from gateway.upstream.pool import Target, Upstream
 from gateway.web.admission import admit, expires_in
 from gateway.web.asking import check_encoding
@@ -55,24 +57,45 @@ class Relayed(Answer):
 
     eof_ends = True
 
-    def __init__(self, *, lines: bool = False, keep_ids: bool = False) -> None:
+    def __init__(self, *, keep_ids: bool = False) -> None:
         super().__init__()
-        self._decoder = None if lines else Decoder()
-        self._splitter = LineSplitter() if lines else None
+        self._decoder = Decoder()
         self._keep_ids = keep_ids
 
     def _read(self, data: bytes) -> list[Event]:
-        if self._splitter is not None:
-            return [Event("", line) for line in self._splitter.feed(data) if line]
-        assert self._decoder is not None
-        events = self._decoder.feed(data)
+        try:
+            events = self._decoder.feed(data)
+        except Oversize as error:
+            self._broke(error)
+            events = error.events
         return [self._clean(event) if event.type or event.id else event for event in events]
-
-    def _rest(self) -> list[Event]:
-        return [] if self._splitter is None else [Event("", line) for line in self._splitter.close() if line]
 
     def _clean(self, event: Event) -> Event:
         return Event(clean_name(event.type), event.data, event.id if self._keep_ids else "")
+
+
+class RelayedLines(Answer):
+    """An upstream's lines of JSON, each of them one event."""
+
+    eof_ends = True
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._splitter = LineSplitter()
+
+    def _read(self, data: bytes) -> list[Event]:
+        try:
+            return _events(self._splitter.feed(data))
+        except Oversize as error:
+            self._broke(error)
+            return _events(error.lines)
+
+    def _rest(self) -> list[Event]:
+        return _events(self._splitter.close())
+
+
+def _events(lines: list[str]) -> list[Event]:
+    return [Event("", line) for line in lines if line]
 
 
 class ProxySource:
@@ -81,14 +104,14 @@ class ProxySource:
     Args:
         call: the request without its target's part of the URL; `url` is what follows the target's.
         upstream: who is asked.
-        wants_events: whether the client said that it reads event streams.
+        only_events: whether the client reads event streams and nothing else.
         keep_ids: whether the upstream's ids reach the client, because no cursor takes their place.
     """
 
-    def __init__(self, call: Call, upstream: Upstream, *, wants_events: bool, keep_ids: bool) -> None:
+    def __init__(self, call: Call, upstream: Upstream, *, only_events: bool, keep_ids: bool) -> None:
         self._call = call
         self._upstream = upstream
-        self._wants_events = wants_events
+        self._only_events = only_events
         self._keep_ids = keep_ids
 
     def call(self, target: Target) -> Call:
@@ -107,10 +130,10 @@ class ProxySource:
         if response.status == 200 and response.content_type == EVENT_STREAM:
             check_encoding(response)
             return Relayed(keep_ids=self._keep_ids)
-        if response.status == 200 and self._wants_events and response.content_type in LINES:
+        if response.status == 200 and self._only_events and response.content_type in LINES:
             check_encoding(response)
-            return Relayed(lines=True)
-        if self._wants_events and _is_fault(response.status):
+            return RelayedLines()
+        if self._only_events and _is_fault(response.status):
             await self._refuse(response)
         return None
 
@@ -142,19 +165,20 @@ class ProxyHandler:
         if resumable and exchange.accepts_events and (cursor := cursor_of(exchange)):
             return await resume(exchange, cursor)
         body = await read_body(exchange.request, exchange.snapshot.config.server.max_body)
-        generation = admit(exchange, self._job(exchange, self._call(exchange, body)))
+        only_events = _reads_only_events(exchange.request)
+        generation = admit(exchange, self._job(exchange, self._call(exchange, body), only_events))
         return await stream_new(
             exchange,
             generation,
-            pass_through=lambda response: _pass_through(exchange, response, self._route),
-            wait=not exchange.accepts_events,
+            pass_through=lambda response: _pass_through(exchange, response, generation),
+            wait=not only_events,
         )
 
-    def _job(self, exchange: Exchange, call: Call) -> Job:
+    def _job(self, exchange: Exchange, call: Call, only_events: bool) -> Job:
         keep_ids = not self._route.stream.resume.enabled
         return Job(
             route=self._route.path,
-            source=ProxySource(call, self._upstream, wants_events=exchange.accepts_events, keep_ids=keep_ids),
+            source=ProxySource(call, self._upstream, only_events=only_events, keep_ids=keep_ids),
             upstream=self._upstream,
             stream=self._route.stream,
             timeouts=self._route.timeouts,
@@ -167,11 +191,15 @@ class ProxyHandler:
         )
 
     def _call(self, exchange: Exchange, body: bytes) -> Call:
-        request, auth = exchange.request, exchange.snapshot.config.auth
+        request = exchange.request
         rest = exchange.path_params.get("path", "")
-        query = strip_query(request.rel_url.raw_query_string, (auth.query_param, "last_event_id"))
+        query = strip_query(request.rel_url.raw_query_string, self._own_parameters(exchange))
         url = ("/" + rest if "path" in exchange.path_params else "") + (f"?{query}" if query else "")
         return Call(request.method, url, self._headers(exchange), body)
+
+    def _own_parameters(self, exchange: Exchange) -> tuple[str, ...]:
+        credential = (exchange.snapshot.config.auth.query_param,) if _knows_credentials(exchange) else ()
+        return (*credential, "last_event_id") if self._route.stream.resume.enabled else credential
 
     def _headers(self, exchange: Exchange) -> dict[str, str]:
         request, config = exchange.request, self._upstream.config
@@ -181,7 +209,8 @@ class ProxyHandler:
             for name in {name.lower() for name in request.headers}
             if name not in NOT_FORWARDED and name not in named
         }
-        _strip_credential(headers, exchange)
+        if _knows_credentials(exchange):
+            _strip_credential(headers, exchange)
         if self._route.stream.resume.enabled:
             headers.pop("last-event-id", None)
         forwarded = [headers.get("x-forwarded-for", ""), _peer(request)]
@@ -189,9 +218,9 @@ class ProxyHandler:
         headers.setdefault("x-forwarded-proto", request.scheme)
         headers.setdefault("x-forwarded-host", request.host)
         headers["x-request-id"] = exchange.id
-        if config.api_key:
-            headers["authorization"] = f"Bearer {config.api_key}"
-        return headers | {name.lower(): value for name, value in config.headers.items()}
+        for name, value in (self._upstream.dialect.credential(config.api_key) | config.headers).items():
+            headers[name.lower()] = value
+        return headers
 
 
 def _is_fault(status: int) -> bool:
@@ -199,11 +228,19 @@ def _is_fault(status: int) -> bool:
     return status != 204 and (status < 400 or status in (429, 500, 502, 503, 504))
 
 
-def _strip_credential(headers: dict[str, str], exchange: Exchange) -> None:
+def _reads_only_events(request: web.BaseRequest) -> bool:
+    accepted = request.headers.get(hdrs.ACCEPT, "").lower().split(",")
+    return all(part.partition(";")[0].strip() == EVENT_STREAM for part in accepted)
+
+
+def _knows_credentials(exchange: Exchange) -> bool:
     auth = exchange.snapshot.config.auth
-    if exchange.credential_source == "header" or not auth.anonymous:
-        headers.pop("authorization", None)
-    if cookie := strip_cookie(headers.pop("cookie", ""), auth.cookie):
+    return bool(auth.keys) or not auth.anonymous
+
+
+def _strip_credential(headers: dict[str, str], exchange: Exchange) -> None:
+    headers.pop("authorization", None)
+    if cookie := strip_cookie(headers.pop("cookie", ""), exchange.snapshot.config.auth.cookie):
         headers["cookie"] = cookie
 
 
@@ -213,7 +250,8 @@ def _peer(request: web.BaseRequest) -> str:
 
 
 def _response_headers(upstream: Mapping[str, str], own: Mapping[str, str]) -> list[tuple[str, str]]:
-    dropped = HOP_BY_HOP | {name.lower() for name in own} | {hdrs.SERVER.lower(), hdrs.DATE.lower()}
+    named = {name.strip().lower() for name in upstream.get(hdrs.CONNECTION, "").split(",")}
+    dropped = HOP_BY_HOP | named | {name.lower() for name in own if name != hdrs.VARY} | {"server", "date"}
     kept = [
         (name, value)
         for name, value in upstream.items()
@@ -222,7 +260,9 @@ def _response_headers(upstream: Mapping[str, str], own: Mapping[str, str]) -> li
     return kept + list(own.items())
 
 
-async def _pass_through(exchange: Exchange, upstream: aiohttp.ClientResponse, route: ProxyRoute) -> web.StreamResponse:
+async def _pass_through(
+    exchange: Exchange, upstream: aiohttp.ClientResponse, generation: Generation
+) -> web.StreamResponse:
     """The upstream's answer, status, headers and bytes as they are, at the pace at which the client takes them."""
     response = web.StreamResponse(status=upstream.status, reason=upstream.reason)
     for name, value in _response_headers(upstream.headers, exchange.headers):
@@ -231,11 +271,34 @@ async def _pass_through(exchange: Exchange, upstream: aiohttp.ClientResponse, ro
         response.force_close()
     await response.prepare(exchange.request)
     try:
-        while part := await asyncio.wait_for(upstream.content.readany(), route.timeouts.idle):
-            async with asyncio.timeout(route.stream.write_timeout):
-                await response.write(part)
-    except (aiohttp.ClientError, TimeoutError):
+        while part := await _read(upstream, generation.job.timeouts.idle):
+            await _write(response, part, generation.job.stream.write_timeout)
+        await response.write_eof()
+    except GatewayError as error:
+        generation.abort(error)
         exchange.connection.abort()  # the status is out: only a cut tells the client that this is not all
-        return response
-    await response.write_eof()
+    except SlowReaderError:
+        generation.abort(GatewayError("abandoned"), "slow_reader")
+        exchange.connection.abort()
+    except (ConnectionError, asyncio.CancelledError):
+        generation.abort(GatewayError("abandoned"), "client_gone")
+        raise
     return response
+
+
+async def _read(upstream: aiohttp.ClientResponse, idle: float) -> bytes:
+    try:
+        async with asyncio.timeout(idle):
+            return await upstream.content.readany()
+    except TimeoutError:
+        raise GatewayError("upstream_stalled") from None
+    except (aiohttp.ClientError, ConnectionError) as error:
+        raise body_error(error) from error
+
+
+async def _write(response: web.StreamResponse, part: bytes, write_timeout: float) -> None:
+    try:
+        async with asyncio.timeout(write_timeout):
+            await response.write(part)
+    except TimeoutError:
+        raise SlowReaderError from None

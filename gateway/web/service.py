@@ -43,7 +43,7 @@ class WebService:
         exchange_id = given if _REQUEST_ID.fullmatch(given) else secrets.token_hex(8)
         endpoint, params = snapshot.router.match(request.rel_url.raw_path)
         connection = cast(Connection, request.protocol)
-        connection.on_half_close = None
+        connection.begin()
         return Exchange(
             request=request,
             connection=connection,
@@ -54,7 +54,7 @@ class WebService:
             address=client_address(_peer(request), request.headers.get(hdrs.X_FORWARDED_FOR), snapshot.trusted),
             endpoint=endpoint,
             path_params=params,
-            headers={"X-Request-Id": exchange_id},
+            headers={"X-Request-Id": exchange_id, hdrs.SERVER: "gateway"},
         )
 
 

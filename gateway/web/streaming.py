@@ -7,6 +7,7 @@ Invariants:
 """
 
 import asyncio
+import re
 from collections.abc import Awaitable, Callable
 from typing import Final, cast
 
@@ -30,6 +31,9 @@ MAX_READERS: Final = 32
 """Readers of one stream at once."""
 RECONNECTS: Final = Rate(20, 10.0)
 """Resumes of one stream: who comes back faster is told when to."""
+
+_GZIP: Final = re.compile(r"(?:^|,)\s*gzip\s*(?:$|,|;(?!\s*q=0(?:\.0*)?\s*(?:$|,)))", re.IGNORECASE)
+"""Source: RFC 9110 12.5.3."""
 
 PassThrough = Callable[[ClientResponse], Awaitable[web.StreamResponse]]
 
@@ -130,10 +134,10 @@ def cursor_of(exchange: Exchange) -> str | None:
 def reads_cursors(exchange: Exchange) -> bool:
     """Whether the client can do with blocks that have an id but no data.
 
-    The official OpenAI SDKs take such a block for an event and fail; they say that they accept JSON, and JSON alone.
+    Some official SDKs take such a block for an event and fail; they say that they accept JSON, and JSON alone.
     """
     accept = exchange.request.headers.get(hdrs.ACCEPT, "*/*")
-    return not exchange.endpoint.openai or "event-stream" in accept or "*/*" in accept
+    return "event-stream" in accept or "*/*" in accept
 
 
 class _Attendance:
@@ -152,8 +156,10 @@ class _Attendance:
 async def _hold(exchange: Exchange, generation: Generation, commit_after: float | None) -> ClientResponse | None:
     # A client that half-closes before the headers is sent them at once: its answer tells whether it is still there.
     begun, closed = generation.begun, asyncio.get_running_loop().create_future()
-    if commit_after is not None:
-        exchange.connection.on_half_close = lambda: None if closed.done() else closed.set_result(None)
+    if commit_after is None:
+        exchange.connection.check_open()
+    else:
+        exchange.connection.outlive_fin(lambda: None if closed.done() else closed.set_result(None))
     await asyncio.wait((begun, closed), timeout=commit_after, return_when=asyncio.FIRST_COMPLETED)
     return begun.result() if begun.done() else None
 
@@ -177,11 +183,11 @@ async def _deliver(exchange: Exchange, attendance: _Attendance, *, resumed: bool
     attendance.sink = sink = Sink(writer, exchange.connection, job.stream.write_timeout, gzip)
     metrics = exchange.gateway.metrics.route(job.route)
     delivery = Delivery(attendance.reader, sink, reading, exchange.gateway.clock, metrics)
-    exchange.connection.on_half_close = attendance.reader.interrupt
+    exchange.connection.outlive_fin(attendance.reader.interrupt)
     connections = metrics.connections["eventsource" if exchange.is_eventsource else "fetch"]
     with connections.track_inprogress():
         attendance.reason = await delivery.run()
-    exchange.connection.on_half_close = None
+    exchange.connection.outlive_fin(None)
     if attendance.reason != "completed":
         exchange.connection.abort()
     return response
@@ -198,8 +204,7 @@ def _stream_response(exchange: Exchange, stream_id: str, gzipped: bool) -> web.S
 
 
 def _accepts_gzip(request: web.BaseRequest) -> bool:
-    codings = request.headers.get(hdrs.ACCEPT_ENCODING, "").lower().replace(" ", "").split(",")
-    return any(coding == "gzip" or (coding.startswith("gzip;") and not coding.endswith(";q=0")) for coding in codings)
+    return _GZIP.search(request.headers.get(hdrs.ACCEPT_ENCODING, "")) is not None
 
 
 def _limit_readers(exchange: Exchange, generation: Generation) -> None:

@@ -187,8 +187,8 @@ class Program:
         await self.wait()
 
 
-async def curl(*arguments: str, timeout: float = 20) -> list[tuple[float, str]]:
-    """The lines that curl prints, each with the loop time of its arrival; `-sSN` is given. Asserts status 0."""
+async def curl(*arguments: str, timeout: float = 20, status: int = 0) -> list[tuple[float, str]]:
+    """The lines that curl prints, each with the loop time of its arrival; `-sSN` is given. Asserts the exit status."""
     process = await asyncio.create_subprocess_exec(
         find_program("curl", "curl"), "-sSN", *arguments, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
     )
@@ -197,8 +197,8 @@ async def curl(*arguments: str, timeout: float = 20) -> list[tuple[float, str]]:
     async with asyncio.timeout(timeout):
         while line := await process.stdout.readline():
             lines.append((asyncio.get_running_loop().time(), line.decode().rstrip("\r\n")))
-        status = await process.wait()
-    assert status == 0, lines
+        ended = await process.wait()
+    assert ended == status, lines
     return lines
 
 
@@ -294,7 +294,7 @@ class Nginx(Program):
         self._directory = directory
         self._upstream = upstream
         port, plain_port = free_port(), free_port()
-        self.url, self.plain_url = f"https://localhost:{port}", f"http://localhost:{plain_port}"
+        self.url, self.plain_url = f"https://127.0.0.1:{port}", f"http://127.0.0.1:{plain_port}"
         (directory / "gateway.conf").write_text(self._edited(port, plain_port), encoding="utf-8")
         conf = directory / "nginx.conf"
         conf.write_text(self._main(), encoding="utf-8")

@@ -301,6 +301,8 @@ class Response:
 
     async def close(self) -> None:
         """Close the connection (FIN)."""
+        if self._writer.get_extra_info("sslcontext"):
+            self._writer.transport.abort()  # a plain close waits half a minute for the peer's farewell; browsers do not
         self._writer.close()
         await _closed(self._writer)
 

@@ -310,7 +310,7 @@ function figures(turn) {
   if (["reconnecting", "waiting", "error"].includes(state)) return left > 0 ? [figure("again", left)] : [];
   const seconds = figure("seconds", (turn.seconds ?? (Date.now() - turn.begun) / 1000).toFixed(1));
   const length = turn.answer && figure("characters", [...turn.answer].length);
-  const tokens = turn.usage && figure("tokens", turn.usage.output);
+  const tokens = turn.usage && figure("tokens", turn.usage.completion_tokens);
   return [seconds, tokens || length].filter(Boolean);
 }
 

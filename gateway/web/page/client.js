@@ -1,36 +1,35 @@
 /**
  * The browser's side of a stream: start an answer, follow it over every drop and reload, stop it.
- *
- *   import { stream, resume } from "/client.js";
  *   const answer = stream({ url: "/api/chat", message: "Hi", onToken: (piece, text) => show(text) });
- *   answer.stop();                               // ends the generation
- *   const { outcome, text } = await answer.done;
+ *   const { outcome, text } = await answer.done; // or answer.stop(), which ends the generation
  *
  * It speaks the gateway's `events` format. What always holds:
- * - A start is sent once. It is sent again only where the gateway said that nothing was begun; from then on the stream
- *   is followed by its id, which never costs a second answer. (The first reconnects of an EventSource are the browser's.)
+ * - A start is sent again only where the gateway said that nothing was begun; from then on the stream is followed by its
+ *   id, which never costs a second answer. (The first reconnects of an EventSource are the browser's.)
  * - Text and cursor change together, so what a storage holds can always be continued.
  * - Exactly one of onDone and onError is called, or neither after close(); `done` always resolves and never rejects.
- * - Every wait and every buffer is bounded: see LIMITS.
+ * - Every wait and every buffer is bounded: see LIMITS and WAITS.
  * It does not know how an answer is shown.
  */
 
-/** Milliseconds and characters. A message that makes a longer url is POSTed, for request lines have a limit. */
-const LIMITS = { attempts: 6, backoff: 500, ceiling: 3e4, idle: 45e3, stop: 3e3, save: 250, probe: 250, url: 4e3, event: 8e6 };
+/** Attempts in a row, to start and to follow a `known` stream; characters, a longer url being POSTed; milliseconds. */
+const LIMITS = { attempts: 6, known: 20, url: 4_000, event: 8_000_000 };
+const WAITS = { backoff: 500, ceiling: 30_000, probe: 250, idle: 45_000, stop: 3_000, save: 250 };
 const KEY = "gateway-stream";
-const TYPES = ["connected", "thinking", "token", "tool", "restart", "done"];
+const TYPES = ["connected", "thinking", "token", "tool", "restart", "done", "error"];
 
 /**
  * @typedef {{code: string, message: string, retryable: boolean, retry_after?: number | null, status?: number}} Failure
  * `code` is one of the gateway's, or `network`, `connection_lost`, `not_a_stream`; `retry_after` is in seconds.
  * @typedef {"done" | "stopped" | "error" | "closed"} Outcome
- * @typedef {{input: number, output: number, source: string}} Usage
- * @typedef {{outcome: Outcome, text: string, thinking: string, finish_reason?: string, usage?: Usage | null,
- *   error?: Failure}} Result `text` is the answer as far as it came
+ * @typedef {{outcome: Outcome, text: string, thinking: string, finish_reason?: string, error?: Failure,
+ *   usage?: {prompt_tokens: number, completion_tokens: number, total_tokens: number} | null}} Result `text` is the answer as far as it came
  * @typedef {"connecting" | "open" | "streaming" | "reconnecting" | "waiting" | Outcome} State
  * `open`: waiting for the first token. `reconnecting`: the connection dropped. `waiting`: the gateway said to come back.
+ * A situation's `seconds` are those until the next attempt; without them only the browser knows.
  * @typedef {{id: string, cursor: string, text: string, thinking: string, streams: string}} Kept
- * @typedef {object} Options
+ * @typedef {Settings & Partial<Kept>} Options those of Kept are for `resume`: where to go on, and what came before
+ * @typedef {object} Settings
  * @property {string | URL} url the chat route; for `resume`, `/streams/ID`
  * @property {string} [message]
  * @property {string} [session] the conversation, for the gateway's history
@@ -42,9 +41,6 @@ const TYPES = ["connected", "thinking", "token", "tool", "restart", "done"];
  * @property {string | URL} [streams] where streams are followed and stopped; `/streams/` at the url's origin unless told
  * @property {Storage} [storage] keeps what `resume` needs, e.g. sessionStorage
  * @property {string} [storageKey]
- * @property {string} [cursor] for `resume`
- * @property {string} [text] for `resume`: the text before the cursor; `thinking` likewise
- * @property {string} [thinking]
  * @property {number} [patience] the longest wait in seconds that is sat out; 60 unless told
  * @property {(start: {id: string, session: string, resumed: boolean}) => void} [onStart]
  * @property {(piece: string, thinking: string) => void} [onThinking]
@@ -54,7 +50,6 @@ const TYPES = ["connected", "thinking", "token", "tool", "restart", "done"];
  * @property {(result: Result) => void} [onDone] also after a stop
  * @property {(error: Failure) => void} [onError]
  * @property {(state: State, situation: {seconds?: number | null, attempt?: number, error?: Failure}) => void} [onState]
- * `seconds` until the next attempt, null where only the browser knows
  */
 
 /** A new answer. @param {Options} options */
@@ -62,7 +57,7 @@ export function stream(options) {
   return new Answer(options).begin();
 }
 
-/** An answer begun before, by `url` and `cursor` or as the storage kept it, else null. @param {Partial<Options>} options */
+/** An answer begun before, by `url` and `cursor` or as a storage kept it, or null. @param {Partial<Options>} options */
 export function resume(options) {
   const kept = options.storage ? stored(options.storage, options.storageKey) : null;
   if (!options.url) return kept && new Answer({ ...options, ...kept, url: kept.streams }).begin();
@@ -94,8 +89,7 @@ class Answer {
   /** @type {Record<string, number>} */ #timers = {};
   /** @type {(result: Result) => void} */ #resolve = () => {};
 
-  /** @param {Options & {id?: string}} options */
-  constructor(options) {
+  constructor(/** @type {Options} */ options) {
     this.#options = options;
     this.#streams = new URL(options.streams ?? "/streams/", new URL(options.url, document.baseURI));
     this.id = options.id ?? null;
@@ -108,6 +102,7 @@ class Answer {
 
   begin() {
     addEventListener("pagehide", this.#keep);
+    addEventListener("online", this.#hurry);
     this.#native = this.#options.mode !== "fetch" && this.#url().href.length <= LIMITS.url;
     this.#posts = !this.#native && !this.id;
     this.#enter("connecting");
@@ -121,40 +116,44 @@ class Answer {
     if (this.#ended || this.#stopping) return;
     this.#stopping = true;
     if (!this.id && ["waiting", "reconnecting"].includes(this.#state)) return this.#finish("stopped");
-    this.#timers.stop = setTimeout(() => this.#finish("stopped"), LIMITS.stop);
+    this.#timers.stop = setTimeout(() => this.#finish("stopped"), WAITS.stop);
     if (this.id) await this.#tellStop();
   }
 
   /** Leave without stopping; `resume` may come back for as long as the gateway keeps the stream. */
   close() {
-    this.#keep();
+    if (this.#ended) return;
     this.#finish("closed");
+    this.#keep();
   }
 
   #listen() {
     const source = new EventSource(this.#url(), { withCredentials: this.#options.withCredentials ?? false });
     this.#source = source;
     source.onopen = () => this.#opened();
-    for (const type of TYPES) source.addEventListener(type, (e) => this.#receive(type, e.data, e.lastEventId));
     // The gateway's own `error` events share their name with the browser's notice of a lost connection.
-    source.addEventListener("error", (event) => {
-      if (event instanceof MessageEvent) this.#receive("error", event.data, event.lastEventId);
+    const hear = (/** @type {Event} */ event) => {
+      if (event instanceof MessageEvent) this.#receive(event.type, event.data, event.lastEventId);
       else this.#dropped(source);
-    });
+    };
+    for (const type of TYPES) source.addEventListener(type, hear);
   }
 
+  /** The browser tries again at one pace for ever; a known stream is taken over by fetch then, another one given up. */
   #dropped(/** @type {EventSource} */ source) {
     if (this.#ended) return;
-    if (source.readyState === EventSource.CLOSED) {
-      // An EventSource hides the status that ended it; the same question by fetch learns it, or reads on. Not at once:
-      // a page that is being left closes its EventSource too, and must not ask anew.
-      this.#native = false;
-      this.#timers.again = setTimeout(() => this.#pull(), LIMITS.probe);
-    } else if (++this.#attempt > LIMITS.attempts) this.#fail(this.#refusal ?? LOST);
-    else if (!this.#refusal) this.#enter("reconnecting", { seconds: null, attempt: this.#attempt });
+    const shut = source.readyState === EventSource.CLOSED;
+    if (!shut && ++this.#attempt <= LIMITS.attempts) return this.#refusal || this.#enter("reconnecting");
+    if (!shut && !this.id) return this.#fail(this.#refusal ?? LOST);
+    // An EventSource hides the status that shut it; the same question by fetch learns it, or reads on. Not at once:
+    // a page that is being left shuts its EventSource too, and must not ask anew.
+    source.close();
+    this.#native = false;
+    this.#timers.again = setTimeout(this.#pull, WAITS.probe);
   }
 
-  async #pull() {
+  #pull = async () => {
+    this.#timers.again = 0;
     this.#abort = new AbortController();
     this.#watch();
     try {
@@ -171,7 +170,7 @@ class Answer {
       clearTimeout(this.#timers.idle);
     }
     this.#lost();
-  }
+  };
 
   async #consume(/** @type {ReadableStream<BufferSource>} */ body) {
     const reader = body.pipeThrough(new TextDecoderStream()).getReader();
@@ -185,7 +184,6 @@ class Answer {
     }
   }
 
-  /** A connection ended, and unless we ended it the stream did not. */
   #lost() {
     if (this.#ended) return;
     if (this.#refusal) this.#again("waiting", this.#refusal);
@@ -205,20 +203,27 @@ class Answer {
   #told(/** @type {Failure} */ failure) {
     if (this.#tooLong(failure)) return this.#fail(failure);
     this.#refusal = failure;
-    this.#enter("waiting", { seconds: failure.retry_after ?? null, attempt: this.#attempt + 1, error: failure });
+    this.#enter("waiting", { seconds: failure.retry_after, attempt: this.#attempt + 1, error: failure });
   }
 
   #again(/** @type {State} */ state, /** @type {Failure} */ failure) {
-    if (++this.#attempt > LIMITS.attempts || this.#tooLong(failure)) return this.#fail(failure);
+    const limit = this.id ? LIMITS.known : LIMITS.attempts;
+    if (++this.#attempt > limit || this.#tooLong(failure)) return this.#fail(failure);
     const floor = Math.max(this.#retry, (failure.retry_after ?? 0) * 1000);
-    const wait = floor + Math.random() * Math.min(LIMITS.ceiling, LIMITS.backoff * 2 ** this.#attempt);
+    const wait = floor + Math.random() * Math.min(WAITS.ceiling, WAITS.backoff * 2 ** this.#attempt);
     this.#enter(state, { seconds: wait / 1000, attempt: this.#attempt, error: failure });
-    this.#timers.again = setTimeout(() => this.#pull(), wait);
+    this.#timers.again = setTimeout(this.#pull, wait);
   }
 
   #tooLong(/** @type {Failure} */ failure) {
     return (failure.retry_after ?? 0) > (this.#options.patience ?? 60);
   }
+
+  #hurry = () => {
+    if (!this.#timers.again || this.#state !== "reconnecting") return;
+    clearTimeout(this.#timers.again);
+    this.#pull();
+  };
 
   #opened() {
     this.#fresh = true;
@@ -226,10 +231,9 @@ class Answer {
     this.#enter("open");
   }
 
-  /** Silence is a dead connection: the gateway's heartbeats are three times as frequent. */
   #watch() {
-    clearTimeout(this.#timers.idle);
-    this.#timers.idle = setTimeout(() => this.#abort?.abort(), LIMITS.idle);
+    clearTimeout(this.#timers.idle); // heartbeats are three times as frequent: silence is a dead connection
+    this.#timers.idle = setTimeout(() => this.#abort?.abort(), WAITS.idle);
   }
 
   #url() {
@@ -237,25 +241,24 @@ class Answer {
     const target = this.id ? new URL(encodeURIComponent(this.id), this.#streams) : new URL(url, document.baseURI);
     const start = this.id || this.#posts ? {} : { message, session_id: session };
     const headers = this.#native ? { last_event_id: this.cursor, token: credential } : {};
-    const query = Object.entries({ ...params, ...start, ...headers });
-    for (const [name, value] of query) if (value) target.searchParams.set(name, value);
+    const query = { ...params, ...start, ...headers };
+    for (const [name, value] of Object.entries(query)) if (value) target.searchParams.set(name, value);
     return target;
   }
 
   #request(/** @type {AbortSignal} */ signal) {
-    const { message, session, body } = this.#options;
+    const { message, session: session_id, body } = this.#options;
     const headers = new Headers({ Accept: "text/event-stream" });
     if (this.cursor) headers.set("Last-Event-ID", this.cursor);
     if (this.id || !this.#posts) return this.#signed({ headers, signal, cache: "no-store" });
     headers.set("Content-Type", "application/json");
-    const sent = JSON.stringify({ message, session_id: session, ...body });
-    return this.#signed({ method: "POST", headers, signal, body: sent });
+    return this.#signed({ method: "POST", headers, signal, body: JSON.stringify({ message, session_id, ...body }) });
   }
 
   async #tellStop() {
     const url = new URL(`${encodeURIComponent(this.id ?? "")}/stop`, this.#streams);
-    const request = this.#signed({ method: "POST", headers: new Headers(), keepalive: true });
-    await fetch(url, request).catch(() => this.#finish("stopped")); // the gateway cancels what nobody reads
+    const answer = fetch(url, this.#signed({ method: "POST", headers: new Headers(), keepalive: true }));
+    await answer.catch(() => this.#finish("stopped")); // the gateway cancels what nobody reads
   }
 
   /** @param {RequestInit & {headers: Headers}} request @returns {RequestInit} */
@@ -266,19 +269,19 @@ class Answer {
   }
 
   #receive(/** @type {string} */ type, /** @type {string} */ data, /** @type {string} */ id) {
-    if (this.#ended || ![...TYPES, "error"].includes(type)) return;
+    if (this.#ended || !TYPES.includes(type)) return;
     const value = JSON.parse(data);
     const refusal = type === "error" && value.retryable && this.#fresh && id === this.cursor;
     this.#fresh = false;
     if (refusal) return this.#told(value);
     this.cursor = id || this.cursor;
+    this.#timers.save ||= setTimeout(this.#keep, WAITS.save);
     this.#apply(type, value);
-    this.#timers.save ||= setTimeout(this.#keep, LIMITS.save);
   }
 
   #apply(/** @type {string} */ type, /** @type {any} */ value) {
     if (type === "connected") return this.#connected(value);
-    if (type === "done") return this.#finish("done", value);
+    if (type === "done") return this.#finish(value.finish_reason === "stopped" ? "stopped" : "done", value);
     if (type === "error") return value.code === "stopped" ? this.#finish("stopped") : this.#fail(value);
     this.#attempt = 0;
     if (this.#state !== "streaming") this.#enter("streaming");
@@ -296,15 +299,10 @@ class Answer {
   }
 
   #call(/** @type {string} */ name, /** @type {any[]} */ ...values) {
-    this.#attempted(() => /** @type {any} */ (this.#options)[name]?.(...values));
-  }
-
-  /** A caller's mistake or a full storage is reported, and the stream goes on. */
-  #attempted(/** @type {() => void} */ action) {
     try {
-      action();
+      /** @type {any} */ (this.#options)[name]?.(...values);
     } catch (error) {
-      reportError(error);
+      reportError(error); // a caller's mistake does not end the stream
     }
   }
 
@@ -324,6 +322,7 @@ class Answer {
     this.#abort?.abort();
     Object.values(this.#timers).forEach(clearTimeout);
     removeEventListener("pagehide", this.#keep);
+    removeEventListener("online", this.#hurry);
     if (outcome !== "closed") this.#options.storage?.removeItem(this.#options.storageKey ?? KEY);
     const { full_text, ...rest } = detail;
     this.text = full_text ?? this.text;
@@ -336,9 +335,10 @@ class Answer {
 
   #keep = () => {
     this.#timers.save = 0;
+    const { storage, storageKey = KEY } = this.#options;
     const { id, cursor, text, thinking } = this;
     const kept = JSON.stringify({ id, cursor, text, thinking, streams: this.#streams });
-    if (!this.#ended && id) this.#attempted(() => this.#options.storage?.setItem(this.#options.storageKey ?? KEY, kept));
+    if (id) storage?.setItem(storageKey, kept);
   };
 }
 
@@ -350,11 +350,10 @@ const NOT_A_STREAM = { code: "not_a_stream", message: "The answer is no event st
 async function failureOf(answer) {
   const { status } = answer;
   const problem = await answer.json().catch(() => ({}));
-  const said = answer.headers.get("Retry-After") ?? problem.retry_after ?? null;
-  const seconds = said === null || !isNaN(said) ? said : (Date.parse(said) - Date.now()) / 1000;
+  const seconds = Number(answer.headers.get("Retry-After") ?? problem.retry_after ?? NaN);
   const { code = `http_${status}`, message = problem.detail ?? problem.title ?? `HTTP status ${status}.` } = problem;
-  const retryable = problem.retryable ?? (status === 429 || status >= 500);
-  return { status, code, message, retryable, retry_after: seconds === null ? null : Number(seconds) };
+  const { retryable = status === 429 || status >= 500 } = problem;
+  return { status, code, message, retryable, retry_after: isNaN(seconds) ? null : seconds };
 }
 
 /** A text/event-stream, decoded; its text may come cut anywhere. Source: WHATWG HTML 9.2.6. */

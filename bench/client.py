@@ -1,0 +1,244 @@
+"""The load client: many streams at once, every event checked, the latency of some measured.
+
+- A `Load` opens its streams with at most `OPENING` of them still without a first event, so that it measures streams
+  and not a stampede.
+- Only `SAMPLED` streams look at stamps; all of them check numbers.
+- It runs in the process of the bench itself, whose CPU is shown beside the program's.
+
+This file does not know which program it talks to.
+"""
+
+import asyncio
+import json
+import re
+import time
+from dataclasses import dataclass
+from typing import Final
+
+from bench.marks import Pace, Sequence
+
+KEY: Final = "sk-bench"
+OPENING: Final = 64
+SAMPLED: Final = 10
+FIRST_SECONDS: Final = 20.0
+"""How long a stream may take to its first event, beyond which the run has failed."""
+MAX_CHUNK: Final = 1 << 20
+MAX_HEAD: Final = 1 << 16
+
+PATHS: Final = {"openai": "/v1/chat/completions", "chat": "/api/chat"}
+_CHUNKED: Final = re.compile(rb"\r\ntransfer-encoding: *chunked", re.IGNORECASE)
+
+
+class StreamError(Exception):
+    """A program did not answer as a streaming proxy must."""
+
+
+def micros() -> int:
+    """Now, as upstream stamps tell it."""
+    return time.monotonic_ns() // 1000
+
+
+def request(api: str, pace: Pace) -> bytes:
+    """A whole HTTP request for an answer of this pace from a route of this kind, `openai` or `chat`."""
+    question: dict[str, object] = {"message": pace.prompt}
+    if api == "openai":
+        messages = [{"role": "user", "content": pace.prompt}]
+        question = {"model": "bench-model", "stream": True, "messages": messages}
+    body = json.dumps(question)
+    return (
+        f"POST {PATHS[api]} HTTP/1.1\r\nHost: bench\r\nAuthorization: Bearer {KEY}\r\n"
+        f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n{body}"
+    ).encode()
+
+
+class Chunks:
+    """Takes the chunked coding off a body. Source: RFC 9112 7.1, without trailers.
+
+    Attributes:
+        ended: whether the last chunk was seen.
+    """
+
+    __slots__ = ("_rest", "ended")
+
+    def __init__(self) -> None:
+        self._rest = b""
+        self.ended = False
+
+    def feed(self, data: bytes) -> bytes:
+        """The content of all chunks that are complete now.
+
+        Raises:
+            ValueError: what should be a chunk is none, or is larger than `MAX_CHUNK`.
+        """
+        data = self._rest + data if self._rest else data
+        parts, at = [], 0
+        while (line := data.find(b"\r\n", at)) >= 0 and not self.ended:
+            start = line + 2
+            size = int(data[at:line], 16)
+            if size > MAX_CHUNK:
+                raise ValueError("chunk too large")
+            if len(data) < start + size + 2:
+                break
+            parts.append(data[start : start + size])
+            self.ended = size == 0
+            at = start + size + 2
+        self._rest = data[at:]
+        return b"".join(parts)
+
+
+class Stream(asyncio.Protocol):
+    """One request and the check of its answer.
+
+    Attributes:
+        sequence: the marks so far.
+        bytes: of the answer so far, its head included.
+        sent, first_event: when the request went out and the first mark came in, by `micros`; 0 before.
+        latencies: from writing at the upstream to the receipt here, in microseconds; of sampled streams only.
+        opened: done with the first mark.
+        closed: done with the answer or with the connection, whichever ends first.
+    """
+
+    def __init__(self, request: bytes, *, sampled: bool = False) -> None:
+        loop = asyncio.get_running_loop()
+        self._request = request
+        self._sampled = sampled
+        self._head = b""
+        self._chunks: Chunks | None = None
+        self.transport: asyncio.Transport | None = None
+        self.sequence = Sequence(stamped=sampled)
+        self.bytes = 0
+        self.sent = 0
+        self.first_event = 0
+        self.latencies: list[int] = []
+        self.opened: asyncio.Future[None] = loop.create_future()
+        self.closed: asyncio.Future[None] = loop.create_future()
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        self.transport = transport
+        self.sent = micros()
+        transport.write(self._request)
+
+    def data_received(self, data: bytes) -> None:
+        now = micros()
+        self.bytes += len(data)
+        try:
+            if self._chunks is None:
+                data = self._after_head(data)
+            if data and self._chunks is not None:
+                self._take(self._chunks.feed(data), now)
+        except (StreamError, ValueError) as error:
+            self._end(StreamError(str(error)))
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._end(StreamError("the connection ended before the answer"))
+
+    def close(self) -> None:
+        """Ends the connection, whether or not the answer is complete."""
+        if self.transport is not None:
+            self.transport.abort()
+
+    def _after_head(self, data: bytes) -> bytes:
+        self._head += data
+        head, blank, rest = self._head.partition(b"\r\n\r\n")
+        if not blank and len(head) < MAX_HEAD:
+            return b""
+        if head[9:12] != b"200" or not _CHUNKED.search(head):
+            raise StreamError(f"not a stream: {self._head[:500]!r}")
+        self._chunks = Chunks()
+        return rest
+
+    def _take(self, body: bytes, now: int) -> None:
+        assert self._chunks is not None
+        if body:
+            stamps = self.sequence.feed(body)
+            if stamps:
+                self.latencies += [now - stamp for stamp in stamps]
+        if not self.first_event and self.sequence.count:
+            self.first_event = now
+            self.opened.set_result(None)
+        if self._chunks.ended:
+            self._end(StreamError(f"an answer without events: {body[:500]!r}"))
+
+    def _end(self, error: StreamError) -> None:
+        if not self.opened.done():
+            self.opened.set_exception(error)
+            self.opened.exception()  # told to whoever waits; nobody has to
+        if not self.closed.done():
+            self.closed.set_result(None)
+        self.close()
+
+
+async def connect(port: int, request: bytes, *, sampled: bool = False) -> Stream:
+    """A stream whose request is on its way to this port of 127.0.0.1."""
+    stream = Stream(request, sampled=sampled)
+    await asyncio.get_running_loop().create_connection(lambda: stream, "127.0.0.1", port)
+    return stream
+
+
+@dataclass(frozen=True, slots=True)
+class Count:
+    """What a load had received at one moment."""
+
+    events: int
+    bytes: int
+
+
+class Load:
+    """Many streams of one kind.
+
+    Args:
+        port: of the program.
+        api: of its route.
+        pace: of every answer.
+    """
+
+    def __init__(self, port: int, api: str, pace: Pace) -> None:
+        self._port = port
+        self._pace = pace
+        self._request = request(api, pace)
+        self._gate = asyncio.Semaphore(OPENING)
+        self.streams: list[Stream] = []
+
+    async def open(self, streams: int) -> None:
+        """Returns when all of so many streams have had their first event.
+
+        Raises:
+            StreamError: one was refused.
+            TimeoutError: one waited `FIRST_SECONDS` for its first event.
+        """
+        async with asyncio.TaskGroup() as group:
+            for number in range(streams):
+                group.create_task(self._open(sampled=number < SAMPLED))
+
+    async def _open(self, *, sampled: bool) -> None:
+        async with self._gate, asyncio.timeout(FIRST_SECONDS):
+            stream = await connect(self._port, self._request, sampled=sampled)
+            self.streams.append(stream)
+            await stream.opened
+
+    def count(self) -> Count:
+        """What came in so far, by all streams together."""
+        return Count(sum(s.sequence.count for s in self.streams), sum(s.bytes for s in self.streams))
+
+    def open_streams(self) -> int:
+        """How many answers are still going on."""
+        return sum(not stream.closed.done() for stream in self.streams)
+
+    def latencies(self, *, forget: bool = False) -> list[int]:
+        """The latencies of the sampled streams since they were last forgotten, in microseconds."""
+        found = [latency for stream in self.streams for latency in stream.latencies]
+        if forget:
+            for stream in self.streams:
+                stream.latencies.clear()
+        return found
+
+    async def finish(self, seconds: float) -> int:
+        """How many events were lost, doubled or out of order when every answer had ended, or after so many seconds."""
+        await asyncio.wait([stream.closed for stream in self.streams], timeout=seconds)
+        return sum(stream.sequence.lost(self._pace.events) for stream in self.streams)
+
+    def close(self) -> None:
+        """Ends every connection."""
+        for stream in self.streams:
+            stream.close()

@@ -1,0 +1,153 @@
+"""The scenarios: what is asked of every program, and how it is measured.
+
+- `relay`: many paced streams; CPU, memory, bytes and latency during a window in which all of them run.
+- `first_token`: one stream after the other; the time from the request to the first event.
+- `idle`: many streams that have had one event and wait; memory, and CPU with one heartbeat for each stream.
+
+A scenario fails, rather than measures something else, when a stream is refused or ends before its window does.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Final
+
+from bench.client import Load, StreamError, connect, request
+from bench.marks import Pace
+from bench.measure import Measurement, Moment, resident_kib
+from bench.programs import DIRECT, ENVOY, GATEWAY, GATEWAY_EACH, GATEWAY_HEARTBEAT, LITELLM, NGINX, Program, Stage
+
+SETTLE: Final = 1.0
+"""Seconds between the last stream's first event and the window."""
+FINISH: Final = 20.0
+"""Seconds that answers may take to end after the window."""
+
+
+class ScenarioError(Exception):
+    """A measurement would not have measured what it says."""
+
+
+@dataclass(frozen=True, slots=True)
+class Scenario:
+    """One thing to ask of every program.
+
+    Attributes:
+        letter: its name on the command line.
+        title: what it is, for the report.
+        measure: how it is measured.
+        programs: who is asked; nginx among them is what the others are compared to.
+        streams: at once; or one after the other.
+        rate: events a second of each stream.
+        api: the kind of route.
+        ramp: seconds that opening the streams may take.
+        window: seconds of measuring.
+    """
+
+    letter: str
+    title: str
+    measure: Callable[["Scenario", Stage], Awaitable[Measurement]]
+    programs: tuple[Program, ...]
+    streams: int
+    rate: int = 0
+    api: str = "openai"
+    ramp: float = 1.5
+    window: float = 4.0
+
+    @property
+    def pace(self) -> Pace:
+        """The pace of an answer that outlasts the window."""
+        return Pace(max(1, round(self.rate * (self.ramp + SETTLE + self.window + 0.5))), self.rate)
+
+
+async def relay(scenario: Scenario, stage: Stage) -> Measurement:
+    """Cost and latency of many paced streams."""
+    load = Load(stage.port, scenario.api, scenario.pace)
+    before = resident_kib(stage.program)
+    await load.open(scenario.streams)
+    await asyncio.sleep(SETTLE)
+    measurement = await _window(scenario, stage, load)
+    kib = (resident_kib(stage.program) - before) / scenario.streams
+    if load.open_streams() < scenario.streams:
+        raise ScenarioError("streams ended before the window did; the machine is too slow for this scenario")
+    lost = await load.finish(FINISH)
+    load.close()
+    return replace(measurement, kib=kib, lost=lost)
+
+
+async def _window(scenario: Scenario, stage: Stage, load: Load) -> Measurement:
+    load.latencies(forget=True)
+    moment, before = Moment.now(stage.program, stage.upstream), load.count()
+    await asyncio.sleep(scenario.window)
+    seconds, shares, after = moment.elapsed(), moment.shares(), load.count()
+    events = after.events - before.events
+    if not events:
+        raise ScenarioError("no event in the whole window")
+    return Measurement(
+        shares=shares,
+        events=events / seconds,
+        cpu=1e6 * shares.program * seconds / events,
+        bytes=(after.bytes - before.bytes) / events,
+        latencies=milliseconds(load.latencies()),
+    )
+
+
+async def first_token(scenario: Scenario, stage: Stage) -> Measurement:
+    """The time from a request to its first event, with one stream at a time."""
+    asked = request(scenario.api, Pace(1, 1))
+    took, lost = [], 0
+    for _ in range(scenario.streams):
+        stream = await connect(stage.port, asked)
+        await stream.opened
+        await stream.closed
+        took.append(stream.first_event - stream.sent)
+        lost += stream.sequence.lost(1)
+        stream.close()
+    return Measurement(latencies=milliseconds(took), lost=lost)
+
+
+async def idle(scenario: Scenario, stage: Stage) -> Measurement:
+    """What streams cost that are open and wait."""
+    load = Load(stage.port, scenario.api, Pace(1, 0))
+    before = resident_kib(stage.program)
+    await load.open(scenario.streams)
+    await asyncio.sleep(SETTLE)
+    moment = Moment.now(stage.program, stage.upstream)
+    await asyncio.sleep(scenario.window)
+    shares, kib = moment.shares(), (resident_kib(stage.program) - before) / scenario.streams
+    if load.open_streams() < scenario.streams:
+        raise ScenarioError("idle streams were ended")
+    load.close()
+    return Measurement(shares=shares, kib=kib)
+
+
+def milliseconds(micros: Sequence[int]) -> tuple[float, ...]:
+    """Microseconds as sorted milliseconds."""
+    return tuple(value / 1000 for value in sorted(micros))
+
+
+_PROXIES: Final = (NGINX, GATEWAY, ENVOY)
+SCENARIOS: Final = (
+    Scenario("A", "300 streams at 50 events/s", relay, _PROXIES, 300, 50),
+    Scenario("B", "300 streams at 200 events/s", relay, _PROXIES, 300, 200),
+    Scenario("C", "2,000 streams at 10 events/s", relay, _PROXIES, 2000, 10, ramp=6),
+    Scenario("D", "300 streams at 50 events/s, api chat with merge", relay, (NGINX, GATEWAY), 300, 50, api="chat"),
+    Scenario("E", "time to the first token, one stream", first_token, (DIRECT, *_PROXIES), 250),
+    Scenario("F", "3,000 idle streams", idle, (NGINX, GATEWAY_HEARTBEAT, ENVOY), 3000, window=5),
+    Scenario("G", "latency of 10 streams at 50 events/s", relay, (DIRECT, *_PROXIES, GATEWAY_EACH), 10, 50, ramp=0.5),
+    # What LiteLLM can do on one core, with room to spare; asked for by its letter only.
+    Scenario("L", "20 streams at 10 events/s, with LiteLLM", relay, (NGINX, GATEWAY, LITELLM), 20, 10, ramp=3),
+)
+BY_DEFAULT: Final = "ABCDEFG"
+QUICK: Final = "AD"
+QUICK_WINDOW: Final = 2.0
+
+
+def chosen(letters: str, *, quick: bool) -> list[Scenario]:
+    """The scenarios of these letters, in their order; for nginx and the gateway alone, and shorter, when `quick`.
+
+    Raises:
+        KeyError: there is no scenario of some letter.
+    """
+    by_letter = {scenario.letter: scenario for scenario in SCENARIOS}
+    found = [by_letter[letter] for letter in letters]
+    return [replace(scenario, programs=(NGINX, GATEWAY), window=QUICK_WINDOW) for scenario in found] if quick else found

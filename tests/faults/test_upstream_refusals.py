@@ -1,0 +1,228 @@
+"""Upstreams that cannot be reached, or answer with a status instead of a stream (U1-U10, U17)."""
+
+import asyncio
+import socket
+import ssl
+from collections.abc import AsyncIterator, Iterator
+from contextlib import AsyncExitStack, ExitStack, contextmanager
+from pathlib import Path
+from typing import NamedTuple
+
+import msgspec
+import pytest
+import pytest_asyncio
+
+from tests.faults.stage import (
+    API_KEY,
+    CHATS,
+    FAST,
+    KINDS,
+    PAGE,
+    PROMPT,
+    STREAMS,
+    Heard,
+    Stage,
+    Way,
+    stage_fixture,
+    ways,
+)
+from tests.kit.program import free_port, throwaway_certificate
+from tests.kit.upstream import Cut, Reset, ScriptedUpstream, http_head, openai_answer, response
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+stage = stage_fixture()
+ONE_OF_EACH = ways(*KINDS)
+
+
+def body_of(message: str, code: str = "", kind: str = "") -> bytes:
+    return msgspec.json.encode({"error": {"message": message, "type": kind, "code": code}})
+
+
+async def test_upstream_that_closes_or_resets_before_its_head_is_502(stage: Stage) -> None:
+    for step in (Reset(), Cut()):
+        stage.plays([step])
+        for heard in await stage.fail_all(ONE_OF_EACH, "upstream_reset", 502):
+            assert heard.error["retryable"]
+        await stage.fail_all(ways(*STREAMS, committed=True), "upstream_reset", 502)
+
+
+async def test_429_is_passed_on_with_its_retry_after(stage: Stage) -> None:
+    stage.plays([response(429, body_of("Slow down."), Retry_After="7")])
+    for way, heard in zip(ONE_OF_EACH, await told(stage, "upstream_rate_limited", 429), strict=True):
+        assert heard.error["retry_after"] == 7
+        assert way.is_get or heard.headers["retry-after"] == "7"
+        assert not way.is_get or 7000 < heard.retry < 10000
+    assert len(stage.upstream.exchanges) == len(ONE_OF_EACH)
+
+
+async def test_429_without_retry_after(stage: Stage) -> None:
+    stage.plays([response(429, "nope", "text/plain")])
+    for heard in await told(stage, "upstream_rate_limited", 429):
+        assert heard.error["retry_after"] is None
+
+
+@pytest.mark.parametrize(
+    ("status", "code", "ours"),
+    [(500, "upstream_error", 502), (503, "upstream_unavailable", 503), (502, "upstream_error", 502)],
+)
+async def test_5xx_is_told_without_the_providers_words(stage: Stage, status: int, code: str, ours: int) -> None:
+    stage.plays([response(status, body_of(f"failed on {PROMPT} with {API_KEY}"))])
+    await told(stage, code, ours)
+    stage.plays([response(status, PAGE, "text/html")])
+    await told(stage, code, ours)
+
+
+@pytest.mark.parametrize("code", ["context_length_exceeded", "content_filter"])
+async def test_400_is_told_with_the_providers_reason(stage: Stage, code: str) -> None:
+    stage.plays([response(400, body_of("Because of this and that.", code, "invalid_request_error"))])
+    for heard in await stage.fail_all(ways(*CHATS), code, 400, whole=True):
+        assert not heard.error["retryable"]
+        assert heard.error["message"] == "Because of this and that."
+    await stage.fail_all(ways("openai", "chat", "eventsource", committed=True), code, 400, whole=True)
+
+
+@pytest.mark.parametrize("status", [401, 403])
+async def test_refused_key_is_502_and_says_nothing_of_the_key(stage: Stage, status: int) -> None:
+    stage.plays([response(status, body_of(f"Incorrect API key: {API_KEY}", "invalid_api_key"))])
+    for heard in await told(stage, "upstream_auth", 502):
+        assert "www-authenticate" not in heard.headers
+        assert not heard.error["retryable"]
+
+
+NO_STREAMS: dict[str, bytes] = {
+    "json error": response(200, body_of(f"{PAGE} {PROMPT}")),
+    "page": response(200, PAGE, "text/html"),
+    "redirect": response(302, PAGE, "text/html", Location="http://127.0.0.1:1/private"),
+    "no content": http_head(204, "text/event-stream"),
+    "no type": b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}",
+}
+
+
+@pytest.mark.parametrize("answer", NO_STREAMS)
+async def test_answer_that_is_no_stream_is_502_and_shows_nothing_of_it(stage: Stage, answer: str) -> None:
+    stage.plays([NO_STREAMS[answer], Cut()])
+    await stage.fail_all(ways(*CHATS), "upstream_protocol", 502)
+    await stage.fail_all(ways("openai", "chat", "eventsource", committed=True), "upstream_protocol", 502)
+    if answer != "no content":  # which tells an EventSource to stop
+        await stage.fail_all(ways("proxy-get"), "upstream_protocol", 502)
+
+
+async def test_endless_page_is_not_read_for_ever(stage: Stage) -> None:
+    stage.plays([http_head(500, "text/html"), PAGE.encode() * 200_000, Cut()])
+    await stage.fail_all(ways(*CHATS), "upstream_error", 502)
+
+
+async def told(stage: Stage, code: str, status: int) -> list[Heard]:
+    """Every way to ask gets this failure, before and after the headers are committed."""
+    await stage.fail_all(ways(*STREAMS, committed=True), code, status, whole=True)
+    stage.upstream.exchanges.clear()
+    return await stage.fail_all(ONE_OF_EACH, code, status, whole=True)
+
+
+async def test_gateway_goes_on_after_all_this(stage: Stage) -> None:
+    stage.plays(openai_answer("Hi"))
+    await stage.complete_all(ways(*CHATS), "Hi")
+
+
+@pytest.mark.parametrize("answer", [http_head(204), response(404, "{}"), response(200, "{}"), response(302, "")])
+async def test_answer_that_is_no_stream_comes_too_late_for_a_committed_proxy(stage: Stage, answer: bytes) -> None:
+    stage.plays([answer, Cut()])
+    await stage.fail_all(ways("proxy", "proxy-get", committed=True), "upstream_protocol", 502)
+
+
+# Upstreams that no connection can be made to, each at /<kind>/<name>.
+
+
+@contextmanager
+def full_port() -> Iterator[int]:
+    """A port whose queue of connections is full: the next one is neither accepted nor refused."""
+    with ExitStack() as stack:
+        listener = stack.enter_context(socket.create_server(("127.0.0.1", 0), backlog=0))
+        for _ in range(4):
+            waiting = stack.enter_context(socket.socket())
+            waiting.setblocking(False)
+            waiting.connect_ex(listener.getsockname())
+        yield listener.getsockname()[1]
+
+
+def tls_server(directory: Path, name: str) -> ScriptedUpstream:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(*throwaway_certificate(directory, name))
+    return ScriptedUpstream([b"".join(step for step in openai_answer("Hi") if isinstance(step, bytes))], tls=context)
+
+
+async def speak_plainly(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    writer.write(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+    writer.close()
+    await writer.wait_closed()
+
+
+class Nowhere(NamedTuple):
+    stage: Stage
+    secure: list[ScriptedUpstream]
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def nowhere(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Nowhere]:
+    directory = tmp_path_factory.mktemp("nowhere")
+    async with AsyncExitStack() as stack:
+        full = stack.enter_context(full_port())
+        known = await stack.enter_async_context(tls_server(directory, "known.example"))
+        stranger = await stack.enter_async_context(tls_server(directory, "stranger.example"))
+        plain = await stack.enter_async_context(await asyncio.start_server(speak_plainly, "127.0.0.1", 0))
+        urls = {
+            "refused": f"http://127.0.0.1:{free_port()}",
+            "hanging": f"http://127.0.0.1:{full}",
+            "nameless": "http://no-such-host.invalid",
+            "self-signed": stranger.url,
+            "wrong-name": known.url.replace("127.0.0.1", "localhost"),
+            "no-tls": f"https://127.0.0.1:{plain.sockets[0].getsockname()[1]}",
+            "known": known.url,
+            "unchecked": stranger.url,
+        }
+        upstreams = {
+            name: {"dialect": "openai", "targets": [{"url": url}], "verify_tls": name != "unchecked"}
+            for name, url in urls.items()
+        }
+        routes = [
+            {"path": f"/{kind}/{name}", "api": kind, "upstream": name}
+            for name in urls
+            for kind in ("openai", "chat", "proxy")
+        ]
+        timeouts = FAST | {"connect": "300ms", "first_event": "2s"}
+        trust = {"SSL_CERT_FILE": str(directory / "known.example.pem")}
+        opened = Stage.opened(directory, timeouts, env=trust, upstreams=upstreams, routes=routes)
+        yield Nowhere(await stack.enter_async_context(opened), [known, stranger])
+
+
+def to(name: str) -> list[Way]:
+    return [way._replace(path=f"/{way.route}/{name}") for way in ONE_OF_EACH]
+
+
+@pytest.mark.parametrize("name", ["refused", "nameless"])
+async def test_refused_connection_is_502_at_once(nowhere: Nowhere, name: str) -> None:
+    began = asyncio.get_running_loop().time()
+    await nowhere.stage.fail_all(to(name), "upstream_unreachable", 502)
+    assert asyncio.get_running_loop().time() - began < 1
+
+
+async def test_connection_that_nobody_accepts_is_given_up_in_time(nowhere: Nowhere) -> None:
+    began = asyncio.get_running_loop().time()
+    await nowhere.stage.fail_all(to("hanging"), "upstream_unreachable", 502)
+    assert 0.2 < asyncio.get_running_loop().time() - began < 1.5
+
+
+@pytest.mark.parametrize("name", ["self-signed", "wrong-name", "no-tls"])
+async def test_untrusted_tls_is_502_and_told_in_the_log_only(nowhere: Nowhere, name: str) -> None:
+    for heard in await nowhere.stage.fail_all(to(name), "upstream_tls", 502):
+        assert "127.0.0.1" not in heard.body
+        assert "ertificate" not in heard.body
+        line = await nowhere.stage.gateway.logged("stream_failed", request_id=heard.request_id)
+        assert "SSL" in line["detail"] or "ertificate" in line["detail"]
+    assert not any(server.exchanges for server in nowhere.secure)
+
+
+async def test_trusted_tls_works_and_unchecked_only_where_configured_so(nowhere: Nowhere) -> None:
+    await nowhere.stage.complete_all(to("known"), "Hi")
+    await nowhere.stage.complete_all(to("unchecked"), "Hi")

@@ -1,0 +1,269 @@
+"""The chat page in Chromium, with the stand-in model behind it: what somebody sees who opens it for the first time."""
+
+import re
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+import pytest_asyncio
+from playwright.async_api import Browser, BrowserContext, Page, expect
+
+from tests.kit.program import Gateway
+from tests.kit.sse_client import request
+from tests.real.browsing import Cable, chromium
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+KEY = "key-of-the-visitor"
+SLOWLY = "/slow /history"
+"""An answer that takes four seconds: time to reload, drop and stop."""
+
+
+def config(**auth: Any) -> dict[str, Any]:
+    chat = {"path": "/api/chat", "api": "chat", "upstream": "main", "model": "demo", "system": "You are helpful."}
+    return {
+        "auth": auth,
+        "limits": {"per_address": {"requests": None, "connections": None}},
+        "stream": {"retry": "100ms", "batch": {"interval": "10ms"}},
+        "timeouts": {"idle": "1s"},
+        "upstreams": {"main": {"dialect": "openai", "targets": [{"url": "demo:"}]}},
+        "routes": [chat | {"history": {"turns": 20, "ttl": "1h"}}],
+    }
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def browser() -> AsyncIterator[Browser]:
+    expect.set_options(timeout=10_000)
+    async with chromium() as browser:
+        yield browser
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def gateway(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Gateway]:
+    async with Gateway(config(anonymous=True), tmp_path_factory.mktemp("gateway")) as gateway:
+        yield gateway
+
+
+@pytest_asyncio.fixture(loop_scope="module")
+async def complaints(browser: Browser) -> AsyncIterator[list[str]]:
+    """What pages complained of on their consoles; none may."""
+    heard: list[str] = []
+    yield heard
+    assert heard == []
+
+
+@pytest_asyncio.fixture(loop_scope="module")
+async def context(browser: Browser, complaints: list[str]) -> AsyncIterator[BrowserContext]:
+    context = await browser.new_context(locale="en-US", viewport={"width": 1000, "height": 700})
+    context.on("weberror", lambda error: complaints.append(str(error.error)))
+    yield context
+    await context.close()
+
+
+@pytest_asyncio.fixture(loop_scope="module")
+async def page(context: BrowserContext, gateway: Gateway) -> Page:
+    page = await context.new_page()
+    await page.goto(gateway.url)
+    return page
+
+
+async def ask(page: Page, message: str) -> None:
+    await page.locator("#message").fill(message)
+    await page.keyboard.press("Enter")
+
+
+async def reach(page: Page, state: str) -> None:
+    """Returns when the page says that it is in this state."""
+    await expect(page.locator("#status")).to_have_attribute("data-state", state)
+
+
+async def grow(page: Page, characters: int) -> str:
+    """The last answer as soon as it has so many characters."""
+    text = page.locator(".answer .text").last
+    await expect(text).to_contain_text(re.compile(f".{{{characters}}}", re.DOTALL))
+    return await text.inner_text()
+
+
+async def answer(page: Page) -> str:
+    return await page.locator(".answer .text").last.inner_text()
+
+
+async def streams(gateway: Gateway) -> dict[str, int]:
+    """Generations that ended so far, by outcome, and those that run."""
+    async with await request(f"{gateway.admin}/metrics") as metrics:
+        lines = re.findall(
+            r'^gateway_streams_total\{.*outcome="(\w+)".*\} (\d+)', (await metrics.body()).decode(), re.M
+        )
+    async with await request(f"{gateway.admin}/streams") as running:
+        return {outcome: int(count) for outcome, count in lines} | {"running": len(await running.json())}
+
+
+def more(before: dict[str, int], after: dict[str, int]) -> dict[str, int]:
+    return {outcome: count - before.get(outcome, 0) for outcome, count in after.items() if count != before.get(outcome)}
+
+
+async def test_visitor_asks_and_reads_the_answer_grow(page: Page) -> None:
+    await ask(page, SLOWLY)
+    await reach(page, "streaming")
+    first = await grow(page, 10)
+    await reach(page, "done")
+    whole = await answer(page)
+    assert whole.startswith(first)
+    assert len(whole) > len(first)
+    assert await page.locator(".question p").all_inner_texts() == [SLOWLY]
+    assert re.fullmatch(r"[0-9.]+ s · [0-9]+ tokens", await page.locator("#figures").inner_text())
+
+
+async def test_visitor_asks_in_chinese_on_a_phone(browser: Browser, gateway: Gateway) -> None:
+    context = await browser.new_context(locale="zh-CN", viewport={"width": 360, "height": 640}, has_touch=True)
+    page = await context.new_page()
+    await page.goto(gateway.url)
+    assert await page.title() == "对话"
+    await page.locator("#message").fill("／fast 什么是断线续传？")
+    await page.get_by_role("button", name="发送").tap()
+    await reach(page, "done")
+    assert "你问的是：“什么是断线续传？”" in await answer(page)
+    assert await page.locator(".answer").last.get_attribute("lang") == "zh-CN"
+    assert await page.evaluate("document.documentElement.scrollWidth") <= 360
+    await expect(page.locator("#message")).to_be_in_viewport(ratio=1)
+    await expect(page.locator("#send")).to_be_in_viewport(ratio=1)
+    await context.close()
+
+
+async def test_visitor_reloads_in_mid_answer_and_gets_all_of_it_for_one_price(page: Page, gateway: Gateway) -> None:
+    before = await streams(gateway)
+    await ask(page, SLOWLY)
+    for characters in (10, 40):
+        await grow(page, characters)
+        await page.reload()
+    await reach(page, "done")
+    lines = (await answer(page)).splitlines()
+    assert lines[-2:] == ["1. system: You are helpful.", "2. user: /slow /history"]
+    assert len(lines) == 4
+    assert more(before, await streams(gateway)) == {"completed": 1}
+
+
+async def test_visitor_who_reloads_before_anything_came_is_asked_to_ask_again(page: Page, gateway: Gateway) -> None:
+    before = await streams(gateway)
+    await ask(page, "/fast /history")
+    await page.reload()
+    await reach(page, "error")
+    await expect(page.locator(".note").last).to_contain_text("left before the answer began")
+    await page.get_by_role("button", name="Try again").click()
+    await reach(page, "done")
+    assert (await streams(gateway))["completed"] - before.get("completed", 0) <= 2
+
+
+async def test_visitor_loses_the_connection_and_misses_nothing(context: BrowserContext, gateway: Gateway) -> None:
+    before = await streams(gateway)
+    async with Cable(int(gateway.url.rsplit(":", 1)[1])) as cable:
+        page = await context.new_page()
+        await page.goto(f"http://127.0.0.1:{cable.port}")
+        await ask(page, SLOWLY)
+        await grow(page, 10)
+        await cable.pull()
+        await reach(page, "reconnecting")
+        await cable.plug()
+        await reach(page, "done")
+        assert (await answer(page)).endswith("2. user: /slow /history")
+    assert more(before, await streams(gateway)) == {"completed": 1}
+
+
+@pytest.mark.parametrize("how", ["button", "escape"])
+async def test_visitor_stops_the_answer_and_the_model_with_it(page: Page, gateway: Gateway, how: str) -> None:
+    before = await streams(gateway)
+    await ask(page, SLOWLY)
+    await grow(page, 10)
+    await (page.get_by_role("button", name="Stop").click() if how == "button" else page.keyboard.press("Escape"))
+    await reach(page, "stopped")
+    assert more(before, await streams(gateway)) == {"stopped": 1}
+    await expect(page.locator(".note").last).to_contain_text("Stopped")
+    assert "2. user" not in await answer(page)
+
+
+async def test_visitor_starts_a_new_chat_in_mid_answer(page: Page, gateway: Gateway) -> None:
+    before = await streams(gateway)
+    await ask(page, SLOWLY)
+    await grow(page, 10)
+    await page.get_by_role("button", name="New chat").click()
+    await expect(page.locator("article")).to_have_count(0)
+    await reach(page, "idle")
+    await gateway.logged("stream_end", outcome="stopped")
+    await ask(page, "/fast /history")
+    await reach(page, "done")
+    assert "2. user: /fast /history" in await answer(page)
+    assert more(before, await streams(gateway)) == {"stopped": 1, "completed": 1}
+
+
+@pytest.mark.parametrize(
+    ("message", "said"),
+    [
+        ("/error", "The model service is in trouble. Try again."),
+        ("/cut /fast", "The model broke off in the middle. Try again."),
+        ("/stall /fast", "The model broke off in the middle. Try again."),
+    ],
+)
+async def test_visitor_is_told_what_went_wrong_and_may_try_again(page: Page, message: str, said: str) -> None:
+    await ask(page, message)
+    await reach(page, "error")
+    note = page.locator(".note").last
+    await expect(note).to_contain_text(said)
+    await note.get_by_role("button", name="Try again").click()
+    await expect(page.locator(".question")).to_have_count(1)
+    await reach(page, "error")
+
+
+async def test_visitor_is_told_how_long_to_wait_and_may_give_up(page: Page) -> None:
+    await ask(page, "/busy")
+    await reach(page, "waiting")
+    await expect(page.locator("#figures")).to_have_text(re.compile(r"^in [1-4] s$"))
+    await page.get_by_role("button", name="Stop").click()
+    await reach(page, "stopped")
+
+
+async def test_visitor_sees_reasoning_and_tool_calls(page: Page) -> None:
+    await ask(page, "/think /tool /fast")
+    await reach(page, "done")
+    await page.get_by_text("Thinking", exact=True).click()
+    await expect(page.locator(".thinking div")).to_contain_text(re.compile(r".{20}"))
+    await expect(page.locator(".tools li")).to_have_text(re.compile(r"^get_weather\(\{.+\}\)$"))
+
+
+async def test_visitor_goes_on_with_the_conversation_after_a_reload(page: Page) -> None:
+    await ask(page, "/fast my name is Li")
+    await reach(page, "done")
+    await page.reload()
+    await expect(page.locator(".question")).to_have_count(1)
+    await ask(page, "/fast /history")
+    await reach(page, "done")
+    assert "2. user: /fast my name is Li" in await answer(page)
+
+
+async def test_page_shows_markup_as_text(page: Page) -> None:
+    markup = "<img src=x onerror='throw 1'><b>bold</b> ```\n<i>code</i>"
+    await ask(page, f"{markup} /fast")
+    await reach(page, "done")
+    assert "<b>bold</b>" in await answer(page)
+    assert await page.locator("main :is(img, b, i)").count() == 0
+
+
+async def test_page_sends_a_message_that_no_url_can_hold(page: Page) -> None:
+    await ask(page, "/fast /history " + "很长的问题" * 2000)
+    await reach(page, "done")
+    assert "很长的问题" in await answer(page)
+
+
+async def test_visitor_without_a_key_is_asked_for_one(
+    context: BrowserContext, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    keys = [{"id": "visitor", "key": KEY}]
+    async with Gateway(config(keys=keys), tmp_path_factory.mktemp("closed")) as closed:
+        page = await context.new_page()
+        await page.goto(closed.url)
+        await ask(page, "/fast hello")
+        await expect(page.get_by_role("dialog")).to_be_visible()
+        await page.get_by_role("textbox", name="Key").fill(KEY)
+        await page.keyboard.press("Enter")
+        await reach(page, "done")
+        assert "You asked: “hello”" in await answer(page)
+        assert KEY not in closed.output()

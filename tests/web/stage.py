@@ -1,0 +1,174 @@
+"""A stage: one running gateway, one upstream, and what that is to say to which question.
+
+    async with staged(tmp_path, routes) as stage:
+        question = stage.plays(openai_answer("Hi"))       # a question that nobody asked before
+        async with await stage.get("/chat", question) as answer: ...
+        assert len(stage.asked(question)) == 1             # how often the upstream was asked it
+
+So a gateway is started once a module, and every test has an upstream's script to itself.
+"""
+
+import asyncio
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from copy import deepcopy
+from itertools import count
+from pathlib import Path
+from typing import Any, TypeVar
+from urllib.parse import parse_qs, quote, urlsplit
+
+from tests.kit.program import Gateway
+from tests.kit.sse_client import Message, Parser, Response, request
+from tests.kit.upstream import LAST_CHUNK, Exchange, Script, ScriptedUpstream, Step, chunk, sse_head
+
+EVENTS = {"Accept": "text/event-stream"}
+UNLIMITED = {"per_address": {"requests": None, "connections": None}}
+
+
+class Stage:
+    """The gateway under test and its upstream.
+
+    Attributes:
+        gateway, upstream: both running.
+    """
+
+    def __init__(self) -> None:
+        self._scripts: dict[str, Script] = {}
+        self._numbers = count()
+        self.upstream = ScriptedUpstream(self._script)
+        self.gateway: Gateway
+
+    def _script(self, exchange: Exchange) -> Sequence[Step]:
+        script = self._scripts[question_of(exchange)]
+        return script(exchange) if callable(script) else script
+
+    def plays(self, script: Script, question: str = "question") -> str:
+        """A fresh question to which the upstream answers by this script."""
+        fresh = f"{question} {next(self._numbers)}"
+        self._scripts[fresh] = script
+        return fresh
+
+    def asked(self, question: str) -> list[Exchange]:
+        """Every time the upstream was asked this."""
+        return [exchange for exchange in self.upstream.exchanges if question_of(exchange) == question]
+
+    async def exchange(self, question: str, timeout: float = 10) -> Exchange:
+        """The first time the upstream is asked this, past or to come."""
+        async with asyncio.timeout(timeout):
+            while not (found := self.asked(question)):
+                await self.upstream.exchange(len(self.upstream.exchanges))
+        return found[0]
+
+    def url(self, path: str, question: str = "", **query: str) -> str:
+        """The URL of a path of the gateway, with a question."""
+        fields = ({"message": question} if question else {}) | query
+        parameters = "&".join(f"{name}={quote(value)}" for name, value in fields.items())
+        return f"{self.gateway.url}{path}" + (f"?{parameters}" if parameters else "")
+
+    async def get(
+        self, path: str, question: str = "", *, headers: Mapping[str, str] = EVENTS, cursor: str = "", **query: str
+    ) -> Response:
+        """The answer to a GET, by default one of an EventSource."""
+        return await request(self.url(path, question, **query), headers=headers, last_event_id=cursor)
+
+    async def post(self, path: str, body: Any, *, headers: Mapping[str, str] | None = None) -> Response:
+        """The answer to a POST."""
+        return await request(self.url(path), method="POST", headers=headers, body=body)
+
+    async def ask(self, route: str, question: str, **options: Any) -> Response:
+        """The streamed answer to a question on a route of any kind: `/openai` is POSTed to, others are GET."""
+        if route.startswith("/openai"):
+            return await self.post(route, completion(question, stream=True), **options)
+        return await self.get(route, question, **options)
+
+    async def admin(self, path: str) -> Any:
+        """What the admin listener says, as JSON or as text."""
+        async with await request(self.gateway.admin + path) as answer:
+            body = await answer.body()
+            return body.decode() if answer.media_type == "text/plain" else await answer.json()
+
+    async def metric(self, sample: str) -> float:
+        """The value of a sample, `name{label="x"}` as /metrics spells it; 0 where there is none."""
+        lines = (await self.admin("/metrics")).splitlines()
+        return float(next((line.rpartition(" ")[2] for line in lines if line.startswith(f"{sample} ")), 0))
+
+
+def question_of(exchange: Exchange) -> str:
+    """What the upstream is asked: the last message of a chat, or the query of a proxied request."""
+    if exchange.body:
+        question = exchange.json()["messages"][-1]["content"]
+        assert isinstance(question, str)
+        return question
+    return parse_qs(urlsplit(exchange.target).query)["message"][0]
+
+
+def completion(question: str, **fields: Any) -> dict[str, Any]:
+    """An OpenAI chat request."""
+    return {"model": "m", "messages": [{"role": "user", "content": question}]} | fields
+
+
+def setting(url: str, routes: Sequence[Mapping[str, Any]], **sections: Any) -> dict[str, Any]:
+    """A configuration for everybody, with the upstreams `llm` (openai) and `events` (sse) at this URL, and `closed`."""
+    upstreams = {
+        "llm": {"dialect": "openai", "targets": [{"url": f"{url}/v1"}]},
+        "events": {"dialect": "sse", "targets": [{"url": url}]},
+        "closed": {"dialect": "openai", "targets": [{"url": "http://127.0.0.1:9/v1"}]},
+    }
+    return {
+        "auth": {"anonymous": True},
+        "limits": UNLIMITED,
+        "upstreams": upstreams,
+        "routes": [_route(route) for route in routes],
+    } | sections
+
+
+def _route(route: Mapping[str, Any]) -> dict[str, Any]:
+    own = deepcopy(dict(route))  # what two routes share would be written as an alias, which the config refuses
+    return {"api": "chat", "upstream": "events" if route.get("api") == "proxy" else "llm"} | own
+
+
+@asynccontextmanager
+async def staged(directory: Path, routes: Sequence[Mapping[str, Any]], **sections: Any) -> AsyncIterator[Stage]:
+    """A stage with these routes; `api` is chat where a route does not say."""
+    stage = Stage()
+    async with stage.upstream, Gateway(setting(stage.upstream.url, routes, **sections), directory) as stage.gateway:
+        yield stage
+
+
+def events_answer(*texts: str) -> list[Step]:
+    """An SSE answer of these unnamed events, for a proxy route."""
+    return [sse_head(), *(chunk(f"data: {text}\n\n") for text in texts), LAST_CHUNK]
+
+
+T = TypeVar("T")
+
+
+async def eventually(look: Callable[[], Awaitable[T]], good: Callable[[T], bool], timeout: float = 5) -> T:
+    """What a look at another program shows as soon as it is good. Raises TimeoutError."""
+    async with asyncio.timeout(timeout):
+        while not good(seen := await look()):  # noqa: ASYNC110 - another process has no event to wait for
+            await asyncio.sleep(0.02)
+    return seen
+
+
+def parsed(raw: bytes) -> list[Message]:
+    """The events of a whole stream."""
+    parser = Parser()
+    return parser.feed(raw) + parser.flush()
+
+
+def kinds(messages: Sequence[Message]) -> Counter[str]:
+    """How many events there are of each type."""
+    return Counter(message.type for message in messages)
+
+
+def text_of(messages: Sequence[Message]) -> str:
+    """The text of all `token` events of the format `events`."""
+    return "".join(message.json()["text"] for message in messages if message.type == "token")
+
+
+async def whole(response: Response, timeout: float = 10) -> list[Message]:
+    """Every event of a stream to its end. Raises TimeoutError."""
+    async with asyncio.timeout(timeout), response:
+        return [message async for message in response.messages()]
