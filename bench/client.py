@@ -13,15 +13,18 @@ import json
 import re
 import time
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, Self, cast
 
-from bench.marks import Pace, Sequence
+from bench.marks import STOP, Pace, Sequence
 
 KEY: Final = "sk-bench"
 OPENING: Final = 64
 SAMPLED: Final = 10
 FIRST_SECONDS: Final = 20.0
 """How long a stream may take to its first event, beyond which the run has failed."""
+OPEN_SECONDS: Final = 40.0
+"""How long all streams of a load together may take."""
+FINISH_SECONDS: Final = 20.0
 MAX_CHUNK: Final = 1 << 20
 MAX_HEAD: Final = 1 << 16
 
@@ -38,11 +41,11 @@ def micros() -> int:
     return time.monotonic_ns() // 1000
 
 
-def request(api: str, pace: Pace) -> bytes:
-    """A whole HTTP request for an answer of this pace from a route of this kind, `openai` or `chat`."""
-    question: dict[str, object] = {"message": pace.prompt}
+def request(api: str, prompt: str) -> bytes:
+    """A whole HTTP request with this prompt to a route of this kind, `openai` or `chat`."""
+    question: dict[str, object] = {"message": prompt}
     if api == "openai":
-        messages = [{"role": "user", "content": pace.prompt}]
+        messages = [{"role": "user", "content": prompt}]
         question = {"model": "bench-model", "stream": True, "messages": messages}
     body = json.dumps(question)
     return (
@@ -114,10 +117,9 @@ class Stream(asyncio.Protocol):
         self.closed: asyncio.Future[None] = loop.create_future()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self.transport = transport
+        self.transport = cast(asyncio.Transport, transport)  # uvloop's have the methods but not the class
         self.sent = micros()
-        transport.write(self._request)
+        self.transport.write(self._request)
 
     def data_received(self, data: bytes) -> None:
         now = micros()
@@ -156,7 +158,8 @@ class Stream(asyncio.Protocol):
                 self.latencies += [now - stamp for stamp in stamps]
         if not self.first_event and self.sequence.count:
             self.first_event = now
-            self.opened.set_result(None)
+            if not self.opened.done():  # nobody waits any more when the load was given up
+                self.opened.set_result(None)
         if self._chunks.ended:
             self._end(StreamError(f"an answer without events: {body[:500]!r}"))
 
@@ -176,6 +179,23 @@ async def connect(port: int, request: bytes, *, sampled: bool = False) -> Stream
     return stream
 
 
+async def exchange(port: int, request: bytes) -> Stream:
+    """A stream whose answer is complete.
+
+    Raises:
+        StreamError: there was no such answer.
+        TimeoutError: nor within `FIRST_SECONDS`.
+    """
+    async with asyncio.timeout(FIRST_SECONDS):
+        stream = await connect(port, request)
+        try:
+            await stream.opened
+            await stream.closed
+        finally:
+            stream.close()
+    return stream
+
+
 @dataclass(frozen=True, slots=True)
 class Count:
     """What a load had received at one moment."""
@@ -185,7 +205,7 @@ class Count:
 
 
 class Load:
-    """Many streams of one kind.
+    """Many streams of one kind, whose connections end with the block.
 
     Args:
         port: of the program.
@@ -195,21 +215,29 @@ class Load:
 
     def __init__(self, port: int, api: str, pace: Pace) -> None:
         self._port = port
-        self._pace = pace
-        self._request = request(api, pace)
+        self._request = request(api, pace.prompt)
         self._gate = asyncio.Semaphore(OPENING)
         self.streams: list[Stream] = []
+
+    async def __aenter__(self) -> Self:
+        return self
 
     async def open(self, streams: int) -> None:
         """Returns when all of so many streams have had their first event.
 
         Raises:
-            StreamError: one was refused.
-            TimeoutError: one waited `FIRST_SECONDS` for its first event.
+            StreamError: one was refused or had no event within `FIRST_SECONDS`, or all took longer than `OPEN_SECONDS`.
         """
-        async with asyncio.TaskGroup() as group:
-            for number in range(streams):
-                group.create_task(self._open(sampled=number < SAMPLED))
+        try:
+            async with asyncio.timeout(OPEN_SECONDS), asyncio.TaskGroup() as group:
+                for number in range(streams):
+                    group.create_task(self._open(sampled=number < SAMPLED))
+        except TimeoutError:
+            opened = sum(stream.sequence.count > 0 for stream in self.streams)
+            raise StreamError(f"{opened} of {streams} streams had an event after {OPEN_SECONDS:.0f} s") from None
+        except ExceptionGroup as errors:
+            first = errors.exceptions[0]
+            raise StreamError(f"{len(errors.exceptions)} streams did not open, such as: {first!r}") from errors
 
     async def _open(self, *, sampled: bool) -> None:
         async with self._gate, asyncio.timeout(FIRST_SECONDS):
@@ -233,12 +261,15 @@ class Load:
                 stream.latencies.clear()
         return found
 
-    async def finish(self, seconds: float) -> int:
-        """How many events were lost, doubled or out of order when every answer had ended, or after so many seconds."""
-        await asyncio.wait([stream.closed for stream in self.streams], timeout=seconds)
-        return sum(stream.sequence.lost(self._pace.events) for stream in self.streams)
+    async def finish(self, upstream: int) -> int:
+        """How many events were lost, doubled or out of order, once the upstream at this port was told to end.
 
-    def close(self) -> None:
-        """Ends every connection."""
+        An answer that has not ended within `FINISH_SECONDS` is a loss.
+        """
+        await exchange(upstream, request("openai", STOP))
+        await asyncio.wait([stream.closed for stream in self.streams], timeout=FINISH_SECONDS)
+        return sum(stream.sequence.lost for stream in self.streams)
+
+    async def __aexit__(self, *_: object) -> None:
         for stream in self.streams:
             stream.close()

@@ -1,6 +1,7 @@
 """Marks: the numbered and stamped deltas that the upstream writes, and the check that they all arrived, once, in order.
 
 - Every mark has the same length, so the upstream formats a whole chunk of HTTP with one `%`.
+- The last mark of an answer has a letter of its own, so that the client knows that there is none after it.
 - Stamps are microseconds of CLOCK_MONOTONIC, which all processes of one machine share.
 
 This file does no I/O and asks no clock. It does not know through which program the bytes went.
@@ -21,14 +22,18 @@ EVENT: Final = (
     b'"finish_reason":null}],"usage":null}\n\n'
 )
 """One chunk of an OpenAI answer, in want of a number and a stamp."""
+LAST_EVENT: Final = EVENT.replace(b"t%06d", b"z%06d")
 END: Final = (
     b'data: {"id":"chatcmpl-123456789","object":"chat.completion.chunk","created":1795170655,"model":"bench-model",'
     b'"choices":[{"index":0,"delta":{},"finish_reason":"stop"}],"usage":null}\n\ndata: [DONE]\n\n'
 )
 
-_NUMBER: Final = re.compile(rb"t(\d{6})@")
+STOP: Final = "stop all answers"
+"""The message that makes the next event of every answer its last one."""
+
+_NUMBERED: Final = re.compile(rb"([tz]\d{6})@")
 _STAMP: Final = re.compile(rb"@(\d{13})")
-_NUMBERS: Final = [b"%06d" % number for number in range(MAX_EVENTS)]
+_IN_ORDER: Final = [b"t%06d" % number for number in range(MAX_EVENTS)]
 _PROMPT: Final = re.compile(rb"(\d{1,5}) events at (\d{1,5}) per second")
 
 
@@ -38,7 +43,7 @@ class Pace:
 
     Attributes:
         events: of the whole answer, 1 to `MAX_EVENTS`.
-        rate: events a second; 0 sends the first event and then nothing, and never ends.
+        rate: events a second; 0 sends the first event and then none, so that an answer of more never ends.
     """
 
     events: int
@@ -63,13 +68,14 @@ class Sequence:
     Attributes:
         count: marks so far.
         misplaced: marks that came again or too late.
+        complete: whether the last mark was among them.
         ended: whether the answer's own end was seen; what follows it is not looked at.
 
     Args:
         stamped: whether stamps are read too, which costs the client as much again.
     """
 
-    __slots__ = ("_next", "_rest", "_stamped", "count", "ended", "misplaced")
+    __slots__ = ("_next", "_rest", "_stamped", "complete", "count", "ended", "misplaced")
 
     def __init__(self, *, stamped: bool = False) -> None:
         self._stamped = stamped
@@ -77,6 +83,7 @@ class Sequence:
         self._next = 0
         self.count = 0
         self.misplaced = 0
+        self.complete = False
         self.ended = False
 
     def feed(self, body: bytes) -> list[int]:
@@ -91,12 +98,13 @@ class Sequence:
             return []
         if b"[DONE]" in body or b"event: done" in body:
             body = self._up_to_end(body)
-        self._check(_NUMBER.findall(body))
+        self._check(_NUMBERED.findall(body))
         return [int(stamp) for stamp in _STAMP.findall(body)] if self._stamped else []
 
-    def lost(self, events: int) -> int:
-        """How many of `events` marks are missing or misplaced; an answer without its end counts as one more."""
-        return max(0, events - self.count) + self.misplaced + (not self.ended)
+    @property
+    def lost(self) -> int:
+        """How many marks are missing or misplaced; an answer without its last mark or its end counts as one more."""
+        return max(0, self._next - self.count) + self.misplaced + (not (self.complete and self.ended))
 
     def _whole_lines(self, body: bytes) -> bytes:
         body = self._rest + body
@@ -113,11 +121,13 @@ class Sequence:
     def _check(self, found: list[bytes]) -> None:
         start, self.count = self._next, self.count + len(found)
         self._next += len(found)
-        if found != _NUMBERS[start : self._next]:
+        if found != _IN_ORDER[start : self._next]:
             self._place(start, found)
 
     def _place(self, place: int, found: list[bytes]) -> None:
-        for number in map(int, found):
+        for mark in found:
+            number = int(mark[1:])
             self.misplaced += number < place
+            self.complete = mark.startswith(b"z")
             place = max(place, number + 1)
         self._next = place

@@ -37,7 +37,10 @@ def _parents() -> Iterator[tuple[int, int]]:
 
 
 def cpu_seconds(pids: Sequence[int]) -> float:
-    """Seconds that all living threads of these processes have run. Source: Linux Documentation/scheduler/sched-stats."""
+    """Seconds that all living threads of these processes have run.
+
+    Source: Linux Documentation/scheduler/sched-stats.
+    """
     return sum(int(path.read_text().split()[0]) for pid in pids for path in _schedstats(pid)) / 1e9
 
 
@@ -102,9 +105,7 @@ class Moment:
         """What was used since then."""
         elapsed = self.elapsed()
         now = self._read(self.program, self.upstream)
-        program, upstream, client, machine = (
-            (b - a) / elapsed for a, b in zip(self.seconds, now, strict=True)
-        )
+        program, upstream, client, machine = ((b - a) / elapsed for a, b in zip(self.seconds, now, strict=True))
         return Shares(program, upstream, client, max(0.0, machine - program - upstream - client))
 
 
@@ -120,6 +121,7 @@ class Measurement:
         kib: of resident memory for each stream.
         latencies: in milliseconds, sorted.
         lost: events lost, doubled or out of order; anything but 0 fails the bench.
+        failure: why there is nothing measured, which fails the bench too.
     """
 
     shares: Shares | None = None
@@ -129,6 +131,7 @@ class Measurement:
     kib: float | None = None
     latencies: tuple[float, ...] = ()
     lost: int = 0
+    failure: str = ""
 
 
 def machine() -> str:
@@ -136,4 +139,3 @@ def machine() -> str:
     models = [line for line in (PROC / "cpuinfo").read_text().splitlines() if line.startswith("model name")]
     model = models[0].partition(":")[2].strip() if models else platform.machine()
     return f"{os.cpu_count()} cores, {model}, {platform.system()} {platform.release()}"
-

@@ -23,7 +23,7 @@ from pathlib import Path
 from string import Template
 from typing import Final
 
-from bench.client import KEY, StreamError, connect, request
+from bench.client import KEY, StreamError, exchange, request
 from bench.marks import Pace
 from bench.measure import family
 
@@ -86,7 +86,7 @@ class Program:
         executable = self.find()
         assert executable is not None
         told = subprocess.run([executable, *self.version], capture_output=True, text=True, check=False)
-        return (told.stdout + told.stderr).strip().splitlines()[0]
+        return (told.stdout + told.stderr).strip().splitlines()[0].replace(executable, self.name)
 
     def configure(self, port: int, upstream: int) -> Path:
         """The file with its configuration for these ports."""
@@ -126,8 +126,8 @@ def _gateway(name: str, features: str, **settings: str) -> Program:
 
 _GATEWAY_VERSION: Final = (
     "import platform\nfrom importlib.metadata import version as v\n"
-    "print('sse-gateway', v('sse-gateway'), 'on aiohttp', v('aiohttp'), '| uvloop', v('uvloop'),"
-    " '| Python', platform.python_version())"
+    "print('gateway', v('sse-gateway'), 'on aiohttp', v('aiohttp') + ', uvloop', v('uvloop') + ', Python',"
+    " platform.python_version())"
 )
 _ON: Final = "key, limits, metrics, resume ids, request log"
 
@@ -201,16 +201,16 @@ class Process:
 @asynccontextmanager
 async def started(name: str, command: list[str], environment: Mapping[str, str]) -> AsyncIterator[Process]:
     """A process that is ended with the block; what it says is in `OUT`, in a file of this name."""
+    environment = os.environ | environment
     with (OUT / f"{name}.log").open("wb") as log:
-        process = Process(
-            await asyncio.create_subprocess_exec(
-                *command, cwd=HERE.parent, env=os.environ | environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log
-            )
+        process = await asyncio.create_subprocess_exec(
+            *command, cwd=HERE.parent, env=environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log
         )
+    own = Process(process)
     try:
-        yield process
+        yield own
     finally:
-        await process.end()
+        await own.end()
 
 
 @dataclass(frozen=True, slots=True)
@@ -218,11 +218,12 @@ class Stage:
     """A program that relays, ready for streams.
 
     Attributes:
-        port: where it listens.
+        port, upstream_port: where they listen.
         program, upstream: the process ids; no program's for `DIRECT`.
     """
 
     port: int
+    upstream_port: int
     program: list[int]
     upstream: list[int]
 
@@ -245,13 +246,13 @@ async def stage(program: Program, port: int, pid: int) -> AsyncIterator[Stage]:
     """
     executable = program.find()
     if executable is None:
-        yield Stage(port, [], [pid])
+        yield Stage(port, port, [], [pid])
         return
     own = free_port()
     command = program.command(executable, program.configure(own, port), own)
     async with started(program.name, command, program.environment) as process:
         await _first_event(own, process, program.name)
-        yield Stage(own, process.pids, [pid])
+        yield Stage(own, port, process.pids, [pid])
 
 
 async def _first_event(port: int, process: Process, name: str) -> None:
@@ -267,9 +268,7 @@ async def _first_event(port: int, process: Process, name: str) -> None:
 
 async def _relays(port: int) -> bool:
     try:
-        stream = await connect(port, request("openai", Pace(1, 1)))
-        await stream.opened
-        await stream.closed
+        await exchange(port, request("openai", Pace(1, 1).prompt))
     except (OSError, StreamError):
         return False
     return True

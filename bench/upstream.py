@@ -2,6 +2,8 @@
 
 - Answers of one rate wait in one queue, next due first: all have the same period, so whoever was just served goes to
   its end. One timer serves a queue, at most every `TICK` seconds, however many answers are in it.
+- The first event goes out at once; the second comes anywhere within a period of it, so that answers which began
+  together do not beat together.
 - Each event is written by itself and stamped as it is written.
 - Who leaves more than `MAX_BUFFER` bytes unread is cut, so that it shows as a loss and never as memory.
 
@@ -12,15 +14,19 @@ import asyncio
 import re
 import sys
 import time
+from bisect import insort
 from collections import deque
-from typing import Final
+from operator import attrgetter
+from typing import Final, cast
 
 import uvloop
 
-from bench.marks import END, EVENT, Pace
+from bench.marks import END, EVENT, LAST_EVENT, STOP, Pace
 
 TICK: Final = 0.001
 """Seconds; uvloop's timers are no finer."""
+GOLDEN: Final = 0.618
+"""Multiples of it, modulo 1, are spread evenly however many there are."""
 MAX_BUFFER: Final = 4 * 1024 * 1024
 MAX_REQUEST: Final = 1 << 20
 BACKLOG: Final = 4096
@@ -35,8 +41,9 @@ def chunk(data: bytes) -> bytes:
 
 
 # Marks are of one length, so the size in front holds for all of them.
-FRAME: Final = b"%x\r\n%b\r\n" % (len(EVENT % (0, 0)), EVENT)
-LAST: Final = chunk(END) + b"0\r\n\r\n"
+SIZE: Final = len(EVENT % (0, 0))
+FRAME: Final = b"%x\r\n%b\r\n" % (SIZE, EVENT)
+LAST_FRAMES: Final = b"%x\r\n%b\r\n" % (SIZE, LAST_EVENT) + chunk(END) + b"0\r\n\r\n"
 
 
 class Answer:
@@ -58,12 +65,14 @@ class Answer:
         """Writes the next event, and the end behind the last. Whether there is more to come."""
         if self._transport.is_closing():
             return False
-        self._transport.write(FRAME % (self._sent, time.monotonic_ns() // 1000))
+        more = self._sent + 1 < self._events
+        self._transport.write((FRAME if more else LAST_FRAMES) % (self._sent, time.monotonic_ns() // 1000))
         self._sent += 1
-        if self._sent < self._events:
-            return True
-        self._transport.write(LAST)
-        return False
+        return more
+
+    def stop(self) -> None:
+        """The next event is the last one."""
+        self._events = self._sent + 1
 
 
 class Queue:
@@ -73,24 +82,37 @@ class Queue:
         self._loop = loop
         self._period = 1 / rate
         self._answers: deque[Answer] = deque()
+        self._phase = 0.0
+        self._timer: asyncio.TimerHandle | None = None
 
     def start(self, answer: Answer) -> None:
         """Sends the first event at once and the others when they are due."""
-        if not self._answers:
-            self._loop.call_later(max(TICK, self._period), self._serve)
-        self._pass(answer)
+        if not answer.send():
+            return
+        self._phase = (self._phase + GOLDEN) % 1
+        answer.due += self._phase * self._period
+        insort(self._answers, answer, key=attrgetter("due"))
+        if self._timer is None:
+            self._wait()
 
-    def _pass(self, answer: Answer) -> None:
-        if answer.send():
-            answer.due += self._period
-            self._answers.append(answer)
+    def stop(self) -> None:
+        """Every answer ends with its next event."""
+        for answer in self._answers:
+            answer.stop()
+
+    def _wait(self) -> None:
+        self._timer = self._loop.call_later(max(TICK, self._answers[0].due - time.monotonic()), self._serve)
 
     def _serve(self) -> None:
         answers, now = self._answers, time.monotonic()
         while answers and answers[0].due <= now:
-            self._pass(answers.popleft())
+            answer = answers.popleft()
+            if answer.send():
+                answer.due += self._period
+                answers.append(answer)
+        self._timer = None
         if answers:
-            self._loop.call_later(max(TICK, answers[0].due - time.monotonic()), self._serve)
+            self._wait()
 
 
 class Upstream:
@@ -111,6 +133,11 @@ class Upstream:
             self._queues[pace.rate] = Queue(self._loop, pace.rate)
         self._queues[pace.rate].start(answer)
 
+    def stop(self) -> None:
+        """Every answer that is not idle ends with its next event."""
+        for queue in self._queues.values():
+            queue.stop()
+
 
 class Connection(asyncio.Protocol):
     """One connection of a program; answers follow one another on it."""
@@ -120,9 +147,8 @@ class Connection(asyncio.Protocol):
         self._buffer = b""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.WriteTransport)
-        self._transport = transport
-        transport.set_write_buffer_limits(high=MAX_BUFFER)
+        self._transport = cast(asyncio.WriteTransport, transport)  # uvloop's have the methods but not the class
+        self._transport.set_write_buffer_limits(high=MAX_BUFFER)
 
     def pause_writing(self) -> None:
         """Cuts a reader that is too far behind."""
@@ -134,6 +160,8 @@ class Connection(asyncio.Protocol):
         length = _LENGTH.search(head)
         if blank and length and len(body) >= int(length[1]):
             self._buffer = b""
+            if STOP.encode() in body:
+                self._upstream.stop()
             self._upstream.answer(self._transport, Pace.parse(body))
         elif len(self._buffer) > MAX_REQUEST:
             self._transport.abort()

@@ -56,9 +56,12 @@ def _check(path: Path) -> int:
 
 
 def _hash() -> int:
-    secret = sys.stdin.readline().rstrip("\r\n")
+    try:
+        secret = sys.stdin.buffer.readline().decode().rstrip("\r\n")
+    except UnicodeDecodeError:
+        secret = ""
     if not 0 < len(secret) <= MAX_SECRET:
-        print(f"gateway hash: expected one line of 1 to {MAX_SECRET} characters on stdin", file=sys.stderr)
+        print(f"gateway hash: expected one line of 1 to {MAX_SECRET} characters in UTF-8 on stdin", file=sys.stderr)
         return 2
     print(digest(secret))
     return 0

@@ -133,6 +133,7 @@ class Generation:
             (the response, to be passed through until `passed` is set), or it failed before either (the error). For
             who started it; gone when the generation has ended.
         gate: how often readers may come back, once somebody has.
+        told: whether somebody was told the stream's id; nobody else can come back to it.
     """
 
     def __init__(self, job: Job, log: Log, lease: Lease, engine: Engine) -> None:
@@ -165,6 +166,7 @@ class Generation:
         self._verdict: tuple[GatewayError, Outcome] | None = None
         self._left: Outcome = "client_gone"
         self._passing = False
+        self.told = False
 
     # -- its life ------------------------------------------------------------------------------------------------
 
@@ -228,7 +230,7 @@ class Generation:
         after, resume = self.job.stream.on_disconnect.after, self.job.stream.resume
         if self._passing:
             return None if self.passed.is_set() else 0.0
-        return 0.0 if after is not None and not resume.enabled else after
+        return 0.0 if after is not None and not (resume.enabled and self.told) else after
 
     def _abandon(self) -> None:
         self.abort(GatewayError("abandoned"), self._left)
@@ -375,7 +377,10 @@ class Generation:
     def _usage(self) -> Usage:
         if self._answer is None:
             return Usage(0, 0, "estimate")  # nobody was asked, or nobody answered with a stream
-        return self._answer.usage or Usage(self.job.input_tokens, self._answer.deltas, "estimate")
+        usage = self._answer.usage
+        if usage is None or (self._answer.deltas and not usage.output):  # some say 0 for whatever they sent
+            return Usage(self.job.input_tokens, self._answer.deltas, "estimate")
+        return usage
 
     def _terminal(self, failure: GatewayError | None, usage: Usage) -> Event | None:
         whole = failure is None or failure.code == "stopped"

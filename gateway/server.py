@@ -10,6 +10,7 @@ Invariants:
 
 import asyncio
 import gc
+import os
 import random
 import signal
 import socket
@@ -30,8 +31,8 @@ from gateway.web.connection import Server
 from gateway.web.service import WebService
 
 BACKLOG: Final = 4096
-FAREWELL: Final = 1.0
-"""Seconds for the last bytes to leave after the last stream was ended."""
+FAREWELL: Final = 0.7
+"""Seconds for the last bytes to leave after the last stream was ended; aiohttp waits so long twice."""
 COMEBACK: Final = (1.0, 15.0)
 """Seconds between which drained readers are asked to come back, evenly spread."""
 LAG_INTERVAL: Final = 0.5
@@ -48,9 +49,9 @@ async def serve(path: Path, config: Config) -> None:
         BindError: an address in the configuration is taken or not this machine's.
     """
     app = await make_app(config)
-    process = _Process(path, app)
+    process = _Process(path, app, config)
     try:
-        await process.run(config)
+        await process.run()
     finally:
         await app.close()
 
@@ -58,8 +59,9 @@ async def serve(path: Path, config: Config) -> None:
 class _Process:
     """One serving process, from its first listener to its last byte."""
 
-    def __init__(self, path: Path, app: App) -> None:
+    def __init__(self, path: Path, app: App, config: Config) -> None:
         self._path = path
+        self._begun_with = config
         self._app = app
         self._gateway = app.gateway
         self._logger = app.gateway.logger
@@ -69,8 +71,8 @@ class _Process:
         self._reloading = asyncio.Lock()
         self._tasks: set[asyncio.Task[None]] = set()
 
-    async def run(self, config: Config) -> None:
-        gateway, loop = self._gateway, asyncio.get_running_loop()
+    async def run(self) -> None:
+        gateway, config, loop = self._gateway, self._begun_with, asyncio.get_running_loop()
         service = WebService(gateway)
         server = Server(service, service.explain, gateway.clock, config.server.max_connections)
         admin = web.Server(AdminService(gateway), access_log=None)
@@ -166,10 +168,9 @@ class _Process:
         self._logger.error("reload_failed", **reason)
 
     def _warn_of_fixed(self, config: Config) -> None:
-        old = self._gateway.snapshot.config.server
-        for key in ("listen", "admin_listen", "max_connections"):
-            if getattr(old, key) != getattr(config.server, key):
-                self._logger.warning("needs_restart", key=f"server.{key}")
+        for name in ("listen", "admin_listen", "max_connections"):
+            if getattr(self._begun_with.server, name) != getattr(config.server, name):
+                self._logger.warning("needs_restart", setting=f"server.{name}")
 
     async def _watch_lag(self) -> None:
         loop, lag = asyncio.get_running_loop(), self._gateway.metrics.loop_lag
@@ -184,7 +185,9 @@ async def _listen(server: web.Server, address: Address) -> asyncio.Server:
     try:
         return await loop.create_server(server, address.host, address.port, backlog=BACKLOG, reuse_address=True)
     except OSError as error:
-        raise BindError(f"cannot listen on {address}: {error.strerror or error}") from error
+        # The loops word this differently; the number is the system's own, but a name that is not found has another.
+        known = error.errno is not None and error.errno > 0
+        raise BindError(f"cannot listen on {address}: {os.strerror(error.errno) if known else error}") from error
 
 
 async def _close(listeners: list[asyncio.Server], servers: tuple[web.Server, ...]) -> None:
@@ -207,6 +210,7 @@ def run(path: Path) -> int:
     Returns:
         The exit status.
     """
+    _occupy_standard_descriptors()
     try:
         config = load(path)
     except ConfigError as error:
@@ -221,6 +225,13 @@ def run(path: Path) -> int:
     finally:
         output.close()
     return 0
+
+
+def _occupy_standard_descriptors() -> None:
+    # Started with its stdout closed, the process would give that number to a socket, and print into it.
+    while (descriptor := os.open(os.devnull, os.O_RDWR)) <= 2:
+        continue
+    os.close(descriptor)
 
 
 def _runner() -> Callable[[Coroutine[Any, Any, None]], None]:

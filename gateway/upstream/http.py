@@ -12,8 +12,8 @@ Invariants:
 import asyncio
 import re
 import ssl
-from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager
 from typing import Any, Final
 
 import aiohttp
@@ -37,9 +37,11 @@ _QUOTE: Final = re.compile(r":?\s*(\n|b?['\"]).*", re.DOTALL)
 class _Connector(aiohttp.TCPConnector):
     async def _get(self, key: Any, traces: Any) -> Any:
         # What came on an idle connection was not asked for; aiohttp would take it for the next request's answer.
-        while (connection := await super()._get(key, traces)) and connection.protocol.should_close:
+        while connection := await super()._get(key, traces):
+            if connection.protocol is None or not connection.protocol.should_close:
+                return connection
             connection.close()
-        return connection
+        return None
 
 
 def new_session() -> aiohttp.ClientSession:
@@ -89,11 +91,45 @@ async def attempt(
         raise _opening_error(error) from error
     try:
         _check_head(response)
-        yield response
+        with _ended_by_loss(response):
+            yield response
     except (aiohttp.ClientError, ConnectionError) as error:
         raise body_error(error) from error
     finally:
         response.close()
+
+
+@contextmanager
+def _ended_by_loss(response: aiohttp.ClientResponse) -> Iterator[None]:
+    """While the block runs, the loss of the connection ends the body.
+
+    After a malformed chunk aiohttp closes the connection and leaves who reads the body waiting.
+    """
+    protocol = response.connection.protocol if response.connection is not None else None
+    lost = protocol.closed if protocol is not None else None
+    if protocol is None or lost is None:
+        yield
+        return
+
+    def end(_: object) -> None:
+        if not response.content.is_eof() and response.content.exception() is None:
+            error = aiohttp.ClientPayloadError("the connection is lost")
+            error.__cause__ = protocol.exception()
+            response.content.set_exception(error)
+
+    lost.remove_done_callback(_mark_retrieved)  # one of it is enough for all answers on a connection
+    lost.add_done_callback(_mark_retrieved)
+    lost.add_done_callback(end)
+    try:
+        yield
+    finally:
+        lost.remove_done_callback(end)
+
+
+def _mark_retrieved(lost: "asyncio.Future[None]") -> None:
+    # An idle connection may break; nobody waits for that, and asyncio need not complain.
+    if not lost.cancelled():
+        lost.exception()
 
 
 async def read_error_body(response: aiohttp.ClientResponse) -> bytes:
@@ -112,27 +148,29 @@ def body_error(error: BaseException) -> GatewayError:
     """What a failure while reading a body means: malformed framing, or a cut."""
     cause = error.__cause__
     if isinstance(cause, aiohttp.http_exceptions.HttpProcessingError) and "Not enough data" not in cause.message:
-        return GatewayError("upstream_protocol", detail=_parse_detail(cause))
+        return GatewayError("upstream_protocol", detail=_detail(cause))
     return GatewayError("upstream_cut", detail=type(error).__name__)
 
 
 def _opening_error(error: BaseException) -> GatewayError:
-    if isinstance(error, aiohttp.ClientResponseError | ValueError):
-        return GatewayError("upstream_protocol", detail=_parse_detail(error))
-    detail = f"{type(error).__name__}: {error}"[:500]
+    return GatewayError(_opening_code(error), detail=_detail(error))
+
+
+def _opening_code(error: BaseException) -> str:
     if isinstance(error, aiohttp.ClientSSLError | aiohttp.ServerFingerprintMismatch | ssl.SSLError):
-        return GatewayError("upstream_tls", detail=detail)
+        return "upstream_tls"
     if isinstance(error, aiohttp.ClientConnectorError | aiohttp.ConnectionTimeoutError | TimeoutError):
-        return GatewayError("upstream_unreachable", detail=detail)
+        return "upstream_unreachable"
     if isinstance(error, aiohttp.ServerDisconnectedError | aiohttp.ClientOSError | ConnectionError):
-        return GatewayError("upstream_reset", detail=detail)
-    return GatewayError("upstream_protocol", detail=detail)
+        return "upstream_reset"
+    return "upstream_protocol"
 
 
-def _parse_detail(error: BaseException) -> str:
-    """What is wrong, less the bytes or the address that the message quotes."""
-    said = getattr(error, "message", "")
-    return f"{type(error).__name__}: {_QUOTE.sub('', said)}"[:200]
+def _detail(error: BaseException) -> str:
+    # Most of aiohttp's messages quote the request's address or the answer's bytes; these name the host alone.
+    names_host_alone = isinstance(error, aiohttp.ClientConnectorError)
+    said = str(error) if names_host_alone else _QUOTE.sub("", str(getattr(error, "message", "")))
+    return f"{type(error).__name__}: {said}"[:500]
 
 
 def _check_head(response: aiohttp.ClientResponse) -> None:

@@ -33,8 +33,7 @@ def admit(exchange: Exchange, job: Job, max_tokens: int | None = None) -> Genera
     """
     gateway = exchange.gateway
     _check_capacity(exchange)
-    reserve = min(max_tokens or OUTPUT_RESERVE, OUTPUT_RESERVE) if job.canonical else 0  # nobody counts a proxy's tokens
-    lease = _lease(exchange, job.input_tokens + reserve)
+    lease = _lease(exchange, _estimate(job, max_tokens))
     max_bytes = job.stream.resume.max_bytes if job.stream.resume.enabled else UNRESUMABLE_LOG
     try:
         generation = gateway.registry.create(
@@ -47,6 +46,12 @@ def admit(exchange: Exchange, job: Job, max_tokens: int | None = None) -> Genera
         raise
     generation.start()
     return generation
+
+
+def _estimate(job: Job, max_tokens: int | None) -> int:
+    if not job.canonical:
+        return 0  # a proxy route asks no model that the gateway knows of
+    return job.input_tokens + min(max_tokens or OUTPUT_RESERVE, OUTPUT_RESERVE)
 
 
 def expires_in(exchange: Exchange) -> float | None:

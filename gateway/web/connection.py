@@ -32,7 +32,8 @@ MAX_HEADER_FIELD: Final = 8190
 MAX_HEADERS: Final = 128
 WRITE_HIGH: Final = 32 * 1024
 NOTSENT_LOWAT: Final = 16 * 1024
-USER_TIMEOUT: Final = 20_000
+USER_TIMEOUT: Final = 18_000
+"""Milliseconds; with a heartbeat of 15 s, and the time TCP takes to notice, somewhat less than 35 s."""
 PROBES: Final = (0.001, 0.003, 0.01, 0.03, 0.2, 1.0, 3.0)
 """Seconds after a probe at which the socket is looked at."""
 TCP_CLOSE: Final = 7

@@ -127,6 +127,8 @@ class ProxySource:
         """
         if response.status in (401, 403) and self._upstream.config.api_key:
             raise GatewayError("upstream_auth", detail=f"status {response.status}")
+        if self._call.method == hdrs.METH_HEAD:
+            return None  # whatever its headers say, there is nothing to read
         if response.status == 200 and response.content_type == EVENT_STREAM:
             check_encoding(response)
             return Relayed(keep_ids=self._keep_ids)
@@ -229,6 +231,8 @@ def _is_fault(status: int) -> bool:
 
 
 def _reads_only_events(request: web.BaseRequest) -> bool:
+    if request.method == hdrs.METH_HEAD:
+        return False
     accepted = request.headers.get(hdrs.ACCEPT, "").lower().split(",")
     return all(part.partition(";")[0].strip() == EVENT_STREAM for part in accepted)
 

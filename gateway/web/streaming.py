@@ -161,7 +161,10 @@ async def _hold(exchange: Exchange, generation: Generation, commit_after: float 
     else:
         exchange.connection.outlive_fin(lambda: None if closed.done() else closed.set_result(None))
     await asyncio.wait((begun, closed), timeout=commit_after, return_when=asyncio.FIRST_COMPLETED)
-    return begun.result() if begun.done() else None
+    generation.told = not closed.done()  # the id goes with the headers; who closed before may never read them
+    if not begun.done():
+        begun.set_result(None)  # the headers go out now: what is no stream comes too late
+    return begun.result()
 
 
 async def _deliver(exchange: Exchange, attendance: _Attendance, *, resumed: bool, index: int) -> web.StreamResponse:

@@ -335,6 +335,7 @@ async def listen(response: Response) -> Heard:
 
 def config(url: str, timeouts: Mapping[str, str], **extra: Any) -> dict[str, Any]:
     """The configuration with every kind of route in front of `url`, whose path begins with the dialect."""
+    more = extra.get("upstreams", {})
     upstreams = {
         name: {"dialect": name, "api_key": API_KEY, "targets": [{"url": f"{url}/{name}"}]} for name in DIALECTS
     }
@@ -348,11 +349,11 @@ def config(url: str, timeouts: Mapping[str, str], **extra: Any) -> dict[str, Any
     ]
     return {
         "server": {"demo_page": False},
-        "auth": {"anonymous": True},
+        "auth": extra.get("auth", {"anonymous": True}),
         "limits": {"per_address": {"requests": None, "connections": None}},
         "stream": {"heartbeat": "100ms", "merge": False, "batch": {"interval": "10ms"}, "write_timeout": "5s"},
         "timeouts": dict(timeouts),
-        "upstreams": upstreams | extra.get("upstreams", {}),
+        "upstreams": upstreams | (more(url) if callable(more) else more),
         "routes": routes + extra.get("routes", []),
     }
 

@@ -18,6 +18,13 @@ KEY = "key-of-the-visitor"
 SLOWLY = "/slow /history"
 """An answer that takes four seconds: time to reload, drop and stop."""
 
+COUNT_LENGTHS = """
+window.lengths = new Set();
+const note = () => lengths.add(document.querySelector(".answer .text")?.textContent.length);
+const all = {subtree: true, childList: true, characterData: true};
+new MutationObserver(note).observe(document.querySelector("main"), all);
+"""
+
 
 def config(**auth: Any) -> dict[str, Any]:
     chat = {"path": "/api/chat", "api": "chat", "upstream": "main", "model": "demo", "system": "You are helpful."}
@@ -56,6 +63,7 @@ async def complaints(browser: Browser) -> AsyncIterator[list[str]]:
 async def context(browser: Browser, complaints: list[str]) -> AsyncIterator[BrowserContext]:
     context = await browser.new_context(locale="en-US", viewport={"width": 1000, "height": 700})
     context.on("weberror", lambda error: complaints.append(str(error.error)))
+    context.on("console", lambda line: complaints.extend([line.text] if "Content Security" in line.text else []))
     yield context
     await context.close()
 
@@ -103,14 +111,12 @@ def more(before: dict[str, int], after: dict[str, int]) -> dict[str, int]:
 
 
 async def test_visitor_asks_and_reads_the_answer_grow(page: Page) -> None:
-    await ask(page, SLOWLY)
-    await reach(page, "streaming")
-    first = await grow(page, 10)
+    await page.evaluate(COUNT_LENGTHS)
+    await ask(page, "/fast Hello there")
     await reach(page, "done")
-    whole = await answer(page)
-    assert whole.startswith(first)
-    assert len(whole) > len(first)
-    assert await page.locator(".question p").all_inner_texts() == [SLOWLY]
+    assert (await answer(page)).startswith("You asked: “Hello there”")
+    assert await page.evaluate("lengths.size") > 10
+    assert await page.locator(".question p").all_inner_texts() == ["/fast Hello there"]
     assert re.fullmatch(r"[0-9.]+ s · [0-9]+ tokens", await page.locator("#figures").inner_text())
 
 
@@ -203,14 +209,19 @@ async def test_visitor_starts_a_new_chat_in_mid_answer(page: Page, gateway: Gate
         ("/stall /fast", "The model broke off in the middle. Try again."),
     ],
 )
-async def test_visitor_is_told_what_went_wrong_and_may_try_again(page: Page, message: str, said: str) -> None:
+async def test_visitor_is_told_what_went_wrong(page: Page, message: str, said: str) -> None:
     await ask(page, message)
     await reach(page, "error")
-    note = page.locator(".note").last
-    await expect(note).to_contain_text(said)
-    await note.get_by_role("button", name="Try again").click()
-    await expect(page.locator(".question")).to_have_count(1)
+    await expect(page.locator(".note").last).to_contain_text(said)
+
+
+async def test_visitor_tries_again_in_the_same_place(page: Page) -> None:
+    await ask(page, "/cut /fast")
     await reach(page, "error")
+    await page.get_by_role("button", name="Try again").click()
+    await reach(page, "connecting")
+    await reach(page, "error")
+    assert await page.locator(".question p").all_inner_texts() == ["/cut /fast"]
 
 
 async def test_visitor_is_told_how_long_to_wait_and_may_give_up(page: Page) -> None:

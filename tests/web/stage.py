@@ -130,10 +130,17 @@ def _route(route: Mapping[str, Any]) -> dict[str, Any]:
 
 @asynccontextmanager
 async def staged(directory: Path, routes: Sequence[Mapping[str, Any]], **sections: Any) -> AsyncIterator[Stage]:
-    """A stage with these routes; `api` is chat where a route does not say."""
+    """A stage with these routes; `api` is chat where a route does not say.
+
+    At its end the gateway must have logged no error of its own, and exactly one end of every stream.
+    """
     stage = Stage()
     async with stage.upstream, Gateway(setting(stage.upstream.url, routes, **sections), directory) as stage.gateway:
         yield stage
+    lines = stage.gateway.log_lines()
+    assert not [line for line in lines if line["level"] == "error"]
+    ends = Counter(line["stream_id"] for line in lines if line["event"] == "stream_end")
+    assert not [stream_id for stream_id, count in ends.items() if count != 1]
 
 
 def events_answer(*texts: str) -> list[Step]:

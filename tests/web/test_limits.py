@@ -224,7 +224,7 @@ async def test_tokens_are_reserved_and_settled_by_the_upstreams_usage(stage: Sta
 async def test_tokens_of_a_cut_stream_are_settled_too(stage: Stage) -> None:
     who = fetching(somebody("tokens"))
     first = await tokens_left(stage, who)
-    cut = [sse_head(), *[openai_delta("four")] * 60, Reset()]
+    cut = [sse_head(), openai_delta("four") * 60, Pause(0.05), Reset()]
     async with await stage.ask("/openai", stage.plays(cut), headers=who) as answer:
         assert (await answer.body()).count(b"four") == 60
     left = await tokens_left(stage, who)

@@ -198,7 +198,8 @@ async def test_merged_deltas_lose_no_character_and_keep_within_max_bytes(stage: 
 
 async def test_merge_joins_no_deltas_of_different_kinds(stage: Stage) -> None:
     thoughts = [chunk(openai_chunk({"reasoning_content": text})) for text in "xy"]
-    answer = [sse_head(), *thoughts, openai_delta("a"), openai_delta("b"), *openai_answer()[1:]]
+    deltas = b"".join([*thoughts, openai_delta("a"), openai_delta("b")])  # in one read, or the first would go ahead
+    answer = [sse_head(), deltas, *openai_answer()[1:]]
     messages = await whole(await stage.get("/slow", stage.plays(answer)))
     assert [message.type for message in messages] == ["connected", "thinking", "token", "done"]
     assert [message.json()["text"] for message in messages[1:3]] == ["xy", "ab"]

@@ -1,0 +1,125 @@
+"""The admin listener: probes, metrics and the list of streams."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+import pytest_asyncio
+
+from tests.conftest import StartGateway
+from tests.kit.ledger import Ledger
+from tests.kit.program import Gateway
+from tests.kit.sse_client import EventSource, request
+from tests.kit.upstream import Hang, ScriptedUpstream, openai_delta, sse_head
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+
+def config(url: str, **server: Any) -> dict[str, Any]:
+    return {
+        "server": {"drain": "0s"} | server,
+        "auth": {"keys": [{"id": "anna", "key": "k"}]},
+        "limits": {"per_address": {"requests": None, "connections": None}},
+        "stream": {"on_disconnect": {"after": "0s"}},
+        "upstreams": {"main": {"dialect": "openai", "targets": [{"url": url}]}},
+        "routes": [{"path": "/chat", "api": "chat", "upstream": "main", "history": None}],
+    }
+
+
+@pytest_asyncio.fixture(loop_scope="module", scope="module")
+async def gateway(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Gateway]:
+    endless = [sse_head(), openai_delta("one"), openai_delta("two"), Hang()]
+    async with (
+        ScriptedUpstream(endless) as upstream,
+        Gateway(config(upstream.url), tmp_path_factory.mktemp("admin")) as gateway,
+    ):
+        yield gateway
+
+
+async def look(gateway: Gateway, path: str, method: str = "GET") -> tuple[int, str, str]:
+    async with await request(f"{gateway.admin}{path}", method=method) as answer:
+        return answer.status, answer.media_type, "" if method == "HEAD" else (await answer.body()).decode()
+
+
+@pytest.mark.parametrize("path", ["/livez", "/readyz"])
+async def test_probe_of_a_serving_gateway_is_ok(gateway: Gateway, path: str) -> None:
+    assert await look(gateway, path) == (200, "text/plain", "ok\n")
+    assert await look(gateway, f"{path}?verbose=1") == (200, "text/plain", "ok\n")
+
+
+async def test_metrics_are_in_the_text_format(gateway: Gateway) -> None:
+    status, media_type, text = await look(gateway, "/metrics")
+    assert (status, media_type) == (200, "text/plain")
+    assert "# TYPE gateway_streams_active gauge" in text
+    assert 'gateway_build_info{version="' in text
+
+
+async def test_streams_lists_a_running_stream_and_forgets_it(gateway: Gateway) -> None:
+    async with Ledger(gateway) as ledger:
+        assert await ledger.streams() == []
+        async with EventSource(f"{gateway.url}/chat?message=hi&token=k") as source:
+            await source.until("token")
+            [stream] = await ledger.streams()
+            assert stream.pop("age_s") < 5
+            assert stream.pop("bytes") > 0
+            assert stream == {
+                "id": source.current.headers["x-stream-id"],
+                "route": "/chat",
+                "principal": "anna",
+                "upstream": "main",
+                "state": "streaming",
+                "events": 2,
+                "readers": 1,
+            }
+
+
+async def test_streams_counts_every_reader(gateway: Gateway) -> None:
+    async with Ledger(gateway) as ledger, EventSource(f"{gateway.url}/chat?message=hi&token=k") as source:
+        await source.until("token")
+        url = f"{gateway.url}/streams/{source.current.headers['x-stream-id']}"
+        async with await request(url, headers={"Authorization": "Bearer k"}):
+            assert [stream["readers"] for stream in await ledger.streams()] == [2]
+        await source.close()
+
+
+@pytest.mark.parametrize("path", ["/livez", "/readyz", "/metrics", "/streams"])
+async def test_head_and_wrong_methods(gateway: Gateway, path: str) -> None:
+    assert (await look(gateway, path, "HEAD"))[0] == 200
+    async with await request(f"{gateway.admin}{path}", method="POST") as answer:
+        assert (answer.status, answer.headers["allow"]) == (405, "GET, HEAD")
+
+
+@pytest.mark.parametrize("path", ["/nothing", "/metrics/", "/%2e%2e/etc/passwd", "/streams/x"])
+async def test_unknown_paths_name_the_known_ones(gateway: Gateway, path: str) -> None:
+    status, _, text = await look(gateway, path)
+    assert status == 404
+    assert all(known in text for known in ("/metrics", "/livez", "/readyz", "/streams"))
+
+
+@pytest.mark.parametrize("path", ["/livez", "/readyz", "/metrics", "/streams"])
+async def test_public_listener_has_none_of_it(gateway: Gateway, path: str) -> None:
+    async with await request(f"{gateway.url}{path}", headers={"Authorization": "Bearer k"}) as answer:
+        assert answer.status == 404
+
+
+@pytest.mark.asyncio(loop_scope="function")
+async def test_admin_listener_can_be_turned_off(start_gateway: StartGateway) -> None:
+    gateway = await start_gateway(config("http://127.0.0.1:9", admin_listen=None))
+    assert (await gateway.logged("serving"))["admin"] is None
+    async with await request(f"{gateway.url}/nothing") as answer:
+        assert answer.status == 404
+    listening = await asyncio.to_thread(listeners, gateway.pid)
+    assert len(listening) == 1, listening
+
+
+def listeners(pid: int) -> list[str]:
+    """The local addresses that a process listens on, as /proc writes them."""
+    import os
+    from pathlib import Path
+
+    inodes = {
+        os.readlink(fd)[8:-1] for fd in Path(f"/proc/{pid}/fd").iterdir() if os.readlink(fd).startswith("socket:")
+    }
+    rows = [row.split() for row in Path("/proc/net/tcp").read_text().splitlines()[1:]]
+    return [row[1] for row in rows if row[3] == "0A" and row[9] in inodes]

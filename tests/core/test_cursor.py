@@ -1,0 +1,86 @@
+"""Cursors: what we hand out comes back as it was, and hostile text is refused, not misread."""
+
+import re
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gateway.core.cursor import MAX_CURSOR, Cursor, final_cursor, new_stream_id, parse_cursor, valid_stream_id
+from gateway.core.errors import GatewayError
+
+ID = "AAAAAAAAAAAAAAAAAAAAA_"
+NUMBERS = st.integers(min_value=0, max_value=10**15 - 1)
+
+
+@given(NUMBERS, NUMBERS)
+def test_cursor_survives_the_round_trip(seq: int, tokens: int) -> None:
+    cursor = Cursor(new_stream_id(), seq, tokens)
+    assert parse_cursor(str(cursor)) == cursor
+    assert not cursor.is_final
+
+
+@given(NUMBERS, NUMBERS)
+def test_cursor_needs_no_preflight(seq: int, tokens: int) -> None:
+    for text in (str(Cursor(new_stream_id(), seq, tokens)), final_cursor()):
+        assert len(text) <= MAX_CURSOR
+        assert re.fullmatch(r"[A-Za-z0-9._~-]+", text)
+
+
+def test_final_cursor_is_final_and_names_no_stream() -> None:
+    assert parse_cursor(final_cursor()) == Cursor("", 0, 0)
+    assert parse_cursor(final_cursor()).is_final
+
+
+def test_stream_ids_are_valid_and_never_the_same() -> None:
+    ids = {new_stream_id() for _ in range(1000)}
+    assert len(ids) == 1000
+    assert all(map(valid_stream_id, ids))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "1",
+        ID,
+        f"{ID}.1",
+        f"{ID}.1.2.3",
+        f"{ID}.-1.0",
+        f"{ID}.1.+2",
+        f"{ID}. 1.2",
+        f"{ID}.1.2\n",
+        f"{ID}.1.2\x00",
+        f"{ID[:-1]}.1.2",
+        f"{ID}A.1.2",
+        f"{ID}.{'9' * 16}.0",
+        f"{ID}.١.٢",  # digits, but not ours
+        f"~{ID[:-1]}",
+        f"~{ID}.0.0",
+        f"~{ID}\n",
+        "~" * 10_000,
+        f"{ID}.1.{'1' * 10_000}",
+        "../../etc/passwd",
+        "二二二二二二二二二二二二二二二二二二二二二二.1.2",
+    ],
+)
+def test_cursor_that_was_never_ours_is_refused(text: str) -> None:
+    with pytest.raises(GatewayError) as refusal:
+        parse_cursor(text)
+    assert refusal.value.code == "bad_cursor"
+    assert refusal.value.status == 400
+    assert text not in refusal.value.message or not text
+
+
+@given(st.text(max_size=200))
+def test_any_text_is_a_cursor_or_refused(text: str) -> None:
+    try:
+        cursor = parse_cursor(text)
+    except GatewayError:
+        return
+    assert cursor.is_final or str(cursor) == text
+
+
+@pytest.mark.parametrize("text", ["", "a" * 21, "a" * 23, "a" * 21 + "\n", "a" * 21 + "/", "a" * 21 + "é"])
+def test_stream_id_of_another_form_is_invalid(text: str) -> None:
+    assert not valid_stream_id(text)

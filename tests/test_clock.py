@@ -1,0 +1,151 @@
+"""The clock: deadlines on a wheel, beats that many wait for together."""
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from gateway.clock import GRANULARITY, HORIZON, Clock, Tick, Timer, Wheel
+
+LATE = 0.15
+"""Seconds by which a busy machine may be late; a timer is never early."""
+
+
+class Bell:
+    """Remembers when it rang."""
+
+    def __init__(self, wheel: Wheel) -> None:
+        self.rings: list[float] = []
+        self.rang = asyncio.Event()
+        self._now = wheel.now
+
+    def __call__(self) -> None:
+        self.rings.append(self._now())
+        self.rang.set()
+
+
+@pytest.fixture
+async def wheel() -> Wheel:
+    return Wheel(asyncio.get_running_loop())
+
+
+@pytest.mark.parametrize("delay", [0.0, 0.001, GRANULARITY, 0.06])
+async def test_timer_fires_once_and_never_early(wheel: Wheel, delay: float) -> None:
+    bell, began = Bell(wheel), wheel.now()
+    timer = wheel.after(delay, bell)
+    await asyncio.wait_for(bell.rang.wait(), 2)
+    assert delay <= bell.rings[0] - began < delay + GRANULARITY + LATE
+    assert timer.cancelled
+    timer.fire()
+    assert len(bell.rings) == 1
+
+
+async def test_timer_moved_later_fires_at_its_new_deadline(wheel: Wheel) -> None:
+    bell, began = Bell(wheel), wheel.now()
+    timer = wheel.after(0.03, bell)
+    timer.deadline = began + 0.12
+    await asyncio.wait_for(bell.rang.wait(), 2)
+    assert 0.12 <= bell.rings[0] - began < 0.12 + GRANULARITY + LATE
+
+
+async def test_timer_moved_again_and_again_never_fires(wheel: Wheel) -> None:
+    bell, after = Bell(wheel), Bell(wheel)
+    timer = wheel.after(0.05, bell)
+    for _ in range(6):
+        after.rang.clear()
+        wheel.after(0.02, after)
+        await after.rang.wait()
+        timer.deadline = wheel.now() + 0.15
+    assert bell.rings == []
+
+
+async def test_cancelled_timer_never_fires(wheel: Wheel) -> None:
+    bell, other = Bell(wheel), Bell(wheel)
+    timer = wheel.after(0.02, bell)
+    wheel.after(0.06, other)
+    timer.cancel()
+    assert timer.cancelled
+    await asyncio.wait_for(other.rang.wait(), 2)
+    assert bell.rings == []
+
+
+class Notebook(asyncio.AbstractEventLoop):
+    """A loop that only writes down what is asked of it."""
+
+    def __init__(self) -> None:
+        self.asked: list[float] = []
+
+    def call_at(self, when: float, *_: Any) -> Any:
+        self.asked.append(when)
+
+
+def test_timers_of_one_granule_share_one_loop_timer() -> None:
+    loop = Notebook()
+    wheel = Wheel(loop)
+    for _ in range(1000):
+        wheel.after(30.0, lambda: None)
+    assert len(loop.asked) < 1000 / 10
+
+
+def test_long_timers_are_looked_at_before_they_pile_up() -> None:
+    loop = Notebook()
+    wheel = Wheel(loop)
+    wheel.after(24 * 3600, lambda: None).cancel()
+    assert loop.asked[0] <= wheel.now() + HORIZON + GRANULARITY
+
+
+async def test_timer_that_fails_takes_no_other_with_it(wheel: Wheel) -> None:
+    told: list[dict[str, Any]] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: told.append(context))
+    bell, deadline = Bell(wheel), wheel.now() + 0.02
+    for callback in (lambda: 1 // 0, bell):
+        timer = wheel.after(0.02, callback)
+        timer.deadline = deadline
+    await asyncio.wait_for(bell.rang.wait(), 2)
+    assert [type(context["exception"]) for context in told] == [ZeroDivisionError]
+
+
+async def test_timer_may_set_another_while_it_fires(wheel: Wheel) -> None:
+    bell = Bell(wheel)
+    wheel.after(0.0, lambda: wheel.after(0.0, bell))
+    await asyncio.wait_for(bell.rang.wait(), 2)
+    assert len(bell.rings) == 1
+
+
+def test_timer_knows_whether_it_will_fire() -> None:
+    timer = Timer(0.0, lambda: None)
+    assert not timer.cancelled
+    timer.fire()
+    assert timer.cancelled
+
+
+async def test_tick_wakes_all_who_wait_at_one_beat() -> None:
+    loop = asyncio.get_running_loop()
+    tick, began = Tick(loop, 0.05), loop.time()
+    waits = [tick.wait() for _ in range(100)]
+    await asyncio.wait_for(asyncio.gather(*waits), 2)
+    assert loop.time() - began < 0.05 + LATE
+
+
+async def test_tick_wakes_the_others_when_one_gave_up() -> None:
+    tick = Tick(asyncio.get_running_loop(), 0.02)
+    gone, stays = tick.wait(), tick.wait()
+    gone.cancel()
+    await asyncio.wait_for(stays, 2)
+    assert gone.cancelled()
+
+
+async def test_tick_beats_again_for_who_comes_later() -> None:
+    loop = asyncio.get_running_loop()
+    tick = Tick(loop, 0.03)
+    await tick.wait()
+    began = loop.time()
+    await asyncio.wait_for(tick.wait(), 2)
+    assert loop.time() - began < 0.03 + LATE
+
+
+async def test_clock_shares_a_tick_between_streams_of_one_interval() -> None:
+    clock = Clock(asyncio.get_running_loop())
+    assert clock.tick(0.05) is clock.tick(0.05)
+    assert clock.tick(0.05) is not clock.tick(0.1)
+    assert clock.now() <= clock.wheel.now()
