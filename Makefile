@@ -15,7 +15,7 @@ help:
 	@echo "make run     serve on http://127.0.0.1:8080/ with the built-in stand-in for an LLM"
 	@echo "make test    all tests, with the real nginx, curl and Chromium; ARGS='-k nginx' for some"
 	@echo "make check   lint, format, types"
-	@echo "make bench   cost beside nginx and Envoy, 9 minutes; ARGS=--quick for 25 s; make bench-litellm for LiteLLM"
+	@echo "make bench   cost beside nginx and Envoy, 8 minutes; ARGS=--quick for 20 s; make bench-litellm for LiteLLM"
 	@echo "make setup   .venv with the program and every tool, nothing else"
 	@echo "make lock    choose versions anew, after a change of the dependencies"
 

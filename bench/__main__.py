@@ -1,8 +1,10 @@
-"""`python -m bench`: runs the scenarios, prints the report and writes it to `bench/results.md`.
+"""`python -m bench`: runs the scenarios and prints the report, which is kept in `bench/results.md`.
 
-    --quick             one short run of A and D with nginx and the gateway alone; nothing is written
+    --quick             one short run of A and D with nginx and the gateway alone
     --runs N            how often everything is measured; the report has the medians
     --scenarios ABC     only these, in this order; L is LiteLLM's, and is never run by default
+
+A report of other scenarios than the default ones is not kept, except that of L alone, in `bench/results-litellm.md`.
 
 Exit status: 0, 1 when an event was lost or a scenario failed, 2 for wrong arguments.
 """
@@ -11,6 +13,7 @@ import argparse
 import gc
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 import uvloop
 
@@ -19,7 +22,7 @@ from bench.measure import Measurement, machine
 from bench.programs import DIRECT, HERE, OUT, Program, ProgramError, paced_upstream, raise_files, stage
 from bench.scenarios import BY_DEFAULT, QUICK, SCENARIOS, Scenario, chosen, measure
 
-RESULTS = HERE / "results.md"
+KEPT = {BY_DEFAULT: HERE / "results.md", "L": HERE / "results-litellm.md"}
 Found = dict[str, dict[str, list[Measurement]]]
 
 
@@ -27,18 +30,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """The exit status."""
     parser = argparse.ArgumentParser(prog="python -m bench", description="The gateway beside nginx and Envoy.")
     letters = "".join(scenario.letter for scenario in SCENARIOS)
-    parser.add_argument("--quick", action="store_true", help=f"one short run of {QUICK}; writes nothing")
+    parser.add_argument("--quick", action="store_true", help=f"one short run of {QUICK}")
     parser.add_argument("--runs", type=int, help="of everything; the report has the medians (default: 3)")
     parser.add_argument("--scenarios", help=f"some of {letters} (default: {BY_DEFAULT})")
     given = parser.parse_args(arguments)
     asked = given.scenarios or (QUICK if given.quick else BY_DEFAULT)
     if not set(asked) <= set(letters) or (given.runs or 1) < 1:
         parser.error("no such scenario, or no run")
-    return bench(chosen(asked, quick=given.quick), given.runs or (1 if given.quick else 3), write=not given.quick)
+    return bench(
+        chosen(asked, quick=given.quick),
+        given.runs or (1 if given.quick else 3),
+        KEPT.get("" if given.quick else asked),
+    )
 
 
-def bench(scenarios: Sequence[Scenario], runs: int, *, write: bool) -> int:
-    """The exit status of measuring these scenarios so often; the report is printed, and written when asked."""
+def bench(scenarios: Sequence[Scenario], runs: int, kept: Path | None) -> int:
+    """The exit status of measuring these scenarios so often; the report is printed, and kept in a file when asked."""
     OUT.mkdir(exist_ok=True)
     raise_files()
     gc.freeze()
@@ -51,8 +58,8 @@ def bench(scenarios: Sequence[Scenario], runs: int, *, write: bool) -> int:
         return 1
     text = report.markdown(head(scenarios, runs), found)
     print(text)
-    if write:
-        RESULTS.write_text(text, encoding="utf-8")
+    if kept is not None:
+        kept.write_text(text, encoding="utf-8")
     return verdict(found)
 
 

@@ -86,7 +86,8 @@ class Program:
         executable = self.find()
         assert executable is not None
         told = subprocess.run([executable, *self.version], capture_output=True, text=True, check=False)
-        return (told.stdout + told.stderr).strip().splitlines()[0].replace(executable, self.name)
+        line = (told.stdout + told.stderr).strip().splitlines()[0]
+        return " ".join(line.replace(executable, self.name).split())
 
     def configure(self, port: int, upstream: int) -> Path:
         """The file with its configuration for these ports."""

@@ -186,8 +186,8 @@ async def _listen(server: web.Server, address: Address) -> asyncio.Server:
         return await loop.create_server(server, address.host, address.port, backlog=BACKLOG, reuse_address=True)
     except OSError as error:
         # The loops word this differently; the number is the system's own, but a name that is not found has another.
-        known = error.errno is not None and error.errno > 0
-        raise BindError(f"cannot listen on {address}: {os.strerror(error.errno) if known else error}") from error
+        reason = os.strerror(error.errno) if error.errno is not None and error.errno > 0 else str(error)
+        raise BindError(f"cannot listen on {address}: {reason}") from error
 
 
 async def _close(listeners: list[asyncio.Server], servers: tuple[web.Server, ...]) -> None:

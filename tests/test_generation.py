@@ -3,7 +3,8 @@
 import asyncio
 import gc
 import weakref
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
+from dataclasses import replace
 from typing import Any
 
 import aiohttp
@@ -227,6 +228,7 @@ async def test_history_that_fails_takes_nothing_else_with_it(works: Works) -> No
 async def test_last_reader_to_leave_starts_the_clock_and_the_next_one_stops_it(works: Works) -> None:
     async with ScriptedUpstream(ENDLESS) as upstream:
         generation = works.started(upstream.url, stream={"on_disconnect": {"after": "300ms"}})
+        generation.told = True
         first, second = generation.attach(0), generation.attach(0)
         await until_streaming(generation)
         generation.detach(first, 0)
@@ -315,13 +317,14 @@ async def test_ended_generation_keeps_its_log_and_nothing_of_the_request(works: 
         prompt, remember = Prompt(role="user", content="hi"), Remember()
         generation = works.generation(upstream.url)
         chat = {"model": "m", "messages": [prompt]}
-        generation.job = with_source(generation.job, ChatSource(generation.job.upstream, chat), remember)
+        source = ChatSource(generation.job.upstream, chat)
+        generation.job = replace(generation.job, source=source, on_answer=remember)
         gone = [weakref.ref(prompt), weakref.ref(remember)]
         generation.start()
         waiting = asyncio.ensure_future(first_answer(generation))
         await generation.ended
         await waiting
-        del prompt, remember, chat, waiting
+        del prompt, remember, chat, source, waiting
     gc.collect()
     assert [ref() for ref in gone] == [None, None]
     assert generation.log.last >= 2
@@ -331,12 +334,6 @@ async def test_ended_generation_keeps_its_log_and_nothing_of_the_request(works: 
 class Remember:
     def __call__(self, answer: str) -> None:
         self.answer = answer
-
-
-def with_source(job: Job, source: ChatSource, on_answer: Callable[[str], None]) -> Job:
-    from dataclasses import replace
-
-    return replace(job, source=source, on_answer=on_answer)
 
 
 async def first_answer(generation: Generation) -> str:

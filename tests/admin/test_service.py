@@ -1,7 +1,9 @@
 """The admin listener: probes, metrics and the list of streams."""
 
 import asyncio
+import os
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -29,7 +31,7 @@ def config(url: str, **server: Any) -> dict[str, Any]:
 
 @pytest_asyncio.fixture(loop_scope="module", scope="module")
 async def gateway(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Gateway]:
-    endless = [sse_head(), openai_delta("one"), openai_delta("two"), Hang()]
+    endless = [sse_head(), openai_delta("one"), Hang()]
     async with (
         ScriptedUpstream(endless) as upstream,
         Gateway(config(upstream.url), tmp_path_factory.mktemp("admin")) as gateway,
@@ -69,7 +71,7 @@ async def test_streams_lists_a_running_stream_and_forgets_it(gateway: Gateway) -
                 "principal": "anna",
                 "upstream": "main",
                 "state": "streaming",
-                "events": 2,
+                "events": 1,
                 "readers": 1,
             }
 
@@ -115,11 +117,7 @@ async def test_admin_listener_can_be_turned_off(start_gateway: StartGateway) -> 
 
 def listeners(pid: int) -> list[str]:
     """The local addresses that a process listens on, as /proc writes them."""
-    import os
-    from pathlib import Path
-
-    inodes = {
-        os.readlink(fd)[8:-1] for fd in Path(f"/proc/{pid}/fd").iterdir() if os.readlink(fd).startswith("socket:")
-    }
+    targets = [os.readlink(descriptor) for descriptor in Path(f"/proc/{pid}/fd").iterdir()]
+    inodes = {target[8:-1] for target in targets if target.startswith("socket:")}
     rows = [row.split() for row in Path("/proc/net/tcp").read_text().splitlines()[1:]]
     return [row[1] for row in rows if row[3] == "0A" and row[9] in inodes]

@@ -32,9 +32,10 @@ const WORDS = {
     idle: "Ready",
     connecting: "Connecting…",
     open: "Waiting for the first word…",
+    reasoning: "Thinking…",
     streaming: "Answering",
     reconnecting: "Connection lost, reconnecting…",
-    waiting: "Busy, coming back…",
+    waiting: "Retrying…",
     done: "Done",
     stopped: "Stopped",
     error: "Failed",
@@ -65,9 +66,10 @@ const WORDS = {
     idle: "就绪",
     connecting: "正在连接…",
     open: "等待第一个字…",
+    reasoning: "正在思考…",
     streaming: "正在回答",
     reconnecting: "连接已断开，正在重连…",
-    waiting: "服务繁忙，稍后自动重试…",
+    waiting: "正在重试…",
     done: "已完成",
     stopped: "已停止",
     error: "出错了",
@@ -78,7 +80,10 @@ const WORDS = {
   },
 };
 
-/** What to do about an error, by the gateway's codes; the first pattern that fits counts. */
+/**
+ * What an error means, by the gateway's codes, and then what to do if it is anything but pressing "Try again".
+ * The first pattern that fits counts.
+ */
 const ADVICE = [
   [/^(unauthorized|auth_expired|http_401)$/, "A valid key is needed.", "需要有效的密钥。"],
   [/^forbidden$/, "This key may not be used here.", "这个密钥没有权限。"],
@@ -92,8 +97,8 @@ const ADVICE = [
   [/^(network|connection_lost)$/, "The gateway cannot be reached. Check the network.", "连不上网关，请检查网络。"],
   [/^(overloaded|draining|drained)$/, "The gateway is busy or restarting. Try again soon.", "网关繁忙或正在重启，请稍后重试。"],
   [/^upstream_(auth|tls|refused)$/, "The model service refused the gateway. Tell whoever runs it.", "模型服务拒绝了网关的请求，请联系管理员。"],
-  [/^upstream_(cut|reset|stalled)$/, "The model broke off in the middle. Try again.", "模型的回答中断了，请重试。"],
-  [/^upstream/, "The model service is in trouble. Try again.", "模型服务暂时不可用，请重试。"],
+  [/^upstream_(cut|reset|stalled)$/, "The model broke off in the middle.", "模型的回答中断了。"],
+  [/^upstream/, "The model service is in trouble.", "模型服务暂时不可用。"],
 ];
 
 const chinese = navigator.language.toLowerCase().startsWith("zh");
@@ -116,7 +121,7 @@ const stop = element("stop");
 let conversation = JSON.parse(sessionStorage.getItem(KEYS.conversation) ?? "null") ?? newConversation();
 /** @type {ReturnType<typeof stream> | null} */ let answering = null;
 /** @type {ReturnType<typeof view> | null} */ let shown = null;
-let situation = { state: "idle", due: 0 };
+/** @type {{state: string, due: number, error?: any}} */ let situation = { state: "idle", due: 0 };
 let painting = 0;
 
 function newConversation() {
@@ -178,7 +183,7 @@ function conclude(turn, { outcome, text, error, usage }) {
   answering = null;
   keep();
   paint();
-  enter(outcome, { error });
+  enter(outcome);
   if (/^(unauthorized|auth_expired|http_401)$/.test(error?.code ?? "")) gate.showModal();
 }
 
@@ -208,12 +213,15 @@ function view(turn) {
   thinking.firstElementChild.textContent = words.thinking;
   note.lastElementChild.textContent = words.retry;
   note.lastElementChild.addEventListener("click", again);
+  let chosen = false;
+  thinking.firstElementChild.addEventListener("click", () => (chosen = true));
   element("welcome").hidden = true;
   log.append(part);
   const update = () => {
     answer.setAttribute("aria-busy", String(turn.outcome === "pending"));
     answer.lang = languageOf(turn.answer || turn.thinking);
     thinking.hidden = !turn.thinking;
+    if (!chosen) thinking.open = !turn.answer && !turn.tools.length;
     grow(thinking.lastElementChild, turn.thinking);
     write(text, turn.answer);
     tools.replaceChildren(...turn.tools.filter(Boolean).map((call) => item(`${call.name}(${call.arguments})`)));
@@ -289,17 +297,26 @@ function languageOf(text) {
 // ---- the state ----
 
 function enter(state, { seconds = null, error } = {}) {
-  situation = { state, due: seconds === null ? 0 : Date.now() + seconds * 1000 };
+  situation = { state, due: seconds === null ? 0 : Date.now() + seconds * 1000, error };
   element("status").dataset.state = state;
-  const text = error && state !== "reconnecting" ? advice(error) : words[state];
-  if (element("state").textContent !== text) element("state").textContent = text;
   stop.hidden = !answering && !["connecting", "open", "streaming"].includes(state);
   send.hidden = !stop.hidden;
   tick();
 }
 
 function tick() {
-  element("figures").textContent = figures(conversation.turns.at(-1)).join(" · ");
+  const turn = conversation.turns.at(-1);
+  const text = saying(situation, turn);
+  if (element("state").textContent !== text) element("state").textContent = text; // said aloud whenever it is set
+  element("figures").textContent = figures(turn).join(" · ");
+}
+
+/** What the status line says; an error's own words stand in the conversation. */
+function saying({ state, error }, turn) {
+  if (state === "streaming" && turn?.thinking && !turn.answer) return words.reasoning;
+  if (state !== "waiting") return words[state];
+  const [meaning] = advice(error).split(/[.。，]/);
+  return chinese ? `${meaning}，${words.waiting}` : `${meaning}. ${words.waiting}`;
 }
 
 function figures(turn) {

@@ -12,9 +12,9 @@
  * It does not know how an answer is shown.
  */
 
-/** Attempts in a row, to start and to follow a `known` stream; characters, a longer url being POSTed; milliseconds. */
-const LIMITS = { attempts: 6, known: 20, url: 4_000, event: 8_000_000 };
-const WAITS = { backoff: 500, ceiling: 30_000, probe: 250, idle: 45_000, stop: 3_000, save: 250 };
+/** Attempts in a row: to start, `blind` if nobody says when, a `known` stream; characters a url may have; ms. */
+const LIMITS = { attempts: 6, blind: 2, known: 20, url: 4_000, event: 8_000_000 };
+const WAITS = { retry: 1_000, backoff: 500, ceiling: 30_000, probe: 250, idle: 45_000, stop: 3_000, save: 250 };
 const KEY = "gateway-stream";
 const TYPES = ["connected", "thinking", "token", "tool", "restart", "done", "error"];
 
@@ -26,7 +26,7 @@ const TYPES = ["connected", "thinking", "token", "tool", "restart", "done", "err
  *   usage?: {prompt_tokens: number, completion_tokens: number, total_tokens: number} | null}} Result `text` is the answer as far as it came
  * @typedef {"connecting" | "open" | "streaming" | "reconnecting" | "waiting" | Outcome} State
  * `open`: waiting for the first token. `reconnecting`: the connection dropped. `waiting`: the gateway said to come back.
- * A situation's `seconds` are those until the next attempt; without them only the browser knows.
+ * A situation's `seconds` are those until the next attempt; without them it is under way, or only the browser knows.
  * @typedef {{id: string, cursor: string, text: string, thinking: string, streams: string}} Kept
  * @typedef {Settings & Partial<Kept>} Options those of Kept are for `resume`: where to go on, and what came before
  * @typedef {object} Settings
@@ -81,7 +81,7 @@ class Answer {
   #begun = false;
   #fresh = true; // no event was received on this connection
   #attempt = 0;
-  #retry = 0;
+  #retry = WAITS.retry;
   /** @type {State} */ #state = "connecting";
   /** @type {Failure | null} */ #refusal = null;
   /** @type {EventSource | null} */ #source = null;
@@ -143,8 +143,8 @@ class Answer {
   #dropped(/** @type {EventSource} */ source) {
     if (this.#ended) return;
     const shut = source.readyState === EventSource.CLOSED;
-    if (!shut && ++this.#attempt <= LIMITS.attempts) return this.#refusal || this.#enter("reconnecting");
-    if (!shut && !this.id) return this.#fail(this.#refusal ?? LOST);
+    if (!shut && ++this.#attempt <= LIMITS.attempts) return this.#enter("reconnecting");
+    if (!shut && !this.id) return this.#fail(LOST);
     // An EventSource hides the status that shut it; the same question by fetch learns it, or reads on. Not at once:
     // a page that is being left shuts its EventSource too, and must not ask anew.
     source.close();
@@ -199,24 +199,23 @@ class Answer {
     else this.#fail(failure);
   }
 
-  /** An `error` event said no, for now: the connection will close and somebody, the browser or we, comes back. */
+  /** An `error` event said no, for now. An EventSource comes back for ever and never says when: fetch takes over. */
   #told(/** @type {Failure} */ failure) {
-    if (this.#tooLong(failure)) return this.#fail(failure);
     this.#refusal = failure;
-    this.#enter("waiting", { seconds: failure.retry_after, attempt: this.#attempt + 1, error: failure });
+    if (!this.#native) return; // the connection is about to close
+    this.#source?.close();
+    this.#native = false;
+    this.#lost();
   }
 
   #again(/** @type {State} */ state, /** @type {Failure} */ failure) {
-    const limit = this.id ? LIMITS.known : LIMITS.attempts;
-    if (++this.#attempt > limit || this.#tooLong(failure)) return this.#fail(failure);
-    const floor = Math.max(this.#retry, (failure.retry_after ?? 0) * 1000);
+    const after = failure.retry_after ?? 0;
+    const limit = this.id ? LIMITS.known : after || failure === LOST ? LIMITS.attempts : LIMITS.blind;
+    if (++this.#attempt > limit || after > (this.#options.patience ?? 60)) return this.#fail(failure);
+    const floor = Math.max(this.#retry, after * 1000);
     const wait = floor + Math.random() * Math.min(WAITS.ceiling, WAITS.backoff * 2 ** this.#attempt);
     this.#enter(state, { seconds: wait / 1000, attempt: this.#attempt, error: failure });
     this.#timers.again = setTimeout(this.#pull, wait);
-  }
-
-  #tooLong(/** @type {Failure} */ failure) {
-    return (failure.retry_after ?? 0) > (this.#options.patience ?? 60);
   }
 
   #hurry = () => {
