@@ -87,31 +87,31 @@ class Wheel:
 
 
 class Tick:
-    """A beat every `interval` seconds while somebody waits for it; silent otherwise."""
+    """A beat every `interval` seconds while somebody waits for it; silent otherwise.
+
+    Callbacks must not raise: one beat serves many streams.
+    """
 
     def __init__(self, loop: asyncio.AbstractEventLoop, interval: float) -> None:
         self._loop = loop
         self._interval = interval
-        self._waiting: list[asyncio.Future[None]] = []
+        self._waiting: list[Callable[[], None]] = []
         self._next = 0.0
 
-    def wait(self) -> asyncio.Future[None]:
-        """A future that is done at the next beat, at most `interval` seconds from now."""
+    def add(self, callback: Callable[[], None]) -> None:
+        """Calls back once, at the next beat, at most `interval` seconds from now."""
         if not self._waiting:
             now = time.monotonic()
             if self._next <= now:
                 self._next = now + self._interval
             self._loop.call_at(self._next, self._beat)
-        future = self._loop.create_future()
-        self._waiting.append(future)
-        return future
+        self._waiting.append(callback)
 
     def _beat(self) -> None:
         waiting, self._waiting = self._waiting, []
         self._next += self._interval
-        for future in waiting:
-            if not future.done():
-                future.set_result(None)
+        for callback in waiting:
+            callback()
 
 
 class Clock:

@@ -34,7 +34,7 @@ from gateway.eventlog.registry import Registry
 from gateway.formats import Format
 from gateway.metrics import Metrics, Outcome
 from gateway.upstream.http import attempt
-from gateway.upstream.intake import Intake
+from gateway.upstream.intake import Intake, Taken
 from gateway.upstream.pool import Target, Upstream
 
 MAX_ANSWER: Final = 8 * 1024 * 1024
@@ -268,24 +268,26 @@ class Generation:
         await self.passed.wait()
 
     async def _pump(self, response: aiohttp.ClientResponse, answer: Answer) -> None:
-        log, batch = self.log, self.job.stream.batch
-        tick = self._engine.clock.tick(batch.interval) if batch.interval else None
-        intake = Intake(response, tick, batch.max_bytes)
-        while data := await intake.read():
-            self._append(answer, answer.feed(data))
-            if answer.failure is not None:
-                raise answer.failure
+        batch = self.job.stream.batch
+        intake = Intake(response, self._engine.clock, batch.interval, batch.max_bytes)
+        while not await intake.relay(lambda data: self._take(answer, data)):
             if answer.ended:
                 return
-            if self.account.first:
-                intake.relayed(len(data))
-            if log.full:
-                await self._wait_for_room()
+            await self._wait_for_room()
         self._append(answer, answer.close())
         if answer.failure is not None:
             raise answer.failure
         if not (answer.complete or answer.eof_ends):
             raise GatewayError("upstream_cut", detail="the body ended without an end marker")
+
+    def _take(self, answer: Answer, data: bytes) -> Taken:
+        events = answer.feed(data)
+        self._append(answer, events)
+        if answer.failure is not None:
+            raise answer.failure
+        if answer.ended or self.log.full:
+            return Taken.ENOUGH
+        return Taken.RELAYED if events else Taken.NOTHING
 
     def _append(self, answer: Answer, events: list[Event]) -> None:
         now = self._now()

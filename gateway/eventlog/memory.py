@@ -14,7 +14,7 @@ This file does not know what an event means, who may read, or how it is written 
 
 import asyncio
 import enum
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Final, Literal
 
 from gateway.clock import GRANULARITY, Timer, Wheel
@@ -38,6 +38,7 @@ NOTHING: Final = State.NOTHING
 END: Final = State.END
 TRIMMED: Final = State.TRIMMED
 
+Follow = Callable[[], bool]
 ReadResult = Sequence[Event] | Literal[State.NOTHING, State.END, State.TRIMMED]
 
 
@@ -109,6 +110,10 @@ class Log:
     def append(self, events: Sequence[Event]) -> None:
         """The events are in the log, in this order, and waiting readers are woken."""
         assert not self.closed, "the writer appended to a closed log"
+        self._add(events)
+        self._wake()
+
+    def _add(self, events: Sequence[Event]) -> None:
         size = EVENT_OVERHEAD * len(events)
         for event in events:
             size += len(event.data) + len(event.id)
@@ -117,14 +122,13 @@ class Log:
         self._account(size)
         if self.size > self.max_bytes:
             self._trim()
-        self._wake()
 
     def close(self, terminal: Event | None) -> None:
         """The log has ended, with this event as its last, or without one where the body alone tells the end."""
-        if terminal is not None:
-            self.append([terminal])
         self.terminal = terminal
         self.closed = True
+        if terminal is not None:
+            self._add([terminal])
         self.full = False
         self._wake()
 
@@ -160,7 +164,7 @@ class Log:
 
     def _wake(self) -> None:
         for reader in self.readers:
-            reader.interrupt()
+            reader.wake()
 
     def _account(self, size: int) -> None:
         self.size += size
@@ -193,7 +197,7 @@ class Reader:
         wheel: where its waiting times out.
     """
 
-    __slots__ = ("_timer", "_waiter", "_wheel", "after", "log")
+    __slots__ = ("_follow", "_patience", "_timer", "_waiter", "_wheel", "after", "log")
 
     def __init__(self, log: Log, after: int, wheel: Wheel) -> None:
         self.log = log
@@ -201,19 +205,28 @@ class Reader:
         self._wheel = wheel
         self._timer: Timer | None = None
         self._waiter: asyncio.Future[None] | None = None
+        self._follow: Follow | None = None
+        self._patience = 0.0
         log.readers.add(self)
 
-    async def read(self, limit: int, timeout: float) -> ReadResult:
+    async def read(self, limit: int, timeout: float, follow: Follow | None = None) -> ReadResult:
         """Up to `limit` events after this reader's place, which moves behind them.
 
         Args:
             limit: events at most, at least 1.
             timeout: seconds to wait for the first of them; `NOTHING` is returned then, at most a granule late.
+            follow: called while the read waits, whenever something happened to the log. Where it returns True, it has
+                taken what there was, and the read goes on waiting, with its time begun anew.
         """
-        got = self.log.read(self.after, limit)
+        got = self.take(limit)
         if got is NOTHING and timeout > 0:
-            await self._wait(timeout)
-            got = self.log.read(self.after, limit)
+            await self._wait(timeout, follow)
+            got = self.take(limit)
+        return got
+
+    def take(self, limit: int) -> ReadResult:
+        """As `read`, without waiting."""
+        got = self.log.read(self.after, limit)
         if not isinstance(got, State):
             self.after += len(got)
             self.log.advanced()
@@ -232,7 +245,17 @@ class Reader:
         if self._waiter is not None and not self._waiter.done():
             self._waiter.set_result(None)
 
-    async def _wait(self, timeout: float) -> None:
+    def wake(self) -> None:
+        """Something happened to the log."""
+        waiter = self._waiter
+        if waiter is None or waiter.done():
+            return
+        if self._follow is not None and self._timer is not None and self._follow():
+            self._timer.deadline = self._wheel.now() + self._patience
+        elif not waiter.done():
+            waiter.set_result(None)
+
+    async def _wait(self, timeout: float, follow: Follow | None) -> None:
         deadline = self._wheel.now() + timeout
         # A deadline that moved later costs one attribute write; an earlier one needs a new timer.
         if self._timer is None or self._timer.cancelled or deadline < self._timer.deadline - GRANULARITY:
@@ -240,5 +263,6 @@ class Reader:
                 self._timer.cancel()
             self._timer = self._wheel.after(timeout, self.interrupt)
         self._timer.deadline = deadline
+        self._follow, self._patience = follow, timeout
         self._waiter = asyncio.get_running_loop().create_future()
         await self._waiter

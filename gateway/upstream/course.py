@@ -78,9 +78,7 @@ class Course:
             self._told = error
         self._tried += 1
         retries = self._left[0].config.retries if self._again or error.code == "upstream_unreachable" else 0
-        step, self._delay = decide(
-            error, tried=self._tried, retries=retries, patience=patience, jitter=self._jitter()
-        )
+        step, self._delay = decide(error, tried=self._tried, retries=retries, patience=patience, jitter=self._jitter())
         if step is Step.GIVE_UP:
             raise error
         if step is Step.OTHER_TARGET and self._latest is not None:
