@@ -27,7 +27,7 @@ Delivery    The one reader loop: pulls from the log, frames, writes, sends heart
 Format      What a route's clients expect of an event on the wire: a mapping, compiled once. On the reader's edge only,
             so there are N dialects + M formats and never N x M of anything. `formats/`
 Cursor      A reader's place, as the opaque `id:` that a browser hands back in `Last-Event-ID`. `core/cursor.py`
-Principal   Who asks: the holder of a key, or an address. Owns streams and sessions, and has a plan. `core/credential.py`
+Principal   Who asks: the holder of a key, or an address. Owns streams and sessions, has a plan. `core/credential.py`
 Plan        What a principal may use: requests, streams, tokens, in one decision. `core/quota.py`
 Route       A path with its kind (proxy, openai, chat), its upstream and its settings. `config/model.py`, `web/*.py`
 Target      One server of an upstream. `upstream/pool.py`

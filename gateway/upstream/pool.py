@@ -55,7 +55,7 @@ class Upstream:
         """The target that takes the next call, by the configured balance."""
         if self.config.balance == "round_robin":
             return min(self.targets, key=lambda target: (target.served + 1) / target.weight)
-        return min(self.targets, key=lambda target: ((target.open + 1) / target.weight, target.served / target.weight))
+        return min(self.targets, key=lambda target: (target.open / target.weight, (target.served + 1) / target.weight))
 
     @contextmanager
     def use(self, target: Target) -> Iterator[Target]:

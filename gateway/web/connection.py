@@ -107,12 +107,14 @@ class Connection(web.RequestHandler):
         """Whether the connection stays open for writing."""
         # A client may close its side right behind the request: what to make of that is for the handler to say.
         asked = self._request_count > self._begun and self._current_request is None
-        if self.transport is None or not (asked or self._speak):
+        # What an answer that is over wanted to say no longer matters: the connection is idle.
+        speak = self._speak if self._current_request is not None else None
+        if self.transport is None or not (asked or speak):
             return None
         self._half_closed = True
         self._end_after_last()
-        if self._speak is not None:
-            self._probe(self._speak)
+        if speak is not None:
+            self._probe(speak)
         return True
 
     def connection_lost(self, exc: BaseException | None) -> None:

@@ -6,6 +6,7 @@ import pytest
 
 from tests.conftest import StartGateway
 from tests.kit.ledger import Ledger
+from tests.kit.program import free_port
 from tests.kit.sse_client import request
 from tests.kit.upstream import Cut, Hang, ScriptedUpstream, Step, http_head
 
@@ -45,3 +46,15 @@ async def test_upstream_that_breaks_off_is_no_completed_answer(
             await answer.body()
             assert answer.broken
         assert (await gateway.logged("stream_end"))["outcome"] == outcome
+
+
+async def test_clients_that_were_refused_leave_no_connection_behind(start_gateway: StartGateway) -> None:
+    chat = {"path": "/chat", "api": "chat", "upstream": "main", "history": None}
+    settings = config(f"http://127.0.0.1:{free_port()}")
+    settings["upstreams"]["main"]["dialect"] = "openai"
+    gateway = await start_gateway(settings | {"routes": [chat]})
+    async with Ledger(gateway):
+        for _ in range(20):
+            async with await request(f"{gateway.url}/chat", method="POST", body={"message": "hi"}) as answer:
+                await answer.body()
+                assert answer.status == 502

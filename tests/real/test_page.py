@@ -1,7 +1,10 @@
 """The chat page in Chromium, with the stand-in model behind it: what somebody sees who opens it for the first time."""
 
+import asyncio
 import re
-from collections.abc import AsyncIterator
+import signal
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
@@ -16,13 +19,30 @@ pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 KEY = "key-of-the-visitor"
 SLOWLY = "/slow /history"
-"""An answer that takes four seconds: time to reload, drop and stop."""
+"""An answer that takes four seconds: time to stop it."""
+LETTERS = "/history a b c d e f g h i j k l m n o p q r s t u v w x y z 0 1 2 3 4 5 6 7 8 9"
+"""Sixty tokens and two seconds: time to reload and to drop, and then the rest is waited for."""
 
-COUNT_LENGTHS = """
+WATCH = """
 window.lengths = new Set();
-const note = () => lengths.add(document.querySelector(".answer .text")?.textContent.length);
+window.thinking = [];
+const note = () => {
+  const answer = document.querySelector(".answer");
+  const length = answer?.querySelector(".text").textContent.length;
+  lengths.add(length);
+  if (answer?.querySelector(".thinking div").textContent) thinking.push([length > 0, answer.firstElementChild.open]);
+};
 const all = {subtree: true, childList: true, characterData: true};
 new MutationObserver(note).observe(document.querySelector("main"), all);
+"""
+
+REACH = """
+state => new Promise((resolve) => {
+  const status = document.querySelector("#status");
+  const look = () => status.dataset.state === state && resolve();
+  new MutationObserver(look).observe(status, {attributes: true});
+  look();
+})
 """
 
 
@@ -51,28 +71,39 @@ async def gateway(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Gat
         yield gateway
 
 
-@pytest_asyncio.fixture(loop_scope="module")
-async def complaints(browser: Browser) -> AsyncIterator[list[str]]:
-    """What pages complained of on their consoles; none may."""
-    heard: list[str] = []
-    yield heard
+@pytest.fixture(scope="module")
+def heard() -> list[str]:
+    """What pages complained of on their consoles."""
+    return []
+
+
+@pytest.fixture(autouse=True)
+def _nobody_complains(heard: list[str]) -> Iterator[None]:
+    yield
+    assert heard == []
+
+
+@asynccontextmanager
+async def visitor(browser: Browser, heard: list[str], **options: Any) -> AsyncIterator[BrowserContext]:
+    async with await browser.new_context(**options) as context:
+        context.on("weberror", lambda error: heard.append(str(error.error)))
+        context.on("console", lambda line: heard.extend([line.text] if "Content Security" in line.text else []))
+        yield context
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def context(browser: Browser, heard: list[str]) -> AsyncIterator[BrowserContext]:
+    """One for all tests: the page keeps everything in its tab."""
+    async with visitor(browser, heard, locale="en-US", viewport={"width": 1000, "height": 700}) as context:
+        yield context
     assert heard == []
 
 
 @pytest_asyncio.fixture(loop_scope="module")
-async def context(browser: Browser, complaints: list[str]) -> AsyncIterator[BrowserContext]:
-    context = await browser.new_context(locale="en-US", viewport={"width": 1000, "height": 700})
-    context.on("weberror", lambda error: complaints.append(str(error.error)))
-    context.on("console", lambda line: complaints.extend([line.text] if "Content Security" in line.text else []))
-    yield context
-    await context.close()
-
-
-@pytest_asyncio.fixture(loop_scope="module")
-async def page(context: BrowserContext, gateway: Gateway) -> Page:
-    page = await context.new_page()
-    await page.goto(gateway.url)
-    return page
+async def page(context: BrowserContext, gateway: Gateway) -> AsyncIterator[Page]:
+    async with await context.new_page() as page:
+        await page.goto(gateway.url)
+        yield page
 
 
 async def ask(page: Page, message: str) -> None:
@@ -81,8 +112,11 @@ async def ask(page: Page, message: str) -> None:
 
 
 async def reach(page: Page, state: str) -> None:
-    """Returns when the page says that it is in this state."""
-    await expect(page.locator("#status")).to_have_attribute("data-state", state)
+    """Returns when the page says that it is in this state, at once: `expect` looks once a second only."""
+    try:
+        await asyncio.wait_for(page.evaluate(REACH, state), 10)
+    except TimeoutError:
+        await expect(page.locator("#status")).to_have_attribute("data-state", state, timeout=100)
 
 
 async def grow(page: Page, characters: int) -> str:
@@ -111,7 +145,7 @@ def more(before: dict[str, int], after: dict[str, int]) -> dict[str, int]:
 
 
 async def test_visitor_asks_and_reads_the_answer_grow(page: Page) -> None:
-    await page.evaluate(COUNT_LENGTHS)
+    await page.evaluate(WATCH)
     await ask(page, "/fast Hello there")
     await reach(page, "done")
     assert (await answer(page)).startswith("You asked: “Hello there”")
@@ -120,31 +154,31 @@ async def test_visitor_asks_and_reads_the_answer_grow(page: Page) -> None:
     assert re.fullmatch(r"[0-9.]+ s · [0-9]+ tokens", await page.locator("#figures").inner_text())
 
 
-async def test_visitor_asks_in_chinese_on_a_phone(browser: Browser, gateway: Gateway) -> None:
-    context = await browser.new_context(locale="zh-CN", viewport={"width": 360, "height": 640}, has_touch=True)
-    page = await context.new_page()
-    await page.goto(gateway.url)
-    assert await page.title() == "对话"
-    await page.locator("#message").fill("／fast 什么是断线续传？")
-    await page.get_by_role("button", name="发送").tap()
-    await reach(page, "done")
-    assert "你问的是：“什么是断线续传？”" in await answer(page)
-    assert await page.locator(".answer").last.get_attribute("lang") == "zh-CN"
-    assert await page.evaluate("document.documentElement.scrollWidth") <= 360
-    await expect(page.locator("#message")).to_be_in_viewport(ratio=1)
-    await expect(page.locator("#send")).to_be_in_viewport(ratio=1)
-    await context.close()
+async def test_visitor_asks_in_chinese_on_a_phone(browser: Browser, heard: list[str], gateway: Gateway) -> None:
+    phone = {"locale": "zh-CN", "viewport": {"width": 360, "height": 640}, "has_touch": True}
+    async with visitor(browser, heard, **phone) as context:
+        page = await context.new_page()
+        await page.goto(gateway.url)
+        assert await page.title() == "对话"
+        await page.locator("#message").fill("／fast 什么是断线续传？")
+        await page.get_by_role("button", name="发送").tap()
+        await reach(page, "done")
+        assert "你问的是：“什么是断线续传？”" in await answer(page)
+        assert await page.locator(".answer").last.get_attribute("lang") == "zh-CN"
+        assert await page.evaluate("document.documentElement.scrollWidth") <= 360
+        await expect(page.locator("#message")).to_be_in_viewport(ratio=1)
+        await expect(page.locator("#send")).to_be_in_viewport(ratio=1)
 
 
 async def test_visitor_reloads_in_mid_answer_and_gets_all_of_it_for_one_price(page: Page, gateway: Gateway) -> None:
     before = await streams(gateway)
-    await ask(page, SLOWLY)
+    await ask(page, LETTERS)
     for characters in (10, 40):
         await grow(page, characters)
         await page.reload()
     await reach(page, "done")
     lines = (await answer(page)).splitlines()
-    assert lines[-2:] == ["1. system: You are helpful.", "2. user: /slow /history"]
+    assert lines[-2:] == ["1. system: You are helpful.", f"2. user: {LETTERS}"]
     assert len(lines) == 4
     assert more(before, await streams(gateway)) == {"completed": 1}
 
@@ -165,13 +199,13 @@ async def test_visitor_loses_the_connection_and_misses_nothing(context: BrowserC
     async with Cable(int(gateway.url.rsplit(":", 1)[1])) as cable:
         page = await context.new_page()
         await page.goto(f"http://127.0.0.1:{cable.port}")
-        await ask(page, SLOWLY)
+        await ask(page, LETTERS)
         await grow(page, 10)
         await cable.pull()
         await reach(page, "reconnecting")
         await cable.plug()
         await reach(page, "done")
-        assert (await answer(page)).endswith("2. user: /slow /history")
+        assert (await answer(page)).endswith(f"\n2. user: {LETTERS}")
     assert more(before, await streams(gateway)) == {"completed": 1}
 
 
@@ -201,53 +235,81 @@ async def test_visitor_starts_a_new_chat_in_mid_answer(page: Page, gateway: Gate
     assert more(before, await streams(gateway)) == {"stopped": 1, "completed": 1}
 
 
-@pytest.mark.parametrize(
-    ("message", "said"),
-    [
-        ("/error", "The model service is in trouble. Try again."),
-        ("/cut /fast", "The model broke off in the middle. Try again."),
-        ("/stall /fast", "The model broke off in the middle. Try again."),
-    ],
-)
-async def test_visitor_is_told_what_went_wrong(page: Page, message: str, said: str) -> None:
+@pytest.mark.parametrize("message", ["/cut /fast", "/stall /fast"])
+async def test_visitor_is_told_what_went_wrong(page: Page, message: str) -> None:
     await ask(page, message)
     await reach(page, "error")
-    await expect(page.locator(".note").last).to_contain_text(said)
+    await expect(page.locator(".note span").last).to_have_text("The model broke off in the middle.")
+    await expect(page.locator("#state")).to_have_text("Failed")
+
+
+async def test_visitor_sees_the_page_retry_twice_and_give_up(page: Page) -> None:
+    asked: list[str] = []
+    page.on("request", lambda request: asked.extend([request.url] if "/api/chat" in request.url else []))
+    await page.clock.install()
+    await ask(page, "/error")
+    for attempts in (1, 2):
+        await expect(page.locator("#figures")).to_have_text(re.compile(r"^in [1-4] s$"))
+        await expect(page.locator("#state")).to_have_text("The model service is in trouble. Retrying…")
+        assert len(asked) == attempts
+        async with page.expect_response("**/api/chat?*"):
+            await page.clock.fast_forward(4000)
+    await reach(page, "error")
+    await expect(page.locator(".note span").last).to_have_text("The model service is in trouble.")
+    await expect(page.locator("#state")).to_have_text("Failed")
+    assert len(asked) == 3
 
 
 async def test_visitor_tries_again_in_the_same_place(page: Page) -> None:
-    await ask(page, "/cut /fast")
+    await ask(page, "/cut /fast /history")
     await reach(page, "error")
     await page.get_by_role("button", name="Try again").click()
     await reach(page, "connecting")
     await reach(page, "error")
-    assert await page.locator(".question p").all_inner_texts() == ["/cut /fast"]
+    assert await page.locator(".question p").all_inner_texts() == ["/cut /fast /history"]
 
 
 async def test_visitor_is_told_how_long_to_wait_and_may_give_up(page: Page) -> None:
     await ask(page, "/busy")
     await reach(page, "waiting")
+    await expect(page.locator("#state")).to_have_text("Too many requests. Retrying…")
     await expect(page.locator("#figures")).to_have_text(re.compile(r"^in [1-4] s$"))
     await page.get_by_role("button", name="Stop").click()
     await reach(page, "stopped")
 
 
-async def test_visitor_sees_reasoning_and_tool_calls(page: Page) -> None:
-    await ask(page, "/think /tool /fast")
+async def test_visitor_sees_reasoning_until_the_answer_and_tool_calls(page: Page) -> None:
+    await page.evaluate(WATCH)
+    await ask(page, "/think /tool")
     await reach(page, "done")
+    seen = await page.evaluate("thinking")
+    assert {tuple(pair) for pair in seen} == {(False, True), (True, False)}
     await page.get_by_text("Thinking", exact=True).click()
     await expect(page.locator(".thinking div")).to_contain_text(re.compile(r".{20}"))
     await expect(page.locator(".tools li")).to_have_text(re.compile(r"^get_weather\(\{.+\}\)$"))
 
 
+async def test_visitor_closes_the_reasoning_and_it_stays_closed(page: Page) -> None:
+    thoughts = page.locator(".thinking div")
+    await ask(page, "/think /slow")
+    await expect(thoughts).to_be_visible()
+    await expect(page.locator("#state")).to_have_text("Thinking…")
+    await page.get_by_text("Thinking", exact=True).click()
+    length = len(await thoughts.text_content() or "")
+    await expect(thoughts).to_have_text(re.compile(f"^.{{{length + 1}}}"))
+    await expect(thoughts).to_be_hidden()
+    await page.keyboard.press("Escape")
+    await reach(page, "stopped")
+
+
 async def test_visitor_goes_on_with_the_conversation_after_a_reload(page: Page) -> None:
-    await ask(page, "/fast my name is Li")
+    await ask(page, "/fast /history my name is Li")
     await reach(page, "done")
     await page.reload()
     await expect(page.locator(".question")).to_have_count(1)
     await ask(page, "/fast /history")
     await reach(page, "done")
-    assert "2. user: /fast my name is Li" in await answer(page)
+    assert "2. user: /fast /history my name is Li" in await answer(page)
 
 
 async def test_page_shows_markup_as_text(page: Page) -> None:
@@ -264,17 +326,26 @@ async def test_page_sends_a_message_that_no_url_can_hold(page: Page) -> None:
     assert "很长的问题" in await answer(page)
 
 
-async def test_visitor_without_a_key_is_asked_for_one(
-    context: BrowserContext, tmp_path_factory: pytest.TempPathFactory
-) -> None:
-    keys = [{"id": "visitor", "key": KEY}]
-    async with Gateway(config(keys=keys), tmp_path_factory.mktemp("closed")) as closed:
-        page = await context.new_page()
-        await page.goto(closed.url)
-        await ask(page, "/fast hello")
-        await expect(page.get_by_role("dialog")).to_be_visible()
-        await page.get_by_role("textbox", name="Key").fill(KEY)
-        await page.keyboard.press("Enter")
-        await reach(page, "done")
-        assert "You asked: “hello”" in await answer(page)
-        assert KEY not in closed.output()
+@pytest_asyncio.fixture(loop_scope="module")
+async def closed(gateway: Gateway) -> AsyncIterator[Gateway]:
+    """The gateway while it asks for a key."""
+    await reload(gateway, config(keys=[{"id": "visitor", "key": KEY}]))
+    yield gateway
+    await reload(gateway, config(anonymous=True))
+
+
+async def reload(gateway: Gateway, config: dict[str, Any]) -> None:
+    before = len(gateway.log_lines("reloaded"))
+    gateway.write_config(config)
+    gateway.send_signal(signal.SIGHUP)
+    await gateway.said(lambda _: len(gateway.log_lines("reloaded")) > before, "that it reloaded")
+
+
+async def test_visitor_without_a_key_is_asked_for_one(page: Page, closed: Gateway) -> None:
+    await ask(page, "/fast hello")
+    await expect(page.get_by_role("dialog")).to_be_visible()
+    await page.get_by_role("textbox", name="Key").fill(KEY)
+    await page.keyboard.press("Enter")
+    await reach(page, "done")
+    assert "You asked: “hello”" in await answer(page)
+    assert KEY not in closed.output()
