@@ -161,6 +161,7 @@ async def test_resume_still_works_while_draining(start_gateway: StartGateway) ->
         reader.source.retry = 0.01
         reader.source.current.parser.retry = None
         await reader.source.drop()
+        await reader.source.open()
         answers.go.set()
         reader.messages += await reader.source.until("done")
         await reader.source.close()

@@ -1,94 +1,139 @@
 """The intake: the first bytes at once, the rest in windows, nothing lost at a cut."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
 import aiohttp
 import pytest
 
-from gateway.clock import Tick
+from gateway.clock import Clock
 from gateway.upstream.http import new_session
-from gateway.upstream.intake import Intake
+from gateway.upstream.intake import Intake, Taken
 from tests.kit.upstream import LAST_CHUNK, Cut, Hang, Pause, Reset, ScriptedUpstream, Step, chunk, sse_head
 
 WINDOW = 0.2
 
 
+class Taker:
+    """Keeps what it is given, and tells when; has enough when it has seen `until`."""
+
+    def __init__(self, until: bytes, taken: Taken = Taken.RELAYED) -> None:
+        self.came: list[bytes] = []
+        self.times: list[float] = []
+        self._until = until
+        self._taken = taken
+
+    def __call__(self, data: bytes) -> Taken:
+        self.came.append(data)
+        self.times.append(asyncio.get_running_loop().time())
+        return Taken.ENOUGH if self._until in b"".join(self.came) else self._taken
+
+
 @asynccontextmanager
-async def intake(*body: Step, window: float | None = WINDOW, enough: int = 1000) -> AsyncIterator[Intake]:
+async def intake(*body: Step, window: float = WINDOW, enough: int = 1000) -> AsyncIterator[Intake]:
     async with (
         ScriptedUpstream([sse_head(), *body]) as upstream,
         new_session() as session,
         session.get(upstream.url) as response,
     ):
-        tick = Tick(asyncio.get_running_loop(), window) if window else None
-        yield Intake(response, tick, enough)
+        yield Intake(response, Clock(asyncio.get_running_loop()), window, enough)
+
+
+async def relay(reads: Intake, take: Callable[[bytes], Taken]) -> bool:
+    return await asyncio.wait_for(reads.relay(take), 5)
 
 
 def dribble(*texts: str, gap: float = 0.02) -> list[Step]:
     return [step for text in texts for step in (chunk(text), Pause(gap))]
 
 
-async def test_first_bytes_come_at_once() -> None:
-    loop = asyncio.get_running_loop()
-    async with intake(chunk("a"), Hang()) as reads:
-        began = loop.time()
-        assert await reads.read() == b"a"
-        assert loop.time() - began < WINDOW / 2
-
-
-async def test_bytes_of_a_window_come_together() -> None:
+async def test_first_bytes_come_at_once_and_those_of_a_window_together() -> None:
+    take = Taker(until=b"f")
     async with intake(*dribble(*"abcdef"), Hang()) as reads:
-        assert await reads.read() == b"a"
-        reads.relayed(1)
-        assert await reads.read() == b"bcdef"
+        assert not await relay(reads, take)
+    assert take.came == [b"a", b"bcdef"]
+    assert take.times[1] - take.times[0] > WINDOW / 2
+
+
+async def test_short_window_opens_behind_two_reads_that_were_close() -> None:
+    take = Taker(until=b"f")
+    async with intake(*dribble(*"abcdef", gap=0.004), Hang(), window=0.05) as reads:
+        await relay(reads, take)
+    assert take.came == [b"a", b"b", b"cdef"]
+
+
+async def test_slow_stream_never_waits() -> None:
+    take = Taker(until=b"c")
+    async with intake(*dribble(*"abc", gap=0.1), Hang(), window=0.05) as reads:
+        await relay(reads, take)
+    assert take.came == [b"a", b"b", b"c"]
 
 
 async def test_bytes_that_nobody_was_sent_open_no_window() -> None:
-    loop = asyncio.get_running_loop()
-    async with intake(*dribble(*"ab"), Hang()) as reads:
-        began = loop.time()
-        assert [await reads.read(), await reads.read()] == [b"a", b"b"]
-        assert loop.time() - began < WINDOW / 2
+    take = Taker(until=b"c", taken=Taken.NOTHING)
+    async with intake(*dribble(*"abc"), Hang()) as reads:
+        await relay(reads, take)
+    assert take.came == [b"a", b"b", b"c"]
 
 
 async def test_much_at_once_opens_no_window() -> None:
-    loop = asyncio.get_running_loop()
+    take = Taker(until=b"y")
     async with intake(chunk("x" * 50), Pause(0.02), chunk("y"), Hang(), enough=50) as reads:
-        began = loop.time()
-        reads.relayed(len(await reads.read()))
-        assert await reads.read() == b"y"
-        assert loop.time() - began < WINDOW / 2
+        await relay(reads, take)
+    assert take.times[1] - take.times[0] < WINDOW / 2
 
 
-async def test_without_a_tick_every_read_is_relayed() -> None:
-    async with intake(*dribble(*"ab"), Hang(), window=None) as reads:
-        for expected in (b"a", b"b"):
-            assert await reads.read() == expected
-            reads.relayed(1)
+async def test_long_window_ends_when_enough_waits() -> None:
+    take = Taker(until=b"y")
+    async with intake(chunk("a"), Pause(0.02), chunk("x" * 60 + "y"), Hang(), window=10, enough=50) as reads:
+        await relay(reads, take)
+    assert take.times[1] - take.times[0] < 5
 
 
-async def test_end_of_a_body_is_empty_for_ever() -> None:
-    async with intake(chunk("a"), LAST_CHUNK, Cut()) as reads:
-        assert [await reads.read() for _ in range(3)] == [b"a", b"", b""]
+async def test_without_a_window_every_read_is_relayed() -> None:
+    take = Taker(until=b"c")
+    async with intake(*dribble(*"abc"), Hang(), window=0) as reads:
+        await relay(reads, take)
+    assert take.came == [b"a", b"b", b"c"]
+
+
+async def test_body_that_ends_well_has_ended() -> None:
+    take = Taker(until=b"never")
+    async with intake(*dribble(*"ab"), LAST_CHUNK, Cut()) as reads:
+        assert await relay(reads, take)
+    assert b"".join(take.came) == b"ab"
 
 
 @pytest.mark.parametrize("end", [Reset(), Cut()])
 async def test_bytes_before_a_cut_are_not_lost(end: Step) -> None:
-    async with intake(chunk("a"), Pause(0.02), chunk("b"), end) as reads:
-        assert await reads.read() == b"a"
-        reads.relayed(1)
-        assert await reads.read() == b"b"
+    take = Taker(until=b"never")
+    async with intake(chunk("a"), Pause(0.02), chunk("b"), Pause(0.02), end) as reads:
         with pytest.raises((aiohttp.ClientError, ConnectionError)):
-            await reads.read()
+            await relay(reads, take)
+    assert b"".join(take.came) == b"ab"
+
+
+async def test_taker_that_fails_in_a_window_fails_its_own_relay_only() -> None:
+    class FullError(Exception):
+        pass
+
+    def take(data: bytes) -> Taken:
+        if b"b" in data:
+            raise FullError
+        return Taken.RELAYED
+
+    other = Taker(until=b"f")
+    async with intake(*dribble(*"abc"), Hang()) as reads, intake(*dribble(*"abcdef"), Hang()) as others:
+        outcomes = await asyncio.gather(relay(reads, take), relay(others, other), return_exceptions=True)
+    assert isinstance(outcomes[0], FullError)
+    assert b"".join(other.came) == b"abcdef"
 
 
 async def test_window_that_is_cancelled_lets_the_upstream_speak_again() -> None:
+    take = Taker(until=b"c")
     async with intake(*dribble(*"abc"), Hang()) as reads:
-        await reads.read()
-        reads.relayed(1)
         with pytest.raises(TimeoutError):
-            await asyncio.wait_for(reads.read(), WINDOW / 4)
-        async with asyncio.timeout(2):
-            assert (await reads.read())[:1] == b"b"
+            await asyncio.wait_for(reads.relay(take), WINDOW / 4)
+        await relay(reads, take)
+    assert b"".join(take.came) == b"abc"
