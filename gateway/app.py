@@ -3,7 +3,7 @@
 import asyncio
 import resource
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from typing import NoReturn
 
@@ -139,8 +139,9 @@ def _snapshot(config: Config, demo: Demo | None) -> Snapshot:
 def _endpoints(config: Config, upstreams: dict[str, Upstream], events: Format) -> Iterator[tuple[str, Endpoint]]:
     if config.server.demo_page:
         yield from static_endpoints(events)
-    yield "/streams/{id}", Endpoint("/streams", frozenset({"GET", "DELETE"}), read_or_stop, events)
-    yield "/streams/{id}/stop", Endpoint("/streams", frozenset({"POST"}), stop, events)
+    named = Endpoint("/streams", frozenset({"GET", "DELETE"}), read_or_stop, events, named_streams=True)
+    yield "/streams/{id}", named
+    yield "/streams/{id}/stop", replace(named, methods=frozenset({"POST"}), handle=stop)
     for route in config.routes:
         yield route.path, _endpoint(route, upstreams[route.upstream])
 

@@ -83,6 +83,7 @@ class Endpoint:
         handle: the handler.
         public: whether it needs no credential.
         openai: whether errors have OpenAI's shape.
+        named_streams: whether the path names a stream, so that one that is gone is 404.
         format: the shape of in-band errors.
         retry: base of the time, in seconds, after which an EventSource comes back.
     """
@@ -93,6 +94,7 @@ class Endpoint:
     format: Format
     public: bool = False
     openai: bool = False
+    named_streams: bool = False
     retry: float = 2.0
 
     def check_method(self, method: str) -> None:

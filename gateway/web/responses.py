@@ -42,7 +42,7 @@ def json_response(exchange: Exchange, body: Any, headers: Mapping[str, str] = Ma
 
 def error_response(exchange: Exchange, error: GatewayError) -> web.Response:
     """The error, as the client of this request can use it."""
-    if error.code == "cursor_expired" and exchange.is_eventsource:
+    if error.code == "cursor_expired" and not exchange.endpoint.named_streams:
         return _in_band(exchange, error, final_cursor())
     if exchange.is_eventsource and error.status in PASSING:
         return _in_band(exchange, error)

@@ -140,6 +140,11 @@ def reads_cursors(exchange: Exchange) -> bool:
     return "event-stream" in accept or "*/*" in accept
 
 
+class _EventStream(web.StreamResponse):
+    # The headers leave together with the first block: a client that has them has its first cursor too.
+    _send_headers_immediately = False
+
+
 class _Attendance:
     """A reader's stay with a generation, left exactly once."""
 
@@ -197,7 +202,7 @@ async def _deliver(exchange: Exchange, attendance: _Attendance, *, resumed: bool
 
 
 def _stream_response(exchange: Exchange, stream_id: str, gzipped: bool) -> web.StreamResponse:
-    response = web.StreamResponse(headers={**STREAM_HEADERS, "X-Stream-Id": stream_id, **exchange.headers})
+    response = _EventStream(headers={**STREAM_HEADERS, "X-Stream-Id": stream_id, **exchange.headers})
     if gzipped:
         response.headers[hdrs.CONTENT_ENCODING] = "gzip"
         response.headers.add(hdrs.VARY, hdrs.ACCEPT_ENCODING)
