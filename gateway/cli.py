@@ -5,6 +5,7 @@ Exit status: 0 clean, 1 bad configuration, 2 bad usage, 3 cannot bind.
 
 import argparse
 import json
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -24,8 +25,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if args.command == "check":
         return _check(args.config)
     if args.command == "schema":
-        print(json.dumps(schema(), indent=2, ensure_ascii=False))
-        return 0
+        return _schema()
     if args.command == "hash":
         return _hash()
     return server.run(args.config)
@@ -43,6 +43,15 @@ def _parser() -> argparse.ArgumentParser:
     commands.add_parser("hash", help="read a key on stdin, print the sha256 to put in the configuration")
     parser.add_argument("-c", "--config", type=Path, default=Path("config.yaml"), help="default: config.yaml")
     return parser
+
+
+def _schema() -> int:
+    try:
+        print(json.dumps(schema(), indent=2, ensure_ascii=False), flush=True)
+    except BrokenPipeError:
+        # Who reads it has seen enough; the interpreter must not find the same out once more when it ends.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return 0
 
 
 def _check(path: Path) -> int:

@@ -171,3 +171,9 @@ def test_serve_on_an_address_of_another_machine_ends_with_three(folder: Path, ad
     status, _, err = run("serve", cwd=folder)
     assert status == 3
     assert err.startswith(f"cannot listen on {address}: ")
+
+
+def test_schema_stops_quietly_when_its_reader_has_seen_enough() -> None:
+    shell = f"set -o pipefail; '{GATEWAY}' schema | head -c 1"
+    done = subprocess.run(["bash", "-c", shell], capture_output=True, timeout=20, check=False)
+    assert (done.stdout, done.stderr, done.returncode) == (b"{", b"", 0)
