@@ -37,8 +37,8 @@ COMEBACK: Final = (1.0, 15.0)
 """Seconds between which drained readers are asked to come back, evenly spread."""
 LAG_INTERVAL: Final = 0.5
 GC_THRESHOLD: Final = (20_000, 20, 50)
-"""Fewer collections than Python's own 700, 10, 10: with 1,000 slow streams they took 4 % of the CPU. What a stream makes
-is mostly freed by reference counts."""
+"""Fewer collections than Python's own 700, 10, 10: with 1,000 slow streams they took 4 % of the CPU, and what a stream
+makes is mostly freed by reference counts."""
 
 
 class BindError(Exception):
