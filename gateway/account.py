@@ -13,7 +13,7 @@ from structlog.typing import FilteringBoundLogger
 
 from gateway.core.errors import GatewayError
 from gateway.core.event import Usage
-from gateway.metrics import Metrics, Outcome
+from gateway.metrics import Metrics, Outcome, Rescue, RescueResult
 
 
 @dataclass(slots=True, kw_only=True)
@@ -22,7 +22,8 @@ class Account:
 
     Attributes:
         started: when it was admitted.
-        asked: when the upstream was asked, 0 before.
+        asked: when the upstream was first asked, 0 before.
+        attempts: how often upstreams were asked.
         answered: whether the upstream answered with a status.
         first: when the first event came, 0 before.
         finished: when the generation ended, 0 before.
@@ -38,6 +39,7 @@ class Account:
     started: float
     facts: dict[str, str] = field(default_factory=dict)
     asked: float = 0.0
+    attempts: int = 0
     answered: bool = False
     first: float = 0.0
     last: float = 0.0
@@ -49,10 +51,31 @@ class Account:
     usage: Usage = field(default_factory=lambda: Usage(0, 0, "estimate"))
     reported: bool = False
 
+    def ask(self, upstream: str, now: float) -> None:
+        """This upstream is being asked."""
+        self.upstream = upstream
+        self.asked = self.asked or now
+        self.attempts += 1
+        self.answered = False
+
     def answer(self, status: int) -> None:
         """The upstream answered with this status."""
         self.answered = True
         self.metrics.upstream_request(self.upstream, status)
+
+    def attempt_failed(self, upstream: str, code: str) -> None:
+        """An attempt failed; the next one or the end of the generation comes after it."""
+        self.metrics.upstream_error(upstream, code)
+        self._unanswered()
+
+    def rescue(self, kind: Rescue, result: RescueResult) -> None:
+        """A broken answer was finished, begun anew, or given up."""
+        self.metrics.rescue(kind, result)
+
+    def _unanswered(self) -> None:
+        if self.asked and not self.answered:
+            self.metrics.upstream_request(self.upstream, None)
+            self.answered = True
 
     def read(self, count: int, model: str, now: float) -> None:
         """So many events came at once."""
@@ -73,13 +96,8 @@ class Account:
         route.events.inc(self.events)
         if self.asked:
             route.overhead.observe(self.asked - self.started)
-        if self.asked and not self.answered:
-            self.metrics.upstream_request(self.upstream, None)
-        if failure is None:
-            return
-        if outcome in ("upstream_error", "upstream_stalled", "timeout"):
-            self.metrics.upstream_error(self.upstream, failure.code)
-        if failure.detail:
+        self._unanswered()
+        if failure is not None and failure.detail:
             self.logger.warning("stream_failed", code=failure.code, detail=failure.detail, **self.facts)
 
     def settled(self, usage: Usage, model: str) -> None:
@@ -102,6 +120,7 @@ class Account:
             outcome=self.outcome,
             first_token_ms=round((self.first - self.started) * 1000, 1) if self.first else None,
             duration_ms=round((self.finished - self.started) * 1000, 1),
+            attempts=self.attempts,
             events=self.events,
             bytes=self.sent_bytes,
             connections=self.connections,

@@ -2,15 +2,17 @@
 
 import asyncio
 import resource
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from importlib.metadata import version
+from types import MappingProxyType
 from typing import NoReturn
 
 import structlog
 
 from gateway.clock import Clock
 from gateway.config import ChatRoute, Config, OpenAIRoute, ProxyRoute, Route
+from gateway.config import Upstream as UpstreamConfig
 from gateway.core.credential import Key, Keyring
 from gateway.core.errors import GatewayError
 from gateway.core.quota import AddressLimiter, Limiter, Plan
@@ -50,7 +52,7 @@ class App:
         """New requests see this configuration; running streams keep theirs."""
         self.demo = await _demo(config, self.demo)
         gateway = self.gateway
-        gateway.snapshot = _snapshot(config, self.demo)
+        gateway.snapshot = _snapshot(config, self.demo, gateway.snapshot.upstreams)
         gateway.metrics.known_models = _models(config)
         gateway.registry.budget.limit = config.server.max_log_bytes
         gateway.addresses.plan = _address_plan(config)
@@ -119,9 +121,15 @@ def _address_plan(config: Config) -> Plan:
     return Plan("address", limits.requests, limits.connections)
 
 
-def _snapshot(config: Config, demo: Demo | None) -> Snapshot:
+def _upstream(name: str, settings: UpstreamConfig, demo_url: str, old: Mapping[str, Upstream]) -> Upstream:
+    # What is known of its targets' health and load outlives a reload that does not change it.
+    kept = old.get(name)
+    return kept if kept is not None and kept.config == settings else Upstream(name, settings, demo_url)
+
+
+def _snapshot(config: Config, demo: Demo | None, old: Mapping[str, Upstream] = MappingProxyType({})) -> Snapshot:
     demo_url = demo.url if demo is not None else ""
-    upstreams = {name: Upstream(name, settings, demo_url) for name, settings in config.upstreams.items()}
+    upstreams = {name: _upstream(name, settings, demo_url, old) for name, settings in config.upstreams.items()}
     keys = [Key(key.id, key.digest, key.plan, frozenset(key.scopes), key.expires_at) for key in config.auth.keys]
     plans = {name: Plan(name, plan.requests, plan.streams, plan.tokens) for name, plan in config.plans.items()}
     events = compile_format("events")
@@ -143,11 +151,12 @@ def _endpoints(config: Config, upstreams: dict[str, Upstream], events: Format) -
     yield "/streams/{id}", named
     yield "/streams/{id}/stop", replace(named, methods=frozenset({"POST"}), handle=stop)
     for route in config.routes:
-        yield route.path, _endpoint(route, upstreams[route.upstream])
+        main = upstreams[route.upstream]
+        yield route.path, _endpoint(route, (main, *(upstreams[name] for name in main.config.fallback)))
 
 
-def _endpoint(route: Route, upstream: Upstream) -> Endpoint:
-    methods, handle, format_ = _serving(route, upstream)
+def _endpoint(route: Route, chain: tuple[Upstream, ...]) -> Endpoint:
+    methods, handle, format_ = _serving(route, chain)
     return Endpoint(
         label=route.path,
         methods=methods,
@@ -158,14 +167,14 @@ def _endpoint(route: Route, upstream: Upstream) -> Endpoint:
     )
 
 
-def _serving(route: Route, upstream: Upstream) -> tuple[frozenset[str] | None, Handler, Format]:
+def _serving(route: Route, chain: tuple[Upstream, ...]) -> tuple[frozenset[str] | None, Handler, Format]:
     if isinstance(route, ChatRoute):
         format_ = compile_format(route.format)
-        return frozenset({"GET", "HEAD", "POST"}), ChatHandler(route, upstream, format_), format_
+        return frozenset({"GET", "HEAD", "POST"}), ChatHandler(route, chain, format_), format_
     if isinstance(route, OpenAIRoute):
-        return frozenset({"POST"}), OpenAIHandler(route, upstream), OpenAIFormat()
+        return frozenset({"POST"}), OpenAIHandler(route, chain), OpenAIFormat()
     assert isinstance(route, ProxyRoute)
-    return None, ProxyHandler(route, upstream), Verbatim()
+    return None, ProxyHandler(route, chain), Verbatim()
 
 
 async def _nothing(exchange: Exchange) -> NoReturn:

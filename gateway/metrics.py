@@ -32,6 +32,10 @@ Outcome = Literal[
 ]
 """How a stream ended; every stream has exactly one."""
 Transport = Literal["eventsource", "fetch"]
+Rescue = Literal["prefill", "anew"]
+"""How another target was asked to finish an answer that broke off."""
+RescueResult = Literal["completed", "restarted", "failed"]
+"""What came of it: the same answer went on, another one took its place, or none."""
 Resume = Literal["resumed", "ended", "expired", "malformed"]
 """What a cursor led to: more events, 204 at the final cursor, `cursor_expired`, 400."""
 AuthFailure = Literal["missing", "unknown", "expired", "origin", "scope"]
@@ -115,6 +119,10 @@ class Metrics:
         """A reader came with a cursor."""
         self.resumes.labels(_one_of(_RESUMES, result)).inc()
 
+    def rescue(self, kind: Rescue, result: RescueResult) -> None:
+        """An answer that broke off was finished elsewhere, or could not be."""
+        self.rescues.labels(kind, result).inc()
+
     def auth_failure(self, reason: AuthFailure) -> None:
         """A request was refused for its credential."""
         self.auth_failures.labels(_one_of(_AUTH_FAILURES, reason)).inc()
@@ -190,6 +198,12 @@ class Metrics:
         )
         self.upstream_requests = counter(
             "gateway_upstream_requests_total", "Attempts at an upstream, by HTTP status or none.", "upstream", "code"
+        )
+        self.rescues = counter(
+            "gateway_rescues_total", "Answers that broke off, by how they were taken up again.", "kind", "result"
+        )
+        self.breaker_open = self._gauge(
+            "gateway_breaker_open", "1 while a target is out of service.", "upstream", "target"
         )
         self.upstream_errors = counter(
             "gateway_upstream_errors_total", "Attempts at an upstream that failed.", "upstream", "error_type"

@@ -11,6 +11,8 @@ from gateway.config import Config
 from gateway.core.credential import Principal
 from gateway.core.quota import Lease
 
+TINY = {"dialect": "openai", "targets": [{"url": "http://127.0.0.1:9/v1"}], "model": "tiny"}
+
 
 def config(**changes: Any) -> Config:
     return Config.model_validate(
@@ -37,7 +39,16 @@ async def test_reload_replaces_the_snapshot_and_leaves_the_old_one_whole(app: Ap
     new = app.gateway.snapshot
     assert (who(old, "k"), who(old, "b"), who(new, "k"), who(new, "b")) == ("anna", None, None, "bert")
     assert ("small" in old.plans, "small" in new.plans) == (False, True)
-    assert old.upstreams["main"] is not new.upstreams["main"]
+
+
+async def test_reload_keeps_the_health_of_an_upstream_until_its_settings_change(app: App) -> None:
+    old = app.gateway.snapshot.upstreams["main"]
+    await app.reload(config(plans={"small": {"streams": 1}}))
+    assert app.gateway.snapshot.upstreams["main"] is old
+    await app.reload(config(upstreams={"main": TINY}))
+    new = app.gateway.snapshot.upstreams["main"]
+    assert new is not old
+    assert (old.config.model, new.config.model) == ("big", "tiny")
 
 
 def who(snapshot: Any, key: str) -> str | None:

@@ -19,6 +19,7 @@ ROOMS = (
     {"metrics", "logs", "clock"},
     {"eventlog"},
     {"upstream", "account"},
+    {"pump"},
     {"generation"},
     {"delivery"},
     {"web"},

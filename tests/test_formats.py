@@ -237,8 +237,16 @@ def test_openai_client_gets_usage_when_it_asked() -> None:
 
 
 def test_openai_passes_upstream_chunks_to_the_letter() -> None:
-    blocks = sent(OpenAIFormat(chunks=True), STARTED, Event(CHUNK, '{ "x": 1.0 }'), OVER)
-    assert blocks == ["", 'data: { "x": 1.0 }\n', "data: [DONE]\n"]
+    blocks = sent(OpenAIFormat(), Event(CHUNK, '{ "x": 1.0 }'), in_chunks())
+    assert blocks == ['data: { "x": 1.0 }\n', "data: [DONE]\n"]
+
+
+def test_openai_makes_up_no_usage_behind_upstream_chunks() -> None:
+    assert sent(OpenAIFormat(include_usage=True), in_chunks()) == ["data: [DONE]\n"]
+
+
+def in_chunks() -> Event:
+    return Event(DONE, msgspec.json.encode(msgspec.structs.replace(ENDED, in_chunks=True)).decode())
 
 
 def test_openai_error_is_the_last_block() -> None:

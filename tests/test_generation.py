@@ -21,8 +21,9 @@ from gateway.dialects.base import Answer, Call
 from gateway.eventlog.memory import Reader, State
 from gateway.eventlog.registry import Registry
 from gateway.formats import compile_format
-from gateway.generation import Engine, Generation, Job
+from gateway.generation import Engine, Generation
 from gateway.metrics import Metrics
+from gateway.pump import Job
 from gateway.upstream.http import new_session
 from gateway.upstream.pool import Target, Upstream
 from gateway.web.asking import ChatSource
@@ -47,13 +48,12 @@ ENDLESS: list[Step] = [sse_head(), openai_delta("a"), Hang()]
 class Unread:
     """A source that takes no answer for a stream: it is passed on."""
 
-    def __init__(self, upstream: Upstream) -> None:
-        self._chat = ChatSource(upstream, {"model": "m", "messages": []})
+    repeatable = True
 
-    def call(self, target: Target) -> Call:
-        return self._chat.call(target)
+    def call(self, upstream: Upstream, target: Target, prefix: str) -> Call:
+        return ChatSource({"model": "m", "messages": []}).call(upstream, target, prefix)
 
-    async def accept(self, response: aiohttp.ClientResponse) -> Answer | None:
+    async def accept(self, upstream: Upstream, response: aiohttp.ClientResponse, *, canonical: bool) -> Answer | None:
         return None
 
 
@@ -72,15 +72,14 @@ class Works:
         stream = {"resume": {"ttl": "1h"}} | changes.pop("stream", {})
         config = Config.model_validate(
             {
-                "upstreams": {"main": {"dialect": "openai", "targets": [{"url": url}]}},
+                "upstreams": {"main": {"dialect": "openai", "targets": [{"url": url}], "retries": 0}},
                 "routes": [{"path": "/r", "api": "chat", "upstream": "main", "stream": stream}],
             }
         )
-        upstream = Upstream("main", config.upstreams["main"], "")
         facts: dict[str, Any] = {
             "route": "/r",
-            "source": ChatSource(upstream, {"model": "m", "messages": [{"role": "user", "content": "hi"}]}),
-            "upstream": upstream,
+            "source": ChatSource({"model": "m", "messages": [{"role": "user", "content": "hi"}]}),
+            "chain": (Upstream("main", config.upstreams["main"], ""),),
             "stream": config.routes[0].stream,
             "timeouts": config.routes[0].timeouts,
             "model": "m",
@@ -90,7 +89,7 @@ class Works:
             "announce": True,
         }
         if changes.pop("unread", False):
-            facts["source"] = Unread(upstream)
+            facts["source"] = Unread()
         lease = self.limiter.admit(PLAN, "me", 0, self.engine.clock.now())
         assert isinstance(lease, Lease)
         job = Job(**facts | changes)
@@ -317,7 +316,7 @@ async def test_ended_generation_keeps_its_log_and_nothing_of_the_request(works: 
         prompt, remember = Prompt(role="user", content="hi"), Remember()
         generation = works.generation(upstream.url)
         chat = {"model": "m", "messages": [prompt]}
-        source = ChatSource(generation.job.upstream, chat)
+        source = ChatSource(chat)
         generation.job = replace(generation.job, source=source, on_answer=remember)
         gone = [weakref.ref(prompt), weakref.ref(remember)]
         generation.start()

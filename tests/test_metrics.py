@@ -20,12 +20,14 @@ CONTRACT = {
     "gateway_overhead_seconds": {"route"},
     "gateway_upstream_requests_total": {"upstream", "code"},
     "gateway_upstream_errors_total": {"upstream", "error_type"},
+    "gateway_breaker_open": {"upstream", "target"},
     "gateway_tokens_total": {"upstream", "model", "type", "source"},
     "gateway_events_total": {"route"},
     "gateway_sent_bytes_total": {"route"},
     "gateway_batch_events": {"route"},
     "gateway_heartbeats_total": {"route"},
     "gateway_resumes_total": {"result"},
+    "gateway_rescues_total": {"kind", "result"},
     "gateway_log_bytes": set(),
     "gateway_log_streams": set(),
     "gateway_auth_failures_total": {"reason"},
@@ -49,7 +51,9 @@ def use_everything(metrics: Metrics) -> None:
     metrics.model("main", "x").used(Usage(3, 4))
     metrics.upstream_request("main", 200)
     metrics.upstream_error("main", "upstream_cut")
+    metrics.breaker_open.labels("main", "127.0.0.1:8000").set(1)
     metrics.resume("resumed")
+    metrics.rescue("prefill", "completed")
     metrics.auth_failure("unknown")
     metrics.rate_limit("default", "tokens")
 

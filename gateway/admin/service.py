@@ -41,7 +41,18 @@ class AdminService:
 def _metrics(gateway: Gateway) -> web.Response:
     gateway.metrics.log_bytes.set(gateway.registry.budget.used)
     gateway.metrics.log_streams.set(len(gateway.registry))
+    _show_breakers(gateway)
     return web.Response(body=gateway.metrics.render(), headers={hdrs.CONTENT_TYPE: CONTENT_TYPE})
+
+
+def _show_breakers(gateway: Gateway) -> None:
+    metrics = gateway.metrics
+    metrics.breaker_open.clear()  # or a target that a reload took away would stay as it was for ever
+    for upstream in gateway.snapshot.upstreams.values():
+        for target in sorted(upstream.targets, key=lambda target: target.breaker.is_open):
+            # Targets of one host and port share a line, which an open one has the last word on.
+            labels = metrics.upstream_label(upstream.name), target.label
+            metrics.breaker_open.labels(*labels).set(target.breaker.is_open)
 
 
 def _live(gateway: Gateway) -> web.Response:

@@ -71,6 +71,20 @@ def check_upstreams(data: dict[str, Any]) -> Iterator[Finding]:
                 )
 
 
+def check_fallbacks(data: dict[str, Any]) -> Iterator[Finding]:
+    names = _mapping(data, "upstreams")
+    for name, upstream in names.items():
+        seen: set[Any] = set()
+        for place, other in enumerate(_list(upstream, "fallback")):
+            path: KeyPath = ("upstreams", name, "fallback", place)
+            if other == name:
+                yield path, "is the upstream itself; allowed: another upstream"
+            elif _is_repeated(other, seen):
+                yield path, "is there twice; allowed: each upstream once"
+            elif isinstance(other, str) and other not in names:
+                yield path, f"there is no such upstream; {suggestion(other, names)}"
+
+
 def check_upstream_names(data: dict[str, Any]) -> Iterator[Finding]:
     names = _mapping(data, "upstreams")
     for place, route in _items(data, "routes"):
@@ -122,12 +136,12 @@ def check_params(data: dict[str, Any]) -> Iterator[Finding]:
 
 def check_models(data: dict[str, Any]) -> Iterator[Finding]:
     for place, route in _items(data, "routes"):
-        upstream = _mapping(data, "upstreams").get(str(route.get("upstream")))
-        if route.get("api") == "chat" and isinstance(upstream, dict) and _lacks_model(route, upstream):
-            yield (
-                ("routes", place),
-                f"names no model, which {upstream['dialect']} requires; allowed: model here or at the upstream",
-            )
+        for name, upstream in _chain(data, route):
+            if route.get("api") == "chat" and _lacks_model(route, upstream):
+                yield (
+                    ("routes", place),
+                    f"names no model, which {upstream['dialect']} requires; allowed: model here or at upstream {name}",
+                )
 
 
 CHECKS: Final[tuple[Callable[[dict[str, Any]], Iterator[Finding]], ...]] = (
@@ -135,6 +149,7 @@ CHECKS: Final[tuple[Callable[[dict[str, Any]], Iterator[Finding]], ...]] = (
     check_cors,
     check_keys,
     check_upstreams,
+    check_fallbacks,
     check_upstream_names,
     check_paths,
     check_shorthand,
@@ -172,6 +187,15 @@ def _is_reserved(path: str, page: bool) -> bool:
 def _own_paths(page: bool) -> str:
     pages = ["/", "/client.js", "/page (server.demo_page: false frees these three)"] if page else []
     return ", ".join([f"/{name}" for name in RESERVED] + pages)
+
+
+def _chain(data: dict[str, Any], route: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The route's upstream and its fallbacks, as far as they exist."""
+    upstreams = _mapping(data, "upstreams")
+    names = [route.get("upstream"), *_list(upstreams.get(str(route.get("upstream"))), "fallback")]
+    for name in dict.fromkeys(name for name in names if isinstance(name, str)):
+        if isinstance(upstreams.get(name), dict):
+            yield name, upstreams[name]
 
 
 def _lacks_model(route: dict[str, Any], upstream: dict[str, Any]) -> bool:

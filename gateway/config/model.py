@@ -255,6 +255,15 @@ class Target(Section):
         return self.url == DEMO
 
 
+class Breaker(Section):
+    """Takes a target out of service that fails again and again."""
+
+    failures: Annotated[int, Whole(1, 1000)] = 5
+    """Failures in a row that open it. 5 are no coincidence."""
+    open: Annotated[float, Seconds("100ms", "1h")] = 30.0
+    """How long nobody is sent there; then one request at a time tries it. 30s is about a restart."""
+
+
 class Upstream(Section):
     """A provider: targets that speak one dialect and take one credential."""
 
@@ -269,6 +278,16 @@ class Upstream(Section):
     """Further request headers; at most 64. They win over the client's."""
     balance: Literal["least_streams", "round_robin"] = "least_streams"
     """Which target is next. least_streams by default, as streams differ in length a hundredfold."""
+    retries: Annotated[int, Whole(0, 10)] = 2
+    """Attempts beyond the first, as long as nothing was delivered. 2 get over a restart; more would only add to an
+    outage."""
+    breaker: Breaker = Field(default_factory=Breaker)
+    """When a target is taken out of service for a while."""
+    fallback: Annotated[Many[Name], Field(max_length=8)] = ()
+    """Upstreams that are asked, in this order, when this one cannot answer; at most 8. They may speak another dialect.
+    None by default: another model is another answer, and another bill."""
+    rescue: bool = True
+    """Whether an answer that breaks off is finished on another target or a fallback. Chat and openai routes only."""
     model: Annotated[str | None, Text(1, 256, optional=True)] = None
     """The model asked for here; null leaves it to the route or the client."""
     verify_tls: bool = True

@@ -69,8 +69,10 @@ class Done(msgspec.Struct, frozen=True):
         finish_reason: OpenAI's word (`stop`, `length`, `tool_calls`, `content_filter`), or the upstream's own.
         usage: tokens consumed; None only where the dialect has none and nothing was estimated.
         full_text: all `TOKEN` texts joined.
+        in_chunks: whether the log holds the upstream's own chunks to the last, finish reason and usage among them.
     """
 
     finish_reason: str
     usage: Usage | None
     full_text: str
+    in_chunks: bool = False

@@ -55,6 +55,8 @@ class Answer(ABC):
 
     eof_ends: ClassVar[bool] = False
     """Whether a body that ended well is a whole answer although no end marker came."""
+    in_chunks: ClassVar[bool] = False
+    """Whether its events are the upstream's own chunks."""
 
     def __init__(self) -> None:
         self.model = ""
@@ -169,6 +171,10 @@ class Dialect(ABC):
         Raises:
             GatewayError: `bad_request` where the chat holds something that this dialect cannot say.
         """
+
+    def prefilled(self, chat: dict[str, Any], prefix: str) -> dict[str, Any]:
+        """The chat with the beginning of the answer in it, from which this dialect's targets are to go on."""
+        return {**chat, "messages": [*chat["messages"], {"role": "assistant", "content": prefix}]}
 
     def credential(self, api_key: str) -> dict[str, str]:
         """The headers that carry the target's credential, none for "". Source: RFC 6750 2.1."""

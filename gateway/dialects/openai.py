@@ -129,6 +129,8 @@ class ChunkAnswer(_OpenAIAnswer):
         keep_usage: whether the client asked for the chunk that holds nothing but the usage.
     """
 
+    in_chunks = True
+
     def __init__(self, keep_usage: bool = False) -> None:
         super().__init__()
         self._keep_usage = keep_usage
@@ -252,6 +254,11 @@ class OpenAI(Dialect):
         options = {**(options if isinstance(options, dict) else {}), "include_usage": True}
         payload = {**chat, "stream": True, "stream_options": options}
         return post(endpoint(url, "/chat/completions"), payload, self.credential(api_key))
+
+    def prefilled(self, chat: dict[str, Any], prefix: str) -> dict[str, Any]:
+        # vLLM goes on from the last message only when it is told so; a server that does not know these keys refuses
+        # them, and is asked anew, which is better than an answer that begins again behind its own beginning.
+        return {**super().prefilled(chat, prefix), "continue_final_message": True, "add_generation_prompt": False}
 
     def answer(self, *, keep_chunks: bool = False, keep_usage: bool = False) -> Answer:
         return ChunkAnswer(keep_usage) if keep_chunks else TextAnswer()

@@ -60,6 +60,7 @@ class Completion:
         elif event.type == CHUNK:
             self._add_chunk(event.data)
         elif event.type in _DELTAS:
+            self._top = {}  # whose chunks came before is not who answers now
             self._add_choice({"delta": _DELTAS[event.type](event.data)})
 
     def result(self, view: View, done: Done | None) -> dict[str, Any]:

@@ -29,22 +29,21 @@ class OpenAIFormat:
     them stand behind one cursor.
 
     Args:
-        chunks: the log holds the upstream's own chunks, so no first and no last chunk is made up.
-        include_usage: the client asked for the usage chunk (only where chunks are made here).
+        include_usage: the client asked for the usage chunk (it matters where chunks are made here).
 
     Source: OpenAI API reference, "Chat Completions: streaming".
     """
 
     announces_resume: Final = False
 
-    def __init__(self, chunks: bool = False, include_usage: bool = False) -> None:
+    def __init__(self, include_usage: bool = False) -> None:
         self._include_usage = include_usage
         self._kinds: dict[str, Callable[[str, View], str]] = {
-            START: unsent if chunks else _role_chunk,
+            START: _role_chunk,
             THINKING: _thinking_chunk,
             TOKEN: _token_chunk,
             TOOL: _tool_chunk,
-            DONE: _end if chunks else self._finish,
+            DONE: self._finish,
             ERROR: _error_chunk,
         }
 
@@ -59,6 +58,8 @@ class OpenAIFormat:
 
     def _finish(self, data: str, view: View) -> str:
         done = _done(data)
+        if done.in_chunks:
+            return END
         blocks = [_chunk(view, "{}", _encode(done.finish_reason or "stop").decode())]
         usage = usage_object(done.usage) if self._include_usage else None
         if usage is not None:
@@ -102,7 +103,3 @@ def _tool_chunk(data: str, view: View) -> str:
 
 def _error_chunk(data: str, view: View) -> str:
     return f"data: {_encode(error_object(_failure(data))).decode()}\n"
-
-
-def _end(data: str, view: View) -> str:
-    return END

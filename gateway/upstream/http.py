@@ -46,7 +46,7 @@ class _Connector(aiohttp.TCPConnector):
 
 def new_session() -> aiohttp.ClientSession:
     """The process's one HTTP client. Connections are unlimited here; admission bounds the streams."""
-    return aiohttp.ClientSession(
+    session = aiohttp.ClientSession(
         connector=_Connector(limit=0, ttl_dns_cache=30, keepalive_timeout=30),
         timeout=aiohttp.ClientTimeout(total=None),
         cookie_jar=aiohttp.DummyCookieJar(),
@@ -57,6 +57,9 @@ def new_session() -> aiohttp.ClientSession:
         max_field_size=MAX_HEADER_FIELD,
         skip_auto_headers=(hdrs.USER_AGENT, hdrs.ACCEPT_ENCODING, hdrs.CONTENT_TYPE),
     )
+    # Requests are sent again by the pump, which counts them; there is no public switch for aiohttp's own.
+    session._retry_connection = False
+    return session
 
 
 @asynccontextmanager

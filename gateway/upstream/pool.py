@@ -1,16 +1,19 @@
-"""An upstream at run time: which of its targets takes the next call, and how many streams each has open.
+"""An upstream at run time: which of its targets takes the next call, how many streams each has, and how healthy it is.
 
 Invariants:
 
-- A choice is a plain function of what is open now; it awaits nothing.
-- What was taken by `use` is given back on every way out.
+- A choice is a plain function of what is open and healthy now; it awaits nothing.
+- What was taken by `use` is given back on every way out, and a call that ended without a verdict on the target gives
+  the place of a probe back.
 """
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
+from urllib.parse import urlsplit
 
 from gateway.config import Target as TargetConfig
 from gateway.config import Upstream as UpstreamConfig
+from gateway.core.breaker import Breaker
 from gateway.dialects import DIALECTS
 from gateway.dialects.base import Dialect
 
@@ -20,20 +23,26 @@ class Target:
 
     Attributes:
         url: its base URL, without a slash at the end.
+        label: its host and port, as metrics name it.
         model: the model name it wants, None for the one the request names.
         weight: its share of the calls relative to the others.
+        breaker: whether it is in service.
         open: calls under way.
         served: calls ever given to it.
+        rejects_prefill: whether it refused to go on from a text it was given.
     """
 
-    __slots__ = ("model", "open", "served", "url", "weight")
+    __slots__ = ("breaker", "label", "model", "open", "rejects_prefill", "served", "url", "weight")
 
-    def __init__(self, config: TargetConfig, url: str) -> None:
+    def __init__(self, config: TargetConfig, url: str, breaker: Breaker) -> None:
         self.url = url.rstrip("/")
+        self.label = urlsplit(self.url).netloc.rpartition("@")[2]
         self.model = config.model
         self.weight = config.weight
+        self.breaker = breaker
         self.open = 0
         self.served = 0
+        self.rejects_prefill = False
 
 
 class Upstream:
@@ -49,20 +58,44 @@ class Upstream:
         self.name = name
         self.config = config
         self.dialect: Dialect = DIALECTS[config.dialect]
-        self.targets = [Target(t, demo_url if t.url == "demo:" else t.url) for t in config.targets]
+        self.targets = [
+            Target(
+                target, demo_url if target.demo else target.url, Breaker(config.breaker.failures, config.breaker.open)
+            )
+            for target in config.targets
+        ]
 
-    def pick(self) -> Target:
-        """The target that takes the next call, by the configured balance."""
-        if self.config.balance == "round_robin":
-            return min(self.targets, key=lambda target: (target.served + 1) / target.weight)
-        return min(self.targets, key=lambda target: (target.open / target.weight, (target.served + 1) / target.weight))
+    def pick(
+        self, now: float, avoid: Collection[Target] = (), rather_not: Target | None = None, *, always: bool = False
+    ) -> Target | None:
+        """The target that takes the next call, by the configured balance; None when no target can.
+
+        Args:
+            now: the loop's clock, in seconds.
+            avoid: targets that are not to be asked.
+            rather_not: the target that is asked only where there is no other.
+            always: whether targets that are out of service are asked too.
+        """
+        able = [target for target in self.targets if target not in avoid and (always or target.breaker.allows(now))]
+        others = [target for target in able if target is not rather_not] or able
+        return min(others, key=self._load, default=None)
+
+    def retry_after(self, now: float) -> float:
+        """Seconds until a target that is out of service now may be tried."""
+        return min(target.breaker.retry_after(now) for target in self.targets)
+
+    def _load(self, target: Target) -> tuple[float, float]:
+        served = (target.served + 1) / target.weight
+        return (0.0, served) if self.config.balance == "round_robin" else (target.open / target.weight, served)
 
     @contextmanager
-    def use(self, target: Target) -> Iterator[Target]:
-        """Counts a call to the target as open while the block runs."""
+    def use(self, target: Target) -> Iterator[int]:
+        """Counts a call to the target as open while the block runs; its number is what the breaker wants to be told."""
         target.open += 1
         target.served += 1
+        call = target.breaker.start()
         try:
-            yield target
+            yield call
         finally:
             target.open -= 1
+            target.breaker.release(call)

@@ -16,49 +16,52 @@ class ChatSource:
     """Asks with an OpenAI-shaped chat request, translated to the upstream's dialect.
 
     Args:
-        upstream: who is asked.
         chat: the request; its `model` gives way to the target's and the upstream's own.
         keep_chunks: whether an OpenAI upstream's chunks are kept to the letter.
         keep_usage: whether its extra usage chunk is kept too.
     """
 
-    def __init__(
-        self, upstream: Upstream, chat: dict[str, Any], *, keep_chunks: bool = False, keep_usage: bool = False
-    ) -> None:
-        self._upstream = upstream
+    repeatable = True
+
+    def __init__(self, chat: dict[str, Any], *, keep_chunks: bool = False, keep_usage: bool = False) -> None:
         self._chat = chat
         self._keep_chunks = keep_chunks
         self._keep_usage = keep_usage
 
-    def call(self, target: Target) -> Call:
+    def call(self, upstream: Upstream, target: Target, prefix: str) -> Call:
         """The request for this target, the configured headers laid over the dialect's."""
-        config = self._upstream.config
+        config = upstream.config
         model = target.model or config.model or self._chat.get("model")
         chat = {**self._chat, "model": model} if model else self._chat
-        call = self._upstream.dialect.call(chat, target.url, config.api_key)
+        if not upstream.dialect.wants_session:
+            chat = {key: value for key, value in chat.items() if key != "session_id"}
+        if prefix:
+            chat = upstream.dialect.prefilled(chat, prefix)
+        call = upstream.dialect.call(chat, target.url, config.api_key)
         return Call(call.method, call.url, {**call.headers, **config.headers}, call.body)
 
-    async def accept(self, response: aiohttp.ClientResponse) -> Answer:
+    async def accept(self, upstream: Upstream, response: aiohttp.ClientResponse, *, canonical: bool) -> Answer:
         """The reader of the answer.
 
         Raises:
             GatewayError: the provider refused, or what it answered is no stream of its dialect.
         """
-        dialect = self._upstream.dialect
+        dialect = upstream.dialect
         if response.status != 200:
-            await _refuse(self._upstream, response)
+            await _refuse(upstream, response)
         check_encoding(response)
         if response.content_type not in dialect.stream_types:
-            await self._judge_other(response)
-        return dialect.answer(keep_chunks=self._keep_chunks, keep_usage=self._keep_usage)
+            await _judge_other(upstream, response)
+        return dialect.answer(keep_chunks=self._keep_chunks and not canonical, keep_usage=self._keep_usage)
 
-    async def _judge_other(self, response: aiohttp.ClientResponse) -> None:
-        # Some servers report an error with status 200 and a JSON body; its reason is worth more than "no stream".
-        body = await read_error_body(response) if response.content_type == "application/json" else b""
-        refusal = self._upstream.dialect.refusal(400, plain_headers(response.headers), body, now=time.time())
-        if refusal.code in ("context_length_exceeded", "content_filter"):
-            raise refusal
-        raise GatewayError("upstream_protocol", detail=f"status 200 with {response.content_type}")
+
+async def _judge_other(upstream: Upstream, response: aiohttp.ClientResponse) -> None:
+    # Some servers report an error with status 200 and a JSON body; its reason is worth more than "no stream".
+    body = await read_error_body(response) if response.content_type == "application/json" else b""
+    refusal = upstream.dialect.refusal(400, plain_headers(response.headers), body, now=time.time())
+    if refusal.code in ("context_length_exceeded", "content_filter"):
+        raise refusal
+    raise GatewayError("upstream_protocol", detail=f"status 200 with {response.content_type}")
 
 
 async def _refuse(upstream: Upstream, response: aiohttp.ClientResponse) -> None:

@@ -8,7 +8,7 @@ from gateway.config import ChatRoute
 from gateway.core.errors import GatewayError
 from gateway.core.sessions import valid_session_id
 from gateway.formats import Format
-from gateway.generation import Job
+from gateway.pump import Job
 from gateway.upstream.pool import Upstream
 from gateway.web.admission import admit, expires_in
 from gateway.web.asking import ChatSource, estimate_tokens
@@ -25,13 +25,13 @@ class ChatHandler:
 
     Args:
         route: its settings.
-        upstream: who answers.
+        chain: who answers, and who else.
         format_: what clients receive.
     """
 
-    def __init__(self, route: ChatRoute, upstream: Upstream, format_: Format) -> None:
+    def __init__(self, route: ChatRoute, chain: tuple[Upstream, ...], format_: Format) -> None:
         self._route = route
-        self._upstream = upstream
+        self._chain = chain
         self._format = format_
 
     async def __call__(self, exchange: Exchange) -> web.StreamResponse:
@@ -72,7 +72,7 @@ class ChatHandler:
 
     def _job(self, exchange: Exchange, messages: list[dict[str, Any]], session: str, message: str) -> Job:
         chat: dict[str, Any] = {"model": self._route.model or "", "messages": messages, "stream": True}
-        if session and self._upstream.dialect.wants_session:
+        if session:
             chat["session_id"] = session
         history = exchange.gateway.history(self._route) if session and message else None
         clock = exchange.gateway.clock
@@ -84,17 +84,18 @@ class ChatHandler:
 
         return Job(
             route=self._route.path,
-            source=ChatSource(self._upstream, chat),
-            upstream=self._upstream,
+            source=ChatSource(chat),
+            chain=self._chain,
             stream=self._route.stream,
             timeouts=self._route.timeouts,
-            model=self._route.model or self._upstream.config.model or "",
+            model=self._route.model or self._chain[0].config.model or "",
             principal=exchange.who.id,
             request_id=exchange.id,
             format=self._format,
             merge=self._route.stream.merge,
             session_id=session,
             announce=True,
+            restarts=True,
             input_tokens=estimate_tokens(messages),
             expires_in=expires_in(exchange),
             on_answer=remember,

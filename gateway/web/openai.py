@@ -14,7 +14,8 @@ from gateway.core.errors import Failure, GatewayError
 from gateway.core.event import ERROR, Done
 from gateway.eventlog.memory import END, NOTHING, Reader, State
 from gateway.formats import Completion, OpenAIFormat, View
-from gateway.generation import Generation, Job
+from gateway.generation import Generation
+from gateway.pump import Job
 from gateway.upstream.pool import Upstream
 from gateway.web.admission import admit, expires_in
 from gateway.web.asking import ChatSource, estimate_tokens
@@ -33,12 +34,12 @@ class OpenAIHandler:
 
     Args:
         route: its settings.
-        upstream: who answers.
+        chain: who answers, and who else.
     """
 
-    def __init__(self, route: OpenAIRoute, upstream: Upstream) -> None:
+    def __init__(self, route: OpenAIRoute, chain: tuple[Upstream, ...]) -> None:
         self._route = route
-        self._upstream = upstream
+        self._chain = chain
 
     async def __call__(self, exchange: Exchange) -> web.StreamResponse:
         """The stream of an answer, or the whole answer as one object."""
@@ -64,19 +65,18 @@ class OpenAIHandler:
         return chat
 
     def _job(self, exchange: Exchange, chat: dict[str, Any]) -> Job:
-        chunks = self._upstream.config.dialect == "openai"
         usage = bool((chat.get("stream_options") or {}).get("include_usage"))
         return Job(
             route=self._route.path,
-            source=ChatSource(self._upstream, chat, keep_chunks=chunks, keep_usage=usage or not chat.get("stream")),
-            upstream=self._upstream,
+            source=ChatSource(chat, keep_chunks=True, keep_usage=usage or not chat.get("stream")),
+            chain=self._chain,
             stream=self._route.stream,
             timeouts=self._route.timeouts,
             model=chat["model"],
             principal=exchange.who.id,
             request_id=exchange.id,
-            format=OpenAIFormat(chunks=chunks, include_usage=usage),
-            announce=not chunks,
+            format=OpenAIFormat(include_usage=usage),
+            several=chat.get("n") not in (None, 1),
             input_tokens=estimate_tokens(chat["messages"], chat.get("tools")),
             expires_in=expires_in(exchange),
         )

@@ -24,7 +24,8 @@ from gateway.core.sse import Decoder, LineSplitter, Oversize, clean_name
 from gateway.delivery import SlowReaderError
 from gateway.dialects.base import Answer, Call
 from gateway.formats import Verbatim
-from gateway.generation import Generation, Job
+from gateway.generation import Generation
+from gateway.pump import Job
 from gateway.upstream.http import body_error, plain_headers, read_error_body
 from gateway.upstream.pool import Target, Upstream
 from gateway.web.admission import admit, expires_in
@@ -49,6 +50,8 @@ HOP_BY_HOP: Final = frozenset(
 """Headers of one hop. Source: RFC 9110 7.6.1."""
 NOT_FORWARDED: Final = HOP_BY_HOP | {"host", "content-length", "accept-encoding", "referer", "expect"}
 """The `Referer` may hold the page's address with a token in it; the rest is set anew."""
+SAFE: Final = frozenset({"GET", "HEAD", "OPTIONS"})
+"""Methods that change nothing, so they may be sent again. Source: RFC 9110 9.2.1."""
 LINES: Final = frozenset({"application/x-ndjson", "application/ndjson", "application/jsonl", "application/json-lines"})
 
 
@@ -103,29 +106,30 @@ class ProxySource:
 
     Args:
         call: the request without its target's part of the URL; `url` is what follows the target's.
-        upstream: who is asked.
         only_events: whether the client reads event streams and nothing else.
         keep_ids: whether the upstream's ids reach the client, because no cursor takes their place.
     """
 
-    def __init__(self, call: Call, upstream: Upstream, *, only_events: bool, keep_ids: bool) -> None:
+    def __init__(self, call: Call, *, only_events: bool, keep_ids: bool) -> None:
+        self.repeatable = call.method in SAFE
         self._call = call
-        self._upstream = upstream
         self._only_events = only_events
         self._keep_ids = keep_ids
 
-    def call(self, target: Target) -> Call:
-        """The request for this target."""
-        call = self._call
-        return Call(call.method, target.url + call.url, call.headers, call.body)
+    def call(self, upstream: Upstream, target: Target, prefix: str) -> Call:
+        """The request for this target, with its upstream's credential and headers."""
+        call, config = self._call, upstream.config
+        own = upstream.dialect.credential(config.api_key) | config.headers
+        headers = call.headers | {name.lower(): value for name, value in own.items()}
+        return Call(call.method, target.url + call.url, headers, call.body)
 
-    async def accept(self, response: aiohttp.ClientResponse) -> Answer | None:
+    async def accept(self, upstream: Upstream, response: aiohttp.ClientResponse, *, canonical: bool) -> Answer | None:
         """The reader of a stream; None for what passes unchanged.
 
         Raises:
             GatewayError: the client reads nothing but events, and this is something else.
         """
-        if response.status in (401, 403) and self._upstream.config.api_key:
+        if response.status in (401, 403) and upstream.config.api_key:
             raise GatewayError("upstream_auth", detail=f"status {response.status}")
         if self._call.method == hdrs.METH_HEAD:
             return None  # whatever its headers say, there is nothing to read
@@ -136,17 +140,17 @@ class ProxySource:
             check_encoding(response)
             return RelayedLines()
         if self._only_events and _is_fault(response.status):
-            await self._refuse(response)
+            await _refuse(upstream, response)
         return None
 
-    async def _refuse(self, response: aiohttp.ClientResponse) -> None:
-        if response.status < 400:
-            raise GatewayError(
-                "upstream_protocol", detail=f"status {response.status} with {response.content_type} instead of events"
-            )
-        body = await read_error_body(response)
-        headers = plain_headers(response.headers)
-        raise self._upstream.dialect.refusal(response.status, headers, body, now=time.time())
+
+async def _refuse(upstream: Upstream, response: aiohttp.ClientResponse) -> None:
+    if response.status < 400:
+        raise GatewayError(
+            "upstream_protocol", detail=f"status {response.status} with {response.content_type} instead of events"
+        )
+    body = await read_error_body(response)
+    raise upstream.dialect.refusal(response.status, plain_headers(response.headers), body, now=time.time())
 
 
 class ProxyHandler:
@@ -154,12 +158,12 @@ class ProxyHandler:
 
     Args:
         route: its settings.
-        upstream: what stands behind it.
+        chain: what stands behind it, and what else.
     """
 
-    def __init__(self, route: ProxyRoute, upstream: Upstream) -> None:
+    def __init__(self, route: ProxyRoute, chain: tuple[Upstream, ...]) -> None:
         self._route = route
-        self._upstream = upstream
+        self._chain = chain
 
     async def __call__(self, exchange: Exchange) -> web.StreamResponse:
         """The relayed stream, the rest of an earlier one, or what the upstream answered."""
@@ -180,8 +184,8 @@ class ProxyHandler:
         keep_ids = not self._route.stream.resume.enabled
         return Job(
             route=self._route.path,
-            source=ProxySource(call, self._upstream, only_events=only_events, keep_ids=keep_ids),
-            upstream=self._upstream,
+            source=ProxySource(call, only_events=only_events, keep_ids=keep_ids),
+            chain=self._chain,
             stream=self._route.stream,
             timeouts=self._route.timeouts,
             model="",
@@ -204,7 +208,7 @@ class ProxyHandler:
         return (*credential, "last_event_id") if self._route.stream.resume.enabled else credential
 
     def _headers(self, exchange: Exchange) -> dict[str, str]:
-        request, config = exchange.request, self._upstream.config
+        request = exchange.request
         named = {name.strip().lower() for name in request.headers.get(hdrs.CONNECTION, "").split(",")}
         headers = {
             name: ", ".join(request.headers.getall(name))
@@ -220,8 +224,6 @@ class ProxyHandler:
         headers.setdefault("x-forwarded-proto", request.scheme)
         headers.setdefault("x-forwarded-host", request.host)
         headers["x-request-id"] = exchange.id
-        for name, value in (self._upstream.dialect.credential(config.api_key) | config.headers).items():
-            headers[name.lower()] = value
         return headers
 
 

@@ -2,6 +2,8 @@
 
 import asyncio
 import os
+import re
+import signal
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -13,7 +15,7 @@ from tests.conftest import StartGateway
 from tests.kit.ledger import Ledger
 from tests.kit.program import Gateway
 from tests.kit.sse_client import EventSource, request
-from tests.kit.upstream import Hang, ScriptedUpstream, openai_delta, sse_head
+from tests.kit.upstream import Hang, ScriptedUpstream, openai_delta, response, sse_head
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -113,6 +115,33 @@ async def test_admin_listener_can_be_turned_off(start_gateway: StartGateway) -> 
         assert answer.status == 404
     listening = await asyncio.to_thread(listeners, gateway.pid)
     assert len(listening) == 1, listening
+
+
+@pytest.mark.asyncio(loop_scope="function")
+async def test_breakers_are_shown_by_host_until_a_reload_takes_them_away(start_gateway: StartGateway) -> None:
+    async with ScriptedUpstream([response(500, "{}")]) as upstream:
+        settings = config(upstream.url)
+        settings["upstreams"]["main"] |= {
+            "targets": [{"url": f"{upstream.url}/a"}, {"url": f"{upstream.url}/b"}],
+            "retries": 0,
+            "breaker": {"failures": 1, "open": "1h"},
+        }
+        gateway = await start_gateway(settings)
+        place = upstream.url.removeprefix("http://")
+        assert await breakers(gateway) == {place: "0.0"}
+        async with await request(f"{gateway.url}/chat?token=k", method="POST", body={"message": "hi"}) as answer:
+            assert answer.status == 502
+        assert await breakers(gateway) == {place: "1.0"}
+        gateway.write_config(config("http://127.0.0.1:9"))
+        gateway.send_signal(signal.SIGHUP)
+        await gateway.logged("reloaded")
+        assert await breakers(gateway) == {"127.0.0.1:9": "0.0"}
+
+
+async def breakers(gateway: Gateway) -> dict[str, str]:
+    """Whether each target of the upstream `main` is out of service."""
+    _, _, text = await look(gateway, "/metrics")
+    return dict(re.findall(r'gateway_breaker_open\{target="(.+)",upstream="main"\} (.+)', text))
 
 
 def listeners(pid: int) -> list[str]:

@@ -34,6 +34,11 @@ EVENTS = {"Accept": "text/event-stream"}
 FAST = {"connect": "1s", "first_event": "300ms", "idle": "300ms", "total": "20s"}
 
 
+def once() -> dict[str, Any]:
+    """Settings of an upstream that is asked once for each request, however often it failed before."""
+    return {"retries": 0, "breaker": {"failures": 1000}}
+
+
 class Way(NamedTuple):
     """A way to ask.
 
@@ -337,7 +342,7 @@ def config(url: str, timeouts: Mapping[str, str], **extra: Any) -> dict[str, Any
     """The configuration with every kind of route in front of `url`, whose path begins with the dialect."""
     more = extra.get("upstreams", {})
     upstreams = {
-        name: {"dialect": name, "api_key": API_KEY, "targets": [{"url": f"{url}/{name}"}]} for name in DIALECTS
+        name: {"dialect": name, "api_key": API_KEY, "targets": [{"url": f"{url}/{name}"}]} | once() for name in DIALECTS
     }
     routes = [
         {"path": f"{prefix}/{kind}/{name}" + ("/{path}" if kind == "proxy" else ""), "api": kind, "upstream": name}

@@ -51,7 +51,7 @@ async def test_upstream_that_breaks_off_is_no_completed_answer(
 async def test_clients_that_were_refused_leave_no_connection_behind(start_gateway: StartGateway) -> None:
     chat = {"path": "/chat", "api": "chat", "upstream": "main", "history": None}
     settings = config(f"http://127.0.0.1:{free_port()}")
-    settings["upstreams"]["main"]["dialect"] = "openai"
+    settings["upstreams"]["main"] |= {"dialect": "openai", "retries": 0, "breaker": {"failures": 1000}}
     gateway = await start_gateway(settings | {"routes": [chat]})
     async with Ledger(gateway):
         for _ in range(20):

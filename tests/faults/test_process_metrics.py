@@ -56,6 +56,7 @@ FIELDS = {
     "outcome",
     "first_token_ms",
     "duration_ms",
+    "attempts",
     "events",
     "bytes",
     "connections",
@@ -82,7 +83,7 @@ def config(url: str) -> dict[str, Any]:
         "stream": {"heartbeat": "100ms", "on_disconnect": {"after": "100ms"}},
         "upstreams": {
             "main": {"dialect": "openai", "targets": [{"url": url}]},
-            "gone": {"dialect": "openai", "targets": [{"url": f"http://127.0.0.1:{free_port()}"}]},
+            "gone": {"dialect": "openai", "targets": [{"url": f"http://127.0.0.1:{free_port()}"}], "retries": 0},
         },
         "routes": [
             {"path": "/chat"} | route,

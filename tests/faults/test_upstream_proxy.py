@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from tests.faults.stage import API_KEY, EVENTS, Heard, Stage, listen, stage_fixture
+from tests.faults.stage import API_KEY, EVENTS, Heard, Stage, listen, once, stage_fixture
 from tests.kit.sse_client import request
 from tests.kit.upstream import (
     LAST_CHUNK,
@@ -39,7 +39,7 @@ def upstreams(url: str) -> dict[str, Any]:
         "keyed": {"dialect": "openai", "api_key": API_KEY, "headers": {"X-Team": "ours", "User-Agent": "gw"}},
         "claude": {"dialect": "anthropic", "api_key": API_KEY},
     }
-    return {name: each | {"targets": [{"url": f"{url}/base"}]} for name, each in settings.items()}
+    return {name: each | {"targets": [{"url": f"{url}/base"}]} | once() for name, each in settings.items()}
 
 
 ROUTES = [

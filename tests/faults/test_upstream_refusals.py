@@ -23,6 +23,7 @@ from tests.faults.stage import (
     Heard,
     Stage,
     Way,
+    once,
     stage_fixture,
     ways,
 )
@@ -182,7 +183,7 @@ async def nowhere(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Now
             "unchecked": stranger.url,
         }
         upstreams = {
-            name: {"dialect": "openai", "targets": [{"url": url}], "verify_tls": name != "unchecked"}
+            name: {"dialect": "openai", "targets": [{"url": url}], "verify_tls": name != "unchecked"} | once()
             for name, url in urls.items()
         }
         routes = [

@@ -48,12 +48,13 @@ state => new Promise((resolve) => {
 
 def config(**auth: Any) -> dict[str, Any]:
     chat = {"path": "/api/chat", "api": "chat", "upstream": "main", "model": "demo", "system": "You are helpful."}
+    once = {"retries": 0, "breaker": {"failures": 1000}}
     return {
         "auth": auth,
         "limits": {"per_address": {"requests": None, "connections": None}},
         "stream": {"retry": "100ms", "batch": {"interval": "10ms"}},
         "timeouts": {"idle": "1s"},
-        "upstreams": {"main": {"dialect": "openai", "targets": [{"url": "demo:"}]}},
+        "upstreams": {"main": {"dialect": "openai", "targets": [{"url": "demo:"}]} | once},
         "routes": [chat | {"history": {"turns": 20, "ttl": "1h"}}],
     }
 

@@ -59,8 +59,10 @@ def scene(exchange: Exchange) -> list[Step]:
 
 def config(aimock: str, scripted: str) -> dict[str, Any]:
     bases = {"openai": f"{aimock}/v1", "anthropic": f"{aimock}/v1", "ollama": aimock}
-    upstreams = {name: {"dialect": name, "targets": [{"url": base}]} for name, base in bases.items()}
-    upstreams["scripted"] = {"dialect": "openai", "targets": [{"url": f"{scripted}/v1"}], "api_key": "provider-key"}
+    upstreams: dict[str, Any] = {name: {"dialect": name, "targets": [{"url": base}]} for name, base in bases.items()}
+    once = {"retries": 0, "breaker": {"failures": 1000}}
+    targets = [{"url": f"{scripted}/v1"}]
+    upstreams["scripted"] = {"dialect": "openai", "targets": targets, "api_key": "provider-key"} | once
     return {
         "auth": {"keys": [{"id": "app", "key": KEY}, {"id": "slow", "key": "slow-key", "plan": "slow"}]},
         "plans": {"default": {}, "slow": {"requests": "1/s"}},

@@ -109,11 +109,14 @@ def completion(question: str, **fields: Any) -> dict[str, Any]:
 
 
 def setting(url: str, routes: Sequence[Mapping[str, Any]], **sections: Any) -> dict[str, Any]:
-    """A configuration for everybody, with the upstreams `llm` (openai) and `events` (sse) at this URL, and `closed`."""
+    """A configuration for everybody, with the upstreams `llm` (openai) and `events` (sse) at this URL, and `closed`.
+
+    Each is asked once for each question, however often it failed before.
+    """
+    kinds = {"llm": ("openai", f"{url}/v1"), "events": ("sse", url), "closed": ("openai", "http://127.0.0.1:9/v1")}
     upstreams = {
-        "llm": {"dialect": "openai", "targets": [{"url": f"{url}/v1"}]},
-        "events": {"dialect": "sse", "targets": [{"url": url}]},
-        "closed": {"dialect": "openai", "targets": [{"url": "http://127.0.0.1:9/v1"}]},
+        name: {"dialect": dialect, "targets": [{"url": base}], "retries": 0, "breaker": {"failures": 1000}}
+        for name, (dialect, base) in kinds.items()
     }
     return {
         "auth": {"anonymous": True},

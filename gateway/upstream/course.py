@@ -1,0 +1,116 @@
+"""The course of one generation through upstreams and targets: where to ask next, after what has failed.
+
+Invariants:
+
+- Every choice is a plain function of what has failed and what is healthy; nothing here waits.
+- A course ends: each upstream of the chain has one turn, and at most `1 + retries` attempts that fail in it.
+- When there is nowhere left to go, the client is told what the first upstream said last: that is the one it asked for.
+
+This file does not know what is asked or how an answer is read.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Final, NamedTuple
+
+from gateway.core.errors import GatewayError
+from gateway.core.retry import NOT_SENT, Step, decide
+from gateway.upstream.pool import Target, Upstream
+
+MIN_RETRY_AFTER: Final = 1.0
+"""Seconds after which a client may come back, at least: a probe is under way when there is nothing to wait for."""
+
+
+class Choice(NamedTuple):
+    """Whom to ask. Where there are seconds to wait before, ask for a choice again after them: by then somebody else
+    may be the right one."""
+
+    upstream: Upstream
+    target: Target
+    delay: float = 0.0
+
+
+class Course:
+    """Decides where one generation's next attempt goes.
+
+    Args:
+        chain: the upstream and its fallbacks, in the order in which they are tried.
+        jitter: gives random numbers from 0 to 1.
+        again: whether a request may be sent twice; False for one that may have changed something when it failed.
+    """
+
+    def __init__(self, chain: Sequence[Upstream], jitter: Callable[[], float], *, again: bool = True) -> None:
+        self._left = list(chain)
+        self._jitter = jitter
+        self._again = again
+        self._tried = 0
+        self._silent: set[Target] = set()
+        self._chosen: Target | None = None
+        self._latest: Target | None = None
+        self._delay = 0.0
+        self._told: GatewayError | None = None
+        self._primary = chain[0]
+        # As nginx does: a server that nobody can stand in for is never taken out of service.
+        self._alone = sum(len(upstream.targets) for upstream in chain) == 1
+
+    def next(self, now: float) -> Choice:
+        """Whom to ask now.
+
+        Raises:
+            GatewayError: nobody is left: what the first upstream said last, or `upstream_unavailable` when its
+                breakers let nothing through.
+        """
+        while self._left:
+            upstream = self._left[0]
+            target = upstream.pick(now, self._silent, self._latest, always=self._alone)
+            if target is not None:
+                self._chosen, delay, self._delay = target, self._delay, 0.0
+                return Choice(upstream, target, delay)
+            if upstream is self._primary and self._told is None:
+                wait = max(MIN_RETRY_AFTER, upstream.retry_after(now))
+                self._told = GatewayError("upstream_unavailable", retry_after=wait)
+            self._skip()
+        assert self._told is not None
+        raise self._told
+
+    def failed(self, error: GatewayError, patience: float) -> None:
+        """The latest attempt failed; the next choice takes it into account.
+
+        Args:
+            error: why.
+            patience: seconds that are left to begin an answer.
+
+        Raises:
+            GatewayError: the error itself, where asking again would be wrong.
+        """
+        upstream, self._latest = self._left[0], self._chosen
+        first = upstream is self._primary
+        if first:
+            self._told = error
+        if not (self._again or error.code in NOT_SENT):
+            raise error
+        self._tried += 1
+        step, self._delay = decide(
+            error,
+            tried=self._tried,
+            retries=upstream.config.retries,
+            patience=patience,
+            jitter=self._jitter(),
+            first=first,
+        )
+        if step is Step.GIVE_UP:
+            raise error
+        if step is Step.OTHER_TARGET and self._latest is not None:
+            self._silent.add(self._latest)
+        if step is Step.FALLBACK:
+            self._skip()
+
+    def rescue(self, error: GatewayError) -> None:
+        """The latest attempt broke off after something was delivered; its target is not asked to finish the answer."""
+        self._told = error
+        self._delay = 0.0
+        if self._chosen is not None:
+            self._silent.add(self._chosen)
+
+    def _skip(self) -> None:
+        self._left.pop(0)
+        self._tried, self._delay, self._chosen, self._latest = 0, 0.0, None, None
