@@ -9,9 +9,9 @@ are "read after a cursor".
                               |                                          ^
     browser --- web/ ---------+                                          |
                               v                                          |
-    provider -> upstream/ -> dialects/ -> generation.py -> eventlog/ -> delivery.py -> formats/ -> browser
-      bytes      intake       bytes to       the pump       the log      the reader    events to
-                              events                                       loop         frames
+    provider -> upstream/ -> dialects/ ---> pump.py ------> eventlog/ -> delivery.py -> formats/ -> browser
+      bytes      intake       bytes to    the one writer     the log     the reader     events to
+                              events                                        loop         frames
 
 The nouns, and where each of them lives:
 
@@ -20,7 +20,9 @@ Dialect     How a provider is asked and its bytes become events: openai, anthrop
             edge only. `dialects/`, one file each
 Log         The events of one generation, numbered from 1, bounded, ended exactly once by a terminal event.
             A read has four outcomes: events, nothing yet, the end, trimmed. `eventlog/memory.py`
-Pump        The one writer of a log: asks the upstream, relays what it says, and ends the log whatever happens.
+Pump        The one writer of a log: asks upstreams until one has answered, relays what it says, and finishes elsewhere
+            what broke off. `pump.py`
+Generation  One paid answer: its log, its pump, its limits and its readers; ends the log whatever happens.
             `generation.py`
 Delivery    The one reader loop: pulls from the log, frames, writes, sends heartbeats, and gives up a client that
             takes nothing. `delivery.py`
@@ -30,12 +32,13 @@ Cursor      A reader's place, as the opaque `id:` that a browser hands back in `
 Principal   Who asks: the holder of a key, or an address. Owns streams and sessions, has a plan. `core/credential.py`
 Plan        What a principal may use: requests, streams, tokens, in one decision. `core/quota.py`
 Route       A path with its kind (proxy, openai, chat), its upstream and its settings. `config/model.py`, `web/*.py`
-Target      One server of an upstream. `upstream/pool.py`
+Target      One server of an upstream, with its breaker. `upstream/pool.py`
+Course      Whom to ask next, after what has failed; a plain function of it. `upstream/course.py`, `core/retry.py`
 Exchange    One request and all that is known about it on its way through the middleware. `web/exchange.py`
 Snapshot    One configuration, made ready to serve; a reload makes the next one. `web/state.py`
 
 To follow one request, read `web/middleware.py` (the pipeline), `web/chat.py` (what is asked), `web/admission.py` (what
-it may cost), `generation.py`, `eventlog/memory.py`, `web/streaming.py` and `delivery.py`, in this order.
+it may cost), `generation.py`, `pump.py`, `eventlog/memory.py`, `web/streaming.py` and `delivery.py`, in this order.
 
 Where something new goes: a provider's dialect is a file in `dialects/`; a format is an entry in `formats/presets.py`
 or a mapping in the user's YAML; a limit is a field of `quota.Plan`; a store is a neighbour of `eventlog/memory.py`.

@@ -7,36 +7,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from gateway.core.event import Usage
 from gateway.metrics import MAX_NAMES, OTHER_NAME, Metrics
-
-CONTRACT = {
-    "gateway_http_requests_total": {"route", "method", "code"},
-    "gateway_http_request_duration_seconds": {"route", "code"},
-    "gateway_connections_active": {"route", "transport"},
-    "gateway_streams_active": {"route"},
-    "gateway_streams_total": {"route", "upstream", "outcome"},
-    "gateway_stream_duration_seconds": {"route", "outcome"},
-    "gateway_time_to_first_token_seconds": {"upstream", "model"},
-    "gateway_inter_token_latency_seconds": {"upstream", "model"},
-    "gateway_overhead_seconds": {"route"},
-    "gateway_upstream_requests_total": {"upstream", "code"},
-    "gateway_upstream_errors_total": {"upstream", "error_type"},
-    "gateway_breaker_open": {"upstream", "target"},
-    "gateway_tokens_total": {"upstream", "model", "type", "source"},
-    "gateway_events_total": {"route"},
-    "gateway_sent_bytes_total": {"route"},
-    "gateway_batch_events": {"route"},
-    "gateway_heartbeats_total": {"route"},
-    "gateway_resumes_total": {"result"},
-    "gateway_rescues_total": {"kind", "result"},
-    "gateway_log_bytes": set(),
-    "gateway_log_streams": set(),
-    "gateway_auth_failures_total": {"reason"},
-    "gateway_rate_limited_total": {"plan", "limit"},
-    "gateway_config_last_reload_successful": set(),
-    "gateway_event_loop_lag_seconds": set(),
-    "gateway_draining": set(),
-    "gateway_build_info": {"version"},
-}
+from tests.kit.contract import METRICS
 
 
 @pytest.fixture
@@ -69,7 +40,7 @@ def test_scraper_finds_exactly_the_names_and_labels_of_the_contract(metrics: Met
         name = f"{family.name}_total" if family.type == "counter" else family.name
         if name.startswith("gateway_"):
             found[name] = {label for sample in family.samples for label in sample.labels} - {"le"}
-    assert found == CONTRACT
+    assert found == METRICS
 
 
 def test_scraper_finds_the_process_and_no_created_lines(metrics: Metrics) -> None:

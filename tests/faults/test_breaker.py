@@ -109,15 +109,12 @@ async def test_slow_failures_do_not_keep_the_primary_out(stage: Stage) -> None:
     assert asyncio.get_running_loop().time() - began < OPEN + 0.2
 
 
-async def test_client_is_told_when_to_come_back_where_there_is_no_fallback(stage: Stage) -> None:
+async def test_target_that_nobody_can_stand_in_for_stays_in_service(stage: Stage) -> None:
     way = Way("chat", path="/alone/chat")
     stage.plays(DOWN["fails"])
-    for _ in range(3):
+    for _ in range(5):
         await stage.fail_all([way], "upstream_unavailable", 503, whole=True)
-    [heard] = await stage.fail_all([way], "upstream_unavailable", 503, whole=True)
-    assert counted(stage) == 3
-    assert heard.headers["retry-after"] == "1"
-    await asyncio.sleep(OPEN)
+    assert counted(stage) == 5
     stage.plays(openai_answer("from the primary"))
     await stage.complete_all([way], "from the primary")
 

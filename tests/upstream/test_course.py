@@ -109,10 +109,17 @@ def test_unavailable_is_told_with_when_to_come_back_when_all_are_out_of_service(
 
 
 def test_unavailable_never_tells_to_come_back_at_once() -> None:
-    first = upstream("a", failures=1)
-    first.targets[0].breaker.fail(NOW - 60)
-    with first.use(first.targets[0]):  # a probe is under way
+    first = upstream("a", 2, failures=1)
+    for target in first.targets:
+        target.breaker.fail(NOW - 60)
+    with first.use(first.targets[0]), first.use(first.targets[1]):  # probes are under way
         assert told(course(first)).retry_after == 1
+
+
+def test_lone_target_is_asked_though_it_failed() -> None:
+    first = upstream("a", failures=1)
+    first.targets[0].breaker.fail(NOW)
+    assert asked(course(first)) == ["a0"]
 
 
 def test_unavailable_is_told_though_the_fallback_failed_otherwise() -> None:
