@@ -17,6 +17,8 @@ import time
 from collections.abc import Callable
 from typing import Final
 
+Callbacks = list[Callable[[], object]]
+
 GRANULARITY: Final = 0.025
 HORIZON: Final = 60.0
 """Seconds after which a timer is looked at again at the latest, so that those cancelled early do not pile up."""
@@ -145,13 +147,17 @@ class Deadline:
 class Tick:
     """A beat every `interval` seconds while somebody waits for it; silent otherwise.
 
-    Callbacks must not raise: one beat serves many streams.
+    Args:
+        loop: where it waits.
+        interval: seconds from beat to beat.
+        run: calls all who waited for a beat.
     """
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, interval: float) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop, interval: float, run: Callable[[Callbacks], None]) -> None:
         self._loop = loop
         self._interval = interval
-        self._waiting: list[Callable[[], None]] = []
+        self._run = run
+        self._waiting: Callbacks = []
         self._next = 0.0
 
     def add(self, callback: Callable[[], None]) -> None:
@@ -166,8 +172,7 @@ class Tick:
     def _beat(self) -> None:
         waiting, self._waiting = self._waiting, []
         self._next += self._interval
-        for callback in waiting:
-            callback()
+        self._run(waiting)
 
 
 class Clock:
@@ -179,11 +184,37 @@ class Clock:
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
         self._ticks: dict[float, Tick] = {}
+        self._late: Callbacks = []
+        self._beating = False
         self.wheel = Wheel(loop)
         self.now: Callable[[], float] = time.monotonic
 
     def tick(self, interval: float) -> Tick:
         """The shared beat of this interval, in seconds."""
         if interval not in self._ticks:
-            self._ticks[interval] = Tick(self._loop, interval)
+            self._ticks[interval] = Tick(self._loop, interval, self._beat)
         return self._ticks[interval]
+
+    def after_beat(self, callback: Callable[[], object]) -> bool:
+        """Whether a beat is under way; the callback is called at its end then, and not at all otherwise.
+
+        Writes belong there: when those of all streams follow each other closely, the readers' side is awake after the
+        first, and every further one costs the kernel a third (13 % of the CPU of 300 streams at 50 events a second).
+        """
+        if self._beating:
+            self._late.append(callback)
+        return self._beating
+
+    def _beat(self, waiting: Callbacks) -> None:
+        self._beating = True
+        self._call(waiting)
+        self._beating = False
+        late, self._late = self._late, []
+        self._call(late)
+
+    def _call(self, callbacks: Callbacks) -> None:
+        for callback in callbacks:
+            try:
+                callback()
+            except Exception as error:  # noqa: BLE001  # one beat serves many streams
+                self._loop.call_exception_handler({"message": "a beat's callback failed", "exception": error})

@@ -15,6 +15,7 @@ import asyncio
 import zlib
 from collections.abc import Awaitable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Final, Protocol
 
 import msgspec
@@ -185,6 +186,7 @@ class Delivery:
         self._log: Log = reader.log
         self._sink = sink
         self._reading = reading
+        self._clock = clock
         self._now = clock.now
         self._metrics = metrics
         self._prefix = f"id: {self._log.stream_id}."
@@ -223,7 +225,10 @@ class Delivery:
         if self._log.closed or self._sink.waiting:
             return False
         got = self._reader.take(READ_LIMIT)
-        return not isinstance(got, State) and self._sink.push(self._encoded(got))
+        if isinstance(got, State):
+            return False
+        push = partial(self._sink.push, self._encoded(got))
+        return self._clock.after_beat(push) or push()
 
     def _patience(self) -> tuple[float, bool]:
         heartbeat = self._reading.stream.heartbeat

@@ -128,7 +128,7 @@ async def beat(tick: Tick) -> None:
 
 async def test_tick_calls_all_who_wait_at_one_beat() -> None:
     loop = asyncio.get_running_loop()
-    tick, called = Tick(loop, 0.05), []
+    tick, called = Clock(loop).tick(0.05), []
     began = loop.time()
     for number in range(100):
         tick.add(lambda number=number: called.append((number, loop.time())))  # type: ignore[misc]
@@ -139,11 +139,34 @@ async def test_tick_calls_all_who_wait_at_one_beat() -> None:
 
 async def test_tick_beats_again_for_who_comes_later() -> None:
     loop = asyncio.get_running_loop()
-    tick = Tick(loop, 0.03)
+    tick = Clock(loop).tick(0.03)
     await beat(tick)
     began = loop.time()
     await beat(tick)
     assert loop.time() - began >= 0.01
+
+
+async def test_what_is_left_for_after_a_beat_follows_all_of_the_beat() -> None:
+    clock, seen = Clock(asyncio.get_running_loop()), list[str]()
+
+    def speak(name: str) -> None:
+        seen.append(name)
+        assert clock.after_beat(lambda: seen.append(f"after {name}"))
+
+    assert not clock.after_beat(lambda: seen.append("never"))
+    for name in "ab":
+        clock.tick(0.02).add(lambda name=name: speak(name))  # type: ignore[misc]
+    await beat(clock.tick(0.02))
+    assert seen == ["a", "b", "after a", "after b"]
+
+
+async def test_callback_that_fails_takes_no_other_of_its_beat_with_it() -> None:
+    loop = asyncio.get_running_loop()
+    clock, told = Clock(loop), list[object]()
+    loop.set_exception_handler(lambda _, context: told.append(type(context["exception"])))
+    clock.tick(0.02).add(lambda: 1 / 0)
+    await beat(clock.tick(0.02))
+    assert told == [ZeroDivisionError]
 
 
 async def test_clock_shares_a_tick_between_streams_of_one_interval() -> None:
