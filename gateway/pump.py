@@ -15,6 +15,7 @@ import asyncio
 import random
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Final, NoReturn, Protocol
 
 import aiohttp
@@ -355,6 +356,12 @@ class Pump:
             return None
         return str(message.get("content") or "")
 
+    def _missing(self, filtered: Callable[[], list[Event]]) -> list[Event]:
+        try:
+            return filtered()
+        except DiffersError as error:
+            return self._void(error.events)
+
     def _void(self, events: list[Event]) -> list[Event]:
         """What a reader is told whose text does not go on as the other answer does."""
         assert self._broken is not None
@@ -388,11 +395,7 @@ class Pump:
         if not (answer.complete or answer.eof_ends):
             raise GatewayError("upstream_cut", detail="the body ended without an end marker")
         if self._continuation is not None:
-            try:
-                rest = self._continuation.close()
-            except DiffersError as error:
-                rest = self._void(error.events)
-            self._put(answer, rest)
+            self._put(answer, self._missing(self._continuation.close))
 
     def _take(self, choice: Choice, answer: Answer, data: bytes) -> Taken:
         events = answer.feed(data)
@@ -411,10 +414,7 @@ class Pump:
         if answer is not self._seen:
             self._first_event(choice, answer)
         if self._continuation is not None:
-            try:
-                events = self._continuation.feed(events)
-            except DiffersError as error:
-                events = self._void(error.events)
+            events = self._missing(partial(self._continuation.feed, events))
         self._put(answer, events)
 
     def _first_event(self, choice: Choice, answer: Answer) -> None:

@@ -12,8 +12,17 @@ from typing import Self
 from playwright.async_api import Browser, async_playwright
 
 from tests.kit.program import find_program
-from tests.real.conftest import CHROMIUM_FLAGS
 
+CHROMIUM_FLAGS = [
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
 READ = 64 << 10
 
 

@@ -8,22 +8,12 @@ from contextlib import AsyncExitStack
 from pathlib import Path
 
 import pytest
-from playwright.async_api import Browser, async_playwright
+from playwright.async_api import Browser
 
-from tests.kit.program import AIMock, Nginx, find_program
+from tests.kit.program import AIMock, Nginx
+from tests.real import browsing
 
 StartNginx = Callable[[str], Awaitable[Nginx]]
-
-CHROMIUM_FLAGS = [
-    "--headless",
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-]
 
 
 @pytest.fixture
@@ -42,13 +32,8 @@ async def start_nginx(tmp_path: Path) -> AsyncIterator[StartNginx]:
 @pytest.fixture
 async def chromium() -> AsyncIterator[Browser]:
     """Debian's Chromium; ask it for `await chromium.new_page()`."""
-    path = find_program("chromium", "chromium fonts-noto-cjk")
-    async with async_playwright() as playwright:
-        browser = await playwright.chromium.launch(executable_path=path, args=CHROMIUM_FLAGS)
-        try:
-            yield browser
-        finally:
-            await browser.close()
+    async with browsing.chromium() as browser:
+        yield browser
 
 
 @pytest.fixture
