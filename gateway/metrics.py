@@ -8,7 +8,8 @@
 This file does not know when a thing happens, nor who serves `/metrics`.
 """
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
+from types import MappingProxyType
 from typing import Final, Literal, get_args
 
 import prometheus_client
@@ -16,6 +17,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 from gateway.core.errors import KINDS
 from gateway.core.event import Usage
+from gateway.gen_ai import Operation, Twins
 from gateway.meters import CounterMeter, HistogramMeter
 
 Outcome = Literal[
@@ -46,7 +48,7 @@ CONTENT_TYPE: Final = prometheus_client.CONTENT_TYPE_LATEST
 OTHER: Final = "other"
 OTHER_NAME: Final = "_other"
 MAX_NAMES: Final = 256
-"""Names per label (routes, upstreams, plans) that get series of their own, over all reloads together."""
+"""Names per label (routes, upstreams, models, plans) that get series of their own, over all reloads together."""
 
 _OUTCOMES: Final = frozenset(get_args(Outcome))
 _RESUMES: Final = frozenset(get_args(Resume))
@@ -71,21 +73,25 @@ class Metrics:
 
     Attributes:
         known_models: the models that have a name in metrics; set from the config, replaced on reload.
+        providers: `gen_ai.provider.name` of the upstreams that have one; set from the config, replaced on reload.
     """
 
     def __init__(self, registry: CollectorRegistry | None = None, version: str = "") -> None:
         prometheus_client.disable_created_metrics()  # type: ignore[no-untyped-call]  # one line of four, read by nobody
         self.registry = registry or CollectorRegistry()
         self.known_models: Collection[str] = frozenset()
+        self.providers: Mapping[str, str] = MappingProxyType({})
         self._routes: dict[str, RouteMetrics] = {}
         self._models: dict[tuple[str, str], ModelMetrics] = {}
         self._route_names = _Names()
         self._upstream_names = _Names()
+        self._model_names = _Names()
         self._plan_names = _Names()
         self._register_requests()
         self._register_streams()
         self._register_upstreams()
         self._register_process(version)
+        self._twins = Twins(self.registry)
 
     def route(self, name: str) -> "RouteMetrics":
         """The metrics of one route, by the path it has in the config; bound once, shared by all its requests."""
@@ -97,7 +103,7 @@ class Metrics:
 
     def model(self, upstream: str, model: str) -> "ModelMetrics":
         """The metrics of one model of one upstream; all models that are not in `known_models` share one."""
-        key = (self.upstream_label(upstream), model if model in self.known_models else OTHER_NAME)
+        key = (self.upstream_label(upstream), self._model_label(model))
         bound = self._models.get(key)
         if bound is None:
             bound = self._models[key] = ModelMetrics(self, *key)
@@ -106,6 +112,20 @@ class Metrics:
     def upstream_label(self, upstream: str) -> str:
         """The label value of an upstream's name."""
         return self._upstream_names.fold(upstream)
+
+    def operation(self, upstream: str, operation: Operation) -> None:
+        """A generation ended that had asked this upstream last."""
+        provider = self.providers.get(upstream)
+        if provider is not None:
+            request_model, response_model = map(self._named_model, operation[:2])
+            folded = operation._replace(request_model=request_model, response_model=response_model)
+            self._twins.observe(provider, folded)
+
+    def _model_label(self, model: str) -> str:
+        return self._model_names.fold(model) if model in self.known_models else OTHER_NAME
+
+    def _named_model(self, model: str) -> str:
+        return self._model_label(model) if model else ""
 
     def upstream_request(self, upstream: str, status: int | None) -> None:
         """One attempt was answered with an HTTP status, or with None: not at all."""
@@ -158,6 +178,7 @@ class Metrics:
         self.connections_active = gauge(
             "gateway_connections_active", "Readers that follow a stream now.", "route", "transport"
         )
+        self.connections_limit = gauge("gateway_connections_limit", "Connections that may be open at once.")
         self.streams_active = gauge("gateway_streams_active", "Generations that are running now.", "route")
         self.streams = counter(
             "gateway_streams_total", "Generations that ended, by how.", "route", "upstream", "outcome"
@@ -178,6 +199,7 @@ class Metrics:
         self.heartbeats = counter("gateway_heartbeats_total", "Heartbeats written to readers.", "route")
         self.resumes = counter("gateway_resumes_total", "Readers that came with a cursor, by what it led to.", "result")
         self.log_bytes = gauge("gateway_log_bytes", "Bytes held in the logs of all streams.")
+        self.log_limit = gauge("gateway_log_limit_bytes", "Bytes that the logs of all streams may hold together.")
         self.log_streams = gauge("gateway_log_streams", "Logs held, of running and of ended streams.")
 
     def _register_upstreams(self) -> None:
@@ -223,6 +245,9 @@ class Metrics:
             "gateway_event_loop_lag_seconds", "Time by which the event loop was late for a timer.", _LAG
         )
         self.draining = self._gauge("gateway_draining", "1 while no new streams are taken.")
+        self.worker_restarts = self._counter(
+            "gateway_worker_restarts_total", "Times the supervisor started this worker again."
+        )
         self.build_info = self._gauge("gateway_build_info", "Always 1; the label is the program's version.", "version")
         self.reload_ok.set(1)
         self.build_info.labels(version).set(1)
