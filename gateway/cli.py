@@ -10,7 +10,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from gateway import server
+from gateway import server, supervisor
 from gateway.config import ConfigError, load, schema
 from gateway.core.credential import MAX_SECRET, digest
 
@@ -28,7 +28,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _schema()
     if args.command == "hash":
         return _hash()
-    return server.run(args.config)
+    return _serve(args.config)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -43,6 +43,23 @@ def _parser() -> argparse.ArgumentParser:
     commands.add_parser("hash", help="read a key on stdin, print the sha256 to put in the configuration")
     parser.add_argument("-c", "--config", type=Path, default=Path("config.yaml"), help="default: config.yaml")
     return parser
+
+
+def _serve(path: Path) -> int:
+    _occupy_standard_descriptors()
+    try:
+        config = load(path)
+    except ConfigError as error:
+        print(error, file=sys.stderr)
+        return 1
+    return server.run(path, config) if config.server.workers == 1 else supervisor.run(path, config)
+
+
+def _occupy_standard_descriptors() -> None:
+    # Started with its stdout closed, the process would give that number to a socket, and print into it.
+    while (descriptor := os.open(os.devnull, os.O_RDWR)) <= 2:
+        continue
+    os.close(descriptor)
 
 
 def _schema() -> int:

@@ -9,6 +9,7 @@ This file does not know what is worth a line.
 """
 
 import atexit
+import contextlib
 import io
 import logging
 import os
@@ -22,7 +23,7 @@ from typing import IO, Any, Final, Literal
 
 import msgspec
 import structlog
-from structlog.typing import EventDict, Processor
+from structlog.typing import EventDict, FilteringBoundLogger, Processor
 
 LogFormat = Literal["json", "console"]
 LEVELS: Final[Mapping[str, int]] = {"debug": 10, "info": 20, "warning": 30, "error": 40, "critical": 50}
@@ -56,6 +57,18 @@ def configure(level: str, format: LogFormat, stream: IO[Any] | None) -> "Output"
         cache_logger_on_first_use=False,  # a cached logger would keep the old level and stream after a reload
     )
     return output
+
+
+def unthreaded(level: str, format: LogFormat, stream: IO[Any] | None) -> FilteringBoundLogger:  # noqa: A002
+    """A logger for a process that forks, and so may have no thread. Arguments as those of `configure`.
+
+    A line that the stream does not take at once is dropped.
+    """
+    wrapper = structlog.make_filtering_bound_logger(LEVELS[level])
+    logger: FilteringBoundLogger = structlog.wrap_logger(
+        Direct(stream), processors=_processors(format, stream), wrapper_class=wrapper
+    )
+    return logger
 
 
 def _processors(form: LogFormat, stream: IO[Any] | None) -> list[Processor]:
@@ -232,9 +245,16 @@ class Output:
     def _take(self) -> list[bytes]:
         with self._changed:
             self._changed.wait_for(lambda: self._lines or self.closed)
-            lines = list(self._lines)
-            self._lines.clear()
-            return lines
+            return self._whole_lines()
+
+    def _whole_lines(self) -> list[bytes]:
+        # What fits into one atomic write to a pipe: other workers write to the same one.
+        lines: list[bytes] = []
+        room = select.PIPE_BUF
+        while self._lines and (not lines or len(self._lines[0]) <= room):
+            lines.append(self._lines.popleft())
+            room -= len(lines[-1])
+        return lines
 
     def _release(self, lines: list[bytes]) -> None:
         with self._changed:
@@ -243,6 +263,29 @@ class Output:
     def _count(self, lines: int) -> None:
         with self._changed:
             self.dropped += lines
+
+
+class Direct:
+    """As `Output`, without its thread: takes rendered lines, never waits, never raises.
+
+    Args:
+        stream: one with a descriptor; None drops all.
+    """
+
+    def __init__(self, stream: IO[Any] | None) -> None:
+        self._descriptor = _descriptor(stream)
+
+    def write(self, line: bytes) -> None:
+        """Write one line, or drop it."""
+        if self._descriptor is None or len(line) > select.PIPE_BUF:
+            return
+        poll = select.poll()
+        poll.register(self._descriptor, select.POLLOUT)
+        with contextlib.suppress(OSError):
+            if poll.poll(0):  # a pipe that can be written has room for PIPE_BUF bytes
+                os.write(self._descriptor, line)
+
+    msg = debug = info = warning = warn = error = exception = critical = fatal = log = write
 
 
 def _writer(stream: IO[Any] | None) -> Callable[[bytes], None]:

@@ -6,6 +6,7 @@ import json
 import logging
 import os
 import re
+import select
 import subprocess
 import sys
 import threading
@@ -256,6 +257,62 @@ def test_many_threads_lose_and_mix_nothing() -> None:
     assert sorted(stream.getvalue().split(b"\n")) == sorted(
         [b"", *(b"%d" % name for name in range(4) for _ in range(600))]
     )
+
+
+class Writes(io.BytesIO):
+    """A stream that remembers each write."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.each: list[bytes] = []
+
+    def write(self, data: Any) -> int:
+        self.each.append(bytes(data))
+        return len(data)
+
+
+def test_processes_that_share_a_pipe_do_not_tear_each_others_lines() -> None:
+    stream = Writes()
+    output = Output(stream)
+    for number in range(2000):
+        output.write(b"%0100d\n" % number)
+    output.close()
+    assert all(len(written) <= select.PIPE_BUF and written.endswith(b"\n") for written in stream.each)
+    assert b"".join(stream.each) == b"".join(b"%0100d\n" % number for number in range(2000))
+
+
+# --- without a thread
+
+
+def test_process_that_forks_logs_without_a_thread() -> None:
+    reading, writing = os.pipe()
+    with os.fdopen(writing, "w") as stream:
+        before = threading.active_count()
+        log = logs.unthreaded("warning", "json", stream)
+        log.info("quiet")
+        log.error("worker_died", status=-9)
+        assert threading.active_count() == before
+        written = json.loads(os.read(reading, 4096))
+    os.close(reading)
+    assert (written["level"], written["event"], written["status"]) == ("error", "worker_died", -9)
+
+
+@pytest.mark.parametrize("name", ["/dev/full", None])
+def test_process_that_forks_logs_to_a_broken_stream_or_none(name: str | None) -> None:
+    with open(name or os.devnull, "wb", buffering=0) as stream:
+        logs.unthreaded("info", "json", stream if name else None).info("x")
+
+
+def test_process_that_forks_does_not_wait_for_a_full_pipe() -> None:
+    reading, writing = os.pipe()
+    os.set_blocking(reading, False)
+    with os.fdopen(writing, "w") as stream:
+        log = logs.unthreaded("info", "json", stream)
+        for _ in range(1000):
+            log.info("x", text="x" * 1000)
+        received = os.read(reading, 1 << 20)
+    os.close(reading)
+    assert all(json.loads(line)["event"] == "x" for line in received.splitlines())
 
 
 # --- reload and exit

@@ -10,9 +10,10 @@ import hashlib
 from collections.abc import Callable, Iterator
 from typing import Any, Final
 
-from gateway.config.addresses import DEMO, Listen, shape
+from gateway.config.addresses import DEMO, Address, Listen, shape
 from gateway.config.model import Server, Stream
 from gateway.config.problems import KeyPath, suggestion
+from gateway.core.cursor import WORKERS
 
 Finding = tuple[KeyPath, str]
 
@@ -29,17 +30,28 @@ def findings(data: dict[str, Any]) -> Iterator[Finding]:
 
 
 def check_listeners(data: dict[str, Any]) -> Iterator[Finding]:
-    server = {"listen": str(Server().listen), "admin_listen": str(Server().admin_listen)} | _mapping(data, "server")
-    try:
-        public, admin = Listen().parse(server["listen"]), Listen(optional=True).parse(server["admin_listen"])
-    except ValueError:
-        return
-    if public.collides(admin):
+    addresses = _addresses(data)
+    if addresses is not None and addresses[0].collides(addresses[1]):
         key = "admin_listen" if "admin_listen" in _mapping(data, "server") else "listen"
         yield (
             ("server", key),
             "listen and admin_listen are the same address; allowed: another port, or admin_listen: null",
         )
+
+
+def check_workers(data: dict[str, Any]) -> Iterator[Finding]:
+    addresses, workers = _addresses(data), _mapping(data, "server").get("workers")
+    if addresses is None or not isinstance(workers, int) or not 1 < workers <= WORKERS:
+        return
+    public, (host, first) = addresses
+    last = first + workers - 1
+    if last > 65535:
+        yield (
+            ("server", "workers"),
+            f"the last admin port would be {last}; allowed: up to 65535, from a lower first one",
+        )
+    if first and any(public.collides(Address(host, port)) for port in range(first + 1, last + 1)):
+        yield ("server", "workers"), f"listen is among the admin ports {first} to {last}; allowed: another port"
 
 
 def check_cors(data: dict[str, Any]) -> Iterator[Finding]:
@@ -146,6 +158,7 @@ def check_models(data: dict[str, Any]) -> Iterator[Finding]:
 
 CHECKS: Final[tuple[Callable[[dict[str, Any]], Iterator[Finding]], ...]] = (
     check_listeners,
+    check_workers,
     check_cors,
     check_keys,
     check_upstreams,
@@ -157,6 +170,15 @@ CHECKS: Final[tuple[Callable[[dict[str, Any]], Iterator[Finding]], ...]] = (
     check_params,
     check_models,
 )
+
+
+def _addresses(data: dict[str, Any]) -> tuple[Address, Address] | None:
+    """Where the file says to listen, None where it says one of them wrongly or not at all."""
+    server = {"listen": str(Server().listen), "admin_listen": str(Server().admin_listen)} | _mapping(data, "server")
+    try:
+        return Listen().parse(server["listen"]), Listen().parse(server["admin_listen"])
+    except ValueError:
+        return None
 
 
 def _check_secret(path: KeyPath, key: dict[str, Any], digests: set[str]) -> Iterator[Finding]:

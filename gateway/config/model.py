@@ -23,6 +23,7 @@ from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, model_validator
 from gateway.config.addresses import DEMO, Address, Listen, Moment, Network, Origin, Path, Url
 from gateway.config.formatting import FormatRule
 from gateway.config.rules import Bytes, PerTime, Seconds, Text, Whole
+from gateway.core.cursor import WORKERS
 from gateway.core.rate import Rate
 
 T = TypeVar("T")
@@ -56,8 +57,10 @@ class Server(Section):
     admin_listen: Annotated[Address | None, Listen(optional=True)] = Address("127.0.0.1", 9090)
     """Where /metrics, /livez, /readyz and /streams are; null turns them off. They need no credential, hence a listener
     of their own that only this machine sees by default."""
-    workers: Annotated[int, Whole(1, 1)] = 1
-    """Processes on the port. This version runs one."""
+    workers: Annotated[int, Whole(1, WORKERS)] = 1
+    """Processes on the port, as many as CPUs may be kept busy. One by default: some thousand streams need no more. Each
+    has `max_connections`, `max_log_bytes`, limits and chat histories of its own, and its admin listener one port higher
+    than the one before."""
     trusted_proxies: Annotated[Many[Annotated[IPv4Network | IPv6Network, Network()]], Field(max_length=1000)] = ()
     """Networks whose X-Forwarded-For is believed; at most 1000. None by default, as anybody can write that header.
     Name your nginx here, or all clients share its address and with it the limits of one."""

@@ -4,6 +4,7 @@ Invariants:
 
 - A cursor is at most 128 bytes of `[A-Za-z0-9._~-]`, so a cross-origin reconnect needs no preflight for it.
 - It holds the generation's unguessable id, so a bare sequence number is never reused between generations.
+- Where several workers share a port, the id's first character names the one that has the stream.
 - It also holds how many token events its reader was sent, so `$index` goes on counting after a resume even
   where several deltas were merged into one event.
 
@@ -17,6 +18,9 @@ from typing import Final, NamedTuple
 from gateway.core.errors import GatewayError
 
 MAX_CURSOR: Final = 128
+WORKERS: Final = 64
+"""Workers that an id can tell apart."""
+_ALPHABET: Final = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_"
 _ID: Final = "[A-Za-z0-9_-]{22}"
 _STREAM_ID: Final = re.compile(_ID)
 _CURSOR: Final = re.compile(rf"({_ID})\.(\d{{1,15}})\.(\d{{1,15}})", re.ASCII)
@@ -45,9 +49,20 @@ class Cursor(NamedTuple):
         return not self.stream_id
 
 
-def new_stream_id() -> str:
-    """A fresh id of 128 random bits in 22 URL-safe characters."""
-    return secrets.token_urlsafe(16)
+def new_stream_id(worker: int | None = None) -> str:
+    """A fresh id of 128 random bits in 22 URL-safe characters; of 126 where it names a worker.
+
+    Args:
+        worker: 0 to 63; None where there is only one process.
+    """
+    if worker is None:
+        return secrets.token_urlsafe(16)
+    return _ALPHABET[worker] + secrets.token_urlsafe(16)[:21]
+
+
+def worker_of(stream_id: str) -> int:
+    """The number that a valid id names, 0 to 63; a random one where the id was made without."""
+    return _ALPHABET.index(stream_id[0])
 
 
 def valid_stream_id(text: str) -> bool:

@@ -36,16 +36,23 @@ class Registry(Generic[T]):
     Args:
         wheel: where logs time out.
         max_bytes: what all logs together may keep.
+        worker: named by the ids of the streams, where several processes share a port.
     """
 
-    def __init__(self, wheel: Wheel, max_bytes: int) -> None:
+    def __init__(self, wheel: Wheel, max_bytes: int, worker: int | None = None) -> None:
         self._wheel = wheel
         self._entries: dict[str, T] = {}
         self._ended: dict[str, Timer] = {}
+        self._worker = worker
         self.budget = Budget(max_bytes)
 
     def __len__(self) -> int:
         return len(self._entries)
+
+    @property
+    def readers(self) -> int:
+        """Who is attached to any of them, running or ended."""
+        return sum(len(entry.log.readers) for entry in self._entries.values())
 
     def create(self, owner: str, max_bytes: int, make: Callable[[Log], T]) -> T:
         """What `make` builds around a new, empty log with a fresh id.
@@ -56,7 +63,7 @@ class Registry(Generic[T]):
         self._make_room()
         if self.budget.spent:
             raise GatewayError("overloaded", retry_after=5, detail="server.max_log_bytes is used up by running streams")
-        log = Log(new_stream_id(), owner, max_bytes, self.budget)
+        log = Log(new_stream_id(self._worker), owner, max_bytes, self.budget)
         entry = self._entries[log.stream_id] = make(log)
         return entry
 

@@ -6,7 +6,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.core.cursor import MAX_CURSOR, Cursor, final_cursor, new_stream_id, parse_cursor, valid_stream_id
+from gateway.core.cursor import (
+    MAX_CURSOR,
+    WORKERS,
+    Cursor,
+    final_cursor,
+    new_stream_id,
+    parse_cursor,
+    valid_stream_id,
+    worker_of,
+)
 from gateway.core.errors import GatewayError
 
 ID = "AAAAAAAAAAAAAAAAAAAAA_"
@@ -36,6 +45,13 @@ def test_stream_ids_are_valid_and_never_the_same() -> None:
     ids = {new_stream_id() for _ in range(1000)}
     assert len(ids) == 1000
     assert all(map(valid_stream_id, ids))
+
+
+def test_stream_id_names_its_worker() -> None:
+    ids = [new_stream_id(worker) for worker in range(WORKERS)]
+    assert [worker_of(stream_id) for stream_id in ids] == list(range(WORKERS))
+    assert all(map(valid_stream_id, ids))
+    assert len({stream_id[1:] for stream_id in ids}) == WORKERS
 
 
 @pytest.mark.parametrize(
