@@ -1,41 +1,86 @@
 """What the admin listener answers.
 
 `/livez` says that the loop turns; `/readyz` that new streams are welcome; `/metrics` is for Prometheus; `/streams`
-lists what runs now. No credential is asked for: the listener is for the operators' network, by default this machine.
+lists what runs now; `/` is the monitor page, `/events` its feed, and `POST /streams/{id}/stop` ends a stream. No
+credential is asked for: the listener is for the operators' network, by default this machine. So `guard.py` sees to it
+that no page from elsewhere can use an operator's browser to read or end streams.
 """
 
+import re
 from collections.abc import Awaitable, Callable
+from typing import Final
 
 import msgspec
 from aiohttp import hdrs, web
 
+from gateway.admin.files import Files
+from gateway.admin.guard import is_known_host, is_same_origin
+from gateway.admin.monitor import Monitor
 from gateway.metrics import CONTENT_TYPE
 from gateway.web.state import Gateway
 
 Answer = Callable[[Gateway], web.Response]
+
+STOP: Final = re.compile(r"/streams/([A-Za-z0-9_-]{22})/stop")
 
 
 class AdminService:
     """Answers requests to the admin listener.
 
     Args:
-        gateway: the process it tells of.
+        gateway: the process it tells of; a loop must be running.
     """
 
     def __init__(self, gateway: Gateway) -> None:
         self._gateway = gateway
+        self._files = Files()
+        address = gateway.snapshot.config.server.admin_listen
+        self._host = address.host if address is not None else ""
+        self._monitor = Monitor(gateway) if address is not None else None
 
     def __call__(self, request: web.BaseRequest) -> Awaitable[web.StreamResponse]:
         """The answer to one request."""
         return self._answer(request)
 
     async def _answer(self, request: web.BaseRequest) -> web.StreamResponse:
-        answer = _ANSWERS.get(request.path)
-        if answer is None:
-            return _text(404, f"Nothing here; there is {', '.join(_ANSWERS)}.\n")
-        if request.method not in ("GET", "HEAD"):
-            return _text(405, "Only GET and HEAD.\n", {hdrs.ALLOW: "GET, HEAD"})
-        return answer(self._gateway)
+        if answer := _PROBES.get(request.path):
+            return _unless_written(request) or answer(self._gateway)
+        if not is_known_host(request.headers.get(hdrs.HOST), self._host):
+            return _text(403, "Ask for this by IP address, as localhost, or by the name in server.admin_listen.\n")
+        return await self._guarded(request)
+
+    async def _guarded(self, request: web.BaseRequest) -> web.StreamResponse:
+        path = request.path
+        if path == "/streams":
+            return _unless_written(request) or _streams(self._gateway)
+        if (file := self._files.find(path)) is not None:
+            return _unless_written(request) or file
+        if path == "/events" and self._monitor is not None:
+            return _unless(request, "GET") or await self._monitor.show(request)
+        if stop := STOP.fullmatch(path):
+            return _unless(request, "POST") or await self._stop(stop[1])
+        return _text(404, f"Nothing here; there is /, {', '.join(_PROBES)}, /streams.\n")
+
+    async def _stop(self, stream_id: str) -> web.Response:
+        generation = self._gateway.engine.running.get(stream_id)
+        if generation is None:
+            return _text(404, "No such stream is running.\n")
+        generation.stop()
+        await generation.ended
+        self._gateway.logger.info("stopped_by_operator", stream_id=stream_id)
+        return _json({"id": stream_id, "state": generation.state})
+
+
+def _unless_written(request: web.BaseRequest) -> web.Response | None:
+    if request.method in ("GET", "HEAD"):
+        return None
+    return _text(405, "Only GET and HEAD.\n", {hdrs.ALLOW: "GET, HEAD"})
+
+
+def _unless(request: web.BaseRequest, method: str) -> web.Response | None:
+    if request.method != method:
+        return _text(405, f"Only {method}.\n", {hdrs.ALLOW: method})
+    return None if is_same_origin(request.headers) else _text(403, "Only for the monitor page itself.\n")
 
 
 def _metrics(gateway: Gateway) -> web.Response:
@@ -64,11 +109,14 @@ def _ready(gateway: Gateway) -> web.Response:
 
 
 def _streams(gateway: Gateway) -> web.Response:
-    streams = [generation.describe() for generation in gateway.engine.running.values()]
-    return web.Response(body=msgspec.json.encode(streams), content_type="application/json")
+    return _json([generation.describe() for generation in gateway.engine.running.values()])
 
 
-_ANSWERS: dict[str, Answer] = {"/metrics": _metrics, "/livez": _live, "/readyz": _ready, "/streams": _streams}
+_PROBES: dict[str, Answer] = {"/metrics": _metrics, "/livez": _live, "/readyz": _ready}
+
+
+def _json(value: object) -> web.Response:
+    return web.Response(body=msgspec.json.encode(value), content_type="application/json")
 
 
 def _text(status: int, text: str, headers: dict[str, str] | None = None) -> web.Response:

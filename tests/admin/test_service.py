@@ -1,4 +1,4 @@
-"""The admin listener: probes, metrics and the list of streams."""
+"""The admin listener: probes, metrics, the list of streams, and who may read and end them."""
 
 import asyncio
 import os
@@ -15,7 +15,7 @@ from tests.conftest import StartGateway
 from tests.kit.ledger import Ledger
 from tests.kit.program import Gateway
 from tests.kit.sse_client import EventSource, request
-from tests.kit.upstream import Hang, ScriptedUpstream, openai_delta, response, sse_head
+from tests.kit.upstream import Hang, ScriptedUpstream, Step, openai_delta, response, sse_head
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -33,7 +33,7 @@ def config(url: str, **server: Any) -> dict[str, Any]:
 
 @pytest_asyncio.fixture(loop_scope="module", scope="module")
 async def gateway(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Gateway]:
-    endless = [sse_head(), openai_delta("one"), Hang()]
+    endless: list[Step] = [sse_head(), openai_delta("one"), Hang()]
     async with (
         ScriptedUpstream(endless) as upstream,
         Gateway(config(upstream.url), tmp_path_factory.mktemp("admin")) as gateway,
@@ -72,6 +72,7 @@ async def test_streams_lists_a_running_stream_and_forgets_it(gateway: Gateway) -
                 "route": "/chat",
                 "principal": "anna",
                 "upstream": "main",
+                "model": "scripted",
                 "state": "streaming",
                 "events": 1,
                 "readers": 1,
@@ -87,7 +88,7 @@ async def test_streams_counts_every_reader(gateway: Gateway) -> None:
         await source.close()
 
 
-@pytest.mark.parametrize("path", ["/livez", "/readyz", "/metrics", "/streams"])
+@pytest.mark.parametrize("path", ["/", "/page/monitor.js", "/livez", "/readyz", "/metrics", "/streams"])
 async def test_head_and_wrong_methods(gateway: Gateway, path: str) -> None:
     assert (await look(gateway, path, "HEAD"))[0] == 200
     async with await request(f"{gateway.admin}{path}", method="POST") as answer:
@@ -98,10 +99,73 @@ async def test_head_and_wrong_methods(gateway: Gateway, path: str) -> None:
 async def test_unknown_paths_name_the_known_ones(gateway: Gateway, path: str) -> None:
     status, _, text = await look(gateway, path)
     assert status == 404
-    assert all(known in text for known in ("/metrics", "/livez", "/readyz", "/streams"))
+    assert all(known in text for known in ("/,", "/metrics", "/livez", "/readyz", "/streams"))
 
 
-@pytest.mark.parametrize("path", ["/livez", "/readyz", "/metrics", "/streams"])
+async def test_operator_stops_a_stream_and_its_reader_is_told(gateway: Gateway) -> None:
+    async with Ledger(gateway), EventSource(f"{gateway.url}/chat?message=hi&token=k") as source:
+        await source.until("token")
+        stream_id = source.current.headers["x-stream-id"]
+        async with await request(f"{gateway.admin}/streams/{stream_id}/stop", method="POST") as answer:
+            assert (answer.status, await answer.json()) == (200, {"id": stream_id, "state": "stopped"})
+        assert (await source.next()).json()["finish_reason"] == "stopped"
+        async with await request(f"{gateway.admin}/streams/{stream_id}/stop", method="POST") as again:
+            assert (again.status, await again.body()) == (404, b"No such stream is running.\n")
+
+
+STOP = f"/streams/{'x' * 22}/stop"
+OURS = {"Sec-Fetch-Site": "same-origin"}
+
+
+@pytest.mark.parametrize(
+    ("path", "headers", "status"),
+    [
+        (STOP, OURS, 404),
+        (STOP, {"Origin": "{admin}"}, 404),
+        (STOP, OURS | {"Origin": "http://evil.example"}, 403),
+        (STOP, {"Origin": "null"}, 403),
+        (STOP, {"Sec-Fetch-Site": "cross-site"}, 403),
+        (STOP, {"Sec-Fetch-Site": "same-site"}, 403),
+        (STOP, OURS | {"Host": "evil.example"}, 403),
+        (STOP, OURS | {"Host": "evil.example", "Origin": "http://evil.example"}, 403),
+    ],
+)
+async def test_page_from_elsewhere_stops_nothing(
+    gateway: Gateway, path: str, headers: dict[str, str], status: int
+) -> None:
+    sent = {name: value.format(admin=gateway.admin) for name, value in headers.items()}
+    async with await request(f"{gateway.admin}{path}", method="POST", headers=sent) as answer:
+        assert answer.status == status
+
+
+@pytest.mark.parametrize("path", ["/", "/page/monitor.js", "/streams", "/events"])
+async def test_rebound_name_reads_nothing(gateway: Gateway, path: str) -> None:
+    async with await request(f"{gateway.admin}{path}", headers={"Host": "evil.example:9090"}) as answer:
+        assert answer.status == 403
+        assert "server.admin_listen" in (await answer.body()).decode()
+
+
+@pytest.mark.parametrize("path", ["/metrics", "/livez", "/readyz"])
+async def test_prober_may_call_the_gateway_by_any_name(gateway: Gateway, path: str) -> None:
+    async with await request(f"{gateway.admin}{path}", headers={"Host": "gateway.prod.svc:9090"}) as answer:
+        assert answer.status == 200
+
+
+async def test_page_elsewhere_may_not_even_hold_the_feed(gateway: Gateway) -> None:
+    async with await request(f"{gateway.admin}/events", headers={"Sec-Fetch-Site": "cross-site"}) as answer:
+        assert (answer.status, answer.headers.get("access-control-allow-origin")) == (403, None)
+
+
+async def test_monitor_page_runs_its_own_scripts_only(gateway: Gateway) -> None:
+    async with await request(f"{gateway.admin}/") as page:
+        assert page.headers["content-type"] == "text/html; charset=utf-8"
+        policy = page.headers["content-security-policy"]
+        assert "default-src 'self'" in policy
+        assert "frame-ancestors 'none'" in policy
+        assert "unsafe" not in policy
+
+
+@pytest.mark.parametrize("path", ["/livez", "/readyz", "/metrics", "/streams", "/events", "/page/monitor.js"])
 async def test_public_listener_has_none_of_it(gateway: Gateway, path: str) -> None:
     async with await request(f"{gateway.url}{path}", headers={"Authorization": "Bearer k"}) as answer:
         assert answer.status == 404

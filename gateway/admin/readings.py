@@ -1,0 +1,195 @@
+"""What the monitor reads off the process: once a second what happened since the last look, and how it stands now.
+
+Invariants:
+
+- A sample holds differences and leaves out what is zero, so that a quiet second is small.
+- Everything that is told has a bound: labels are closed sets, and of streams and targets the first `LISTED` are told.
+- It reads what is counted anyway; nothing is counted for it.
+
+This file does not know who looks, nor when.
+"""
+
+import os
+import time
+from collections import defaultdict
+from collections.abc import Iterator
+from importlib.metadata import version
+from itertools import islice
+from pathlib import Path
+from typing import Any, Final
+
+from prometheus_client.registry import Collector
+
+from gateway.upstream.pool import Target
+from gateway.web.state import Gateway
+
+LISTED: Final = 200
+"""Streams and targets that are told in full; of more than that only the number."""
+
+_PAGE: Final = os.sysconf("SC_PAGE_SIZE")
+_MEMORY: Final = Path("/proc/self/statm")
+
+Tally = dict[tuple[str, ...], float]
+
+
+class Totals:
+    """Everything that only grows, at one moment.
+
+    Args:
+        gateway: the process.
+        now: its clock, in seconds.
+    """
+
+    def __init__(self, gateway: Gateway, now: float) -> None:
+        metrics, running = gateway.metrics, gateway.engine.running
+        self.at = now
+        self.cpu = time.process_time()
+        self.ended = tally(metrics.streams, "_total", "outcome")
+        self.started = sum(self.ended.values()) + len(running)
+        # Its route counts the events of a stream when it has ended.
+        events = sum([generation.account.events for generation in running.values()])
+        self.events = sum(tally(metrics.events, "_total").values()) + events
+        self.tokens = tally(metrics.tokens, "_total", "type")
+        self.asked = tally(metrics.upstream_requests, "_total", "upstream")
+        self.errors = tally(metrics.upstream_errors, "_total", "upstream", "error_type")
+        self.first = buckets(metrics.first_token, "upstream")
+        self.lag = buckets(metrics.loop_lag)
+
+
+class Readings:
+    """Samples of one process.
+
+    Args:
+        gateway: the process.
+    """
+
+    def __init__(self, gateway: Gateway) -> None:
+        self._gateway = gateway
+        self._before = Totals(gateway, gateway.clock.now())
+        self._about = {"version": version("sse-gateway"), "pid": os.getpid(), "since": time.time()}
+        server = gateway.snapshot.config.server
+        # A reload cannot move the listener, so what it says of it would mislead.
+        self._listen = str(server.listen) if server.demo_page and server.listen.port else None
+
+    def sample(self) -> dict[str, Any]:
+        """What happened since the last sample: numbers by name, those of upstreams by upstream.
+
+        `t` is in unix seconds, `s` the seconds it covers, `first` and `lag` count by bucket ("lower upper", seconds).
+        """
+        gateway, before = self._gateway, self._before
+        after = self._before = Totals(gateway, gateway.clock.now())
+        seconds = max(1e-3, after.at - before.at)
+        happened = {
+            "started": after.started - before.started,
+            "events": after.events - before.events,
+            "tokens": _tree(after.tokens, before.tokens),
+            "ended": _tree(after.ended, before.ended),
+            "asked": _tree(after.asked, before.asked),
+            "errors": _tree(after.errors, before.errors),
+            "first": _tree(after.first, before.first),
+            "lag": _tree(after.lag, before.lag),
+        }
+        return {
+            "t": round(time.time(), 3),
+            "s": round(seconds, 3),
+            "streams": len(gateway.engine.running),
+            "readers": readers(gateway),
+            "cpu": round((after.cpu - before.cpu) / seconds, 4),
+            "rss": _resident(),
+            "log": gateway.registry.budget.used,
+        } | {name: value for name, value in happened.items() if value}
+
+    def now(self) -> dict[str, Any]:
+        """How the process stands: its state, its targets and its oldest streams."""
+        gateway = self._gateway
+        running = gateway.engine.running
+        return self._about | {
+            "draining": gateway.draining,
+            "reloaded": any(tally(gateway.metrics.reload_ok, "").values()),
+            "listen": self._listen,
+            "max": {
+                "streams": gateway.max_streams,
+                "readers": gateway.snapshot.config.server.max_connections,
+                "log": gateway.registry.budget.limit,
+            },
+            "targets": list(islice(_targets(gateway), LISTED)),
+            "running": len(running),
+            "streams": [generation.describe() for generation in islice(running.values(), LISTED)],
+        }
+
+
+def readers(gateway: Gateway) -> int:
+    """Readers that follow a stream now."""
+    return int(sum(tally(gateway.metrics.connections_active, "").values()))
+
+
+def tally(metric: Collector, suffix: str, *labels: str) -> Tally:
+    """The values of a metric, added up by these labels.
+
+    Args:
+        metric: a counter or a gauge.
+        suffix: what its samples' names end with.
+        labels: names of labels it has.
+    """
+    found: Tally = defaultdict(float)
+    for family in metric.collect():
+        for sample in family.samples:
+            if sample.name.endswith(suffix):
+                found[tuple([sample.labels[label] for label in labels])] += sample.value
+    return found
+
+
+def buckets(metric: Collector, *labels: str) -> Tally:
+    """The values of a histogram in each bucket by itself; the last part of a key is "lower upper"."""
+    found: Tally = defaultdict(float)
+    below, before = "0", 0.0
+    for family in metric.collect():
+        for sample in family.samples:
+            if not sample.name.endswith("_bucket"):
+                below, before = "0", 0.0
+            elif sample.value != before:
+                bucket = f"{below} {sample.labels['le']}"
+                found[(*[sample.labels[label] for label in labels], bucket)] += sample.value - before
+                below, before = sample.labels["le"], sample.value
+            else:
+                below = sample.labels["le"]
+    return found
+
+
+def _tree(after: Tally, before: Tally) -> dict[str, Any]:
+    tree: dict[str, Any] = {}
+    for (*path, leaf), value in after.items():
+        if more := value - before.get((*path, leaf), 0.0):
+            place = tree
+            for name in path:
+                place = place.setdefault(name, {})
+            place[leaf] = more
+    return tree
+
+
+def _targets(gateway: Gateway) -> Iterator[dict[str, Any]]:
+    now = gateway.clock.now()
+    for upstream in gateway.snapshot.upstreams.values():
+        for target in upstream.targets:
+            yield {
+                "upstream": gateway.metrics.upstream_label(upstream.name),
+                "dialect": upstream.config.dialect,
+                "target": target.label,
+                "model": target.model or upstream.config.model,
+                "weight": target.weight,
+                "open": target.open,
+                "served": target.served,
+                "state": _state(target, now),
+                "retry_s": round(target.breaker.retry_after(now), 1),
+            }
+
+
+def _state(target: Target, now: float) -> str:
+    if not target.breaker.is_open:
+        return "in service"
+    return "out of service" if target.breaker.retry_after(now) else "on trial"
+
+
+def _resident() -> int:
+    # Where there is no /proc, nobody is told a figure rather than a wrong one.
+    return int(_MEMORY.read_text().split()[1]) * _PAGE if _MEMORY.exists() else 0
