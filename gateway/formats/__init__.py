@@ -5,7 +5,7 @@ As dialects live on the writer's edge of a log, formats live on the reader's: ne
 """
 
 from gateway.formats.completion import Completion
-from gateway.formats.mapping import KINDS, Mapped
+from gateway.formats.mapping import KINDS, PLACEHOLDERS, Mapped
 from gateway.formats.openai import OpenAIFormat, completion_id
 from gateway.formats.presets import PRESETS, Spec, compile_format
 from gateway.formats.problem import error_data, error_object, problem, usage_object
@@ -14,6 +14,7 @@ from gateway.formats.view import Format, View
 
 __all__ = [
     "KINDS",
+    "PLACEHOLDERS",
     "PRESETS",
     "Completion",
     "Format",

@@ -31,7 +31,7 @@ _READER: Final[Mapping[str, Value]] = {
     "index": lambda _, view: view.index,
     "resumed": lambda _, view: view.resumed,
 }
-_PLACEHOLDERS: Final[Mapping[str, Mapping[str, Value]]] = {
+PLACEHOLDERS: Final[Mapping[str, Mapping[str, Value]]] = {
     START: _READER,
     THINKING: {**_TEXT, **_READER},
     TOKEN: {**_TEXT, **_READER},
@@ -51,8 +51,9 @@ _PLACEHOLDERS: Final[Mapping[str, Mapping[str, Value]]] = {
         **_READER,
     },
 }
+"""What may be mentioned in what is sent for a kind of event: names to values."""
 
-KINDS: Final = tuple(_PLACEHOLDERS)
+KINDS: Final = tuple(PLACEHOLDERS)
 """The kinds of event that a mapping speaks of."""
 
 
@@ -115,7 +116,7 @@ def _entry(kind: str, entry: object) -> Render:
         raise ValueError(f"{kind}: {entry!r} is neither null nor a mapping; allowed: {{event?, json | data}}")
     _check_keys(kind, entry)
     head = _event_line(kind, entry.get("event"))
-    values = _PLACEHOLDERS[kind]
+    values = PLACEHOLDERS[kind]
     if "json" in entry:
         return json_block(head, entry["json"], values, f"{kind}.json")
     return data_block(head, entry["data"], values, f"{kind}.data")
