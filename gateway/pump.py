@@ -34,6 +34,7 @@ from gateway.dialects.base import Answer, Call
 from gateway.eventlog.memory import Log, State
 from gateway.formats import Completion, Format, View
 from gateway.metrics import Rescue, RescueResult
+from gateway.tracing.context import TraceContext
 from gateway.upstream.course import Choice, Course
 from gateway.upstream.http import attempt
 from gateway.upstream.intake import Intake, Taken
@@ -83,6 +84,7 @@ class Job:
         model: the model asked for, "" where none was named.
         principal: who pays.
         request_id: the request that started it.
+        trace: the trace which that request belongs to, None without one.
         format: how readers are told; carried for them, the pump never looks.
         merge: whether readers may be sent several deltas as one.
         session_id: the chat session, "" without one.
@@ -114,6 +116,7 @@ class Job:
     input_tokens: int = 0
     expires_in: float | None = None
     on_answer: Callable[[str], None] | None = None
+    trace: TraceContext | None = None
 
 
 class Pump:
@@ -266,10 +269,15 @@ class Pump:
             self._continuation = Continuation(self._delivered, prefilled=self._prefilled)
         call = self._source.call(upstream, choice.target, self._delivered.rstrip() if self._prefilled else "")
         self._account.ask(upstream.name, self._now())
+        self._account.span.ask(upstream.name, upstream.config.dialect, choice.target.url)
         with Deadline(self._clock.wheel, _timeout) as self._deadline:
             self._deadline.set(job.timeouts.first_event)
             async with attempt(
-                self._session, call, connect_timeout=job.timeouts.connect, verify_tls=upstream.config.verify_tls
+                self._session,
+                self._account.span.carry(call),
+                connect_timeout=job.timeouts.connect,
+                again=self._source.repeatable,
+                verify_tls=upstream.config.verify_tls,
             ) as response:
                 self._account.answer(response.status)
                 canonical = self._broken is not None

@@ -37,11 +37,12 @@ _TOO_LONG: Final = re.compile(
 _FILTERED: Final = re.compile(
     r"content_?(filter|policy)|responsible_?ai|moderation|data_?inspection|safety", re.IGNORECASE
 )
+_BLOCKED: Final = re.compile(r"blocked by.{0,20}content.{0,2}filter", re.IGNORECASE)
+"""What Anthropic says of a filtered answer: only the text tells it from any other bad request."""
 _WORDS: Final = tuple(
     (re.compile(pattern, re.IGNORECASE), code)
     for pattern, code in (
         (_TOO_LONG.pattern, "context_length_exceeded"),
-        (_FILTERED.pattern, "content_filter"),
         (r"rate_?limit|too_?many_?requests|throttl|quota|resource_?exhausted", "upstream_rate_limited"),
         (r"overload|unavailable|capacity|busy", "upstream_unavailable"),
         (r"authenti|api_?key|permission|unauthori[sz]ed|forbidden|billing", "upstream_auth"),
@@ -167,7 +168,7 @@ def _unix(date: str) -> float | None:
 def _code_of_refusal(status: int, said: _Said) -> str:
     if not 400 <= status <= 599:
         return "upstream_protocol"
-    if status < 500 and status not in (401, 429) and _FILTERED.search(said.words):
+    if status < 500 and status not in (401, 429) and _is_filtered(said):
         return "content_filter"
     if status in (400, 413, 422) and _is_too_long(said):
         return "context_length_exceeded"
@@ -177,9 +178,15 @@ def _code_of_refusal(status: int, said: _Said) -> str:
 def _code_in_stream(said: _Said) -> str:
     if said.status:
         return _code_of_refusal(said.status, said)
+    if _is_filtered(said):
+        return "content_filter"
     code = next((code for pattern, code in _WORDS if pattern.search(said.words)), "upstream_error")
     too_long = code in ("upstream_refused", "upstream_error") and _is_too_long(said)
     return "context_length_exceeded" if too_long else code
+
+
+def _is_filtered(said: _Said) -> bool:
+    return bool(_FILTERED.search(said.words) or _BLOCKED.search(said.message))
 
 
 def _is_too_long(said: _Said) -> bool:

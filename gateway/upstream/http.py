@@ -5,6 +5,8 @@ Invariants:
 - The client does nothing on its own: no redirect is followed, no cookie kept, no proxy taken from the environment,
   no encoding asked for or undone, no time limit set beyond connecting. Every limit on an answer is the generation's.
 - A response that was not read to its end is closed, never put back into the pool.
+- An idle connection may have been closed by the other side in the very moment it is taken. Where a request may be sent
+  twice, one that is lost so is sent once more on a new connection, and is no failed attempt; nginx does the same.
 - Whatever aiohttp raises becomes a `GatewayError`; hosts and addresses stay in its `detail`, and nothing that aiohttp
   quotes of a request or an answer gets even there.
 """
@@ -14,6 +16,7 @@ import re
 import ssl
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
+from contextvars import ContextVar
 from typing import Any, Final
 
 import aiohttp
@@ -34,11 +37,33 @@ READ_BUFFER: Final = 64 * 1024
 _QUOTE: Final = re.compile(r":?\s*(\n|b?['\"]).*", re.DOTALL)
 
 
+class _Trip:
+    """How one request goes out.
+
+    Attributes:
+        fresh: no idle connection may be taken.
+        reused: one was.
+    """
+
+    __slots__ = ("fresh", "reused")
+
+    def __init__(self, *, fresh: bool) -> None:
+        self.fresh = fresh
+        self.reused = False
+
+
+_trip: Final[ContextVar[_Trip]] = ContextVar("trip")  # aiohttp tells its connector nothing of who asks
+
+
 class _Connector(aiohttp.TCPConnector):
     async def _get(self, key: Any, traces: Any) -> Any:
+        trip = _trip.get(None) or _Trip(fresh=False)
+        if trip.fresh:
+            return None
         # What came on an idle connection was not asked for; aiohttp would take it for the next request's answer.
         while connection := await super()._get(key, traces):
             if connection.protocol is None or not connection.protocol.should_close:
+                trip.reused = True
                 return connection
             connection.close()
         return None
@@ -64,34 +89,26 @@ def new_session() -> aiohttp.ClientSession:
 
 @asynccontextmanager
 async def attempt(
-    session: aiohttp.ClientSession, call: Call, *, connect_timeout: float, verify_tls: bool = True
+    session: aiohttp.ClientSession, call: Call, *, connect_timeout: float, again: bool, verify_tls: bool = True
 ) -> AsyncIterator[aiohttp.ClientResponse]:
     """The response to one call, whatever its status; its connection is dropped unless the body was read to the end.
 
     Args:
-        session: the HTTP client.
+        session: the HTTP client, from `new_session`.
         call: method, absolute URL, headers and body.
         connect_timeout: seconds for name look-up, connecting and TLS together.
+        again: whether the request may be sent twice when an idle connection turns out to be closed.
         verify_tls: whether the peer's certificate is checked.
 
     Raises:
         GatewayError: `upstream_unreachable`, `upstream_tls`, `upstream_reset` or `upstream_protocol`, when no response
             began; also `upstream_cut` or `upstream_protocol` when reading the body fails inside the block.
     """
-    headers = {hdrs.ACCEPT_ENCODING: "identity", **call.headers}
-    options: dict[str, Any] = {} if verify_tls else {"ssl": False}
-    try:
-        response = await session.request(
-            call.method,
-            URL(call.url, encoded=True),
-            headers=headers,
-            data=call.body or None,
-            allow_redirects=False,
-            timeout=aiohttp.ClientTimeout(total=None, connect=connect_timeout, sock_connect=connect_timeout),
-            **options,
-        )
-    except (aiohttp.ClientError, OSError, TimeoutError, ValueError) as error:
-        raise _opening_error(error) from error
+    options: dict[str, Any] = {
+        "headers": {hdrs.ACCEPT_ENCODING: "identity", **call.headers},
+        "timeout": aiohttp.ClientTimeout(total=None, connect=connect_timeout, sock_connect=connect_timeout),
+    } | ({} if verify_tls else {"ssl": False})
+    response = await _sent(session, call, options, again=again)
     try:
         _check_head(response)
         with _ended_by_loss(response):
@@ -100,6 +117,30 @@ async def attempt(
         raise body_error(error) from error
     finally:
         response.close()
+
+
+async def _sent(
+    session: aiohttp.ClientSession, call: Call, options: dict[str, Any], *, again: bool
+) -> aiohttp.ClientResponse:
+    """The head of the response. Source: RFC 9112 9.3.1 for the second try."""
+    trip = _Trip(fresh=False)
+    try:
+        return await _send(session, call, options, trip)
+    except GatewayError as error:
+        if not (again and trip.reused and error.code == "upstream_reset"):
+            raise
+    return await _send(session, call, options, _Trip(fresh=True))
+
+
+async def _send(
+    session: aiohttp.ClientSession, call: Call, options: dict[str, Any], trip: _Trip
+) -> aiohttp.ClientResponse:
+    _trip.set(trip)
+    url = URL(call.url, encoded=True)
+    try:
+        return await session.request(call.method, url, data=call.body or None, allow_redirects=False, **options)
+    except (aiohttp.ClientError, OSError, TimeoutError, ValueError) as error:
+        raise _opening_error(error) from error
 
 
 @contextmanager

@@ -1,18 +1,21 @@
 """From a path to an endpoint.
 
-A path is matched as it was sent, percent-encoding included, because that is what a `proxy` route hands on. Dot
-segments are refused rather than resolved: behind them, a route's prefix would no longer protect anything.
+A path is matched as it was sent, percent-encoding included, because that is what a `proxy` route hands on; letters of
+a configured path that URLs have to encode are looked for as browsers encode them. Dot segments are refused rather than
+resolved: behind them, a route's prefix would no longer protect anything.
 """
 
 import re
 from collections.abc import Iterable
 from dataclasses import replace
 from typing import Final, NamedTuple, NoReturn
+from urllib.parse import quote
 
 from gateway.core.errors import GatewayError
 from gateway.web.exchange import Endpoint, Exchange
 
 _VARIABLE: Final = re.compile(r"\{([A-Za-z_][A-Za-z0-9_]*)\}")
+_FOREIGN: Final = re.compile(r"[^\x00-\x7f]+")
 _DOTS: Final = re.compile(r"(?:^|/)(?:\.|%2e){1,2}(?:/|%2f|%5c|\\|$)", re.IGNORECASE)
 
 
@@ -40,7 +43,7 @@ class Router:
             if "{" in path:
                 self._patterns.append((_compile(path), endpoint))
             else:
-                self._exact[path] = endpoint
+                self._exact[_encoded(path)] = endpoint
 
     def match(self, raw_path: str) -> Match:
         """Where the path leads."""
@@ -58,7 +61,14 @@ async def _refuse_dots(exchange: Exchange) -> NoReturn:
     raise GatewayError("bad_request", "The path must not have '.' or '..' segments.")
 
 
+def _encoded(path: str) -> str:
+    """Source: RFC 3986 2.1, which also asks for upper case."""
+    return _FOREIGN.sub(lambda letters: quote(letters[0]), path)
+
+
 def _compile(path: str) -> re.Pattern[str]:
+    path = _encoded(path)
+
     def variable(match: re.Match[str]) -> str:
         last = match.end() == len(path) and match[1] == "path"
         return f"(?P<{match[1]}>{'.*' if last else '[^/]+'})"

@@ -60,6 +60,14 @@ def test_refusal_knows_a_content_filter(status: int, code: str) -> None:
     assert (error.code, error.message, error.status) == ("content_filter", "Filtered.", 400)
 
 
+def test_refusal_knows_a_content_filter_by_anthropics_words() -> None:
+    said = {"type": "invalid_request_error", "message": "Output blocked by content filtering policy"}
+    assert refused(400, said).code == "content_filter"
+    failure = failures.in_stream("error", json.dumps({"type": "error", "error": said}))
+    assert failure is not None
+    assert (failure.status, failure.retryable) == (400, False)
+
+
 def test_refusal_tells_the_providers_reason_cleaned_and_bounded() -> None:
     error = refused(400, {"message": "no\x00 such\r\nmodel " + "x" * 5000})
     assert error.message.startswith("no  such model")

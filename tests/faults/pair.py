@@ -3,8 +3,10 @@
     pair.plays([CUT], [answers("lo")])      # the nth request of a way to ask plays the nth script, later ones the last
     await pair.completes("Hello", primary=1, backup=1)
 
-- Each way to ask has an upstream of its own, so that the calls of nine requests that run at once are told apart.
-- The primary speaks OpenAI; the fallback is of each dialect in turn, and calls its model `second`.
+- Each way to ask has upstreams of its own, so that the calls of nine requests that run at once are told apart.
+- Primary and fallback are of each provider's dialect in turn; the fallback calls its model `second`, the primary
+  `first`.
+- Every connection is closed behind its answer, so that no attempt depends on what the one before it left behind.
 
 This file does not know which failure leads where.
 """
@@ -12,30 +14,40 @@ This file does not know which failure leads where.
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 import pytest_asyncio
 
+from tests.faults.providers import PROVIDERS
 from tests.faults.stage import API_KEY, Heard, Stage, Way, head, token
-from tests.kit.upstream import LAST_CHUNK, Exchange, Script, ScriptedUpstream, Step, chunk, openai_chunk
+from tests.kit.tcp_proxy import TCPProxy
+from tests.kit.upstream import LAST_CHUNK, Cut, Exchange, ScriptedUpstream, Step, chunk, openai_chunk
 
-BACKUPS = ("openai", "anthropic", "ollama")
 KINDS = ("openai", "whole", "chat")
 TIMES = {"connect": "1s", "first_event": "600ms", "idle": "300ms", "total": "20s"}
 
 Play = Callable[[str, Exchange], Sequence[Step]]
 """What a dialect says to a request."""
+Plays = Sequence[Sequence[Step] | Play]
+"""What it says to one request after the other."""
 
 
-def pair_ways(*kinds: str, dialects: Sequence[str] = BACKUPS) -> list[Way]:
-    """Each kind with a fallback of each dialect."""
-    return [
-        Way(kind, dialect, committed=True, path=f"/pair/{kind}/{dialect}")
-        for kind in kinds or KINDS
-        for dialect in dialects
-    ]
+def pair_ways(*kinds: str, primary: str = "openai", backups: Sequence[str] = PROVIDERS) -> list[Way]:
+    """Each kind with this primary and each of these fallbacks."""
+    return [_pair_way(kind, primary, backup) for kind in kinds or KINDS for backup in backups]
+
+
+def _pair_way(kind: str, primary: str, backup: str) -> Way:
+    return Way(kind, primary, committed=True, path=f"/pair/{kind}/{primary}/{backup}")
+
+
+def name_of(way: Way) -> str:
+    """What the upstreams of this way to ask are called, behind `main-` and `backup-`."""
+    return way.path.removeprefix("/pair/").replace("/", "-")
 
 
 class Pair:
@@ -48,42 +60,34 @@ class Pair:
     """
 
     def __init__(self) -> None:
-        self.backup = ScriptedUpstream(self._play_backup)
+        self.backup = ScriptedUpstream(lambda exchange: self._play("backup", exchange))
         self.stage: Stage
         self.calls: dict[str, Counter[str]] = {}
-        self._primary: Sequence[Script] = []
-        self._backup: Sequence[Sequence[Step] | Play] = []
+        self._scripts: dict[str, Plays] = {}
 
     @property
     def url(self) -> str:
         """Of the gateway."""
         return self.stage.gateway.url
 
-    def plays(self, primary: Sequence[Script], backup: Sequence[Sequence[Step] | Play] = ()) -> None:
+    def plays(self, primary: Plays, backup: Plays = ()) -> None:
         """From now on."""
         self.calls = {"primary": Counter(), "backup": Counter()}
-        self._primary, self._backup = primary, backup
-        self.stage.plays(self._play_primary)
+        self._scripts = {"primary": primary, "backup": backup}
+        self.stage.plays(lambda exchange: self._play("primary", exchange))
         self.backup.exchanges.clear()
 
-    def _play_primary(self, exchange: Exchange) -> Sequence[Step]:
-        script: Script = self._nth("primary", self._primary, exchange)
-        return script(exchange) if callable(script) else script
-
-    def _play_backup(self, exchange: Exchange) -> Sequence[Step]:
-        script: Any = self._nth("backup", self._backup, exchange)
-        steps: Sequence[Step] = script(_way(exchange).partition("-")[2], exchange) if callable(script) else script
-        return steps
-
-    def _nth(self, which: str, scripts: Sequence[Any], exchange: Exchange) -> Any:
-        calls, way = self.calls[which], _way(exchange)
-        calls[way] += 1
-        return scripts[min(calls[way], len(scripts)) - 1]
+    def _play(self, which: str, exchange: Exchange) -> Sequence[Step]:
+        calls, name = self.calls[which], exchange.target.split("/")[1]
+        calls[name] += 1
+        scripts = self._scripts[which]
+        script = scripts[min(calls[name], len(scripts)) - 1]
+        dialect = name.split("-")[1 if which == "primary" else 2]
+        return [*(script(dialect, exchange) if callable(script) else script), Cut()]
 
     def called(self, way: Way) -> tuple[int, int]:
         """Requests of this way to ask at the primary and at the fallback."""
-        name = f"{way.kind}-{way.dialect}"
-        return self.calls["primary"][name], self.calls["backup"][name]
+        return self.calls["primary"][name_of(way)], self.calls["backup"][name_of(way)]
 
     async def completes(self, text: str, *, primary: int, backup: int, asked: Sequence[Way] = ()) -> list[Heard]:
         """Every way to ask has the whole text, once, with one end, by so many calls, and the answering model's name."""
@@ -93,17 +97,36 @@ class Pair:
             assert self.called(way) == (primary, backup), (way, self.called(way))
             line = await self.stage.told(answer, "completed")
             assert line["attempts"] == primary + backup, way
-            model = "second" if backup else "scripted"
+            model = "second" if backup else "first"
             assert (line["model"], line["upstream"].startswith("backup")) == (model, bool(backup)), way
+            if way.kind != "chat":
+                assert _model_told(answer) == model, way
         return heard
 
-    async def fails(self, code: str, status: int, *, primary: int, backup: int, text: str = "") -> list[Heard]:
+    async def fails(
+        self, code: str, status: int, *, primary: int, backup: int, text: str = "", asked: Sequence[Way] = ()
+    ) -> list[Heard]:
         """Every way to ask gets this error, once, after so many calls."""
-        asked = pair_ways()
+        asked = asked or pair_ways()
         heard = await self.stage.fail_all(asked, code, status, text=text, whole=True)
         for way in asked:
             assert self.called(way) == (primary, backup), (way, self.called(way))
         return heard
+
+    async def figures(self, name: str) -> dict[str, float]:
+        """The samples of one metric, by their labels as they are spelled."""
+        lines = [line.rpartition(" ") for line in await self.stage.metrics() if line.startswith(name)]
+        return {labels: float(value) for labels, _, value in lines}
+
+    async def rescues(self) -> Counter[tuple[str, str]]:
+        """How many rescues there were, by kind and result."""
+        figures = await self.figures("gateway_rescues_total{")
+        return Counter({(labels.split('"')[1], labels.split('"')[3]): int(n) for labels, n in figures.items()})
+
+
+def _model_told(heard: Heard) -> Any:
+    """The model that an OpenAI client is told last."""
+    return msgspec.json.decode(heard.messages[-2].data if heard.is_stream else heard.body)["model"]
 
 
 def _upstream(dialect: str, url: str, **settings: Any) -> dict[str, Any]:
@@ -111,36 +134,57 @@ def _upstream(dialect: str, url: str, **settings: Any) -> dict[str, Any]:
     return asked | {"retries": 1, "breaker": {"failures": 1000}} | settings
 
 
-def _way(exchange: Exchange) -> str:
-    return exchange.target.split("/")[1]
-
-
 @asynccontextmanager
-async def opened(directory: Path, times: Mapping[str, str] = TIMES, **settings: Any) -> AsyncIterator[Pair]:
-    """A pair; the settings are those of the primaries."""
+async def opened(
+    directory: Path,
+    times: Mapping[str, str] = TIMES,
+    *,
+    asked: Sequence[Way] = (),
+    stream: Mapping[str, Any] | None = None,
+    plans: Mapping[str, Any] | None = None,
+    backup_url: str = "",
+    network: TCPProxy | None = None,
+    **settings: Any,
+) -> AsyncIterator[Pair]:
+    """A pair.
+
+    Args:
+        directory: for the gateway's files.
+        times: the limits on time.
+        asked: the ways to ask that there are; all by default.
+        stream: what the routes' streams have beside headers that are committed at once.
+        plans: of the configuration.
+        backup_url: where the fallback is, if not where `Pair.backup` is.
+        network: between the gateway and the primary.
+        settings: of the primaries.
+    """
     pair = Pair()
-    ways = pair_ways()
+    asked = asked or [way for primary in PROVIDERS for way in pair_ways(primary=primary)]
 
     def upstreams(url: str) -> dict[str, Any]:
         made: dict[str, Any] = {}
-        for kind, dialect in ((way.kind, way.dialect) for way in ways):
-            name = f"{kind}-{dialect}"
-            made[f"main-{name}"] = _upstream("openai", f"{url}/{name}", fallback=[f"backup-{name}"]) | settings
-            made[f"backup-{name}"] = _upstream(dialect, f"{pair.backup.url}/{name}", model="second")
+        if network:
+            network.to, url = int(url.rpartition(":")[2]), network.url
+        for name in map(name_of, asked):
+            _, primary, backup = name.split("-")
+            own = deepcopy(settings)  # what two upstreams share would be an alias, which the configuration refuses
+            made[f"main-{name}"] = _upstream(primary, f"{url}/{name}", fallback=[f"backup-{name}"]) | own
+            made[f"backup-{name}"] = _upstream(backup, f"{backup_url or pair.backup.url}/{name}", model="second")
         return made
 
-    routes = [
-        {
-            "path": way.path,
-            "api": way.route,
-            "upstream": f"main-{way.kind}-{way.dialect}",
-            "stream": {"commit_after": "0s"},
-        }
-        | ({"model": "first"} if way.kind == "chat" else {})
-        for way in ways
-    ]
-    async with pair.backup, Stage.opened(directory, times, upstreams=upstreams, routes=routes) as pair.stage:
+    routes = [_route(way, stream or {}) for way in asked]
+    more = {"plans": plans} if plans else {}
+    async with pair.backup, Stage.opened(directory, times, upstreams=upstreams, routes=routes, **more) as pair.stage:
         yield pair
+
+
+def _route(way: Way, stream: Mapping[str, Any]) -> dict[str, Any]:
+    route = {"path": way.path, "api": way.route, "upstream": f"main-{name_of(way)}"}
+    return (
+        route
+        | {"stream": {"commit_after": "0s", **deepcopy(dict(stream))}}
+        | ({"model": "first", "history": {}} if way.kind == "chat" else {})
+    )
 
 
 def pair_fixture(times: Mapping[str, str] = TIMES, **settings: Any) -> Any:
@@ -156,48 +200,55 @@ def pair_fixture(times: Mapping[str, str] = TIMES, **settings: Any) -> Any:
 
 # What upstreams say.
 
-_ENDS = {
-    "openai": [
-        openai_chunk({}, "stop", model="second"),
-        openai_chunk({}, model="second", choices=[], usage={"prompt_tokens": 11, "completion_tokens": 7}),
-        b"data: [DONE]\n\n",
-    ],
-    "anthropic": [
-        b'event: message_delta\ndata: {"type":"message_delta","delta":{"stop_reason":"end_turn"},'
-        b'"usage":{"output_tokens":7}}\n\n',
-        b'event: message_stop\ndata: {"type":"message_stop"}\n\n',
-    ],
-    "ollama": [
-        b'{"model":"second","message":{"content":""},"done":true,"done_reason":"stop",'
-        b'"prompt_eval_count":11,"eval_count":7}\n'
-    ],
-}
-_START = (
-    b'event: message_start\ndata: {"type":"message_start","message":{"model":"second",'
-    b'"usage":{"input_tokens":11,"output_tokens":1}}}\n\n'
-)
+USAGE = (11, 7)
+"""Tokens read and written, as every whole answer tells."""
 
 
-def begins(dialect: str, *texts: str) -> list[Step]:
-    """The head and the first tokens of the second model's answer."""
-    start = [chunk(_START)] if dialect == "anthropic" else []
-    return [head(dialect), *start, *(chunk(_token(dialect, text)) for text in texts)]
+def begins(dialect: str, *texts: str, model: str = "second") -> list[Step]:
+    """The head and the first tokens of an answer."""
+    start = [chunk(_start(model))] if dialect == "anthropic" else []
+    return [head(dialect), *start, *(chunk(says(dialect, text, model)) for text in texts)]
 
 
-def _token(dialect: str, text: str) -> bytes:
+def _start(model: str) -> bytes:
+    message = {"model": model, "usage": {"input_tokens": USAGE[0], "output_tokens": 1}}
+    return _named("message_start", message=message)
+
+
+def _named(kind: str, **fields: Any) -> bytes:
+    return b"event: %s\ndata: %s\n\n" % (kind.encode(), msgspec.json.encode({"type": kind, **fields}))
+
+
+def says(dialect: str, text: str, model: str = "second") -> bytes:
+    """One token, not yet chunk-encoded."""
     if dialect == "openai":
-        return openai_chunk({"content": text}, model="second")
-    return token(dialect, text).replace(b'"model":"m"', b'"model":"second"')
+        return openai_chunk({"content": text}, model=model)
+    return token(dialect, text).replace(b'"model":"m"', b'"model":"%s"' % model.encode())
 
 
-def ends(dialect: str) -> list[Step]:
-    """The end of it: 11 tokens were read, 7 written."""
-    return [*(chunk(part) for part in _ENDS[dialect]), LAST_CHUNK]
+def last_words(dialect: str, model: str = "second") -> list[bytes]:
+    """The events that end an answer, the end marker last; not yet chunk-encoded."""
+    read, written = USAGE
+    match dialect:
+        case "openai":
+            usage = {"prompt_tokens": read, "completion_tokens": written}
+            counted = openai_chunk({}, model=model, choices=[], usage=usage)
+            return [openai_chunk({}, "stop", model=model), counted, b"data: [DONE]\n\n"]
+        case "anthropic":
+            stop = _named("message_delta", delta={"stop_reason": "end_turn"}, usage={"output_tokens": written})
+            return [stop, _named("message_stop")]
+    counts = {"done": True, "done_reason": "stop", "prompt_eval_count": read, "eval_count": written}
+    return [msgspec.json.encode({"model": model, "message": {"content": ""}, **counts}) + b"\n"]
 
 
-def answers(*texts: str) -> Play:
-    """The second model's whole answer."""
-    return lambda dialect, _: [*begins(dialect, *texts), *ends(dialect)]
+def ends(dialect: str, model: str = "second") -> list[Step]:
+    """The end of an answer."""
+    return [*map(chunk, last_words(dialect, model)), LAST_CHUNK]
+
+
+def answers(*texts: str, model: str = "second") -> Play:
+    """A whole answer."""
+    return lambda dialect, _: [*begins(dialect, *texts, model=model), *ends(dialect, model)]
 
 
 def prefix_of(exchange: Exchange) -> str | None:

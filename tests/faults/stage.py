@@ -12,8 +12,9 @@ This file does not know which answer is right.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import asynccontextmanager
+import socket
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from contextlib import ExitStack, asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
@@ -355,12 +356,25 @@ def config(url: str, timeouts: Mapping[str, str], **extra: Any) -> dict[str, Any
     return {
         "server": {"demo_page": False},
         "auth": extra.get("auth", {"anonymous": True}),
+        "plans": extra.get("plans", {}),
         "limits": {"per_address": {"requests": None, "connections": None}},
         "stream": {"heartbeat": "100ms", "merge": False, "batch": {"interval": "10ms"}, "write_timeout": "5s"},
         "timeouts": dict(timeouts),
         "upstreams": upstreams | (more(url) if callable(more) else more),
         "routes": routes + extra.get("routes", []),
     }
+
+
+@contextmanager
+def full_port() -> Iterator[int]:
+    """A port whose queue of connections is full: the next one is neither accepted nor refused."""
+    with ExitStack() as stack:
+        listener = stack.enter_context(socket.create_server(("127.0.0.1", 0), backlog=0))
+        for _ in range(4):
+            waiting = stack.enter_context(socket.socket())
+            waiting.setblocking(False)
+            waiting.connect_ex(listener.getsockname())
+        yield listener.getsockname()[1]
 
 
 # What each dialect says.

@@ -1,14 +1,21 @@
-"""A client that goes away, in every phase and in every way: C1, C3, and `on_disconnect`."""
+"""A client that goes away, in every phase and in every way: C1, C2, C3, and `on_disconnect`."""
 
 import asyncio
+import shlex
+import socket
+import subprocess
+import sys
 from collections.abc import AsyncIterator
 from itertools import chain
+from pathlib import Path
 from typing import Any
 
 import msgspec
 import pytest
 import pytest_asyncio
 
+from gateway.web.connection import limit_silence
+from tests.kit.program import ROOT, find_program
 from tests.kit.sse_client import Response
 from tests.kit.upstream import (
     LAST_CHUNK,
@@ -219,3 +226,100 @@ def post_bytes(stage: Stage, route: str, question: str, stream: bool = True) -> 
     body = msgspec.json.encode(completion(question, stream=stream))
     head = f"POST {route} HTTP/1.1\r\nHost: gateway\r\nContent-Type: application/json\r\nContent-Length: {len(body)}"
     return f"{head}\r\n\r\n".encode() + body
+
+
+# C2: a client that vanishes. Its address exists in a network namespace of the test's own, until it does not.
+
+ADDRESS = "10.255.0.9"
+VANISHING: list[dict[str, Any]] = [
+    {"path": path, "heartbeat": "200ms", "write_timeout": seconds, **PROMPT_END}
+    for path, seconds in (("/second", "1s"), ("/two", "2s"))
+]
+NAMESPACE = (
+    f"ip link set lo up && ip address add {ADDRESS}/32 dev lo && exec "
+    f"{shlex.quote(sys.executable)} -m tests.faults.test_client_disconnect "
+)
+
+
+class Vanished(msgspec.Struct):
+    """What became of a client of whom nothing more was heard.
+
+    Attributes:
+        seconds: until its upstream was closed.
+        outcome: of its stream.
+        others: streams of others that went on.
+    """
+
+    seconds: float
+    outcome: str
+    others: int
+
+
+async def vanish(directory: Path) -> list[Vanished]:
+    """One of each route; to be run where `ADDRESS` may be taken away."""
+    async with staged(directory, VANISHING) as stage:
+        other = await stage.get("/two", stage.plays(PHASES["mid-stream"]))
+        responses = [await begin_from(stage, route["path"]) for route in VANISHING]
+        since = asyncio.get_running_loop().time()
+        await run("ip", "address", "del", f"{ADDRESS}/32", "dev", "lo")
+        await run("ip", "route", "add", "blackhole", f"{ADDRESS}/32")
+        vanished = [await end_of(stage, question, response, since) for question, response in responses]
+        others = len(await stage.admin("/streams"))
+        for response in (other, *(response for _, response in responses)):
+            await response.reset()
+    return [Vanished(seconds, outcome, others) for seconds, outcome in vanished]
+
+
+async def begin_from(stage: Stage, route: str) -> tuple[str, Response]:
+    """A stream whose client has `ADDRESS`, and what it asked."""
+    host, port = stage.gateway.url.removeprefix("http://").split(":")
+    reader, writer = await asyncio.open_connection(host, int(port), local_addr=(ADDRESS, 0))
+    question = stage.plays(PHASES["mid-stream"])
+    writer.write(get_bytes(stage, route, question))
+    response = Response(reader, writer)
+    await response.read_head()
+    assert await response.next()
+    return question, response
+
+
+async def end_of(stage: Stage, question: str, response: Response, since: float) -> tuple[float, str]:
+    seconds = await noticed(stage.asked(question)[0], since)
+    line = await stage.gateway.logged("stream_end", stream_id=response.headers["x-stream-id"])
+    return seconds, line["outcome"]
+
+
+async def run(*command: str) -> None:
+    process = await asyncio.create_subprocess_exec(find_program(command[0], "iproute2"), *command[1:])
+    assert await process.wait() == 0, command
+
+
+async def test_client_that_vanishes_is_noticed_by_an_unanswered_heartbeat(tmp_path: Path) -> None:
+    """C2: at 0.9 of `write_timeout` after the first byte that nobody acknowledged; 18 s where nothing is configured."""
+    unshare = [find_program("unshare", "util-linux"), "--user", "--map-root-user", "--net"]
+    if (await asyncio.to_thread(subprocess.run, [*unshare, "true"], capture_output=True)).returncode:
+        check_user_timeout()
+        pytest.skip("no network namespaces here: nobody could vanish, only the socket option was checked")
+    script = NAMESPACE + shlex.quote(str(tmp_path))
+    told = await asyncio.to_thread(
+        subprocess.run, [*unshare, "sh", "-c", script], capture_output=True, cwd=ROOT, timeout=40, text=True
+    )
+    assert told.returncode == 0, told.stderr
+    second, two = msgspec.json.decode(told.stdout.splitlines()[-1], type=list[Vanished])
+    print(f"noticed after {second.seconds:.2f} s and {two.seconds:.2f} s")
+    assert (second.outcome, two.outcome) == ("client_gone", "client_gone")
+    assert 0.8 < second.seconds < 2.2
+    assert 1.7 < two.seconds < 3.2
+    assert two.others == 1
+
+
+def check_user_timeout() -> None:
+    """The kernel is told how long it may wait for an acknowledgement."""
+    with socket.create_server(("127.0.0.1", 0)) as server, socket.create_connection(server.getsockname()):
+        accepted, _ = server.accept()
+        with accepted:
+            limit_silence(accepted, 1.5)
+            assert accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) == 1500
+
+
+if __name__ == "__main__":
+    print(msgspec.json.encode(asyncio.run(vanish(Path(sys.argv[1])))).decode())

@@ -97,8 +97,7 @@ def check_whole(messages: list[Message], texts: list[str]) -> None:
     assert set(kinds(messages)) == {"connected", "token", "done"}
 
 
-async def travel(stage: Stage, seed: int) -> int:
-    chance = random.Random(seed)
+async def travel(stage: Stage, chance: random.Random) -> int:
     path = chance.choice(["/merged", "/single"])
     texts = [chance.choice(["字", "a", "é\n", " 😀", "data: x\r\n\r\n"]) for _ in range(TOKENS)]
     script: list[Step] = [sse_head()]
@@ -112,10 +111,9 @@ async def travel(stage: Stage, seed: int) -> int:
     return traveller.connections
 
 
-async def test_streams_cut_at_random_moments_arrive_whole_and_once(stage: Stage) -> None:
-    seed = random.randrange(1 << 30)
-    print(f"seed {seed}")
-    connections = await asyncio.gather(*(travel(stage, seed + number) for number in range(STREAMS)))
+async def test_streams_cut_at_random_moments_arrive_whole_and_once(stage: Stage, chance: random.Random) -> None:
+    each = [random.Random(chance.random()) for _ in range(STREAMS)]  # of its own, as they run at once
+    connections = await asyncio.gather(*(travel(stage, own) for own in each))
     print(f"{STREAMS} streams over {sum(connections)} connections")
 
 

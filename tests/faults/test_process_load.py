@@ -8,7 +8,7 @@ import pytest
 from tests.conftest import StartGateway
 from tests.kit.ledger import Ledger, Scrape
 from tests.kit.program import Gateway
-from tests.kit.sse_client import request
+from tests.kit.sse_client import allow_connections, request
 from tests.kit.upstream import (
     LAST_CHUNK,
     OPENAI_DONE,
@@ -66,6 +66,7 @@ async def listen(gateway: Gateway) -> Heard:
 
 @pytest.mark.timeout(120)
 async def test_thousand_streams_at_once_are_whole_and_leave_nothing(start_gateway: StartGateway) -> None:
+    allow_connections(2 * STREAMS)
     async with ScriptedUpstream(slow_answer()) as upstream:
         gateway = await start_gateway(config(upstream))
         async with Ledger(gateway, patience=10) as ledger:

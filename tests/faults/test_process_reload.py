@@ -12,8 +12,21 @@ import pytest_asyncio
 from tests.conftest import StartGateway
 from tests.kit.ledger import Ledger
 from tests.kit.program import Gateway
-from tests.kit.sse_client import EventSource, Response, request
-from tests.kit.upstream import Cut, Hang, Pause, ScriptedUpstream, Step, openai_answer, openai_delta, sse_head
+from tests.kit.sse_client import EventSource, Response, allow_connections, request
+from tests.kit.upstream import (
+    LAST_CHUNK,
+    Cut,
+    Exchange,
+    Hang,
+    Pause,
+    ScriptedUpstream,
+    Step,
+    WaitFor,
+    openai_answer,
+    openai_delta,
+    sse_head,
+)
+from tests.web.stage import eventually, text_of
 
 MODULE = pytest.mark.asyncio(loop_scope="module")
 ENDLESS: list[Step] = [sse_head(), openai_delta("first"), *[Pause(0.1), openai_delta(".")] * 300, Hang()]
@@ -43,15 +56,24 @@ async def ask(gateway: Gateway, path: str = "/chat", who: str = "old") -> Respon
 
 async def reload(gateway: Gateway) -> None:
     """HUP, and wait for the new configuration to be in force."""
-    before = len(gateway.log_lines("reloaded"))
+    before = count(gateway, "reloaded")
     gateway.send_signal(signal.SIGHUP)
     await more_lines(gateway, "reloaded", before)
 
 
 async def more_lines(gateway: Gateway, event: str, before: int) -> None:
     """Return when more than so many lines of an event were logged."""
-    await gateway.said(lambda _: len(gateway.log_lines(event)) > before, f"{event} after {before} of them", timeout=10)
+    async with asyncio.timeout(10):
+        while count(gateway, event) <= before:  # noqa: ASYNC110 - `said` would look through all lines for each of them
+            await asyncio.sleep(0.005)
 
+
+def count(gateway: Gateway, event: str) -> int:
+    """How many lines of an event were logged."""
+    return sum(f'"event":"{event}"' in line for line in gateway.stdout)
+
+
+RELOAD_METRIC = "gateway_config_last_reload_successful "
 
 # -- W3 ------------------------------------------------------------------------------------------------------------
 
@@ -66,7 +88,7 @@ class Served:
 
     async def refuse(self) -> dict[str, Any]:
         """HUP, and the one error line that it leads to."""
-        before = len(self.gateway.log_lines("reload_failed"))
+        before = count(self.gateway, "reload_failed")
         self.gateway.send_signal(signal.SIGHUP)
         await more_lines(self.gateway, "reload_failed", before)
         lines = self.gateway.log_lines("reload_failed")[before:]
@@ -74,7 +96,9 @@ class Served:
         return lines[0]
 
     async def reload_metric(self) -> float:
-        return (await Ledger(self.gateway).scrape()).total("gateway_config_last_reload_successful")
+        async with await request(f"{self.gateway.admin}/metrics") as answer:
+            lines = (await answer.body()).decode().splitlines()
+        return next(float(line.split()[1]) for line in lines if line.startswith(RELOAD_METRIC))
 
 
 @pytest_asyncio.fixture(loop_scope="module", scope="module")
@@ -240,3 +264,112 @@ async def reload_quietly(gateway: Gateway) -> None:
         if len(gateway.stdout) == lines:
             return
     raise AssertionError("the log never fell silent")
+
+
+# -- many of both --------------------------------------------------------------------------------------------------
+
+STREAMS = 200
+RELOADS = 200
+KINDS = 3
+GROWTH = 3 << 20
+"""Bytes that 160 reloads may leave behind. A configuration that is kept would cost some 50 KiB, 160 of them 8 MiB."""
+SCRATCHES = (invalid, half_written, deleted, unreadable)
+
+
+class Counting:
+    """An upstream's script: counts as long as the test lasts, then ends well."""
+
+    def __init__(self) -> None:
+        self.over = asyncio.Event()
+
+    def __call__(self, exchange: Exchange) -> list[Step]:
+        if "new" in exchange.body.decode():
+            return [*openai_answer("new"), Cut()]
+        beats: list[Step] = [step for number in range(4) for step in (Pause(0.3), openai_delta(f"{number} "))]
+        return [
+            sse_head(),
+            openai_delta("0 "),
+            *beats,
+            WaitFor(self.over),
+            *openai_answer("end")[1:-1],
+            LAST_CHUNK,
+            Cut(),
+        ]
+
+
+WHOLE = "0 0 1 2 3 end"
+
+
+def generation(url: str, number: int) -> dict[str, Any]:
+    """The valid configuration of this number: another key, plan, route and upstream than the one before."""
+    kind = number % KINDS
+    return config(
+        url,
+        auth={"keys": [key("old"), key(f"k{kind}", f"p{kind}")]},
+        plans={f"p{kind}": {"requests": f"{number + 1000}/h"}},
+        stream={"resume": {"ttl": "1s"}},
+        upstreams={
+            "main": {"dialect": "openai", "targets": [{"url": url}]},
+            f"u{kind}": {
+                "dialect": "openai",
+                "targets": [{"url": url, "weight": number % 9 + 1}],
+                "retries": number % 3,
+            },
+        },
+        routes=[route("/chat"), route(f"/r{kind}", f"u{kind}")],
+    )
+
+
+async def check_in_force(gateway: Gateway, number: int) -> None:
+    """New requests see the configuration of this number and nothing of the one before."""
+    kind, before = number % KINDS, (number - 1) % KINDS
+    headers = {"Authorization": f"Bearer secret-of-k{kind}"}
+    url, body = f"{gateway.url}/r{kind}", {"message": "new"}
+    async with await request(url, method="POST", body=body, headers=headers) as answer:
+        assert (answer.status, f'"requests";q={number + 1000};' in answer.headers["ratelimit-policy"]) == (200, True)
+        assert b'"new"' in await answer.body()
+    async with await ask(gateway, f"/r{before}") as gone, await ask(gateway, who=f"k{before}") as removed:
+        assert (gone.status, removed.status) == (404, 401)
+
+
+async def scratch(served: Served, harm: Callable[[Path], None]) -> None:
+    """The file is spoilt, which is said and changes nothing."""
+    harm(served.gateway.config_path)
+    await served.refuse()
+    assert await served.reload_metric() == 0
+    if served.gateway.config_path.is_dir():
+        served.gateway.config_path.rmdir()
+
+
+@pytest.mark.timeout(120)
+async def test_two_hundred_reloads_touch_none_of_two_hundred_streams(start_gateway: StartGateway) -> None:
+    """W3, W4: valid, invalid, half-written, deleted and unreadable files in turn, and no memory left behind."""
+    allow_connections(2 * STREAMS)
+    counting = Counting()
+    async with ScriptedUpstream(counting) as upstream:
+        gateway = await start_gateway(generation(upstream.url, 0))
+        served, ledger = Served(gateway, {}), Ledger(gateway)
+        listening = [asyncio.ensure_future(hear(gateway)) for _ in range(STREAMS)]
+        await eventually(ledger.streams, lambda streams: len(streams) == STREAMS)
+        sizes = []
+        for number in range(1, RELOADS // 2 + 1):
+            await scratch(served, SCRATCHES[number % len(SCRATCHES)])
+            gateway.write_config(generation(upstream.url, number))
+            await reload(gateway)
+            assert await served.reload_metric() == 1
+            await check_in_force(gateway, number)
+            sizes.append(ledger.rss())
+        counting.over.set()
+        heard = await asyncio.gather(*listening)
+    print(f"resident after {RELOADS // 5} reloads {sizes[RELOADS // 10] >> 10} KiB, after all {sizes[-1] >> 10} KiB")
+    assert set(heard) == {(WHOLE, ("connected", "done"), 1)}
+    assert sizes[-1] - sizes[RELOADS // 10] < GROWTH
+    assert len(upstream.exchanges) == STREAMS + RELOADS // 2
+
+
+async def hear(gateway: Gateway) -> tuple[str, tuple[str, str], int]:
+    """The text of one stream, its first and last event, and how many ends it had."""
+    async with await ask(gateway) as answer:
+        messages = [message async for message in answer.messages()]
+    ends = sum(message.type in ("done", "error") for message in messages)
+    return text_of(messages), (messages[0].type, messages[-1].type), ends

@@ -11,6 +11,7 @@ import pytest
 
 from tests.faults.stage import (
     CHATS,
+    DIALECTS,
     KINDS,
     PAGE,
     STREAMS,
@@ -63,16 +64,38 @@ async def test_malformed_head_is_502(stage: Stage, bad: str) -> None:
     stage.plays([BAD_HEADS[bad], chunk(token("openai", "Hi")), Hang()])
     await stage.fail_all(ways(*KINDS), "upstream_protocol", 502)
     await stage.fail_all(ways(*STREAMS, committed=True), "upstream_protocol", 502)
+    others = [way for dialect in DIALECTS[1:] for way in ways("openai", "chat", dialect=dialect)]
+    await stage.fail_all(others, "upstream_protocol", 502)
 
 
-@pytest.mark.parametrize("bad", [b"zz\r\nabc\r\n", b"-1\r\n", b"5\r\nabcdefgh\r\n", b"f" * 40 + b"\r\n"])
-async def test_malformed_chunk_is_an_error_behind_whole_events(stage: Stage, bad: bytes) -> None:
-    stage.plays([*opening("openai", "Hello"), Pause(0.1), bad, Hang()])
-    await stage.fail_all(ways(*KINDS), "upstream_protocol", 502, text="Hello")
+BAD_CHUNKS = [b"zz\r\nabc\r\n", b"-1\r\n", b"5\r\nabcdefgh\r\n", b"f" * 40 + b"\r\n"]
+
+
+@pytest.mark.parametrize("bad", BAD_CHUNKS)
+async def test_token_in_the_same_packet_as_a_malformed_chunk_is_delivered_first(stage: Stage, bad: bytes) -> None:
+    texts = [f"{n} " for n in range(30)]  # fast enough that the gateway polls
+    fast = [step for text in texts for step in (chunk(token("openai", text)), Pause(0.003))]
+    stage.plays([*opening("openai"), *fast, chunk(token("openai", "last")) + bad, Hang()])
+    await stage.fail_all(ways(*KINDS), "upstream_protocol", 502, text="".join(texts) + "last")
+
+
+@pytest.mark.parametrize("dialect", DIALECTS)
+@pytest.mark.parametrize("bad", BAD_CHUNKS)
+async def test_malformed_chunk_is_an_error_behind_whole_events(stage: Stage, bad: bytes, dialect: str) -> None:
+    stage.plays([*opening(dialect, "Hello"), Pause(0.1), bad, Hang()])
+    text = "Hello" + ("abcde" if dialect == "text" and bad[:1] == b"5" else "")  # there, any bytes are an event
+    kinds = KINDS if dialect == "openai" else CHATS
+    await stage.fail_all(ways(*kinds, dialect=dialect), "upstream_protocol", 502, text=text)
 
 
 async def test_bytes_after_the_end_are_no_part_of_the_next_answer(stage: Stage) -> None:
-    stage.plays([*opening("openai", "Hello"), b"".join(part for part in ending("openai")), b"HTTP/1.1 200 smuggled"])
+    stage.plays(
+        [
+            *opening("openai", "Hello"),
+            b"".join(part for part in ending("openai") if isinstance(part, bytes)),
+            b"HTTP/1.1 200 smuggled",
+        ]
+    )
     await stage.complete_all(ways(*KINDS), "Hello")
     await stage.complete_all(ways(*KINDS), "Hello")
 
@@ -88,20 +111,25 @@ async def test_answer_that_nobody_asked_for_is_nobodys(stage: Stage) -> None:
 # U19: characters and where they are cut
 
 
-@pytest.mark.parametrize("newline", [b"\n", b"\r\n", b"\r"])
-async def test_every_cut_of_the_bytes_gives_the_same_events(stage: Stage, newline: bytes) -> None:
-    body = b"\xef\xbb\xbf" + token("openai", "h\u00e9 \U0001f600 \u4f60\u597d") + b"data: [DONE]\n\n"
-    body = body.replace(b"\n", newline)
+TEXT = "h\u00e9 \U0001f600 \u4f60\u597d"
+LINES = [(dialect, newline) for dialect in ("openai", "anthropic", "sse") for newline in (b"\n", b"\r\n", b"\r")]
+
+
+@pytest.mark.parametrize(("dialect", "newline"), [*LINES, ("ollama", b"\n"), ("ollama", b"\r\n"), ("text", b"\n")])
+async def test_every_cut_of_the_bytes_gives_the_same_events(stage: Stage, dialect: str, newline: bytes) -> None:
+    marks = {"openai": b"data: [DONE]\n\n", "anthropic": b'data: {"type":"message_stop"}\n\n', "text": b""}
+    ends = marks | {"ollama": b'{"done":true}\n', "sse": b"event: done\ndata: {}\n\n"}
+    body = (token(dialect, TEXT) + ends[dialect]).replace(b"\n", newline)
+    body = body if dialect == "ollama" else b"\xef\xbb\xbf" + body
 
     def cut(exchange: Exchange) -> list[Step]:
-        parts = [body[at : at + 3] for at in range(0, len(body), 3)]
-        return [head("openai"), *map(chunk, parts), LAST_CHUNK]
+        return [head(dialect), *(chunk(body[at : at + 3]) for at in range(0, len(body), 3)), LAST_CHUNK]
 
     stage.plays(cut)
-    await stage.complete_all(ways(*CHATS), "h\u00e9 \U0001f600 \u4f60\u597d")
+    await stage.complete_all(ways(*CHATS, dialect=dialect), TEXT)
 
 
-@pytest.mark.parametrize("dialect", ["openai", "anthropic", "ollama", "sse", "text"])
+@pytest.mark.parametrize("dialect", DIALECTS)
 async def test_invalid_utf8_becomes_replacement_characters(stage: Stage, dialect: str) -> None:
     said = token(dialect, "a?b").replace(b"?", b"\xff")
     stage.plays([*opening(dialect), chunk(said), *ending(dialect)])
@@ -129,9 +157,14 @@ async def test_what_never_ends_is_cut_and_kept_out_of_memory(stage: Stage, what:
     assert stage.memory() - before < 64 * MIB
 
 
-async def test_line_that_never_ends_is_cut_in_ollama_too(stage: Stage) -> None:
-    stage.plays([*opening("ollama", "Hello"), *[chunk(FLOOD)] * 50, Hang()])
-    await stage.fail_all(ways(*CHATS, dialect="ollama"), "upstream_oversize", 502, text="Hello")
+@pytest.mark.parametrize(
+    ("dialect", "what"),
+    [("ollama", "line"), *((dialect, what) for dialect in ("anthropic", "sse") for what in ENDLESS)],
+)
+async def test_what_never_ends_is_cut_whoever_sends_it(stage: Stage, dialect: str, what: str) -> None:
+    start, flood = ENDLESS[what] if dialect != "ollama" else (b"{", FLOOD)
+    stage.plays([*opening(dialect, "Hello"), chunk(start or b":\n"), *[chunk(flood)] * 100, Hang()])
+    await stage.fail_all(ways("openai", "chat", dialect=dialect), "upstream_oversize", 502, text="Hello")
 
 
 async def test_event_at_the_bound_passes(stage: Stage) -> None:
@@ -157,6 +190,8 @@ async def test_encoded_answer_is_502(stage: Stage, coding: str) -> None:
     stage.plays([sse_head(Content_Encoding=coding), chunk(bomb), LAST_CHUNK])
     for heard in await stage.fail_all(ways(*KINDS), "upstream_encoding", 502, whole=True):
         assert not heard.error["retryable"]
+    others = [way for dialect in DIALECTS[1:] for way in ways("openai", "chat", dialect=dialect)]
+    await stage.fail_all(others, "upstream_encoding", 502, whole=True)
     await stage.fail_all(ways(*STREAMS, committed=True), "upstream_encoding", 502, whole=True)
     assert stage.memory() - before < 16 * MIB
 
@@ -177,10 +212,11 @@ async def test_encoded_error_body_is_no_bomb(stage: Stage) -> None:
 # U23: crumbs and floods
 
 
-async def test_one_byte_at_a_time_is_read_as_one(stage: Stage) -> None:
-    body = b"".join(token("openai", f"{n} ") for n in range(60))
-    stage.plays([head("openai"), *(chunk(bytes([byte])) for byte in body), *ending("openai")])
-    await stage.complete_all(ways("openai", "chat"), "".join(f"{n} " for n in range(60)))
+@pytest.mark.parametrize("dialect", DIALECTS)
+async def test_one_byte_at_a_time_is_read_as_one(stage: Stage, dialect: str) -> None:
+    body = b"".join(token(dialect, f"{n} ") for n in range(60))
+    stage.plays([*opening(dialect), *(chunk(bytes([byte])) for byte in body), *ending(dialect)])
+    await stage.complete_all(ways("openai", "chat", dialect=dialect), "".join(f"{n} " for n in range(60)))
 
 
 async def test_crumbs_and_floods_of_one_upstream_delay_no_other_stream(stage: Stage) -> None:

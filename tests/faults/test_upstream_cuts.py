@@ -8,6 +8,7 @@ import pytest
 from tests.faults.stage import (
     CHATS,
     DIALECTS,
+    FAST,
     KINDS,
     Stage,
     Way,
@@ -23,6 +24,7 @@ from tests.kit.upstream import LAST_CHUNK, Cut, Reset, Step, chunk, http_head, o
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 stage = stage_fixture(
+    FAST | {"first_event": "5s", "idle": "5s"},
     routes=[{"path": "/plain/{path}", "api": "proxy", "upstream": "openai", "stream": {"resume": {"enabled": False}}}],
 )
 
@@ -93,12 +95,24 @@ async def test_whole_answer_completes(stage: Stage, dialect: str) -> None:
     await stage.complete_all(ways(*CHATS, dialect=dialect), "你好")
 
 
+FINISHED: dict[str, list[bytes]] = {
+    "openai": [
+        openai_chunk({}, "stop"),
+        openai_chunk({}, choices=[], usage={"prompt_tokens": 3, "completion_tokens": 7}),
+    ],
+    "anthropic": [
+        b'data: {"type":"message_delta","delta":{"stop_reason":"end_turn"},'
+        b'"usage":{"input_tokens":3,"output_tokens":7}}\n\n'
+    ],
+}
+"""A finish reason and the usage. Ollama says these in its end marker, and the others not at all."""
+
+
+@pytest.mark.parametrize("dialect", FINISHED)
 @pytest.mark.parametrize("ends", [[LAST_CHUNK], [LAST_CHUNK, Cut()]], ids=len)
-async def test_answer_with_finish_reason_needs_no_done(stage: Stage, ends: list[Step]) -> None:
-    usage = {"prompt_tokens": 3, "completion_tokens": 7}
-    last = openai_chunk({}, "stop"), openai_chunk({}, choices=[], usage=usage)
-    stage.plays([*opening("openai", "Hello"), *map(chunk, last), *ends])
-    for heard in await stage.complete_all(ways(*CHATS), "Hello"):
+async def test_answer_with_finish_reason_needs_no_end_marker(stage: Stage, ends: list[Step], dialect: str) -> None:
+    stage.plays([*opening(dialect, "Hello"), *map(chunk, FINISHED[dialect]), *ends])
+    for heard in await stage.complete_all(ways(*CHATS, dialect=dialect), "Hello"):
         line = await stage.told(heard, "completed")
         assert (line["input_tokens"], line["output_tokens"], line["usage_source"]) == (3, 7, "usage")
 
@@ -163,22 +177,42 @@ async def test_hostile_event_name_is_made_harmless(stage: Stage) -> None:
         assert [(message.type, message.data) for message in heard.messages] == [("ab[2J" + "n" * 248, "1")]
 
 
-USAGES: list[Any] = [
-    None,
-    {"prompt_tokens": -5, "completion_tokens": 7},
-    {"prompt_tokens": 1, "completion_tokens": 1e15},
-]
+def counted(dialect: str, read: Any, written: Any) -> list[Step]:
+    """The end of an answer that tells these counts."""
+    match dialect:
+        case "openai":
+            usage = {"prompt_tokens": read, "completion_tokens": written}
+            said = [openai_chunk({}, "stop"), openai_chunk({}, choices=[], usage=usage if read else None)]
+        case "anthropic":
+            counts = {"input_tokens": read, "output_tokens": written} if read else None
+            delta = {"type": "message_delta", "delta": {"stop_reason": "end_turn"}, "usage": counts}
+            said = [b"data: " + msgspec.json.encode(delta) + b"\n\n"]
+        case _:
+            counts = {"prompt_eval_count": read, "eval_count": written} if read else {}
+            said = [msgspec.json.encode({"message": {"content": ""}, "done": True, **counts}) + b"\n"]
+    return [*map(chunk, said), LAST_CHUNK]
 
 
-@pytest.mark.parametrize("usage", USAGES, ids=["none", "negative", "absurd"])
-async def test_senseless_usage_is_replaced_by_an_estimate(stage: Stage, usage: Any) -> None:
-    last = openai_chunk({}, choices=[], usage=usage)
-    stage.plays([*opening("openai", "Hello, you"), chunk(openai_chunk({}, "stop")), chunk(last), LAST_CHUNK])
-    for heard in await stage.complete_all(ways(*CHATS), "Hello, you"):
+USAGES = {"none": (None, None), "negative": (-5, -7), "absurd": (1e15, 1e15)}
+
+
+@pytest.mark.parametrize("dialect", ["openai", "anthropic", "ollama"])
+@pytest.mark.parametrize("usage", USAGES)
+async def test_senseless_usage_is_replaced_by_an_estimate(stage: Stage, usage: str, dialect: str) -> None:
+    stage.plays([*opening(dialect, "Hello, you"), *counted(dialect, *USAGES[usage])])
+    for heard in await stage.complete_all(ways(*CHATS, dialect=dialect), "Hello, you"):
         line = await stage.told(heard, "completed")
         assert line["usage_source"] == "estimate"
         assert 0 < line["input_tokens"] < 50
         assert 0 < line["output_tokens"] < 20
+
+
+@pytest.mark.parametrize("dialect", ["sse", "text"])
+async def test_answer_without_counts_is_settled_by_an_estimate(stage: Stage, dialect: str) -> None:
+    stage.plays([*opening(dialect, "Hello, you"), *ending(dialect)])
+    for heard in await stage.complete_all(ways(*CHATS, dialect=dialect), "Hello, you"):
+        line = await stage.told(heard, "completed")
+        assert (line["usage_source"], 0 < line["output_tokens"] < 20) == ("estimate", True)
 
 
 async def test_cut_answer_is_settled_too(stage: Stage) -> None:

@@ -1,10 +1,9 @@
 """Upstreams that cannot be reached, or answer with a status instead of a stream (U1-U10, U17)."""
 
 import asyncio
-import socket
 import ssl
-from collections.abc import AsyncIterator, Iterator
-from contextlib import AsyncExitStack, ExitStack, contextmanager
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import NamedTuple
 
@@ -12,9 +11,11 @@ import msgspec
 import pytest
 import pytest_asyncio
 
+from tests.faults.providers import PROVIDERS, reason, refuses
 from tests.faults.stage import (
     API_KEY,
     CHATS,
+    DIALECTS,
     FAST,
     KINDS,
     PAGE,
@@ -23,17 +24,30 @@ from tests.faults.stage import (
     Heard,
     Stage,
     Way,
+    full_port,
     once,
     stage_fixture,
     ways,
 )
 from tests.kit.program import free_port, throwaway_certificate
-from tests.kit.upstream import Cut, Reset, ScriptedUpstream, http_head, openai_answer, response
+from tests.kit.upstream import Cut, Exchange, Reset, Script, ScriptedUpstream, Step, http_head, openai_answer, response
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
-stage = stage_fixture()
+stage = stage_fixture(FAST | {"first_event": "5s"})
 ONE_OF_EACH = ways(*KINDS)
+OF_ALL = [*ONE_OF_EACH, *(way for dialect in DIALECTS[1:] for way in ways(*CHATS, dialect=dialect))]
+"""One of each, of every dialect that a chat can speak."""
+
+
+def says(what: str, **headers: str) -> Script:
+    """A refusal in the words of whoever is asked; other endpoints say what OpenAI says."""
+
+    def play(exchange: Exchange) -> Sequence[Step]:
+        dialect = exchange.target.split("/")[1]
+        return [refuses(dialect if dialect in PROVIDERS else "openai", what, **headers)]
+
+    return play
 
 
 def body_of(message: str, code: str = "", kind: str = "") -> bytes:
@@ -43,24 +57,25 @@ def body_of(message: str, code: str = "", kind: str = "") -> bytes:
 async def test_upstream_that_closes_or_resets_before_its_head_is_502(stage: Stage) -> None:
     for step in (Reset(), Cut()):
         stage.plays([step])
-        for heard in await stage.fail_all(ONE_OF_EACH, "upstream_reset", 502):
+        for heard in await stage.fail_all(OF_ALL, "upstream_reset", 502):
             assert heard.error["retryable"]
         await stage.fail_all(ways(*STREAMS, committed=True), "upstream_reset", 502)
 
 
 async def test_429_is_passed_on_with_its_retry_after(stage: Stage) -> None:
-    stage.plays([response(429, body_of("Slow down."), Retry_After="7")])
-    for way, heard in zip(ONE_OF_EACH, await told(stage, "upstream_rate_limited", 429), strict=True):
+    stage.plays(says("rate limit", Retry_After="7"))
+    for way, heard in zip(OF_ALL, await told(stage, "upstream_rate_limited", 429), strict=True):
         assert heard.error["retry_after"] == 7
         assert way.is_get or heard.headers["retry-after"] == "7"
-        assert not way.is_get or 7000 < heard.retry < 10000
-    assert len(stage.upstream.exchanges) == len(ONE_OF_EACH)
+        assert not way.is_get or 7000 < (heard.retry or 0) < 10000
+    assert len(stage.upstream.exchanges) == len(OF_ALL)
 
 
 async def test_429_without_retry_after(stage: Stage) -> None:
-    stage.plays([response(429, "nope", "text/plain")])
-    for heard in await told(stage, "upstream_rate_limited", 429):
-        assert heard.error["retry_after"] is None
+    for script in says("rate limit"), [response(429, "nope", "text/plain")]:
+        stage.plays(script)
+        for heard in await told(stage, "upstream_rate_limited", 429):
+            assert heard.error["retry_after"] is None
 
 
 @pytest.mark.parametrize(
@@ -74,21 +89,43 @@ async def test_5xx_is_told_without_the_providers_words(stage: Stage, status: int
     await told(stage, code, ours)
 
 
-@pytest.mark.parametrize("code", ["context_length_exceeded", "content_filter"])
-async def test_400_is_told_with_the_providers_reason(stage: Stage, code: str) -> None:
-    stage.plays([response(400, body_of("Because of this and that.", code, "invalid_request_error"))])
-    for heard in await stage.fail_all(ways(*CHATS), code, 400, whole=True):
-        assert not heard.error["retryable"]
-        assert heard.error["message"] == "Because of this and that."
-    await stage.fail_all(ways("openai", "chat", "eventsource", committed=True), code, 400, whole=True)
+@pytest.mark.parametrize(
+    ("what", "code", "ours"), [("broken", "upstream_error", 502), ("overloaded", "upstream_unavailable", 503)]
+)
+async def test_failure_in_the_providers_words_is_told_with_one_code(
+    stage: Stage, what: str, code: str, ours: int
+) -> None:
+    stage.plays(says(what))
+    for heard in await told(stage, code, ours):
+        assert heard.error["retryable"]
 
 
-@pytest.mark.parametrize("status", [401, 403])
-async def test_refused_key_is_502_and_says_nothing_of_the_key(stage: Stage, status: int) -> None:
-    stage.plays([response(status, body_of(f"Incorrect API key: {API_KEY}", "invalid_api_key"))])
-    for heard in await told(stage, "upstream_auth", 502):
-        assert "www-authenticate" not in heard.headers
+REASONS = {
+    "context length": "context_length_exceeded",
+    "content filter": "content_filter",
+    "bad request": "upstream_refused",
+}
+
+
+@pytest.mark.parametrize("dialect", PROVIDERS)
+@pytest.mark.parametrize("what", REASONS)
+async def test_400_is_told_with_the_providers_reason(stage: Stage, what: str, dialect: str) -> None:
+    stage.plays(says(what))
+    for heard in await stage.fail_all(ways(*CHATS, dialect=dialect), REASONS[what], 400, whole=True):
         assert not heard.error["retryable"]
+        assert heard.error["message"] == reason(dialect, what)
+    committed = ways("openai", "chat", "eventsource", dialect=dialect, committed=True)
+    await stage.fail_all(committed, REASONS[what], 400, whole=True)
+
+
+@pytest.mark.parametrize("what", ["refused key", "forbidden"])
+async def test_refused_key_is_502_and_says_nothing_of_the_key(stage: Stage, what: str) -> None:
+    quoting = response(401, body_of(f"Incorrect API key: {API_KEY}", "invalid_api_key"))
+    for script in says(what), [quoting]:
+        stage.plays(script)
+        for heard in await told(stage, "upstream_auth", 502):
+            assert "www-authenticate" not in heard.headers
+            assert not heard.error["retryable"]
 
 
 NO_STREAMS: dict[str, bytes] = {
@@ -103,7 +140,9 @@ NO_STREAMS: dict[str, bytes] = {
 @pytest.mark.parametrize("answer", NO_STREAMS)
 async def test_answer_that_is_no_stream_is_502_and_shows_nothing_of_it(stage: Stage, answer: str) -> None:
     stage.plays([NO_STREAMS[answer], Cut()])
-    await stage.fail_all(ways(*CHATS), "upstream_protocol", 502)
+    typed = [dialect for dialect in DIALECTS if (answer, dialect) != ("no type", "text")]  # which wants none
+    asked = [way for dialect in typed for way in ways(*CHATS, dialect=dialect)]
+    await stage.fail_all(asked, "upstream_protocol", 502)
     await stage.fail_all(ways("openai", "chat", "eventsource", committed=True), "upstream_protocol", 502)
     if answer != "no content":  # which tells an EventSource to stop
         await stage.fail_all(ways("proxy-get"), "upstream_protocol", 502)
@@ -118,7 +157,7 @@ async def told(stage: Stage, code: str, status: int) -> list[Heard]:
     """Every way to ask gets this failure, before and after the headers are committed."""
     await stage.fail_all(ways(*STREAMS, committed=True), code, status, whole=True)
     stage.upstream.exchanges.clear()
-    return await stage.fail_all(ONE_OF_EACH, code, status, whole=True)
+    return await stage.fail_all(OF_ALL, code, status, whole=True)
 
 
 async def test_gateway_goes_on_after_all_this(stage: Stage) -> None:
@@ -133,18 +172,6 @@ async def test_answer_that_is_no_stream_comes_too_late_for_a_committed_proxy(sta
 
 
 # Upstreams that no connection can be made to, each at /<kind>/<name>.
-
-
-@contextmanager
-def full_port() -> Iterator[int]:
-    """A port whose queue of connections is full: the next one is neither accepted nor refused."""
-    with ExitStack() as stack:
-        listener = stack.enter_context(socket.create_server(("127.0.0.1", 0), backlog=0))
-        for _ in range(4):
-            waiting = stack.enter_context(socket.socket())
-            waiting.setblocking(False)
-            waiting.connect_ex(listener.getsockname())
-        yield listener.getsockname()[1]
 
 
 def tls_server(directory: Path, name: str) -> ScriptedUpstream:

@@ -1,6 +1,7 @@
 """Upstreams that fall silent: before the head, before the first event, in the middle, or never (U11, U12, U21)."""
 
 import asyncio
+from typing import Any
 
 import pytest
 
@@ -15,9 +16,13 @@ PING = {
     "ollama": b"\n",
     "sse": b"event: ping\ndata: {}\n\n",
 }
-SHORT = {"path": "/short", "api": "chat", "upstream": "openai", "timeouts": {"total": "500ms", "idle": "1s"}}
+BRIEF = {"total": "500ms", "idle": "1s"}
+SHORT: list[dict[str, Any]] = [
+    {"path": f"/short/{dialect}", "api": "chat", "model": "m", "upstream": dialect, "timeouts": dict(BRIEF)}
+    for dialect in DIALECTS
+]
 
-stage = stage_fixture(routes=[SHORT])
+stage = stage_fixture(routes=SHORT)
 
 
 @pytest.mark.parametrize("script", [[Hang()], [sse_head(), Hang()], [sse_head(), chunk(b": hi\n\n"), Hang()]], ids=len)
@@ -28,6 +33,15 @@ async def test_upstream_without_first_event_is_given_up_in_time(stage: Stage, sc
         assert heard.error["retryable"]
         assert heard.retry or not heard.is_stream
     assert 0.3 < asyncio.get_running_loop().time() - began < 2
+
+
+@pytest.mark.parametrize("dialect", DIALECTS[1:])
+async def test_upstream_of_any_kind_without_first_event_is_given_up(stage: Stage, dialect: str) -> None:
+    signs = [chunk(PING[dialect])] if dialect in PING else []
+    scripts: list[list[Step]] = [[Hang()], [*opening(dialect), *signs, Hang()]]
+    for script in scripts:
+        stage.plays(script)
+        await stage.fail_all(ways(*CHATS, dialect=dialect), "upstream_timeout", 504, "timeout")
 
 
 async def test_committed_client_of_silent_upstream_gets_heartbeats_then_the_error(stage: Stage) -> None:
@@ -56,12 +70,13 @@ async def test_upstream_that_pings_is_alive(stage: Stage, dialect: str) -> None:
 
 async def test_upstream_that_never_ends_is_ended(stage: Stage) -> None:
     def endless(exchange: Exchange) -> list[Step]:
-        return [*opening("openai"), *([chunk(token("openai", "a")), Pause(0.05)] * 99)]
+        dialect = exchange.target.split("/")[1]
+        return [*opening(dialect), *(step for _ in range(99) for step in (chunk(token(dialect, "a")), Pause(0.05)))]
 
     stage.plays(endless)
-    async with await Way("chat", path="/short").send(stage.gateway.url) as response:
-        heard = [message async for message in response.messages()]
-    assert heard[-1].json()["code"] == "stream_limit"
-    assert 5 < len(heard) < 15
-    await stage.at_rest()
+    asked = [Way("chat", dialect, path=f"/short/{dialect}") for dialect in DIALECTS]
+    for heard in await stage.ask_all(asked):
+        assert (heard.error["code"], heard.ended) == ("stream_limit", 0)
+        assert 3 < len(heard.text) < 15
+        await stage.told(heard, "timeout")
     await stage.hung_up()

@@ -20,6 +20,7 @@ This file does not know the gateway: no path, format or cursor is understood her
 import asyncio
 import codecs
 import re
+import resource
 import socket
 import ssl
 import struct
@@ -312,6 +313,15 @@ async def _closed(writer: asyncio.StreamWriter) -> None:
         await writer.wait_closed()
     except (ConnectionError, ssl.SSLError):
         return  # closed is closed; which way the peer did it first is of no interest here
+
+
+def allow_connections(count: int) -> None:
+    """So many sockets may be open in this process. Raises AssertionError where the machine allows fewer."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = count + 100
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        assert hard == resource.RLIM_INFINITY or hard >= wanted, f"raise `ulimit -Hn` to {wanted}; it is {hard}"
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 async def request(

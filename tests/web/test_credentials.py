@@ -45,6 +45,7 @@ async def stage(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Stage
 
 
 async def test_stream_ends_at_the_moment_its_credential_expires(stage: Stage) -> None:
+    """C9."""
     soon = {"Authorization": "Bearer soon-key"}
     scripts = {
         "/chat": [sse_head(), openai_delta("x"), Hang()],

@@ -1,49 +1,114 @@
 """The page's files keep what a strict Content-Security-Policy and a reader of client.js count on."""
 
+import json
 import re
+import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
 
-PAGE = Path(__file__).parents[2] / "gateway" / "web" / "page"
-FILES = sorted(path.name for path in PAGE.iterdir())
+from tests.kit.program import ROOT, find_program
+
+PAGE = ROOT / "gateway" / "web" / "page"
+CLIENT = PAGE / "client"
+PARSER = PAGE / "lib" / "markdown.js"
+FILES = sorted(path for path in (*PAGE.iterdir(), CLIENT / "client.js") if path.is_file())
+SCRIPTS = [path for path in FILES if path.suffix == ".js"]
+
+CHECK = """
+import * as implementation from "./implementation.js";
+import * as promised from "./client.js";
+const kept: typeof promised = implementation;
+const answer: promised.Answer = kept.stream({
+  url: "/api/chat", message: "hi", format: "events", mode: "auto",
+  onText: (text) => text.length, onState: (state, { seconds = 0 }) => [state === "offline", seconds.toFixed()],
+});
+const { outcome, error }: promised.Result = await answer.done;
+if (outcome === "error" && error?.retryable) answer.regenerate({ signal: AbortSignal.timeout(error.retryAfter ?? 0) });
+// @ts-expect-error there is no such mode
+promised.stream({ url: "/", mode: "websocket" });
+"""
+COMPILER = ["--noEmit", "--strict", "--checkJs", "--allowJs", "--target", "es2023", "--module", "nodenext"]
+UNSAFE = r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|eval\(|new Function|setAttribute\(.style"
 
 
-def text(name):
-    return (PAGE / name).read_text("utf-8")
+def names(files: list[Path]) -> list[str]:
+    return [file.name for file in files]
 
 
-def test_page_is_these_files():
-    assert FILES == ["chat.css", "chat.js", "client.js", "icon.svg", "index.html"]
+def test_page_is_these_files() -> None:
+    modules = ["chat.js", "chats.js", "client.js", "markdown.js", "theme.js", "turn.js", "words.js"]
+    assert sorted(names(FILES)) == sorted(["chat.css", "icon.svg", "index.html", *modules])
 
 
-@pytest.mark.parametrize("name", FILES)
-def test_page_loads_nothing_from_elsewhere(name):
-    addresses = re.findall(r"(?:https?:)?//[\w-]+\.[\w.-]+", text(name))
+@pytest.mark.parametrize("file", FILES, ids=names(FILES))
+def test_page_loads_nothing_from_elsewhere(file: Path) -> None:
+    addresses = re.findall(r"(?:https?:)?//[\w-]+\.[\w.-]+", file.read_text("utf-8"))
     assert set(addresses) <= {"http://www.w3.org"}
 
 
-def test_page_has_no_inline_script_or_style():
-    html = text("index.html")
+def test_page_has_no_inline_script_or_style() -> None:
+    html = (PAGE / "index.html").read_text("utf-8")
     assert re.findall(r"<script(?![^>]* src=)|<style|\sstyle=|\son\w+=", html) == []
 
 
-@pytest.mark.parametrize("name", ["chat.js", "client.js"])
-def test_script_never_reads_text_as_html_or_code(name):
-    assert re.findall(r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|eval\(|new Function", text(name)) == []
+@pytest.mark.parametrize("file", SCRIPTS, ids=names(SCRIPTS))
+def test_script_never_reads_text_as_html_or_code(file: Path) -> None:
+    assert re.findall(UNSAFE, file.read_text("utf-8")) == []
 
 
-def test_client_is_short_and_depends_on_nothing():
-    client = text("client.js")
-    assert client.count("\n") < 400
-    assert re.findall(r"^import|\bimport\(", client, re.MULTILINE) == []
+def test_client_depends_on_nothing() -> None:
+    assert re.findall(r"^import|\bimport\([^\"]", (CLIENT / "client.js").read_text("utf-8"), re.MULTILINE) == []
 
 
-def test_page_has_every_word_in_both_languages():
-    script = text("chat.js")
+def test_page_has_every_word_in_both_languages() -> None:
+    script, html = ((PAGE / name).read_text("utf-8") for name in ("words.js", "index.html"))
     english, chinese = (
-        re.search(rf"^  {lang}: {{(.*?)^  }},", script, re.MULTILINE | re.DOTALL) for lang in ("en", "zh")
+        re.findall(r"^    (\w+):", block, re.MULTILINE)
+        for block in re.findall(r"^  (?:en|zh): {(.*?)^  },", script, re.MULTILINE | re.DOTALL)
     )
-    keys = [re.findall(r"^    (\w+):", words[1], re.MULTILINE) for words in (english, chinese)]
-    assert keys[0] == keys[1]
-    assert set(re.findall(r'data-words="(\w+)"', text("index.html"))) <= set(keys[0])
+    assert english == chinese
+    assert set(re.findall(r'data-(?:words|label)="(\w+)"', html)) <= set(english)
+
+
+def test_page_uses_no_word_that_is_not_there() -> None:
+    known = set(re.findall(r"^    (\w+):", (PAGE / "words.js").read_text("utf-8"), re.MULTILINE))
+    used = {word for script in SCRIPTS for word in re.findall(r"\bwords\.(\w+)", script.read_text("utf-8"))}
+    assert used - {"js"} <= known
+
+
+def test_parser_is_bundled_with_its_licences() -> None:
+    assert PARSER.is_file(), "missing; run: make page"
+    assert re.findall(r"^import|\bimport\(", PARSER.read_text("utf-8"), re.MULTILINE) == []
+    assert (PARSER.with_name("licenses.txt")).read_text("utf-8").count("MIT") >= 2
+
+
+@pytest.fixture
+def package(tmp_path: Path) -> Path:
+    return Path(shutil.copytree(CLIENT, tmp_path / "client"))
+
+
+def test_client_is_what_its_types_say(package: Path) -> None:
+    (package / "client.js").rename(package / "implementation.js")
+    (package / "check.ts").write_text(CHECK, encoding="utf-8")
+    command = [str(ROOT / "node_modules" / ".bin" / "tsc"), *COMPILER, "check.ts"]
+    checked = subprocess.run(command, cwd=package, capture_output=True, text=True, timeout=50)
+    assert checked.stdout + checked.stderr == ""
+
+
+def test_client_is_packed_with_all_it_needs(package: Path) -> None:
+    command = [find_program("npm", "npm"), "pack", "--dry-run", "--json"]
+    packed = subprocess.run(command, cwd=package, capture_output=True, text=True, timeout=50)
+    report = json.loads(packed.stdout)
+    files = (report[0] if isinstance(report, list) else next(iter(report.values())))["files"]
+    assert {file["path"] for file in files} == {"client.js", "client.d.ts", "package.json", "README.md", "LICENSE"}
+
+
+def test_client_states_what_bundlers_ask() -> None:
+    stated = json.loads((CLIENT / "package.json").read_text("utf-8"))
+    version = re.search(r'^version = "(.+)"$', (ROOT / "pyproject.toml").read_text("utf-8"), re.M)
+    assert version
+    assert (stated["version"], stated["type"], stated["sideEffects"]) == (version[1], "module", False)
+    assert not {"dependencies", "peerDependencies", "scripts"} & stated.keys()
+    assert (CLIENT / "LICENSE").read_text("utf-8") == (ROOT / "LICENSE").read_text("utf-8")

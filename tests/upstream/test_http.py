@@ -1,0 +1,83 @@
+"""One attempt over HTTP, and the connections that are kept between attempts."""
+
+import asyncio
+from collections.abc import AsyncIterator
+
+import aiohttp
+import pytest
+
+from gateway.core.errors import GatewayError
+from gateway.dialects.base import Call
+from gateway.upstream.http import attempt, new_session
+from tests.kit.upstream import Cut, Exchange, Reset, Script, ScriptedUpstream, Step, WaitFor, http_head, response
+
+
+@pytest.fixture
+async def session() -> AsyncIterator[aiohttp.ClientSession]:
+    async with new_session() as session:
+        yield session
+
+
+async def ask(session: aiohttp.ClientSession, upstream: ScriptedUpstream, *, again: bool = True) -> bytes:
+    call = Call("POST", upstream.url, {}, b"{}")
+    async with attempt(session, call, connect_timeout=1, again=again) as answer:
+        return await answer.read()
+
+
+OK = [response(200, "ok")]
+
+
+@pytest.mark.parametrize("end", [Reset(), Cut()])
+async def test_request_lost_on_an_idle_connection_is_sent_once_more(session: aiohttp.ClientSession, end: Step) -> None:
+    async with ScriptedUpstream(OK, [end], OK) as upstream:
+        assert [await ask(session, upstream), await ask(session, upstream)] == [b"ok", b"ok"]
+        assert (len(upstream.exchanges), upstream.connections) == (3, 2)
+
+
+async def test_request_lost_on_an_idle_connection_goes_out_on_a_new_one(session: aiohttp.ClientSession) -> None:
+    go_on = asyncio.Event()
+    slow: list[Step] = [http_head(Content_Length="2"), WaitFor(go_on), b"ok"]
+    async with ScriptedUpstream(slow, OK, [Reset()], OK) as upstream:
+        first = asyncio.create_task(ask(session, upstream))
+        await upstream.exchange()
+        await ask(session, upstream)
+        go_on.set()
+        await first  # two connections are idle now
+        assert (await ask(session, upstream), upstream.connections) == (b"ok", 3)
+
+
+@pytest.mark.parametrize("script", [[Reset()], [http_head()[:20], Cut()]], ids=["new connection", "torn head"])
+async def test_request_lost_on_a_new_connection_is_a_failed_attempt(
+    session: aiohttp.ClientSession, script: Script
+) -> None:
+    async with ScriptedUpstream(script) as upstream:
+        with pytest.raises(GatewayError) as failure:
+            await ask(session, upstream)
+        assert (failure.value.code, len(upstream.exchanges)) == ("upstream_reset", 1)
+
+
+async def test_request_that_keeps_getting_lost_is_sent_twice_at_most(session: aiohttp.ClientSession) -> None:
+    async with ScriptedUpstream(OK, [Reset()]) as upstream:
+        await ask(session, upstream)
+        with pytest.raises(GatewayError):
+            await ask(session, upstream)
+        assert len(upstream.exchanges) == 3
+
+
+async def test_request_that_may_have_changed_something_is_not_sent_again(session: aiohttp.ClientSession) -> None:
+    async with ScriptedUpstream(OK, [Reset()], OK) as upstream:
+        await ask(session, upstream)
+        with pytest.raises(GatewayError) as failure:
+            await ask(session, upstream, again=False)
+        assert (failure.value.code, len(upstream.exchanges)) == ("upstream_reset", 2)
+
+
+async def test_connection_with_an_unread_answer_is_not_kept(session: aiohttp.ClientSession) -> None:
+    def long(exchange: Exchange) -> list[Step]:
+        return [http_head(Content_Length="9"), b"half"]
+
+    async with ScriptedUpstream(long) as upstream:
+        call = Call("GET", upstream.url, {}, b"")
+        async with attempt(session, call, connect_timeout=1, again=True):
+            pass
+        await upstream.exchanges[0].closed.wait()
