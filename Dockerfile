@@ -6,6 +6,11 @@
 #
 # `docker stop` waits 10 s by default; give it longer than `server.drain`: docker stop --time 40.
 
+FROM node:22-slim AS page
+WORKDIR /page
+COPY gateway/web/page/lib ./
+RUN npm ci && npm run build
+
 FROM python:3.11-slim AS build
 WORKDIR /build
 RUN python -m venv /opt/gateway
@@ -14,6 +19,7 @@ RUN /opt/gateway/bin/pip install --no-cache-dir --require-hashes -r requirements
     && pip install --no-cache-dir --require-hashes -r requirements-build.lock
 COPY pyproject.toml README.md LICENSE ./
 COPY gateway ./gateway
+COPY --from=page /page/markdown.js /page/licenses.txt ./gateway/web/page/lib/
 RUN pip wheel --no-cache-dir --no-deps --no-build-isolation --wheel-dir dist . \
     && /opt/gateway/bin/pip install --no-cache-dir --no-deps dist/*.whl
 

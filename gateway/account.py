@@ -8,12 +8,18 @@ Invariants:
 """
 
 from dataclasses import dataclass, field
+from typing import Final
 
 from structlog.typing import FilteringBoundLogger
 
 from gateway.core.errors import GatewayError
 from gateway.core.event import Usage
+from gateway.gen_ai import Operation
 from gateway.metrics import Metrics, Outcome, Rescue, RescueResult
+from gateway.tracing.span import UNTRACED, Ending, Span
+
+AS_WANTED: Final[frozenset[Outcome]] = frozenset({"completed", "stopped", "client_gone"})
+"""Ends that are nobody's failure."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -21,6 +27,8 @@ class Account:
     """The figures of one generation; times are the loop's clock, in seconds.
 
     Attributes:
+        requested: the model that was asked for, "" where none was named.
+        model: the model that answered; known at the end.
         started: when it was admitted.
         asked: when the upstream was first asked, 0 before.
         attempts: how often upstreams were asked.
@@ -30,6 +38,8 @@ class Account:
         events: events that went into the log.
         sent_bytes: bytes that readers who left were sent.
         connections: readers it ever had.
+        finish_reason: the upstream's, "" where it gave none; known at the end.
+        span: what is told of it to a tracing system; `UNTRACED` once it has ended.
     """
 
     metrics: Metrics
@@ -37,6 +47,8 @@ class Account:
     route: str
     upstream: str
     started: float
+    requested: str = ""
+    model: str = ""
     facts: dict[str, str] = field(default_factory=dict)
     asked: float = 0.0
     attempts: int = 0
@@ -50,6 +62,8 @@ class Account:
     outcome: Outcome | None = None
     usage: Usage = field(default_factory=lambda: Usage(0, 0, "estimate"))
     reported: bool = False
+    finish_reason: str = ""
+    span: Span = UNTRACED
 
     def ask(self, upstream: str, now: float) -> None:
         """This upstream is being asked."""
@@ -66,11 +80,13 @@ class Account:
     def attempt_failed(self, upstream: str, code: str) -> None:
         """An attempt failed; the next one or the end of the generation comes after it."""
         self.metrics.upstream_error(upstream, code)
+        self.span.attempt_failed(upstream, code)
         self._unanswered()
 
     def rescue(self, kind: Rescue, result: RescueResult) -> None:
         """A broken answer was finished, begun anew, or given up."""
         self.metrics.rescue(kind, result)
+        self.span.rescue(kind, result)
 
     def _unanswered(self) -> None:
         if self.asked and not self.answered:
@@ -88,7 +104,7 @@ class Account:
         self.events += count
 
     def ended(self, outcome: Outcome, failure: GatewayError | None, now: float) -> None:
-        """The generation ended this way."""
+        """The generation ended this way; it was settled before."""
         self.outcome = outcome
         self.finished = now
         route = self.metrics.route(self.route)
@@ -96,13 +112,46 @@ class Account:
         route.events.inc(self.events)
         if self.asked:
             route.overhead.observe(self.asked - self.started)
+            self.metrics.operation(self.upstream, self._operation(outcome, failure))
         self._unanswered()
+        self._end_span(outcome, failure)
         if failure is not None and failure.detail:
             self.logger.warning("stream_failed", code=failure.code, detail=failure.detail, **self.facts)
 
+    def _end_span(self, outcome: Outcome, failure: GatewayError | None) -> None:
+        span, self.span = self.span, UNTRACED
+        if not span.recording:
+            return
+        span.end(
+            Ending(
+                outcome=outcome,
+                error=_error(outcome, failure),
+                upstream=self.upstream,
+                model=self.model if self.first else "",
+                finish_reason=self.finish_reason,
+                usage=self.usage,
+                asked=self.asked,
+                first=self.first,
+                finished=self.finished,
+                attempts=self.attempts,
+                events=self.events,
+            )
+        )
+
+    def _operation(self, outcome: Outcome, failure: GatewayError | None) -> Operation:
+        return Operation(
+            request_model=self.requested,
+            response_model=self.model if self.first else "",
+            error=_error(outcome, failure),
+            served=self.finished - self.started,
+            asked=self.finished - self.asked,
+            first_token=self.first - self.started if self.first else None,
+            usage=self.usage,
+        )
+
     def settled(self, usage: Usage, model: str) -> None:
         """So many tokens were consumed."""
-        self.usage = usage
+        self.usage, self.model = usage, model
         if self.asked:
             self.metrics.model(self.upstream, model).used(usage)
 
@@ -128,3 +177,7 @@ class Account:
             output_tokens=self.usage.output,
             usage_source=self.usage.source,
         )
+
+
+def _error(outcome: Outcome, failure: GatewayError | None) -> str:
+    return failure.code if failure is not None and outcome not in AS_WANTED else ""

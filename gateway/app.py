@@ -19,8 +19,10 @@ from gateway.core.quota import AddressLimiter, Limiter, Plan
 from gateway.demo import Demo, start_demo
 from gateway.eventlog.registry import Registry
 from gateway.formats import Format, OpenAIFormat, Verbatim, compile_format
+from gateway.gen_ai import PROVIDERS
 from gateway.generation import Engine, Generation
 from gateway.metrics import Metrics
+from gateway.tracing import from_environment
 from gateway.upstream.http import new_session
 from gateway.upstream.pool import Upstream
 from gateway.web.chat import ChatHandler
@@ -33,7 +35,9 @@ from gateway.web.static import static_endpoints
 from gateway.web.streams import read_or_stop, stop
 
 FD_RESERVE = 64
-"""File descriptors kept for the listeners, the log and the admins when streams take all others."""
+"""File descriptors kept for the listeners, the log and the admins when clients and streams take all others."""
+FD_REFUSING = 16
+"""Connections beyond one a stream: whoever gets no stream is told so in a way that it understands."""
 
 
 @dataclass(slots=True)
@@ -53,7 +57,7 @@ class App:
         self.demo = await _demo(config, self.demo)
         gateway = self.gateway
         gateway.snapshot = _snapshot(config, self.demo, gateway.snapshot.upstreams)
-        gateway.metrics.known_models = _models(config)
+        _prepare(gateway.metrics, config)
         gateway.registry.budget.limit = config.server.max_log_bytes
         gateway.addresses.plan = _address_plan(config)
         for route in config.routes:
@@ -67,20 +71,28 @@ class App:
             generation.abort(GatewayError("drained"))
         await asyncio.gather(*(generation.ended for generation in running))
         await self.gateway.engine.session.close()
+        await self.gateway.engine.tracing.close()
         if self.demo is not None:
             await self.demo.close()
 
 
-async def make_app(config: Config) -> App:
-    """The gateway of this configuration, ready to serve; needs a running loop."""
+async def make_app(config: Config, worker: int | None = None) -> App:
+    """The gateway of this configuration, ready to serve; needs a running loop.
+
+    Args:
+        config: what is served.
+        worker: its number among several, None for the only one.
+    """
     loop = asyncio.get_running_loop()
     clock, logger = Clock(loop), structlog.get_logger()
     metrics = Metrics(version=version("sse-gateway"))
-    metrics.known_models = _models(config)
-    registry: Registry[Generation] = Registry(clock.wheel, config.server.max_log_bytes)
+    _prepare(metrics, config)
+    metrics.connections_limit.set(config.server.max_connections)
+    registry: Registry[Generation] = Registry(clock.wheel, config.server.max_log_bytes, worker)
     demo = await _demo(config, None)
-    engine = Engine(clock, registry, metrics, logger, new_session(), {})
+    engine = Engine(clock, registry, metrics, logger, new_session(), {}, from_environment(clock.now, logger))
     per_address = config.limits.per_address
+    max_streams, max_connections = _shared_out(_descriptors())
     gateway = Gateway(
         clock=clock,
         metrics=metrics,
@@ -90,23 +102,38 @@ async def make_app(config: Config) -> App:
         limiter=Limiter(),
         addresses=AddressLimiter(per_address.requests, per_address.connections),
         snapshot=_snapshot(config, demo),
-        max_streams=_max_streams(),
+        max_streams=max_streams,
+        max_connections=min(max_connections, config.server.max_connections),
     )
     return App(gateway, demo)
 
 
-def _max_streams() -> int:
-    # A stream needs two descriptors, one to its reader and one to its upstream.
+def _descriptors() -> int:
+    """File descriptors that the process may open; as many as it is allowed to allow itself."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = min(hard, 1 << 20) if hard != resource.RLIM_INFINITY else 1 << 20
     if soft < wanted:
         resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
-    return max(1, (wanted - FD_RESERVE) // 2)
+    return wanted
+
+
+def _shared_out(descriptors: int) -> tuple[int, int]:
+    """Streams and client connections at most. A stream needs two descriptors, to its reader and to its upstream."""
+    free = max(FD_REFUSING + 2, descriptors - FD_RESERVE)
+    streams = (free - FD_REFUSING) // 2
+    return streams, free - streams
 
 
 async def _demo(config: Config, running: Demo | None) -> Demo | None:
     wanted = any(target.demo for upstream in config.upstreams.values() for target in upstream.targets)
     return await start_demo() if wanted and running is None else running
+
+
+def _prepare(metrics: Metrics, config: Config) -> None:
+    upstreams = config.upstreams.items()
+    metrics.known_models = _models(config)
+    metrics.providers = {name: PROVIDERS[up.dialect] for name, up in upstreams if up.dialect in PROVIDERS}
+    metrics.log_limit.set(config.server.max_log_bytes)
 
 
 def _models(config: Config) -> frozenset[str]:

@@ -33,7 +33,9 @@ from gateway.formats import Format, View
 from gateway.metrics import Outcome, RouteMetrics
 
 READ_LIMIT: Final = 512
-"""Events that are encoded at once."""
+"""Events that are encoded at once, at most."""
+READ_BYTES: Final = 64 * 1024
+"""Bytes of events that are encoded at once: more would wait in memory for a client that does not read."""
 MAX_WRITE: Final = 32 * 1024
 """Bytes handed to a socket before it is waited for."""
 MAX_HOLD: Final = 2.0
@@ -208,7 +210,7 @@ class Delivery:
     async def _follow(self) -> None:
         while True:
             timeout, heartbeat = self._patience()
-            got = await self._reader.read(READ_LIMIT, timeout, self._push if self._hold is None else None)
+            got = await self._reader.read(self._limit(), timeout, self._push if self._hold is None else None)
             if got is NOTHING:
                 await (self._beat() if heartbeat else self._release())
             elif got is END:
@@ -222,13 +224,21 @@ class Delivery:
 
     def _push(self) -> bool:
         # Without waking this task, which is a third of what a window costs; whatever has to wait is the task's.
-        if self._log.closed or self._sink.waiting:
+        limit = self._limit()
+        if self._log.closed or self._sink.waiting or self._log.last - self._reader.after > limit:
             return False
-        got = self._reader.take(READ_LIMIT)
+        got = self._reader.take(limit)
         if isinstance(got, State):
             return False
         push = partial(self._sink.push, self._encoded(got))
         return self._clock.after_beat(push) or push()
+
+    def _limit(self) -> int:
+        """Events to take at once: as many as make `READ_BYTES` where they are as large as the log's are on average."""
+        log = self._log
+        if log.size <= READ_BYTES:
+            return READ_LIMIT
+        return max(1, min(READ_LIMIT, READ_BYTES * (log.last - log.first + 1) // log.size))
 
     def _patience(self) -> tuple[float, bool]:
         heartbeat = self._reading.stream.heartbeat
@@ -252,8 +262,10 @@ class Delivery:
             await self._send(held)
 
     async def _send(self, events: Sequence[Event]) -> None:
-        if data := self._encoded(events):
-            await self._sink.write(data)
+        limit = self._limit()
+        for start in range(0, len(events), limit):
+            if data := self._encoded(events[start : start + limit]):
+                await self._sink.write(data)
 
     def _encoded(self, events: Sequence[Event]) -> bytes:
         self._reading.view.model = self._log.model

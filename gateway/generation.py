@@ -29,6 +29,7 @@ from gateway.eventlog.memory import Log, Reader
 from gateway.eventlog.registry import Registry
 from gateway.metrics import Metrics, Outcome
 from gateway.pump import Job, Pump
+from gateway.tracing.span import OFF, Opening, Span, Tracing
 
 OUTCOMES: Final[dict[str, Outcome]] = {
     "upstream_stalled": "upstream_stalled",
@@ -40,6 +41,8 @@ OUTCOMES: Final[dict[str, Outcome]] = {
     "stopped": "stopped",
 }
 """Outcomes by error code; every other failure is an `upstream_error`."""
+MAX_MODEL: Final = 128
+"""Characters of a model's name that are told; a client may ask for one as long as a body."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +55,7 @@ class Engine:
     logger: FilteringBoundLogger
     session: aiohttp.ClientSession
     running: dict[str, "Generation"]
+    tracing: Tracing = OFF
 
 
 class Generation:
@@ -82,13 +86,16 @@ class Generation:
         self.passed = asyncio.Event()
         self.gate: Gate | None = None
         facts = {"stream_id": log.stream_id, "request_id": job.request_id, "principal": job.principal}
+        started = engine.clock.now()
         self.account = Account(
             metrics=engine.metrics,
             logger=engine.logger,
             route=job.route,
             upstream=job.chain[0].name,
-            started=engine.clock.now(),
+            started=started,
+            requested=job.model,
             facts=facts,
+            span=_span(engine.tracing, job, started),
         )
         self._engine = engine
         self._now = engine.clock.now
@@ -206,6 +213,7 @@ class Generation:
         self._lease.close(now)
         self._settle_log(failure, usage)
         self.account.settled(usage, self.log.model)
+        self.account.finish_reason = self._pump.finish_reason if self._pump is not None else ""
         self.account.ended(outcome, failure, now)
         self._engine.metrics.route(self.job.route).streams_active.dec()
         if self._pump is not None and self._pump.skipped:
@@ -269,12 +277,18 @@ class Generation:
             "route": self.job.route,
             "principal": self.job.principal,
             "upstream": self.account.upstream,
+            "model": self.log.model[:MAX_MODEL],
             "state": self.state,
             "age_s": round(self._now() - self.account.started, 3),
             "events": self.account.events,
             "readers": len(self.log.readers),
             "bytes": self.log.size,
         }
+
+
+def _span(tracing: Tracing, job: Job, started: float) -> Span:
+    dialect = job.chain[0].config.dialect
+    return tracing.span(job.trace, Opening(started, job.route, job.model, dialect, job.request_id, job.canonical))
 
 
 def _mark_retrieved(future: "asyncio.Future[Any]") -> None:

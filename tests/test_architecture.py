@@ -16,7 +16,8 @@ ROOMS = (
     {"formats"},
     {"config"},
     {"meters"},
-    {"metrics", "logs", "clock"},
+    {"gen_ai"},
+    {"metrics", "logs", "clock", "tracing"},
     {"eventlog"},
     {"upstream", "account"},
     {"pump"},
@@ -26,6 +27,7 @@ ROOMS = (
     {"admin"},
     {"app"},
     {"server"},
+    {"supervisor"},
     {"cli"},
     {"__main__"},
 )

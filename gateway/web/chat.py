@@ -91,6 +91,7 @@ class ChatHandler:
             model=self._route.model or self._chain[0].config.model or "",
             principal=exchange.who.id,
             request_id=exchange.id,
+            trace=exchange.trace,
             format=self._format,
             merge=self._route.stream.merge,
             session_id=session,

@@ -9,7 +9,8 @@ Invariants:
   the reset came; whatever else is being made takes a FIN for a close. Nothing is read after a FIN, so the connection
   ends with the last answer that was asked for before.
 - What a client does not read waits in the kernel, not here: at most `WRITE_HIGH` bytes of user-space buffer.
-- A client that vanished without a FIN is given up by the kernel `USER_TIMEOUT` after bytes went unacknowledged.
+- A client that vanished without a FIN is given up by the kernel when bytes were not acknowledged for nine tenths of
+  the time that a stream gives a client to take what it is sent; the stream itself watches over one that is only slow.
 """
 
 import asyncio
@@ -32,11 +33,14 @@ MAX_HEADER_FIELD: Final = 8190
 MAX_HEADERS: Final = 128
 WRITE_HIGH: Final = 32 * 1024
 NOTSENT_LOWAT: Final = 16 * 1024
-USER_TIMEOUT: Final = 18_000
-"""Milliseconds; with a heartbeat of 15 s, and the time TCP takes to notice, somewhat less than 35 s."""
+USER_TIMEOUT: Final = 18.0
+"""Seconds, outside of streams."""
+VANISHED: Final = 0.9
+"""Share of `write_timeout`: 18 s of 20 s. After a heartbeat of 15 s, and TCP's time to notice, less than 35 s."""
 PROBES: Final = (0.001, 0.003, 0.01, 0.03, 0.2, 1.0, 3.0)
 """Seconds after a probe at which the socket is looked at."""
 TCP_CLOSE: Final = 7
+INTERNET: Final = (socket.AF_INET, socket.AF_INET6)
 REFUSAL: Final = (
     b"HTTP/1.1 503 Service Unavailable\r\nRetry-After: 2\r\nConnection: close\r\n"
     b"Content-Type: text/plain\r\nContent-Length: 21\r\n\r\ntoo many connections\n"
@@ -51,7 +55,7 @@ if HttpRequestParser is HttpRequestParserPy:  # pragma: no cover - an installati
 class Connection(web.RequestHandler):
     """One client connection."""
 
-    __slots__ = ("_begun", "_clock", "_half_closed", "_head_timer", "_server", "_speak")
+    __slots__ = ("_begun", "_clock", "_half_closed", "_head_timer", "_server", "_speak", "_user_timeout")
 
     def __init__(self, server: "Server", clock: Clock, **options: Any) -> None:
         super().__init__(server, **options)
@@ -61,12 +65,14 @@ class Connection(web.RequestHandler):
         self._head_timer: Timer | None = None
         self._server = server
         self._speak: Callable[[], None] | None = None
+        self._user_timeout = USER_TIMEOUT
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Bounds are set before the first byte is read."""
         super().connection_made(transport)
         cast(asyncio.Transport, transport).set_write_buffer_limits(high=WRITE_HIGH)
         _tune(transport.get_extra_info("socket"))
+        self._limit_silence(USER_TIMEOUT)
         self._expect_head()
 
     def data_received(self, data: bytes) -> None:
@@ -93,6 +99,11 @@ class Connection(web.RequestHandler):
         self._speak = speak
         if speak is not None and self._half_closed:
             self._probe(speak)
+
+    def begin_stream(self, write_timeout: float) -> None:
+        """A stream begins that gives its client so many seconds to take what it is sent."""
+        self._user_timeout = VANISHED * write_timeout
+        self._limit_silence(self._user_timeout)
 
     def check_open(self) -> None:
         """Returns where no FIN came before the request began.
@@ -128,7 +139,32 @@ class Connection(web.RequestHandler):
         Raises:
             ConnectionError: it is gone.
         """
-        await self._drain_helper()
+        # To the kernel, a client that acknowledges but takes nothing is late too. Whoever waits here has a limit.
+        self._limit_silence(0)
+        try:
+            await self._drain_helper()
+        finally:
+            self._limit_silence(self._user_timeout)
+
+    async def flushed(self) -> None:
+        """Returns when nothing that was written waits in this process any more.
+
+        Raises:
+            ConnectionError: the client is gone.
+        """
+        transport = self.transport
+        if transport is None or transport.is_closing() or not transport.get_write_buffer_size():
+            return
+        transport.set_write_buffer_limits(high=0)
+        try:
+            await self.drained()
+        finally:
+            if not transport.is_closing():
+                transport.set_write_buffer_limits(high=WRITE_HIGH)
+
+    def _limit_silence(self, seconds: float) -> None:
+        if self.transport is not None and not self.transport.is_closing():
+            limit_silence(self.transport.get_extra_info("socket"), seconds)
 
     def abort(self) -> None:
         """The connection is reset, with whatever was not sent."""
@@ -216,9 +252,14 @@ class _Refuser(asyncio.Protocol):
         transport.close()
 
 
+def limit_silence(sock: socket.socket | None, seconds: float) -> None:
+    """The kernel gives a peer up that did not acknowledge something for so long; 0: not before its own limits."""
+    if sock is not None and sock.family in INTERNET:
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, round(seconds * 1000))
+
+
 def _tune(sock: socket.socket | None) -> None:
-    if sock is None or sock.family not in (socket.AF_INET, socket.AF_INET6):
+    if sock is None or sock.family not in INTERNET:
         return
     # Without the low-water mark a reader that never reads costs megabytes of kernel buffer.
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, NOTSENT_LOWAT)
-    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, USER_TIMEOUT)

@@ -8,6 +8,7 @@ from aiohttp import hdrs, web
 from gateway.core.credential import Principal
 from gateway.core.errors import GatewayError
 from gateway.formats import Format
+from gateway.tracing.context import TRACEPARENT, TRACESTATE, TraceContext, read_context
 from gateway.web.connection import Connection
 from gateway.web.state import Gateway, Snapshot
 
@@ -55,6 +56,13 @@ class Exchange:
     def is_eventsource(self) -> bool:
         """Whether this is what a browser's EventSource sends: it sees no status and never retries after a non-200."""
         return self.request.method == "GET" and self.accepts_events
+
+    @property
+    def trace(self) -> TraceContext | None:
+        """The trace that the request belongs to, None where it says none that is valid."""
+        headers = self.request.headers
+        parents = headers.getall(TRACEPARENT, ())
+        return read_context(parents, headers.getall(TRACESTATE, ())) if parents else None
 
     @property
     def who(self) -> Principal:

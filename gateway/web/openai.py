@@ -75,6 +75,7 @@ class OpenAIHandler:
             model=chat["model"],
             principal=exchange.who.id,
             request_id=exchange.id,
+            trace=exchange.trace,
             format=OpenAIFormat(include_usage=usage),
             several=chat.get("n") not in (None, 1),
             input_tokens=estimate_tokens(chat["messages"], chat.get("tools")),

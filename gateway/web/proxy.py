@@ -191,6 +191,7 @@ class ProxyHandler:
             model="",
             principal=exchange.who.id,
             request_id=exchange.id,
+            trace=exchange.trace,
             format=Verbatim(ids=keep_ids),
             canonical=False,
             expires_in=expires_in(exchange),

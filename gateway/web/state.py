@@ -58,6 +58,7 @@ class Gateway:
 
     Attributes:
         snapshot: the configuration in force.
+        max_streams, max_connections: what file descriptors are there for.
         draining: whether new streams are refused because the process is about to end.
         sessions: the chat histories by route path.
     """
@@ -71,6 +72,7 @@ class Gateway:
     addresses: AddressLimiter
     snapshot: Snapshot
     max_streams: int
+    max_connections: int
     draining: bool = False
     sessions: dict[str, Sessions] = field(default_factory=dict)
 

@@ -1,8 +1,13 @@
-"""The chat page and the browser client: a handful of files, read once."""
+"""The chat page and the browser client: a handful of files, read once.
+
+The page's Markdown parser comes from npm and is put in place by `make page`; where it is missing, its path leads
+nowhere and the page shows plain text. This file knows no more of it than that.
+"""
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from importlib import resources
+from importlib.resources.abc import Traversable
 from typing import Final
 
 from aiohttp import hdrs, web
@@ -23,8 +28,20 @@ PAGE: Final = {
     "Referrer-Policy": "no-referrer",
     hdrs.CACHE_CONTROL: "no-cache",
 }
-PATHS: Final = {"index.html": "/", "client.js": "/client.js"}
-"""Files that are served elsewhere than below `/page/`."""
+CHAT: Final[Mapping[str, str]] = {
+    hdrs.CONTENT_SECURITY_POLICY: "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; "
+    "connect-src 'self'; base-uri 'none'; frame-ancestors 'none'; form-action 'none'; "
+    "require-trusted-types-for 'script'; trusted-types 'none'",
+}
+"""The chat page shows what models write: it loads nothing from elsewhere, and no text of its becomes markup."""
+ANYBODY: Final[Mapping[str, str]] = {
+    hdrs.ACCESS_CONTROL_ALLOW_ORIGIN: "*",
+    "Cross-Origin-Resource-Policy": "cross-origin",
+}
+"""The client is a module, which a page of another origin may import only by leave; it holds nothing secret."""
+OWN: Final[Mapping[str, Mapping[str, str]]] = {"/": CHAT, "/client.js": ANYBODY}
+PARTS: Final = {"": "/page/", "lib": "/page/lib/", "client": "/"}
+"""Where the files of each folder are served."""
 
 
 class StaticFile:
@@ -32,17 +49,17 @@ class StaticFile:
 
     Args:
         content: its bytes.
-        content_type: its media type.
+        headers: of its answers, beside the ETag.
     """
 
-    def __init__(self, content: bytes, content_type: str) -> None:
+    def __init__(self, content: bytes, headers: dict[str, str]) -> None:
         self._content = content
         self._etag = f'"{hashlib.sha256(content).hexdigest()[:16]}"'
-        self._headers = {**PAGE, hdrs.CONTENT_TYPE: content_type, hdrs.ETAG: self._etag}
+        self._headers = {**headers, hdrs.ETAG: self._etag}
 
     async def __call__(self, exchange: Exchange) -> web.StreamResponse:
         """The file, or 304 where the client has it."""
-        headers = {**self._headers, **exchange.headers}
+        headers = {**exchange.headers, **self._headers}
         if exchange.request.headers.get(hdrs.IF_NONE_MATCH) == self._etag:
             return web.Response(status=304, headers=headers)
         return web.Response(body=self._content, headers=headers)
@@ -50,9 +67,17 @@ class StaticFile:
 
 def static_endpoints(format_: Format) -> Iterator[tuple[str, Endpoint]]:
     """The paths of the page's files and what they lead to."""
-    for file in (resources.files("gateway.web") / "page").iterdir():
+    for path, file in _files():
         content_type = TYPES.get(file.name.rpartition(".")[2])
         if content_type is not None:
-            handler = StaticFile(file.read_bytes(), content_type)
-            path = PATHS.get(file.name, f"/page/{file.name}")
+            headers = {**PAGE, **OWN.get(path, {}), hdrs.CONTENT_TYPE: content_type}
+            handler = StaticFile(file.read_bytes(), headers)
             yield path, Endpoint("page", frozenset({"GET", "HEAD"}), handler, format_, public=True)
+
+
+def _files() -> Iterator[tuple[str, Traversable]]:
+    page = resources.files("gateway.web") / "page"
+    for part, prefix in PARTS.items():
+        for file in (page / part).iterdir() if part else page.iterdir():
+            if file.is_file():
+                yield "/" if file.name == "index.html" else f"{prefix}{file.name}", file

@@ -24,6 +24,7 @@ from gateway.eventlog.memory import END, Reader
 from gateway.formats import View
 from gateway.generation import Generation
 from gateway.metrics import Outcome
+from gateway.web.connection import Connection
 from gateway.web.exchange import Exchange
 from gateway.web.responses import STREAM_HEADERS, retry_ms
 
@@ -191,14 +192,30 @@ async def _deliver(exchange: Exchange, attendance: _Attendance, *, resumed: bool
     attendance.sink = sink = Sink(writer, exchange.connection, job.stream.write_timeout, gzip)
     metrics = exchange.gateway.metrics.route(job.route)
     delivery = Delivery(attendance.reader, sink, reading, exchange.gateway.clock, metrics)
+    exchange.connection.begin_stream(job.stream.write_timeout)
     exchange.connection.outlive_fin(attendance.reader.interrupt)
     connections = metrics.connections["eventsource" if exchange.is_eventsource else "fetch"]
     with connections.track_inprogress():
         attendance.reason = await delivery.run()
+        if attendance.reason == "completed":
+            attendance.reason = await _handed_over(exchange.connection, job.stream.write_timeout)
     exchange.connection.outlive_fin(None)
     if attendance.reason != "completed":
         exchange.connection.abort()
     return response
+
+
+async def _handed_over(connection: Connection, write_timeout: float) -> Outcome:
+    # The reader stays until the kernel has the end too: a drain waits for readers, and a process that ends takes along
+    # what is still in its own buffers.
+    try:
+        async with asyncio.timeout(write_timeout):
+            await connection.flushed()
+    except TimeoutError:
+        return "slow_reader"
+    except ConnectionError:
+        return "client_gone"
+    return "completed"
 
 
 def _stream_response(exchange: Exchange, stream_id: str, gzipped: bool) -> web.StreamResponse:

@@ -131,6 +131,11 @@ async def answer(page: Page) -> str:
     return await page.locator(".answer .text").last.inner_text()
 
 
+async def items(page: Page) -> list[str]:
+    """The list in the last answer; `/history` is answered with one of all messages."""
+    return await page.locator(".answer .text").last.locator("li").all_inner_texts()
+
+
 async def streams(gateway: Gateway) -> dict[str, int]:
     """Generations that ended so far, by outcome, and those that run."""
     async with await request(f"{gateway.admin}/metrics") as metrics:
@@ -152,7 +157,7 @@ async def test_visitor_asks_and_reads_the_answer_grow(page: Page) -> None:
     assert (await answer(page)).startswith("You asked: “Hello there”")
     assert await page.evaluate("lengths.size") > 10
     assert await page.locator(".question p").all_inner_texts() == ["/fast Hello there"]
-    assert re.fullmatch(r"[0-9.]+ s · [0-9]+ tokens", await page.locator("#figures").inner_text())
+    assert re.fullmatch(r"[0-9.]+ s · [0-9]+ tokens · [0-9]+ tok/s", await page.locator("#figures").inner_text())
 
 
 async def test_visitor_asks_in_chinese_on_a_phone(browser: Browser, heard: list[str], gateway: Gateway) -> None:
@@ -178,9 +183,8 @@ async def test_visitor_reloads_in_mid_answer_and_gets_all_of_it_for_one_price(pa
         await grow(page, characters)
         await page.reload()
     await reach(page, "done")
-    lines = (await answer(page)).splitlines()
-    assert lines[-2:] == ["1. system: You are helpful.", f"2. user: {LETTERS}"]
-    assert len(lines) == 4
+    assert await items(page) == ["system: You are helpful.", f"user: {LETTERS}"]
+    assert (await answer(page)).count("Messages I was sent: 2") == 1
     assert more(before, await streams(gateway)) == {"completed": 1}
 
 
@@ -206,7 +210,7 @@ async def test_visitor_loses_the_connection_and_misses_nothing(context: BrowserC
         await reach(page, "reconnecting")
         await cable.plug()
         await reach(page, "done")
-        assert (await answer(page)).endswith(f"\n2. user: {LETTERS}")
+        assert (await items(page))[-1] == f"user: {LETTERS}"
     assert more(before, await streams(gateway)) == {"completed": 1}
 
 
@@ -219,7 +223,7 @@ async def test_visitor_stops_the_answer_and_the_model_with_it(page: Page, gatewa
     await reach(page, "stopped")
     assert more(before, await streams(gateway)) == {"stopped": 1}
     await expect(page.locator(".note").last).to_contain_text("Stopped")
-    assert "2. user" not in await answer(page)
+    assert len(await items(page)) < 2
 
 
 async def test_visitor_starts_a_new_chat_in_mid_answer(page: Page, gateway: Gateway) -> None:
@@ -232,7 +236,7 @@ async def test_visitor_starts_a_new_chat_in_mid_answer(page: Page, gateway: Gate
     await gateway.logged("stream_end", outcome="stopped")
     await ask(page, "/fast /history")
     await reach(page, "done")
-    assert "2. user: /fast /history" in await answer(page)
+    assert (await items(page))[1] == "user: /fast /history"
     assert more(before, await streams(gateway)) == {"stopped": 1, "completed": 1}
 
 
@@ -253,7 +257,7 @@ async def test_visitor_sees_the_page_retry_twice_and_give_up(page: Page) -> None
         await expect(page.locator("#figures")).to_have_text(re.compile(r"^in [1-4] s$"))
         await expect(page.locator("#state")).to_have_text("The model service is in trouble. Retrying…")
         assert len(asked) == attempts
-        async with page.expect_response("**/api/chat?*"):
+        async with page.expect_response("**/api/chat"):
             await page.clock.fast_forward(4000)
     await reach(page, "error")
     await expect(page.locator(".note span").last).to_have_text("The model service is in trouble.")
@@ -310,7 +314,178 @@ async def test_visitor_goes_on_with_the_conversation_after_a_reload(page: Page) 
     await expect(page.locator(".question")).to_have_count(1)
     await ask(page, "/fast /history")
     await reach(page, "done")
-    assert "2. user: /fast /history my name is Li" in await answer(page)
+    assert (await items(page))[1] == "user: /fast /history my name is Li"
+
+
+async def test_visitor_goes_back_to_an_earlier_chat(page: Page) -> None:
+    await ask(page, "/fast /history the first chat")
+    await reach(page, "done")
+    await page.keyboard.press("Control+k")
+    await expect(page.locator("article")).to_have_count(0)
+    await ask(page, "/fast /history the second chat")
+    await reach(page, "done")
+    await page.locator("#list").get_by_role("button", name="the first chat").first.click()
+    await expect(page.locator(".question p")).to_have_text("/fast /history the first chat")
+    await expect(page.locator("#title")).to_have_text("/fast /history the first chat")
+    await ask(page, "/fast /history")
+    await reach(page, "done")
+    assert (await items(page))[1] == "user: /fast /history the first chat"
+
+
+async def test_answer_goes_on_while_another_chat_is_looked_at(page: Page, gateway: Gateway) -> None:
+    await ask(page, "/fast the other chat")
+    await reach(page, "done")
+    await page.keyboard.press("Control+k")
+    before = await streams(gateway)
+    await ask(page, LETTERS)
+    await grow(page, 10)
+    await page.locator("#list").get_by_role("button", name="the other chat").first.click()
+    await reach(page, "idle")
+    await expect(page.locator("#list .running")).to_have_count(1)
+    await page.locator("#list .running .open").click()
+    await reach(page, "done")
+    assert (await items(page))[1] == f"user: {LETTERS}"
+    assert more(before, await streams(gateway)) == {"completed": 1}
+
+
+async def test_visitor_renames_and_deletes_a_chat(page: Page) -> None:
+    await ask(page, "/fast a chat to be deleted")
+    await reach(page, "done")
+    chat = page.locator("#list li").first
+    await chat.hover()
+    await chat.get_by_role("button", name="Rename").click()
+    await chat.get_by_role("textbox").fill("改过的名字")
+    await page.keyboard.press("Enter")
+    await expect(page.locator("#title")).to_have_text("改过的名字")
+    before = await page.locator("#list li").count()
+    await chat.hover()
+    await chat.get_by_role("button", name="Delete").click()
+    await chat.get_by_role("button", name="Delete?").click()
+    await expect(page.locator("#list li")).to_have_count(before - 1)
+    await expect(page.locator("article")).to_have_count(0)
+
+
+async def test_second_tab_shows_the_answer_grow_and_shares_its_connection(
+    page: Page, context: BrowserContext, gateway: Gateway
+) -> None:
+    before = await streams(gateway)
+    await ask(page, "/slow /history a b c")
+    await grow(page, 10)
+    async with await context.new_page() as other:
+        await other.goto(gateway.url)
+        await other.locator("#list .open").first.click()
+        await grow(other, 15)
+        async with await request(f"{gateway.admin}/streams") as running:
+            assert [row["readers"] for row in await running.json()] == [1]
+        await page.close()
+        await reach(other, "done")
+        assert (await items(other))[1] == "user: /slow /history a b c"
+    assert more(before, await streams(gateway)) == {"completed": 1}
+
+
+async def test_visitor_has_an_answer_made_anew_and_edits_the_question(page: Page) -> None:
+    await ask(page, "/fast /history one")
+    await reach(page, "done")
+    await page.get_by_role("button", name="Regenerate").click()
+    await reach(page, "connecting")
+    await reach(page, "done")
+    assert await items(page) == ["system: You are helpful.", "user: /fast /history one"]
+    await page.locator(".question").hover()
+    await page.get_by_role("button", name="Edit").click()
+    await page.keyboard.type(" two")
+    await page.keyboard.press("Enter")
+    await reach(page, "done")
+    assert await page.locator(".question p").all_inner_texts() == ["/fast /history one two"]
+    assert await items(page) == ["system: You are helpful.", "user: /fast /history one two"]
+
+
+async def test_visitor_writes_chinese_and_enter_chooses_a_word(page: Page, context: BrowserContext) -> None:
+    await page.locator("#message").focus()
+    session = await context.new_cdp_session(page)
+    await session.send("Input.imeSetComposition", {"text": "ni", "selectionStart": 2, "selectionEnd": 2})
+    enter = {"key": "Enter", "code": "Enter", "windowsVirtualKeyCode": 229}
+    await session.send("Input.dispatchKeyEvent", {"type": "rawKeyDown", **enter})
+    await expect(page.locator("article")).to_have_count(0)
+    await session.send("Input.insertText", {"text": "你好 /fast"})
+    await page.keyboard.press("Shift+Enter")
+    await page.keyboard.press("Enter")
+    await expect(page.locator(".question p")).to_have_text("你好 /fast")
+    await reach(page, "done")
+
+
+async def test_visitor_chooses_the_colours(page: Page) -> None:
+    await page.emulate_media(color_scheme="dark")
+    look = "getComputedStyle(document.body).backgroundColor"
+    dark = await page.evaluate(look)
+    await page.get_by_role("button", name="Colours: as the system").click()
+    light = await page.evaluate(look)
+    assert light != dark
+    await page.reload()
+    assert await page.evaluate(look) == light
+    for name in ("Colours: light", "Colours: dark"):
+        await page.get_by_role("button", name=name).click()
+    assert await page.evaluate(look) == dark
+
+
+async def test_listener_hears_whole_blocks_once(page: Page) -> None:
+    await page.evaluate(
+        """() => {
+          window.said = [];
+          const hear = ({addedNodes}) => addedNodes.forEach((node) => said.push(node.textContent));
+          const note = (records) => records.forEach(hear);
+          new MutationObserver(note).observe(document.querySelector("#voice"), {childList: true});
+        }"""
+    )
+    await ask(page, "/fast hello")
+    await reach(page, "done")
+    said = await page.evaluate("said")
+    assert said[0] == "You asked: “hello”"
+    assert len(said) == await page.locator(".answer .text > *").count() == len(set(said))
+    assert await page.locator("#voice").get_attribute("aria-live") == "polite"
+
+
+async def test_visitor_is_told_that_there_is_no_network(browser: Browser, heard: list[str], gateway: Gateway) -> None:
+    async with Cable(int(gateway.url.rsplit(":", 1)[1])) as cable, visitor(browser, heard, locale="en-US") as context:
+        page = await context.new_page()
+        await page.goto(f"http://127.0.0.1:{cable.port}")
+        await ask(page, LETTERS)
+        await grow(page, 10)
+        await context.set_offline(True)
+        cable.cut()
+        await reach(page, "offline")
+        await expect(page.locator("#state")).to_have_text("Offline. It goes on as soon as there is a network.")
+        await context.set_offline(False)
+        await reach(page, "done")
+        assert (await items(page))[1] == f"user: {LETTERS}"
+
+
+async def test_visitor_opens_the_list_of_chats_on_a_phone(browser: Browser, heard: list[str], gateway: Gateway) -> None:
+    async with visitor(browser, heard, locale="en-US", viewport={"width": 360, "height": 640}) as context:
+        page = await context.new_page()
+        await page.goto(gateway.url)
+        await ask(page, "/fast on a phone")
+        await reach(page, "done")
+        await expect(page.locator("#fresh")).to_be_hidden()
+        await page.get_by_role("button", name="Chats").click()
+        await page.locator("#list").get_by_role("button", name="on a phone").click()
+        await expect(page.locator("#fresh")).to_be_hidden()
+        assert await page.evaluate("document.documentElement.scrollWidth") <= 360
+
+
+async def test_page_keeps_a_bounded_number_of_chats(browser: Browser, heard: list[str], gateway: Gateway) -> None:
+    async with visitor(browser, heard) as context:
+        page = await context.new_page()
+        await page.goto(gateway.url)
+        kept = await page.evaluate(
+            """async () => {
+              const {save, newChat} = await import("/page/chats.js");
+              const turns = (begun) => Array(150).fill({question: "长".repeat(300), begun});
+              for (let at = 0; at < 120; at += 1) save({...newChat(), turns: turns(at)});
+              const keys = Object.keys(localStorage).filter((key) => key.startsWith("gateway-chat:"));
+              return [keys.length, JSON.parse(localStorage.getItem(keys[0])).length];
+            }"""
+        )
+        assert kept == [50, 100]
 
 
 async def test_page_shows_markup_as_text(page: Page) -> None:

@@ -1,0 +1,87 @@
+/**
+ * Conversations, kept in this browser for all of its tabs.
+ *
+ * They are bounded: MAX_CHATS of MAX_TURNS each, and the oldest makes room where the browser has none. A conversation is
+ * written when it has a question; an empty one is nobody's. This file knows nothing of streams or elements.
+ */
+
+const MAX_CHATS = 50;
+export const MAX_TURNS = 100;
+const MAX_TITLE = 60;
+const INDEX = "gateway-chats";
+const keyOf = (id) => `gateway-chat:${id}`;
+
+/** @typedef {{id: string, title: string, at: number}} Entry */
+/** @typedef {{id: string, turns: any[]}} Chat */
+
+export function newChat() {
+  // crypto.randomUUID exists on https pages alone
+  const bytes = crypto.getRandomValues(new Uint8Array(16));
+  return { id: Array.from(bytes, (byte) => byte.toString(16).padStart(2, "0")).join(""), turns: [] };
+}
+
+/** The newest first. @returns {Entry[]} */
+export function list() {
+  return read(INDEX) ?? [];
+}
+
+/** @returns {Chat | null} */
+export function load(/** @type {string | null} */ id) {
+  const turns = id && read(keyOf(id));
+  return turns ? { id, turns } : null;
+}
+
+export function save(/** @type {Chat} */ { id, turns }) {
+  if (!turns.length) return;
+  const entries = list();
+  const [title] = turns[0].question.trim().split("\n");
+  const entry = entries.find((one) => one.id === id) ?? { id, title: title.slice(0, MAX_TITLE), at: 0 };
+  entry.at = turns.at(-1).begun;
+  write(keyOf(id), turns.slice(-MAX_TURNS), id);
+  setIndex([entry, ...entries.filter((one) => one !== entry)]);
+}
+
+export function rename(/** @type {string} */ id, /** @type {string} */ title) {
+  const name = title.trim().slice(0, MAX_TITLE);
+  setIndex(list().map((entry) => (entry.id === id && name ? { ...entry, title: name } : entry)));
+}
+
+export function remove(/** @type {string} */ id) {
+  localStorage.removeItem(keyOf(id));
+  setIndex(list().filter((entry) => entry.id !== id));
+}
+
+/** Calls when another tab changed the list (null) or a conversation (its id). */
+export function watch(/** @type {(id: string | null) => void} */ changed) {
+  addEventListener("storage", ({ key }) => {
+    if (key === INDEX || key === null) changed(null);
+    else if (key.startsWith(keyOf(""))) changed(key.slice(keyOf("").length));
+  });
+}
+
+function setIndex(/** @type {Entry[]} */ entries) {
+  entries.sort((one, other) => other.at - one.at);
+  for (const { id } of entries.splice(MAX_CHATS)) localStorage.removeItem(keyOf(id));
+  localStorage.setItem(INDEX, JSON.stringify(entries));
+}
+
+function write(key, value, id) {
+  const text = JSON.stringify(value);
+  for (;;) {
+    try {
+      return localStorage.setItem(key, text);
+    } catch {
+      const oldest = list().filter((entry) => entry.id !== id).pop();
+      if (!oldest) return; // this one alone is more than the browser keeps
+      remove(oldest.id);
+    }
+  }
+}
+
+function read(key) {
+  try {
+    return JSON.parse(localStorage.getItem(key) ?? "null");
+  } catch {
+    return null;
+  }
+}

@@ -1,0 +1,168 @@
+/** What the page says, in the browser's language: Chinese, or English. A figure stands where # is. */
+
+const WORDS = {
+  en: {
+    title: "Chat",
+    chats: "Chats",
+    fresh: "New chat",
+    openChats: "Chats",
+    closeChats: "Close the list of chats",
+    kept: "Chats stay in this browser.",
+    rename: "Rename",
+    remove: "Delete",
+    sure: "Delete?",
+    themeAuto: "Colours: as the system",
+    themeLight: "Colours: light",
+    themeDark: "Colours: dark",
+    greeting: "What would you like to know?",
+    promise: "The answer survives a reload and a lost connection. Try it in mid-sentence.",
+    examples: ["What can you do?", "Explain server-sent events", "Write a haiku about a river"],
+    label: "Your message",
+    placeholder: "Write a message",
+    hint: "Enter sends · Shift+Enter new line · Esc stops",
+    log: "Conversation",
+    question: "Question",
+    answer: "Answer",
+    send: "Send",
+    stop: "Stop",
+    retry: "Try again",
+    edit: "Edit",
+    copy: "Copy the answer",
+    copyCode: "Copy",
+    copied: "Copied",
+    regenerate: "Regenerate",
+    latest: "To the end",
+    thinking: "Thinking",
+    image: "Image",
+    gateTitle: "A key is needed",
+    gateText: "This gateway asks who you are. The key stays in this tab.",
+    gateLabel: "Key",
+    cancel: "Cancel",
+    use: "Use it",
+    idle: "Ready",
+    connecting: "Connecting…",
+    open: "Waiting for the first word…",
+    reasoning: "Thinking…",
+    streaming: "Answering",
+    reconnecting: "Connection lost, reconnecting…",
+    waiting: "Retrying…",
+    offline: "Offline. It goes on as soon as there is a network.",
+    done: "Done",
+    stopped: "Stopped",
+    error: "Failed",
+    seconds: "# s",
+    again: "in # s",
+    characters: "# characters",
+    tokens: "# tokens",
+    speed: "# tok/s",
+    first: "first word after # s",
+  },
+  zh: {
+    title: "对话",
+    chats: "对话列表",
+    fresh: "新对话",
+    openChats: "对话列表",
+    closeChats: "关闭对话列表",
+    kept: "对话只保存在这个浏览器里。",
+    rename: "重命名",
+    remove: "删除",
+    sure: "确定删除？",
+    themeAuto: "外观：跟随系统",
+    themeLight: "外观：浅色",
+    themeDark: "外观：深色",
+    greeting: "想聊点什么？",
+    promise: "刷新页面、断开网络，回答都不会丢。不妨在回答到一半时试试。",
+    examples: ["你能做什么？", "什么是服务器推送事件？", "写一首关于河流的短诗"],
+    label: "你的消息",
+    placeholder: "输入消息",
+    hint: "Enter 发送 · Shift+Enter 换行 · Esc 停止",
+    log: "对话记录",
+    question: "提问",
+    answer: "回答",
+    send: "发送",
+    stop: "停止",
+    retry: "重试",
+    edit: "编辑",
+    copy: "复制回答",
+    copyCode: "复制",
+    copied: "已复制",
+    regenerate: "重新生成",
+    latest: "回到底部",
+    thinking: "思考过程",
+    image: "图片",
+    gateTitle: "需要密钥",
+    gateText: "网关需要确认你的身份。密钥只保存在这个标签页里。",
+    gateLabel: "密钥",
+    cancel: "取消",
+    use: "使用",
+    idle: "就绪",
+    connecting: "正在连接…",
+    open: "等待第一个字…",
+    reasoning: "正在思考…",
+    streaming: "正在回答",
+    reconnecting: "连接已断开，正在重连…",
+    waiting: "正在重试…",
+    offline: "网络已断开，恢复后自动继续。",
+    done: "已完成",
+    stopped: "已停止",
+    error: "出错了",
+    seconds: "# 秒",
+    again: "# 秒后",
+    characters: "# 字",
+    tokens: "# 个 token",
+    speed: "每秒 # 个 token",
+    first: "首字 # 秒",
+  },
+};
+
+/** What an error means, by its code, and what to do if it is anything but trying again. The first that fits counts. */
+const ADVICE = [
+  [/^(unauthorized|auth_expired|http_401)$/, "A valid key is needed.", "需要有效的密钥。"],
+  [/^forbidden$/, "This key may not be used here.", "这个密钥没有权限。"],
+  [/^(rate_limited|too_many_streams|upstream_rate_limited|http_429)$/, "Too many requests. Wait a little.", "请求太频繁，请稍等片刻。"],
+  [/^(token_limit|budget)$/, "The token budget is used up. Come back later.", "token 额度已用完，请稍后再来。"],
+  [/^context_length_exceeded$/, "Too long for the model. Start a new chat.", "对话太长，请开始新对话。"],
+  [/content_filter/, "The provider refused this. Say it differently.", "内容被模型服务拒绝，请换个说法。"],
+  [/^(body_too_large|headers_too_large|http_413)$/, "The message is too long. Shorten it.", "消息太长，请缩短。"],
+  [/^cursor_expired$/, "This answer is no longer kept. Ask again.", "这个回答已不再保留，请重新提问。"],
+  [/^interrupted$/, "The page was left before the answer began. Ask again.", "回答开始之前页面就关闭了，请重新提问。"],
+  [/^(network|connection_lost)$/, "The gateway cannot be reached. Check the network.", "连不上网关，请检查网络。"],
+  [/^(overloaded|draining|drained)$/, "The gateway is busy or restarting. Try again soon.", "网关繁忙或正在重启，请稍后重试。"],
+  [/^upstream_(auth|tls|refused)$/, "The model service refused the gateway. Tell whoever runs it.", "模型服务拒绝了网关的请求，请联系管理员。"],
+  [/^upstream_(cut|reset|stalled)$/, "The model broke off in the middle.", "模型的回答中断了。"],
+  [/^upstream/, "The model service is in trouble.", "模型服务暂时不可用。"],
+];
+
+const chinese = navigator.language.toLowerCase().startsWith("zh");
+export const words = chinese ? WORDS.zh : WORDS.en;
+
+export const figure = (key, value) => words[key].replace("#", value);
+
+export function advice({ code = "", message = "" } = {}) {
+  const known = ADVICE.find(([pattern]) => pattern.test(code));
+  return known ? known[chinese ? 2 : 1] : `${words.error}: ${message || code}`;
+}
+
+/** The first half of an advice, and what the page does about it. */
+export function passing(error) {
+  const [meaning] = advice(error).split(/[.。，]/);
+  return chinese ? `${meaning}，${words.waiting}` : `${meaning}. ${words.waiting}`;
+}
+
+/** Puts the words in their places below a node. */
+export function speak(root) {
+  for (const node of root.querySelectorAll("[data-words]")) node.textContent = words[node.dataset.words];
+  for (const node of root.querySelectorAll("[data-label]")) node.ariaLabel = node.title = words[node.dataset.label];
+}
+
+/** The page itself: its language, its title. */
+export function introduce() {
+  document.documentElement.lang = chinese ? "zh-CN" : "en";
+  document.title = words.title;
+  speak(document);
+}
+
+/** The language of a text as far as fonts and voices care: Chinese, or unknown. */
+export function languageOf(text) {
+  return /[\u3400-\u9fff]/.test(text) && !/[\u3040-\u30ff]/.test(text) ? "zh-CN" : "";
+}

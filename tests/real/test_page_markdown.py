@@ -1,0 +1,250 @@
+"""The chat page shows an answer's Markdown, whatever a model makes of it: in pieces, hostile, or without end."""
+
+import re
+from collections.abc import AsyncIterator
+from statistics import median
+from typing import Any
+
+import pytest
+import pytest_asyncio
+from playwright.async_api import Browser, BrowserContext, Page, expect
+
+from tests.kit.upstream import LAST_CHUNK, OPENAI_DONE, OPENAI_STOP, Pause, openai_delta, sse_head
+from tests.real.browsing import chromium
+from tests.real.test_page import ask, reach
+from tests.web.stage import Stage, staged
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+WRITE = """
+async ([text, step]) => {
+  const { Prose, ready } = await import("/page/markdown.js");
+  await ready;
+  const root = document.querySelector("main").appendChild(document.createElement("div"));
+  root.className = "text";
+  const prose = new Prose(root);
+  const costs = [];
+  for (let end = step; end < text.length; end += step) {
+    const begun = performance.now();
+    prose.write(text.slice(0, end), true);
+    costs.push(performance.now() - begun);
+  }
+  const grown = root.innerHTML;
+  prose.write(text);
+  const once = document.createElement("div");
+  new Prose(once).write(text);
+  return {html: root.innerHTML, once: once.innerHTML, grown, costs};
+}
+"""
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def browser() -> AsyncIterator[Browser]:
+    expect.set_options(timeout=10_000)
+    async with chromium() as browser:
+        yield browser
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def stage(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Stage]:
+    async with staged(tmp_path_factory.mktemp("gateway"), [{"path": "/api/chat"}]) as stage:
+        yield stage
+
+
+@pytest.fixture
+def heard() -> list[str]:
+    """What the page asked for and complained of."""
+    return []
+
+
+@pytest_asyncio.fixture(loop_scope="module")
+async def context(browser: Browser, stage: Stage, heard: list[str]) -> AsyncIterator[BrowserContext]:
+    async with await browser.new_context(base_url=stage.gateway.url) as context:
+        context.on("weberror", lambda error: heard.append(str(error.error)))
+        context.on("console", lambda line: heard.append(line.text))
+        context.on("dialog", lambda dialog: heard.append(dialog.message))
+        context.on("request", lambda request: heard.extend([] if stage.gateway.url in request.url else [request.url]))
+        yield context
+
+
+@pytest_asyncio.fixture(loop_scope="module")
+async def page(context: BrowserContext) -> Page:
+    page = await context.new_page()
+    await page.goto("/")
+    return page
+
+
+async def answered(page: Page, stage: Stage, text: str, size: int = 7) -> Any:
+    """The answer on the page, after it came in pieces."""
+    pieces = [
+        step for start in range(0, len(text), size) for step in (openai_delta(text[start : start + size]), Pause(0.001))
+    ]
+    await ask(page, stage.plays([sse_head(), *pieces, OPENAI_STOP, OPENAI_DONE, LAST_CHUNK]))
+    await reach(page, "done")
+    return page.locator(".answer .text").last
+
+
+async def write(page: Page, text: str, step: int) -> Any:
+    return await page.evaluate(WRITE, [text, step])
+
+
+async def test_page_shows_what_models_write(page: Page, stage: Stage) -> None:
+    text = "# 标题\n\n1. one\n   - **two**\n\n| 列 | n |\n|-|-:|\n| a | 1 |\n\n> quote\n\n`x` ~~y~~ [z](https://example.com/)\n\n---\n"
+    shown = await answered(page, stage, text)
+    for selector, words in {
+        "h3": "标题",
+        "ol ul strong": "two",
+        "td.right": "1",
+        "blockquote": "quote",
+        "code": "x",
+        "s": "y",
+    }.items():
+        await expect(shown.locator(selector)).to_have_text(words)
+    link = shown.get_by_role("link", name="z")
+    assert await link.get_attribute("rel") == "noopener noreferrer nofollow"
+    assert (await link.get_attribute("target"), await link.get_attribute("href")) == ("_blank", "https://example.com/")
+    await expect(shown.locator("hr")).to_have_count(1)
+
+
+async def test_page_shows_emphasis_beside_chinese_punctuation(page: Page, stage: Stage) -> None:
+    shown = await answered(page, stage, "这是**「重点」**的说明，**注意：**不要漏掉。*（斜体）*也一样。")
+    assert await shown.locator("strong").all_inner_texts() == ["「重点」", "注意："]
+    await expect(shown.locator("em")).to_have_text("（斜体）")
+
+
+HOSTILE = """<script>alert(1)</script><img src=x onerror=alert(2)><iframe src="https://evil.example/"></iframe>
+
+![beacon](https://evil.example/b.png) ![inline](data:image/svg+xml,<svg/onload=alert(3)>)
+
+[a](javascript:alert(4)) [b](JaVaScRiPt:alert(5)) [c](data:text/html,<script>alert(6)</script>) [d](vbscript:x)
+[e](/streams/x)
+
+<a href="javascript:alert(7)" onclick="alert(8)">f</a> <style>*{display:none}</style> <https://ok.example/>
+
+[ref]: javascript:alert(9)
+[g][ref] &lt;script&gt;alert(10)&lt;/script&gt; `<b>`
+
+```html
+<script>alert(11)</script>
+"""
+
+
+async def test_hostile_answer_is_only_text(page: Page, stage: Stage, heard: list[str]) -> None:
+    shown = await answered(page, stage, HOSTILE, size=3)
+    assert await shown.locator("script, img, iframe, style, svg, object, form, input").count() == 0
+    assert "<script>alert(1)</script>" in await shown.inner_text()
+    schemes = "nodes => nodes.map((node) => node.getAttribute('href')?.split(':')[0] ?? '')"
+    assert set(await shown.locator("a").evaluate_all(schemes)) <= {"https", "http", ""}
+    handlers = "nodes => nodes.flatMap((node) => node.getAttributeNames()).filter((name) => name.startsWith('on'))"
+    assert await shown.locator("*").evaluate_all(handlers) == []
+    for link in await shown.locator("a:not([href])").all():
+        await link.click()
+    await expect(shown.locator(".code code")).to_have_text("<script>alert(11)</script>\n")
+    assert heard == []
+
+
+NESTS = {
+    "quotes": ">" * 20_000 + " deep",
+    "lists": "- " * 10_000 + "deep",
+    "brackets": "[" * 20_000,
+    "stars": "*a " * 10_000,
+    "emphasis": "**a_" * 8_000,
+    "ticks": "`" * 9_999 + "a",
+    "links": "[a](" * 8_000,
+    "table": "|a" * 400 + "\n" + "|-" * 400 + "\n" + "|b" * 400,
+    "rows": "|a|b|\n|-|-|\n" + "|1|2|\n" * 1_000,
+    "fence": "```\n" + "unclosed\n" * 3_000,
+    "entities": "&amp;" * 8_000,
+}
+
+
+@pytest.mark.parametrize("name", NESTS)
+async def test_endless_markup_costs_little(page: Page, heard: list[str], name: str) -> None:
+    said = await write(page, NESTS[name], max(1, len(NESTS[name]) // 8))
+    assert said["html"] == said["once"]
+    assert max(said["costs"]) < 1000
+    assert heard == []
+
+
+DOCUMENT = """\
+## A heading
+
+Text with **bold**, *italics*, `code`, a [link](https://example.com/) and 中文**强调**。
+A second line.
+
+1. first
+2. second
+   - inner *one*
+   - inner two
+
+   a paragraph of the second
+
+3. third
+
+```python
+def f(x):
+    return "**not bold**"
+```
+
+| a | b |
+|:-:|---|
+| 1 | `2` |
+
+> quoted
+lazily
+
+Setext
+------
+
+    indented code
+
+[ref] is defined below.
+
+[ref]: https://example.com/ref
+
+* * *
+
+End.
+"""
+
+
+async def test_answer_that_grew_is_like_one_that_came_whole(page: Page) -> None:
+    for step in (1, 2, 3, 7, 64):
+        said = await write(page, DOCUMENT, step)
+        assert said["html"] == said["once"]
+    assert re.findall(r'<a href="(.*?)"', said["once"]) == ["https://example.com/", "https://example.com/ref"]
+
+
+async def test_half_an_emphasis_shows_no_stars(page: Page) -> None:
+    for text in ("It is **very impor", "It is **", "Say `cod", "It is ~~ol"):
+        said = await write(page, f"{text}tant", len(text))
+        assert not re.search(r"[*`~]", said["grown"])
+
+
+async def test_long_answer_costs_no_more_at_its_end(page: Page) -> None:
+    said = await write(page, DOCUMENT.replace("[ref]: https://example.com/ref", "") * 300, 500)
+    assert median(said["costs"][-40:]) < 4 * median(said["costs"][20:60]) + 4
+
+
+async def test_visitor_copies_code_and_answer(page: Page, context: BrowserContext, stage: Stage) -> None:
+    await context.grant_permissions(["clipboard-read", "clipboard-write"])
+    shown = await answered(page, stage, "A **word**\n\n```python\nprint('你好')\n```\n")
+    await expect(shown.locator(".language")).to_have_text("python")
+    await shown.get_by_role("button", name="Copy").click()
+    await expect(shown.get_by_role("button", name="Copied")).to_be_visible()
+    assert await page.evaluate("navigator.clipboard.readText()") == "print('你好')\n"
+    await page.get_by_role("button", name="Copy the answer").click()
+    await page.wait_for_function("navigator.clipboard.readText().then((text) => text.startsWith('A **word**'))")
+
+
+async def test_page_without_the_parser_shows_plain_text(context: BrowserContext, stage: Stage) -> None:
+    await context.route("**/lib/markdown.js", lambda route: route.fulfill(status=404))
+    page = await context.new_page()
+    await page.goto("/")
+    shown = await answered(page, stage, "A **word**\n\n<b>text</b>")
+    assert await shown.inner_text() == "A **word**\n\n<b>text</b>"
+
+
+async def test_page_refuses_markup_even_from_itself(page: Page) -> None:
+    refused = "() => { try { document.body.innerHTML = '<b>x</b>'; } catch (error) { return error.name; } }"
+    assert await page.evaluate(refused) == "TypeError"
