@@ -13,6 +13,7 @@ from structlog.typing import FilteringBoundLogger
 
 from gateway.core.errors import GatewayError
 from gateway.core.event import Usage
+from gateway.meters import Distribution
 from gateway.metrics import Metrics, Outcome, Rescue, RescueResult
 
 
@@ -50,6 +51,7 @@ class Account:
     outcome: Outcome | None = None
     usage: Usage = field(default_factory=lambda: Usage(0, 0, "estimate"))
     reported: bool = False
+    _inter_token: Distribution | None = None
 
     def ask(self, upstream: str, now: float) -> None:
         """This upstream is being asked."""
@@ -57,6 +59,7 @@ class Account:
         self.asked = self.asked or now
         self.attempts += 1
         self.answered = False
+        self._inter_token = None
 
     def answer(self, status: int) -> None:
         """The upstream answered with this status."""
@@ -79,8 +82,10 @@ class Account:
 
     def read(self, count: int, model: str, now: float) -> None:
         """So many events came at once."""
+        if self._inter_token is None:
+            self._inter_token = self.metrics.model(self.upstream, model).inter_token
         if self.first:
-            self.metrics.model(self.upstream, model).inter_token.observe((now - self.last) / count)
+            self._inter_token.observe((now - self.last) / count)
         else:
             self.first = now
             self.metrics.model(self.upstream, model).first_token.observe(now - self.started)
