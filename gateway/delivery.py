@@ -80,23 +80,22 @@ class Sink:
         peer: its connection.
         write_timeout: seconds after which a client that takes nothing is given up.
         gzip: the compressor, None to send bytes as they are.
+
+    Attributes:
+        peer: as given.
+        sent: bytes of bodies so far.
     """
 
     def __init__(self, writer: StreamWriter, peer: Peer, write_timeout: float, gzip: Gzip | None) -> None:
         self._writer = writer
-        self._peer = peer
+        self.peer = peer
         self._write_timeout = write_timeout
         self._gzip = gzip
         self._transport: asyncio.WriteTransport | None = None
         self.sent = 0
 
-    @property
-    def waiting(self) -> bool:
-        """Whether the client has yet to take what it was sent before."""
-        return self._peer.writing_paused
-
     def push(self, data: bytes) -> bool:
-        """Whether the data is on its way; it never waits. Not for the first data, nor while `waiting`."""
+        """Whether the data is on its way; it never waits. Not for the first data, nor while the peer's writing is paused."""
         try:
             self._hand(data if self._gzip is None else self._gzip(data))
         except ConnectionError:
@@ -131,8 +130,8 @@ class Sink:
             await self._writer.write(data, drain=False)  # its own drain would wait for a stalled client without a limit
             self._transport = self._writer.transport
             self.sent += len(data)
-        if self._peer.writing_paused:
-            await self._timed(self._peer.drained())
+        if self.peer.writing_paused:
+            await self._timed(self.peer.drained())
 
     def _hand(self, data: bytes) -> None:
         # What the writer does with a block behind the headers, without its coroutine and its lists.
@@ -227,7 +226,7 @@ class Delivery:
 
     def _push(self) -> bool:
         # Without waking this task, which is a third of what a window costs; whatever has to wait is the task's.
-        if self._log.closed or self._sink.waiting:
+        if self._log.closed or self._sink.peer.writing_paused:
             return False
         got = self._reader.take(READ_LIMIT)
         if isinstance(got, State):

@@ -438,7 +438,7 @@ class Pump:
             self._collect(events)
         self._log.append(events)
         used = self._job.input_tokens + answer.deltas + self._carried
-        if not self._lease.spend(used, now):
+        if used > self._lease.reserved and not self._lease.spend(used, now):
             raise GatewayError("budget")
 
     def _collect(self, events: list[Event]) -> None:

@@ -264,15 +264,19 @@ class Account:
 
 
 class Lease:
-    """What one admission took: its stream slots, and its tokens until they are settled."""
+    """What one admission took: its stream slots, and its tokens until they are settled.
 
-    __slots__ = ("_account", "_plan", "_reserved", "_settled", "_streams")
+    Attributes:
+        reserved: tokens taken from the budget so far; as long as no more are used, there is nothing to `spend`.
+    """
+
+    __slots__ = ("_account", "_plan", "_settled", "_streams", "reserved")
 
     def __init__(self, account: Account, demand: Demand) -> None:
         self._account = account
         self._plan = account.plan
         self._streams = demand.streams
-        self._reserved = demand.tokens
+        self.reserved = demand.tokens
         self._settled = False
         if self._plan.tokens is not None and demand.tokens:
             account.tokens.reserve(self, demand.tokens)
@@ -284,7 +288,7 @@ class Lease:
             tokens_total_so_far: input and output tokens since the lease began.
             now: seconds.
         """
-        rate, extra = self._plan.tokens, tokens_total_so_far - self._reserved
+        rate, extra = self._plan.tokens, tokens_total_so_far - self.reserved
         if rate is None or extra <= 0:
             return True
         return not self._settled and self._extend(rate, extra, now)
@@ -299,7 +303,7 @@ class Lease:
         if budget.wait(rate, extra + ahead) != 0:
             ahead = 0
         budget.reserve(self, extra + ahead)
-        self._reserved += extra + ahead
+        self.reserved += extra + ahead
         return True
 
     def settle(self, tokens: int, now: float) -> None:
@@ -315,7 +319,7 @@ class Lease:
             return
         self._settled = True
         self._account.tokens.drain(rate, now)
-        unused = self._reserved - max(0, tokens)
+        unused = self.reserved - max(0, tokens)
         if unused >= 0:
             self._account.tokens.refund(self, unused)
         else:

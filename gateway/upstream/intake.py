@@ -92,11 +92,6 @@ class Body(aiohttp.StreamReader):
         """Whether nothing more will come."""
         return self._eof or self._exception is not None
 
-    @property
-    def holds_some(self) -> bool:
-        """Whether something came since it was last asked for."""
-        return self._size > 0
-
     def take(self) -> bytes:
         """What came since it was last asked for, b"" when nothing did."""
         buffer = self._buffer
@@ -237,7 +232,7 @@ class Intake(asyncio.Protocol):
     def _relay(self) -> bool | None:
         """What `relay` returns, None as long as more is to come."""
         body, size, taken = self._body, 0, Taken.NOTHING
-        while body.holds_some:  # taking may let in more
+        while body._size:  # taking may let in more
             data = body.take()
             size += len(data)
             taken = self._take(data)
