@@ -70,7 +70,7 @@ async def run_all(scenarios: Sequence[Scenario], runs: int, found: Found) -> Non
             for scenario in scenarios:
                 for program in installed(scenario.programs):
                     async with stage(program, port, pid) as ready:
-                        measurement = await measure(scenario, ready)
+                        measurement = await measure(scenario, program, ready)
                     gc.collect()
                     found.setdefault(title(scenario), {}).setdefault(program.name, []).append(measurement)
                     print(progress(number, scenario, program, measurement), file=sys.stderr)

@@ -97,6 +97,7 @@ class Stream(asyncio.Protocol):
         bytes: of the answer so far, its head included.
         sent, first_event: when the request went out and the first mark came in, by `micros`; 0 before.
         latencies: from writing at the upstream to the receipt here, in microseconds; of sampled streams only.
+        gap: the longest time without a byte since `first_event` or since it was last set to 0, in microseconds.
         opened: done with the first mark.
         closed: done with the answer or with the connection, whichever ends first.
     """
@@ -112,6 +113,8 @@ class Stream(asyncio.Protocol):
         self.bytes = 0
         self.sent = 0
         self.first_event = 0
+        self.gap = 0
+        self._latest = 0
         self.latencies: list[int] = []
         self.opened: asyncio.Future[None] = loop.create_future()
         self.closed: asyncio.Future[None] = loop.create_future()
@@ -123,6 +126,8 @@ class Stream(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         now = micros()
+        self.gap = max(self.gap, now - self._latest) if self._latest else 0
+        self._latest = now
         self.bytes += len(data)
         try:
             if self._chunks is None:
@@ -260,6 +265,14 @@ class Load:
             for stream in self.streams:
                 stream.latencies.clear()
         return found
+
+    def longest_gap(self, *, forget: bool = False) -> float:
+        """Seconds that the least served stream was without a byte since it was last forgotten."""
+        longest = max(stream.gap for stream in self.streams) / 1e6
+        if forget:
+            for stream in self.streams:
+                stream.gap = 0
+        return longest
 
     async def finish(self, upstream: int) -> int:
         """How many events were lost, doubled or out of order, once the upstream at this port was told to end.

@@ -120,6 +120,8 @@ class Measurement:
         bytes: sent to the client for each event.
         kib: of resident memory for each stream.
         latencies: in milliseconds, sorted.
+        lag: what 99.9 % of the looks at the program's event loop found it late by at most, in milliseconds.
+        late: how late the latest heartbeat was, in milliseconds.
         lost: events lost, doubled or out of order; anything but 0 fails the bench.
         failure: why there is nothing measured, which fails the bench too.
     """
@@ -130,6 +132,8 @@ class Measurement:
     bytes: float | None = None
     kib: float | None = None
     latencies: tuple[float, ...] = ()
+    lag: float | None = None
+    late: float | None = None
     lost: int = 0
     failure: str = ""
 

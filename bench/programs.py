@@ -69,6 +69,7 @@ class Program:
         command: its arguments, from the executable, its configuration and its port.
         version: arguments that make the executable print its version.
         settings: further values for the template.
+        heartbeat: seconds after which it says something on a quiet stream, None where it never does.
         environment: added to the bench's own.
     """
 
@@ -79,6 +80,7 @@ class Program:
     command: Command
     version: tuple[str, ...]
     settings: Mapping[str, str] = field(default_factory=dict)
+    heartbeat: float | None = None
     environment: Mapping[str, str] = field(default_factory=dict)
 
     def describe(self) -> str:
@@ -89,9 +91,9 @@ class Program:
         line = (told.stdout + told.stderr).strip().splitlines()[0]
         return " ".join(line.replace(executable, self.name).split())
 
-    def configure(self, port: int, upstream: int) -> Path:
+    def configure(self, port: int, upstream: int, admin: int) -> Path:
         """The file with its configuration for these ports."""
-        values = {"port": port, "upstream": upstream, "admin": free_port(), "key": KEY, "directory": OUT}
+        values = {"port": port, "upstream": upstream, "admin": admin, "key": KEY, "directory": OUT}
         values["files"] = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
         text = Template((HERE / self.template).read_text()).substitute(values | dict(self.settings))
         path = OUT / f"{self.template.removesuffix('.conf.in')}.yaml"
@@ -113,7 +115,7 @@ def _find_litellm() -> str | None:
     return str(installed) if installed.exists() else None
 
 
-def _gateway(name: str, features: str, **settings: str) -> Program:
+def _gateway(name: str, features: str, *, heartbeat: int = 15, interval: str = "auto") -> Program:
     return Program(
         name,
         features,
@@ -121,7 +123,8 @@ def _gateway(name: str, features: str, **settings: str) -> Program:
         lambda: sys.executable,
         lambda python, config, _: [python, "-m", "gateway", "serve", "-c", str(config)],
         ("-c", _GATEWAY_VERSION),
-        {"heartbeat": "15s", "interval": "50ms"} | settings,
+        {"heartbeat": f"{heartbeat}s", "interval": interval},
+        heartbeat,
     )
 
 
@@ -149,9 +152,9 @@ ENVOY: Final = Program(
     lambda envoy, config, _: [envoy, "-c", str(config), "--concurrency", "1", "--disable-hot-restart", "-l", "error"],
     ("--version",),
 )
-GATEWAY: Final = _gateway("gateway", f"{_ON}; default windows of 50 ms")
-GATEWAY_EACH: Final = _gateway("gateway, interval 0", f"{_ON}; each event at once", interval="0")
-GATEWAY_HEARTBEAT: Final = _gateway("gateway, heartbeat 5s", f"{_ON}; heartbeats three times as often", heartbeat="5s")
+GATEWAY: Final = _gateway("gateway", f"{_ON}; the default interval, auto")
+GATEWAY_WINDOWS: Final = _gateway("gateway, interval 50ms", f"{_ON}; windows at any load", interval="50ms")
+GATEWAY_HEARTBEAT: Final = _gateway("gateway, heartbeat 5s", f"{_ON}; heartbeats three times as often", heartbeat=5)
 LITELLM: Final = Program(
     "LiteLLM",
     "one key, no database, 1 worker",
@@ -220,11 +223,13 @@ class Stage:
 
     Attributes:
         port, upstream_port: where they listen.
+        admin_port: where the gateway tells of itself.
         program, upstream: the process ids; no program's for `DIRECT`.
     """
 
     port: int
     upstream_port: int
+    admin_port: int
     program: list[int]
     upstream: list[int]
 
@@ -247,13 +252,13 @@ async def stage(program: Program, port: int, pid: int) -> AsyncIterator[Stage]:
     """
     executable = program.find()
     if executable is None:
-        yield Stage(port, port, [], [pid])
+        yield Stage(port, port, 0, [], [pid])
         return
-    own = free_port()
-    command = program.command(executable, program.configure(own, port), own)
+    own, admin = free_port(), free_port()
+    command = program.command(executable, program.configure(own, port, admin), own)
     async with started(program.name, command, program.environment) as process:
         await _first_event(own, process, program.name)
-        yield Stage(own, port, process.pids, [pid])
+        yield Stage(own, port, admin, process.pids, [pid])
 
 
 async def _first_event(port: int, process: Process, name: str) -> None:

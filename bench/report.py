@@ -115,6 +115,8 @@ COLUMNS: Final = (
     Column("bytes / event", lambda m: m.bytes, 0, base=NGINX),
     Column("p50 ms", lambda m: percentile(m.latencies, 50), 2, base=DIRECT),
     Column("p99 ms", lambda m: percentile(m.latencies, 99), 2, base=DIRECT),
+    Column("lag ms", lambda m: m.lag, 1),
+    Column("heartbeat late ms", lambda m: m.late),
     Column("lost", lambda m: None if m.failure else m.lost),
     Column("CPU %", _share(lambda shares: shares.program), 1),
     Column("upstream %", _share(lambda shares: shares.upstream)),
@@ -127,7 +129,8 @@ Medians of the runs; in brackets the ratio to nginx of the same run, or what is 
 the least and the most of all runs. CPU is of all threads and processes of a program, user and system; per cents are of
 one core. `others %` is what else the machine did meanwhile: noise, and near 0 on a quiet machine. Latency is from the
 writing at the upstream to the check at the client. Memory is resident memory, without the kernel's sockets; the
-gateway's includes the log that a dropped stream resumes from. `{NONE}`: not asked.
+gateway's includes the log that a dropped stream resumes from. Lag is how late the gateway's own event loop was at
+99.9 % of its looks at itself, 20 a second, as the bound of a histogram's bucket. `{NONE}`: not asked.
 """
 
 

@@ -13,9 +13,10 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from bench.client import Load, StreamError, exchange, request
+from bench.lag import Lag
 from bench.marks import MAX_EVENTS, Pace
 from bench.measure import Measurement, Moment, resident_kib
-from bench.programs import DIRECT, ENVOY, GATEWAY, GATEWAY_EACH, GATEWAY_HEARTBEAT, LITELLM, NGINX, Program, Stage
+from bench.programs import DIRECT, ENVOY, GATEWAY, GATEWAY_HEARTBEAT, GATEWAY_WINDOWS, LITELLM, NGINX, Program, Stage
 
 SETTLE: Final = 1.0
 """Seconds between the last stream's first event and the window."""
@@ -44,7 +45,7 @@ class Scenario:
 
     letter: str
     title: str
-    measure: Callable[["Scenario", Stage], Awaitable[Measurement]]
+    measure: Callable[["Scenario", Program, Stage], Awaitable[Measurement]]
     programs: tuple[Program, ...]
     streams: int
     rate: int = 0
@@ -52,21 +53,21 @@ class Scenario:
     window: float = 4.0
 
 
-async def measure(scenario: Scenario, stage: Stage) -> Measurement:
+async def measure(scenario: Scenario, program: Program, stage: Stage) -> Measurement:
     """What this scenario costs this program; with a `failure` when the program could not do what is asked."""
     try:
-        return await scenario.measure(scenario, stage)
+        return await scenario.measure(scenario, program, stage)
     except (ScenarioError, StreamError, TimeoutError) as error:
         return Measurement(failure=str(error) or "no answer in time")
 
 
-async def relay(scenario: Scenario, stage: Stage) -> Measurement:
+async def relay(scenario: Scenario, program: Program, stage: Stage) -> Measurement:
     """Cost and latency of many paced streams."""
     before = resident_kib(stage.program)
     async with Load(stage.port, scenario.api, Pace(MAX_EVENTS, scenario.rate)) as load:
         await load.open(scenario.streams)
         await asyncio.sleep(SETTLE)
-        measurement = await _window(scenario, stage, load)
+        measurement = await _window(scenario, program, stage, load)
         grown = resident_kib(stage.program) - before
         if load.open_streams() < scenario.streams:
             raise ScenarioError("streams ended before the window did")
@@ -75,8 +76,9 @@ async def relay(scenario: Scenario, stage: Stage) -> Measurement:
     return replace(measurement, kib=grown / scenario.streams if countable else None, lost=lost)
 
 
-async def _window(scenario: Scenario, stage: Stage, load: Load) -> Measurement:
+async def _window(scenario: Scenario, program: Program, stage: Stage, load: Load) -> Measurement:
     load.latencies(forget=True)
+    lag = await Lag.of(program, stage)
     moment, before = Moment.now(stage.program, stage.upstream), load.count()
     await asyncio.sleep(scenario.window)
     seconds, shares, after = moment.elapsed(), moment.shares(), load.count()
@@ -89,10 +91,11 @@ async def _window(scenario: Scenario, stage: Stage, load: Load) -> Measurement:
         cpu=1e6 * shares.program * seconds / events if stage.program else None,
         bytes=(after.bytes - before.bytes) / events,
         latencies=milliseconds(load.latencies()),
+        lag=await lag.since(),
     )
 
 
-async def first_token(scenario: Scenario, stage: Stage) -> Measurement:
+async def first_token(scenario: Scenario, program: Program, stage: Stage) -> Measurement:
     """The time from a request to its first event, with one stream at a time."""
     asked = request(scenario.api, Pace(1, 1).prompt)
     took, lost = [], 0
@@ -103,18 +106,27 @@ async def first_token(scenario: Scenario, stage: Stage) -> Measurement:
     return Measurement(latencies=milliseconds(took), lost=lost)
 
 
-async def idle(scenario: Scenario, stage: Stage) -> Measurement:
+async def idle(scenario: Scenario, program: Program, stage: Stage) -> Measurement:
     """What streams cost that are open and wait."""
     before = resident_kib(stage.program)
     async with Load(stage.port, scenario.api, Pace(2, 0)) as load:  # the second never comes
         await load.open(scenario.streams)
         await asyncio.sleep(SETTLE)
-        moment = Moment.now(stage.program, stage.upstream)
+        moment, lag = Moment.now(stage.program, stage.upstream), await Lag.of(program, stage)
         await asyncio.sleep(scenario.window)
         shares, kib = moment.shares(), (resident_kib(stage.program) - before) / scenario.streams
+        late = await _late(program, load)
         if load.open_streams() < scenario.streams:
             raise ScenarioError("idle streams were ended")
-    return Measurement(shares=shares, kib=kib)
+        return Measurement(shares=shares, kib=kib, lag=await lag.since(), late=late)
+
+
+async def _late(program: Program, load: Load) -> float | None:
+    """Milliseconds by which the latest heartbeat came too late; another one is waited for first."""
+    if program.heartbeat is None:
+        return None
+    await asyncio.sleep(program.heartbeat)
+    return 1000 * (load.longest_gap() - program.heartbeat)
 
 
 def milliseconds(micros: Sequence[int]) -> tuple[float, ...]:
@@ -130,11 +142,13 @@ SCENARIOS: Final = (
     Scenario("D", "300 streams at 50 events/s, api chat with merge", relay, (NGINX, GATEWAY), 300, 50, api="chat"),
     Scenario("E", "time to the first token, one stream", first_token, (DIRECT, *_PROXIES), 250),
     Scenario("F", "3,000 idle streams", idle, (NGINX, GATEWAY_HEARTBEAT, ENVOY), 3000, window=5),
-    Scenario("G", "latency of 10 streams at 50 events/s", relay, (DIRECT, *_PROXIES, GATEWAY_EACH), 10, 50),
+    Scenario("G", "latency of 10 streams at 50 events/s", relay, (DIRECT, *_PROXIES, GATEWAY_WINDOWS), 10, 50),
+    Scenario("H", "900 streams at 50 events/s", relay, _PROXIES, 900, 50),
+    Scenario("I", "8,000 idle streams", idle, (NGINX, GATEWAY_HEARTBEAT), 8000, window=5),
     # What LiteLLM can do on one core, with room to spare; asked for by its letter only.
     Scenario("L", "100 streams at 10 events/s, with LiteLLM", relay, (NGINX, GATEWAY, LITELLM), 100, 10),
 )
-BY_DEFAULT: Final = "ABCDEFG"
+BY_DEFAULT: Final = "ABCDEFGHI"
 QUICK: Final = "AD"
 QUICK_WINDOW: Final = 2.0
 

@@ -15,6 +15,7 @@ from structlog.typing import FilteringBoundLogger
 from gateway.core.errors import GatewayError
 from gateway.core.event import Usage
 from gateway.gen_ai import Operation
+from gateway.meters import Distribution
 from gateway.metrics import Metrics, Outcome, Rescue, RescueResult
 from gateway.tracing.span import UNTRACED, Ending, Span
 
@@ -64,6 +65,7 @@ class Account:
     reported: bool = False
     finish_reason: str = ""
     span: Span = UNTRACED
+    _inter_token: Distribution | None = None
 
     def ask(self, upstream: str, now: float) -> None:
         """This upstream is being asked."""
@@ -71,6 +73,7 @@ class Account:
         self.asked = self.asked or now
         self.attempts += 1
         self.answered = False
+        self._inter_token = None
 
     def answer(self, status: int) -> None:
         """The upstream answered with this status."""
@@ -95,8 +98,10 @@ class Account:
 
     def read(self, count: int, model: str, now: float) -> None:
         """So many events came at once."""
+        if self._inter_token is None:
+            self._inter_token = self.metrics.model(self.upstream, model).inter_token
         if self.first:
-            self.metrics.model(self.upstream, model).inter_token.observe((now - self.last) / count)
+            self._inter_token.observe((now - self.last) / count)
         else:
             self.first = now
             self.metrics.model(self.upstream, model).first_token.observe(now - self.started)

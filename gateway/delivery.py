@@ -36,6 +36,8 @@ READ_LIMIT: Final = 512
 """Events that are encoded at once, at most."""
 READ_BYTES: Final = 64 * 1024
 """Bytes of events that are encoded at once: more would wait in memory for a client that does not read."""
+PUSH_LIMIT: Final = 128
+"""Events that are encoded at once without a look at how large they are; that many came with one read, or fewer."""
 MAX_WRITE: Final = 32 * 1024
 """Bytes handed to a socket before it is waited for."""
 MAX_HOLD: Final = 2.0
@@ -82,32 +84,27 @@ class Sink:
         peer: its connection.
         write_timeout: seconds after which a client that takes nothing is given up.
         gzip: the compressor, None to send bytes as they are.
+
+    Attributes:
+        peer: as given.
+        sent: bytes of bodies so far.
     """
 
     def __init__(self, writer: StreamWriter, peer: Peer, write_timeout: float, gzip: Gzip | None) -> None:
         self._writer = writer
-        self._peer = peer
+        self.peer = peer
         self._write_timeout = write_timeout
         self._gzip = gzip
+        self._transport: asyncio.WriteTransport | None = None
         self.sent = 0
 
-    @property
-    def waiting(self) -> bool:
-        """Whether the client has yet to take what it was sent before."""
-        return self._peer.writing_paused
-
     def push(self, data: bytes) -> bool:
-        """Whether the data is on its way; it never waits. Not to be used while `waiting`."""
-        if not data:
-            return True
-        writing = self._writer.write(self._packed(data), drain=False)
+        """Whether the data is on its way; it never waits. Not for the first data, nor while the peer's writing waits."""
         try:
-            writing.send(None)
-        except StopIteration:
-            return True
+            self._hand(data if self._gzip is None else self._gzip(data))
         except ConnectionError:
             return False
-        raise AssertionError("the writer waits although it was told not to")
+        return True
 
     async def write(self, data: bytes) -> None:
         """The data is on its way.
@@ -116,7 +113,8 @@ class Sink:
             SlowReaderError: the client did not take what it was sent before.
             ConnectionError: the client is gone.
         """
-        data = self._packed(data)
+        if self._gzip is not None:
+            data = self._gzip(data)
         if len(data) <= MAX_WRITE:
             await self._write(data)
             return
@@ -129,16 +127,24 @@ class Sink:
             await self._write(self._gzip.end())
         await self._timed(self._writer.write_eof())
 
-    def _packed(self, data: bytes) -> bytes:
-        if self._gzip is not None:
-            data = self._gzip(data)
-        self.sent += len(data)
-        return data
-
     async def _write(self, data: bytes) -> None:
-        await self._writer.write(data, drain=False)  # its own drain would wait for a stalled client without a limit
-        if self._peer.writing_paused:
-            await self._timed(self._peer.drained())
+        if self._transport is not None:
+            self._hand(data)
+        else:  # the headers leave with it
+            await self._writer.write(data, drain=False)  # its own drain would wait for a stalled client without a limit
+            self._transport = self._writer.transport
+            self.sent += len(data)
+        if self.peer.writing_paused:
+            await self._timed(self.peer.drained())
+
+    def _hand(self, data: bytes) -> None:
+        # What the writer does with a block behind the headers, without its coroutine and its lists.
+        transport = self._transport
+        if transport is None or transport.is_closing():
+            raise ConnectionResetError
+        if data:
+            self.sent += len(data)
+            transport.write(b"%x\r\n%b\r\n" % (len(data), data) if self._writer.chunked else data)
 
     async def _timed(self, taken: Awaitable[None]) -> None:
         try:
@@ -224,14 +230,14 @@ class Delivery:
 
     def _push(self) -> bool:
         # Without waking this task, which is a third of what a window costs; whatever has to wait is the task's.
-        limit = self._limit()
-        if self._log.closed or self._sink.waiting or self._log.last - self._reader.after > limit:
+        log, reader = self._log, self._reader
+        if log.closed or log.last - reader.after > PUSH_LIMIT or self._sink.peer.writing_paused:
             return False
-        got = self._reader.take(limit)
+        got = reader.take(PUSH_LIMIT)
         if isinstance(got, State):
             return False
-        push = partial(self._sink.push, self._encoded(got))
-        return self._clock.after_beat(push) or push()
+        self._clock.soon(partial(self._sink.push, self._encoded(got)))
+        return True
 
     def _limit(self) -> int:
         """Events to take at once: as many as make `READ_BYTES` where they are as large as the log's are on average."""
@@ -278,28 +284,34 @@ class Delivery:
     def _frames(self, events: Sequence[Event]) -> str:
         after = self._sent
         self._sent += len(events)
-        max_bytes = self._reading.stream.batch.max_bytes
-        entries = merge(events, after, max_bytes) if self._reading.merge else enumerate(events, after + 1)
-        frame = self._frame_with_id if self._reading.ids else self._frame
-        return "".join([frame(seq, event) for seq, event in entries])
-
-    def _frame_with_id(self, seq: int, event: Event) -> str:
-        block = self._block(seq, event)
-        if block:
-            return f"{self._prefix}{seq}.{self._reading.view.index}\n{block}\n"
-        # A terminal event that the format does not send still moves the cursor, so that a reconnect is answered 204.
-        return f"{self._prefix}{seq}.{self._reading.view.index}\n\n" if self._is_terminal(seq) else ""
-
-    def _frame(self, seq: int, event: Event) -> str:
-        block = self._block(seq, event)
-        return block and f"{block}\n"
-
-    def _block(self, seq: int, event: Event) -> str:
         reading = self._reading
-        if not self._is_terminal(seq):
-            return reading.format.encode(event, reading.view)
-        block = reading.format.terminal(event, reading.view)
-        return block and self._comeback(event) + block
+        view, encode = reading.view, reading.format.encode
+        terminal = self._log.terminal if self._log.closed and self._sent == self._log.last else None
+        if terminal is not None:
+            events = events[:-1]
+        entries = (
+            merge(events, after, reading.stream.batch.max_bytes) if reading.merge else enumerate(events, after + 1)
+        )
+        # One loop without calls of our own: it runs for every event of every reader.
+        if reading.ids:
+            prefix = self._prefix
+            frames = [
+                f"{prefix}{seq}.{view.index}\n{block}\n" for seq, event in entries if (block := encode(event, view))
+            ]
+        else:
+            frames = [f"{block}\n" for _, event in entries if (block := encode(event, view))]
+        if terminal is not None:
+            frames.append(self._last_frame(terminal))
+        return "".join(frames)
+
+    def _last_frame(self, terminal: Event) -> str:
+        reading = self._reading
+        block = reading.format.terminal(terminal, reading.view)
+        if block:
+            block = self._comeback(terminal) + block
+        if reading.ids:  # even where the format does not send it, so that a reconnect is answered 204
+            return f"{self._prefix}{self._sent}.{reading.view.index}\n{block}\n"
+        return block and f"{block}\n"
 
     def _comeback(self, terminal: Event) -> str:
         # A crowd that was cut at once must not come back at once; `retry_ms` differs from reader to reader.
@@ -307,9 +319,6 @@ class Delivery:
             return ""
         retry_after = msgspec.json.decode(terminal.data, type=Failure).retry_after
         return "" if retry_after is None else f"retry: {round(retry_after * 1000) + self._reading.retry_ms}\n"
-
-    def _is_terminal(self, seq: int) -> bool:
-        return self._log.closed and seq == self._log.last and self._log.terminal is not None
 
     def _prelude(self) -> str:
         reading = self._reading

@@ -386,7 +386,7 @@ class Pump:
         batch = self._job.stream.batch
         intake = Intake(response, self._clock, batch.interval, batch.max_bytes)
         try:
-            while not await intake.relay(lambda data: self._take(choice, answer, data)):
+            while not await intake.relay(partial(self._take, choice, answer)):
                 if answer.ended:
                     break
                 await self._wait_for_room()
@@ -403,7 +403,7 @@ class Pump:
         if not (answer.complete or answer.eof_ends):
             raise GatewayError("upstream_cut", detail="the body ended without an end marker")
         if self._continuation is not None:
-            self._put(answer, self._missing(self._continuation.close))
+            self._put(answer, self._missing(self._continuation.close), self._now())
 
     def _take(self, choice: Choice, answer: Answer, data: bytes) -> Taken:
         events = answer.feed(data)
@@ -415,15 +415,16 @@ class Pump:
         return Taken.RELAYED if events else Taken.NOTHING
 
     def _write(self, choice: Choice, answer: Answer, events: list[Event]) -> None:
+        now = self._now()
         if answer is self._seen:
-            self._deadline.move(self._now() + self._job.timeouts.idle)
+            self._deadline.move(now + self._job.timeouts.idle)
         if not events:
             return
         if answer is not self._seen:
             self._first_event(choice, answer)
         if self._continuation is not None:
             events = self._missing(partial(self._continuation.feed, events))
-        self._put(answer, events)
+        self._put(answer, events, now)
 
     def _first_event(self, choice: Choice, answer: Answer) -> None:
         self._seen = answer
@@ -436,17 +437,16 @@ class Pump:
             if self._whole and not self._job.announce:
                 self._log.append([Event(START, "")])
 
-    def _put(self, answer: Answer, events: list[Event]) -> None:
+    def _put(self, answer: Answer, events: list[Event], now: float) -> None:
         if not events:
             return
-        now = self._now()
         self._wrote = True
         self._account.read(len(events), self._log.model, now)
-        if self._job.canonical:
+        if self._whole:
             self._collect(events)
         self._log.append(events)
         used = self._job.input_tokens + answer.deltas + self._carried
-        if not self._lease.spend(used, now):
+        if used > self._lease.reserved and not self._lease.spend(used, now):
             raise GatewayError("budget")
 
     def _collect(self, events: list[Event]) -> None:

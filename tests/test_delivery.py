@@ -19,13 +19,16 @@ ID = "x" * 22
 
 
 class Socket:
-    """Both ends that a sink knows: takes bytes, and may stall or break as a client does."""
+    """All ends that a sink knows: takes bytes, and may stall or break as a client does."""
+
+    chunked = False
 
     def __init__(self) -> None:
         self.written: list[bytes] = []
         self.ended = False
         self.writing_paused = False
         self.gone = False
+        self.transport = Line(self)
 
     async def write(self, data: bytes, *, drain: bool = True) -> None:
         assert not drain, "its own drain has no time limit"
@@ -42,6 +45,19 @@ class Socket:
     @property
     def text(self) -> str:
         return b"".join(self.written).decode()
+
+
+class Line:
+    """A socket's transport."""
+
+    def __init__(self, socket: Socket) -> None:
+        self._socket = socket
+
+    def is_closing(self) -> bool:
+        return self._socket.gone
+
+    def write(self, data: bytes) -> None:
+        self._socket.written.append(data)
 
 
 class Desk:

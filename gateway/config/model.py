@@ -173,9 +173,10 @@ class Limits(Section):
 class Batch(Section):
     """How events are gathered into one write."""
 
-    interval: Annotated[float, Seconds("0s", "10s")] = 0.05
-    """How long an event may wait for others; the first of a burst never waits. 0 sends each at once. 50ms is too short
-    to see and makes most of the difference in cost. With a boundary other than event, 2s is the longest wait for it."""
+    interval: Annotated[float | None, Seconds("0s", "10s", word="auto")] = None
+    """How long an event may wait for others; the first of a burst never waits. 0 sends each at once. auto does so too
+    while the process is idle, and lets events wait 50ms once it uses a fifth of a core: too short to see, and most of
+    the difference in cost. With a boundary other than event, 2s is the longest wait for it."""
     max_bytes: Annotated[int, Bytes("1KiB", "1MiB")] = 16 << 10
     """What was gathered is sent when it is this large. 16KiB is one TLS record."""
     boundary: Literal["event", "sentence", "paragraph"] = "event"
@@ -197,7 +198,7 @@ class Resume(Section):
 class OnDisconnect(Section):
     """What becomes of a generation that nobody reads."""
 
-    after: Annotated[float | None, Seconds("0s", "24h", never="never")] = 30.0
+    after: Annotated[float | None, Seconds("0s", "24h", word="never")] = 30.0
     """The generation is cancelled when no reader is left for so long. 0s: at once; never: it runs to its end. 30s is
     long enough to come back and short enough not to pay for what nobody wants."""
 

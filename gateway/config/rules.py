@@ -80,19 +80,19 @@ class Seconds(Rule):
     Attributes:
         low: the shortest, as a user writes it; `0` without a unit is read where it is 0.
         high: the longest, likewise.
-        never: a word that stands for None, "" where there is none.
+        word: a word that stands for None, "" where there is none.
     """
 
     low: str
     high: str
-    never: str = ""
+    word: str = ""
 
     @property
     def allowed(self) -> str:
-        return f"{self.low} to {self.high}{f', or {self.never}' if self.never else ''}"
+        return f"{self.low} to {self.high}{f', or {self.word}' if self.word else ''}"
 
     def parse(self, value: object) -> float | None:
-        if self.never and value == self.never:
+        if self.word and value == self.word:
             return None
         if type(value) is int and value == 0:
             value = "0s"
@@ -104,10 +104,10 @@ class Seconds(Rule):
         return seconds
 
     def show(self, value: float | None) -> str:
-        return self.never if value is None else show_duration(value)
+        return self.word if value is None else show_duration(value)
 
     def schema(self) -> dict[str, Any]:
-        written = f"{DURATION}|{self.never}" if self.never else DURATION
+        written = f"{DURATION}|{self.word}" if self.word else DURATION
         text = {"type": "string", "pattern": f"^(?:{written})$"}
         return {"anyOf": [text, {"const": 0}]} if self.low == "0s" else text
 

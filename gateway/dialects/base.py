@@ -85,7 +85,7 @@ class Answer(ABC):
 
     def feed(self, data: bytes) -> list[Event]:
         """The events that became whole with `data`."""
-        if self.over:
+        if self.ended or self.failure is not None:
             return []
         events = self._read(data)
         self._noise = 0 if events else self._noise + len(data)

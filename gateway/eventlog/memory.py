@@ -111,7 +111,8 @@ class Log:
         """The events are in the log, in this order, and waiting readers are woken."""
         assert not self.closed, "the writer appended to a closed log"
         self._add(events)
-        self._wake()
+        for reader in self.readers:
+            reader.wake()
 
     def _add(self, events: Sequence[Event]) -> None:
         size = EVENT_OVERHEAD * len(events)
@@ -119,7 +120,8 @@ class Log:
             size += len(event.data) + len(event.id)
         self._events += events
         self.last += len(events)
-        self._account(size)
+        self.size += size
+        self._budget.used += size
         if self.size > self.max_bytes:
             self._trim()
 
@@ -130,7 +132,8 @@ class Log:
         if terminal is not None:
             self._add([terminal])
         self.full = False
-        self._wake()
+        for reader in self.readers:
+            reader.wake()
 
     def discard(self) -> None:
         """Nothing is kept any more. Only a closed log without readers is discarded, and only once."""
@@ -161,10 +164,6 @@ class Log:
         self._trim()
         if not self.full and self._room is not None and not self._room.done():
             self._room.set_result(None)
-
-    def _wake(self) -> None:
-        for reader in self.readers:
-            reader.wake()
 
     def _account(self, size: int) -> None:
         self.size += size
@@ -229,7 +228,8 @@ class Reader:
         got = self.log.read(self.after, limit)
         if not isinstance(got, State):
             self.after += len(got)
-            self.log.advanced()
+            if self.log.full:
+                self.log.advanced()
         return got
 
     def close(self) -> None:

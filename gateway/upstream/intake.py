@@ -5,15 +5,18 @@ collects for one window. One receive, one parse, one append and one write then s
 first event of a burst is never delayed, and a stream slower than the window never waits at all. Short windows open only
 behind two reads that were as close as that: for a slow stream, opening one for nothing is a fifth of the cost.
 
-Three means, each of them measured with 300 streams of 50 events a second, in CPU of the whole gateway per event:
+Four means, each of them measured with 300 streams of 50 events a second, in CPU of the whole gateway per event:
 
+- *No task is woken*: `Intake` stands before aiohttp's protocol while it relays, and passes on what a read brought in
+  the same call. The task that relays sleeps until there is nothing more to relay.
 - *Polled drain*, as network drivers do it: while a stream is fast its transport stays paused, and the shared tick reads
-  its socket once per window and relays what came in the same call. No wake-up of a task, no epoll call. When a poll
-  finds nothing, the stream goes back to events, because an idle stream must cost nothing.      -20 % (with delivery's)
+  its socket once per window. No epoll call. When a poll finds nothing, the stream goes back to events, because an idle
+  stream must cost nothing.      -20 % (with delivery's)
 - *`Body`* in place of aiohttp's own reader, which parses an empty read after every HTTP chunk it hands out. -25 %
 - Over TLS there is no socket to read; there the transport is paused and resumed.
 
-A window longer than `BEAT` ends early when `enough` bytes wait in the kernel; that is looked at once a beat.
+A window longer than `BEAT` ends early when `enough` bytes wait in the kernel; that is looked at once a beat. Where the
+interval is left to the program, there are windows of one beat while the loop is busy, and none while it is not.
 
 This file knows nothing of events, and keeps no time limits; the generation watches over those.
 """
@@ -35,6 +38,10 @@ BEAT: Final = 0.05
 """Seconds between two looks at a stream that is in a window."""
 MAX_POLL: Final = 64 * 1024
 """Bytes one poll reads. A stream that has more than a window's worth goes back to events, which read at full speed."""
+
+
+FLOOD: Final = 32 * 1024
+"""Bytes of one read behind which the other streams have their turn."""
 
 
 class Taken(enum.Enum):
@@ -87,60 +94,67 @@ class Body(aiohttp.StreamReader):
 
     def take(self) -> bytes:
         """What came since it was last asked for, b"" when nothing did."""
-        data = b"".join(self._buffer)
-        self._buffer.clear()
+        buffer = self._buffer
+        data = buffer.popleft() if len(buffer) == 1 else b"".join(buffer)
+        buffer.clear()
         self._size = 0
         if self._protocol._reading_paused:
             self._protocol.resume_reading()
         return data
 
-    async def more(self) -> bytes:
-        """What came since it was last asked for, at least one byte; b"" when the body ended well.
+    def check(self) -> None:
+        """Returns where nothing went wrong so far.
 
         Raises:
             aiohttp.ClientError: the body broke off or is malformed.
         """
-        while not self._buffer and not self._eof:
-            if self._exception is not None:
-                raise self._exception
-            await self._wait("more")
-        return self.take()
+        if self._exception is not None:
+            raise self._exception
 
 
-class Intake:
-    """Relays one response body.
+class Intake(asyncio.Protocol):
+    """Relays one response body; while it does, it stands before aiohttp's protocol on the connection.
 
     Args:
         response: an answer whose body is unread.
         clock: the shared timers.
-        interval: seconds a window lasts, 0 to relay every read at once.
+        interval: seconds a window lasts, 0 to relay every read at once, None to do what the load asks for.
         enough: bytes that end a window; a read of so many opens none.
     """
 
     __slots__ = (
+        "_beat_comes",
         "_body",
         "_descriptor",
         "_due",
         "_enough",
+        "_in_window",
         "_interval",
-        "_is_plain",
+        "_latest",
+        "_load",
+        "_loop",
         "_now",
-        "_poll",
+        "_over",
+        "_protocol",
         "_response",
         "_take",
         "_tick",
         "_transport",
     )
 
-    def __init__(self, response: aiohttp.ClientResponse, clock: Clock, interval: float, enough: int) -> None:
+    def __init__(self, response: aiohttp.ClientResponse, clock: Clock, interval: float | None, enough: int) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._over: asyncio.Future[bool] = self._loop.create_future()
         self._response = response
         self._body = Body.adopt(response.content)
-        self._tick = clock.tick(min(interval, BEAT)) if interval else None
-        self._interval = interval
+        self._load = clock.load if interval is None else None
+        self._interval = BEAT if interval is None else interval
+        self._tick = clock.tick(min(self._interval, BEAT)) if self._interval else None
         self._now = clock.now
-        self._due = 0.0
+        self._latest = self._due = 0.0
         self._enough = enough
-        self._poll: asyncio.Future[Taken] | None = None
+        self._transport: asyncio.Transport | None = None
+        self._in_window = self._beat_comes = False
 
     async def relay(self, take: Take) -> bool:
         """Hands what comes to `take` until that has enough (False), or the body ended well (True).
@@ -148,84 +162,168 @@ class Intake:
         Raises:
             aiohttp.ClientError: the body broke off or is malformed.
         """
-        latest = 0.0
-        while data := await self._body.more():
-            taken, before, latest = take(data), latest, self._now()
-            fast = latest - before < self._interval or self._interval > BEAT
-            if taken is Taken.RELAYED and self._interval and fast and len(data) < self._enough:
-                taken = await self._window(take)
+        self._take = take
+        self._over = self._loop.create_future()
+        try:
+            self._attach()
+            self._pass_on()
+            return await self._over
+        finally:
+            self._detach()
+
+    # -- its place on the connection -------------------------------------------------------------------------------
+
+    def _attach(self) -> None:
+        connection = self._response.connection
+        if connection is None or connection.protocol is None or connection.transport is None:
+            self._loop.call_soon(self._pass_on)  # the body has ended, or is being told that its connection is lost
+            return
+        self._protocol, self._transport = connection.protocol, connection.transport
+        self._descriptor = _descriptor(self._transport)
+        self._transport.set_protocol(self)
+
+    def _detach(self) -> None:
+        transport, self._transport = self._transport, None
+        if transport is None:
+            return
+        transport.set_protocol(self._protocol)
+        if self._in_window and not transport.is_closing():
+            transport.resume_reading()
+        self._in_window = False
+
+    def data_received(self, data: bytes) -> None:
+        """Bytes of the response, still in their HTTP framing."""
+        self._protocol.data_received(data)
+        self._pass_on()
+
+    def eof_received(self) -> None:
+        """The upstream sends nothing more."""
+        self._protocol.eof_received()
+        self._pass_on()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """The connection is gone."""
+        self._protocol.connection_lost(exc)
+        self._loop.call_soon(self._pass_on)  # behind whoever tells the body
+
+    def pause_writing(self) -> None:
+        """The rest of the request has to wait."""
+        self._protocol.pause_writing()
+
+    def resume_writing(self) -> None:
+        """The rest of the request may be sent."""
+        self._protocol.resume_writing()
+
+    # -- relaying --------------------------------------------------------------------------------------------------
+
+    def _pass_on(self) -> None:
+        if self._over.done():
+            return
+        try:
+            over = self._relay()
+        except Exception as error:  # noqa: BLE001 - the pump's to judge; the tick serves all streams and must go on
+            self._detach()
+            self._over.set_exception(error)
+            return
+        if over is not None:
+            self._detach()
+            self._over.set_result(over)
+
+    def _relay(self) -> bool | None:
+        """What `relay` returns, None as long as more is to come."""
+        body, size, taken = self._body, 0, Taken.NOTHING
+        while body._size:  # taking may let in more
+            data = body.take()
+            size += len(data)
+            taken = self._take(data)
             if taken is Taken.ENOUGH:
                 return False
-        return True
+        if body.over:
+            body.check()
+            return True
+        if self._in_window:
+            return None
+        if size > FLOOD:
+            self._let_others()
+        elif taken is Taken.RELAYED and self._wants_windows:
+            self._consider_window(size)
+        return None
 
-    async def _window(self, take: Take) -> Taken:
-        """Returns when a poll found nothing, or `take` has enough."""
-        connection = self._response.connection
-        if connection is None or connection.transport is None or connection.transport.is_closing():
-            return Taken.NOTHING
-        self._transport, self._take = connection.transport, take
-        self._descriptor = _descriptor(self._transport)
-        self._is_plain = self._transport.get_extra_info("sslcontext") is None
-        self._poll = asyncio.get_running_loop().create_future()
-        self._transport.pause_reading()
-        self._open()
-        try:
-            return await self._poll
-        finally:
-            self._poll = None
-            if not self._transport.is_closing():
-                self._transport.resume_reading()
+    @property
+    def _wants_windows(self) -> bool:
+        return self._load.busy if self._load is not None else self._interval > 0
 
-    def _open(self) -> None:
-        assert self._tick is not None
+    def _consider_window(self, size: int) -> None:
+        before, self._latest = self._latest, self._now()
+        fast = self._latest - before < self._interval or self._interval > BEAT
+        transport = self._transport
+        if fast and size < self._enough and transport is not None and not transport.is_closing():
+            transport.pause_reading()
+            self._in_window = True
+            self._wait()
+
+    def _let_others(self) -> None:
+        # The loop reads one socket up to 32 times before it looks at the next.
+        if self._transport is not None and not self._transport.is_closing():
+            self._transport.pause_reading()
+            self._loop.call_soon(self._go_on, self._transport)
+
+    def _go_on(self, transport: asyncio.Transport) -> None:
+        # A window began, or aiohttp itself has enough: whoever paused it goes on with it.
+        if not (self._in_window or self._protocol._reading_paused or transport.is_closing()):
+            transport.resume_reading()
+
+    # -- windows ---------------------------------------------------------------------------------------------------
+
+    def _wait(self) -> None:
         # Half a beat less: a tick that comes a little early must not cost another whole one.
         self._due = self._now() + self._interval - BEAT / 2 if self._interval > BEAT else 0.0
-        self._tick.add(self._beat)
+        self._wait_for_beat()
+
+    def _wait_for_beat(self) -> None:
+        assert self._tick is not None
+        if not self._beat_comes:
+            self._beat_comes = True
+            self._tick.add(self._beat)
 
     def _beat(self) -> None:
-        poll = self._poll
-        if poll is None or poll.done():
+        self._beat_comes = False
+        if not self._in_window:
             return
         if self._due and self._now() < self._due and self._waiting() < self._enough:
-            assert self._tick is not None
-            self._tick.add(self._beat)
-            return
-        try:
-            taken = self._read()
-        except Exception as error:  # noqa: BLE001 - the pump's to judge; the tick serves all streams and must go on
-            poll.set_exception(error)
-            return
-        if taken is None or taken is Taken.ENOUGH:
-            poll.set_result(taken or Taken.NOTHING)
-        else:
-            self._open()
+            self._wait_for_beat()
+        elif self._poll():
+            self._wait()
+        elif self._in_window:
+            self._go_back_to_events()
+
+    def _go_back_to_events(self) -> None:
+        self._in_window = False
+        if self._transport is not None and not self._transport.is_closing():
+            self._transport.resume_reading()
 
     def _waiting(self) -> int:
         """Bytes that wait in the kernel; where that cannot be told there are always enough."""
-        if self._transport.is_closing() or self._descriptor < 0:
+        if self._transport is None or self._transport.is_closing() or self._descriptor < 0:
             return self._enough
         return int.from_bytes(fcntl.ioctl(self._descriptor, termios.FIONREAD, b"\0" * 4), sys.byteorder)
 
-    def _read(self) -> Taken | None:
-        """What became of what was there; None where it is time to go back to events."""
+    def _poll(self) -> bool:
+        """Whether something came, was passed on, and the window may go on."""
         # A closing transport's descriptor may already be somebody else's.
-        if self._descriptor < 0 or not self._is_plain or self._transport.is_closing():
-            return None
+        if self._transport is None or self._transport.is_closing() or self._descriptor < 0:
+            return False
         try:
             data = os.read(self._descriptor, MAX_POLL)
         except OSError:
-            return None  # nothing there yet, or an error: either is the transport's to find
-        connection = self._response.connection
-        if not data or connection is None or connection.protocol is None:
-            return None
-        connection.protocol.data_received(data)
-        body = self._body
-        if body.over or len(data) >= self._enough:
-            return None
-        came = body.take()
-        return self._take(came) if came else Taken.NOTHING
+            return False  # nothing there yet, or an error: either is the transport's to find
+        if not data:
+            return False  # so is the end
+        self.data_received(data)
+        return self._in_window and self._wants_windows and len(data) < self._enough
 
 
 def _descriptor(transport: asyncio.BaseTransport) -> int:
+    """Where the transport reads, -1 where nobody else may: over TLS the bytes make no sense to others."""
     sock = transport.get_extra_info("socket")
-    return -1 if sock is None else int(sock.fileno())
+    return -1 if sock is None or transport.get_extra_info("sslcontext") is not None else int(sock.fileno())

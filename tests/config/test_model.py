@@ -28,7 +28,7 @@ def test_config_has_the_defaults_of_the_contract() -> None:
     assert (config.server.max_body, config.server.drain, config.server.max_log_bytes) == (4 << 20, 30.0, 512 << 20)
     assert (config.stream.heartbeat, config.stream.batch.interval, config.stream.on_disconnect.after) == (
         15.0,
-        0.05,
+        None,
         30.0,
     )
     assert tuple(config.timeouts.model_dump().values()) == (5.0, 60.0, 30.0, 1800.0)

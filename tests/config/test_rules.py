@@ -35,7 +35,7 @@ def test_duration_zero_needs_no_unit_where_zero_is_allowed() -> None:
 
 
 def test_duration_never_is_none_only_where_it_is_a_word() -> None:
-    assert Seconds("0s", "1m", never="never").parse("never") is None
+    assert Seconds("0s", "1m", word="never").parse("never") is None
     with pytest.raises(ValueError, match="duration"):
         Seconds("0s", "1m").parse("never")
 
