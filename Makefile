@@ -76,7 +76,7 @@ docs: setup
 
 lock: setup
 	$(LOCK) pyproject.toml --upgrade --all-extras --output-file requirements.lock
-	$(LOCK) pyproject.toml --extra uvloop --constraint requirements.lock --output-file requirements-run.lock
+	$(LOCK) pyproject.toml --extra uvloop --extra otel --constraint requirements.lock --output-file requirements-run.lock
 	echo hatchling | $(LOCK) - --constraint requirements.lock --output-file requirements-build.lock
 	npm install --package-lock-only --loglevel=error
 	cd $(dir $(PARSER)) && npm install --package-lock-only --loglevel=error

@@ -87,12 +87,12 @@ async def make_app(config: Config, worker: int | None = None) -> App:
     clock, logger = Clock(loop), structlog.get_logger()
     metrics = Metrics(version=version("sse-gateway"))
     _prepare(metrics, config)
-    metrics.connections_limit.set(config.server.max_connections)
     registry: Registry[Generation] = Registry(clock.wheel, config.server.max_log_bytes, worker)
     demo = await _demo(config, None)
     engine = Engine(clock, registry, metrics, logger, new_session(), {}, from_environment(clock.now, logger))
     per_address = config.limits.per_address
-    max_streams, max_connections = _shared_out(_descriptors())
+    max_streams, max_connections = _shared_out(_descriptors(), config.server.max_connections)
+    metrics.connections_limit.set(max_connections)
     gateway = Gateway(
         clock=clock,
         metrics=metrics,
@@ -103,7 +103,7 @@ async def make_app(config: Config, worker: int | None = None) -> App:
         addresses=AddressLimiter(per_address.requests, per_address.connections),
         snapshot=_snapshot(config, demo),
         max_streams=max_streams,
-        max_connections=min(max_connections, config.server.max_connections),
+        max_connections=max_connections,
     )
     return App(gateway, demo)
 
@@ -117,11 +117,11 @@ def _descriptors() -> int:
     return wanted
 
 
-def _shared_out(descriptors: int) -> tuple[int, int]:
+def _shared_out(descriptors: int, wanted: int) -> tuple[int, int]:
     """Streams and client connections at most. A stream needs two descriptors, to its reader and to its upstream."""
     free = max(FD_REFUSING + 2, descriptors - FD_RESERVE)
     streams = (free - FD_REFUSING) // 2
-    return streams, free - streams
+    return streams, min(wanted, free - streams)
 
 
 async def _demo(config: Config, running: Demo | None) -> Demo | None:

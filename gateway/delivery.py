@@ -236,8 +236,12 @@ class Delivery:
         got = reader.take(PUSH_LIMIT)
         if isinstance(got, State):
             return False
-        self._clock.soon(partial(self._sink.push, self._encoded(got)))
+        self._clock.soon(partial(self._hand_over, self._encoded(got)))
         return True
+
+    def _hand_over(self, data: bytes) -> None:
+        if not self._sink.push(data):
+            self._reader.interrupt()  # the task finds out by itself, at its next write
 
     def _limit(self) -> int:
         """Events to take at once: as many as make `READ_BYTES` where they are as large as the log's are on average."""

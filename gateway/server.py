@@ -115,7 +115,7 @@ class _Process:
         service = WebService(gateway)
         handler = self._worker.siblings.share(service) if self._worker else service
         server = Server(handler, service.explain, gateway.clock, gateway.max_connections)
-        admin = web.Server(AdminService(gateway), access_log=None)
+        admin = web.Server(AdminService(gateway), access_log=None, handler_cancellation=True)
         try:
             await self._listen(server, admin)
             beside = [loop.create_task(self._watch_lag())]

@@ -109,7 +109,7 @@ class Readings:
             "listen": self._listen,
             "max": {
                 "streams": gateway.max_streams,
-                "readers": gateway.snapshot.config.server.max_connections,
+                "readers": gateway.max_connections,
                 "log": gateway.registry.budget.limit,
             },
             "targets": list(islice(_targets(gateway), LISTED)),

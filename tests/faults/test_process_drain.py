@@ -3,6 +3,7 @@
 import asyncio
 import signal
 from collections import Counter
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -130,7 +131,9 @@ async def test_term_under_load_cuts_what_goes_on_too_long_and_loses_nothing(star
         answers.go.set()
         await asyncio.gather(*(reader.finish() for reader in [*ending, *endless]))
         assert await gateway.wait() == 0
-        assert DRAIN <= asyncio.get_running_loop().time() - began < DRAIN + 2
+        # Two seconds; more for hundreds of readers in one process on a machine that is busy with other things.
+        assert DRAIN <= asyncio.get_running_loop().time() - began < DRAIN + 4
+    assert DRAIN <= apart(gateway, "draining", "drained") < DRAIN + 1
     assert [reader.end["type"] for reader in ending] == ["done"] * len(ending)
     assert {reader.text for reader in [*ending, *endless]} == {"onetwo"}
     assert {reader.end["code"] for reader in endless} == {"drained"}
@@ -138,6 +141,12 @@ async def test_term_under_load_cuts_what_goes_on_too_long_and_loses_nothing(star
     check_spread([reader.retry for reader in endless])
     outcomes = Counter(line["outcome"] for line in gateway.log_lines("stream_end"))
     assert outcomes == {"completed": len(ending), "drained": len(endless)}
+
+
+def apart(gateway: Gateway, *events: str) -> float:
+    """Seconds between two lines of the log."""
+    first, second = (datetime.fromisoformat(gateway.log_lines(event)[0]["ts"]) for event in events)
+    return (second - first).total_seconds()
 
 
 async def check_refuses(gateway: Gateway) -> None:

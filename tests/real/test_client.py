@@ -134,6 +134,12 @@ def paced(*, pause: float = 0.03, middle: tuple[Step, ...] = ()) -> list[Step]:
     return [sse_head(), *half, *middle, *rest, OPENAI_STOP, OPENAI_DONE, LAST_CHUNK]
 
 
+async def test_page_of_another_origin_imports_the_client(page: Page, stage: Stage) -> None:
+    url = f"{stage.gateway.url}/client.js"
+    assert await page.evaluate("url => new URL(url).origin !== origin", url)
+    assert "stream" in await page.evaluate("url => import(url).then((module) => Object.keys(module))", url)
+
+
 @pytest.mark.parametrize("mode", ["auto", "eventsource", "fetch"])
 async def test_page_reads_an_answer(page: Page, stage: Stage, mode: str) -> None:
     await ask(page, "/events", stage.plays(openai_answer("你", "好", "👨‍👩‍👧")), mode=mode)

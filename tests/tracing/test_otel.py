@@ -1,7 +1,7 @@
 """Spans as the SDK has them: names and values by the conventions, times by the loop's clock, and a quiet exporter."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 
 import pytest
 import structlog
@@ -20,8 +20,24 @@ ENDING = Ending("completed", "", "main", "gpt-4o", "stop", Usage(11, 7), 100.5, 
 
 
 @pytest.fixture
-def tracing() -> Recording:
-    return Recording(lambda: 100.75, structlog.get_logger())
+async def begin(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Callable[[], Recording]]:
+    """Makes tracings as the environment says; they are ended with the test, and nobody takes their spans."""
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", "http://127.0.0.1:9")
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_TIMEOUT", "0.1")
+    begun: list[Recording] = []
+
+    def begin() -> Recording:
+        begun.append(Recording(lambda: 100.75, structlog.get_logger()))
+        return begun[-1]
+
+    yield begin
+    for tracing in begun:
+        await tracing.close()
+
+
+@pytest.fixture
+def tracing(begin: Callable[[], Recording]) -> Recording:
+    return begin()
 
 
 def ended(span: Span, ending: Ending = ENDING) -> ReadableSpan:
@@ -100,21 +116,25 @@ def test_model_that_a_client_made_up_is_cut_and_can_be_sent(tracing: Recording) 
 
 
 @pytest.mark.parametrize(("sampler", "flags"), [("always_off", "00"), ("parentbased_always_on", "01")])
-def test_call_carries_the_spans_own_context(sampler: str, flags: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_call_carries_the_spans_own_context(
+    sampler: str, flags: str, monkeypatch: pytest.MonkeyPatch, begin: Callable[[], Recording]
+) -> None:
     monkeypatch.setenv("OTEL_TRACES_SAMPLER", sampler)
     context = read_context([f"00-{1:032x}-{2:016x}-01"], ["a=1,b=2"])
-    span = Recording(float, structlog.get_logger()).span(context, OPENING)
+    span = begin().span(context, OPENING)
     version, trace_id, own, said = span.headers["traceparent"].split("-")
     assert (version, trace_id, said, span.headers["tracestate"]) == ("00", f"{1:032x}", flags, "a=1,b=2")
     assert own not in (f"{0:016x}", f"{2:016x}")
     assert span.recording == (flags == "01")
 
 
-def test_service_is_named_by_the_operator_first(monkeypatch: pytest.MonkeyPatch, tracing: Recording) -> None:
-    assert tracing._provider.resource.attributes["service.name"] == "sse-gateway"
+def test_service_is_named_by_the_operator_first(
+    monkeypatch: pytest.MonkeyPatch, begin: Callable[[], Recording]
+) -> None:
+    assert begin()._provider.resource.attributes["service.name"] == "sse-gateway"
     monkeypatch.setenv("OTEL_RESOURCE_ATTRIBUTES", "service.version=7,team=blue")
     monkeypatch.setenv("OTEL_SERVICE_NAME", "chat")
-    named = Recording(float, structlog.get_logger())._provider.resource.attributes
+    named = begin()._provider.resource.attributes
     assert (named["service.name"], named["service.version"], named["team"]) == ("chat", "7", "blue")
 
 
