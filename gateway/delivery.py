@@ -99,7 +99,7 @@ class Sink:
         self.sent = 0
 
     def push(self, data: bytes) -> bool:
-        """Whether the data is on its way; it never waits. Not for the first data, nor while the peer's writing waits."""
+        """Whether the data is on its way; it never waits. Not for the first data, nor while writing is paused."""
         try:
             self._hand(data if self._gzip is None else self._gzip(data))
         except ConnectionError:

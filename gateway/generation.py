@@ -69,8 +69,8 @@ class Generation:
 
     Attributes:
         begun: done when the stream has its first event (None), the upstream answered with something that is no stream
-            (the response, to be passed through until `passed` is set), or it failed before either (the error). For
-            who started it; gone when the generation has ended.
+            (the response, passed through until `passed_on` is called), or it failed before either (the error). For who
+            started it; gone when the generation has ended.
         gate: how often readers may come back, once somebody has.
         told: whether somebody was told the stream's id; nobody else can come back to it.
     """
@@ -83,7 +83,7 @@ class Generation:
         log.model = job.model
         self.begun: asyncio.Future[aiohttp.ClientResponse | None] = loop.create_future()
         self.ended: asyncio.Future[None] = loop.create_future()
-        self.passed = asyncio.Event()
+        self._passed: asyncio.Future[None] | None = None  # there while a response is passed through
         self.gate: Gate | None = None
         facts = {"stream_id": log.stream_id, "request_id": job.request_id, "principal": job.principal}
         started = engine.clock.now()
@@ -105,7 +105,6 @@ class Generation:
         self._task: asyncio.Task[None] | None = None
         self._verdict: tuple[GatewayError, Outcome] | None = None
         self._left: Outcome = "client_gone"
-        self._passing = False
         self.told = False
 
     # -- its life ------------------------------------------------------------------------------------------------
@@ -179,8 +178,8 @@ class Generation:
     def _patience(self) -> float | None:
         # Nobody can come back to what cannot be resumed, so waiting for a reader would only cost money.
         after, resume = self.job.stream.on_disconnect.after, self.job.stream.resume
-        if self._passing:
-            return None if self.passed.is_set() else 0.0
+        if self._passed is not None:
+            return None if self._passed.done() else 0.0
         return 0.0 if after is not None and not (resume.enabled and self.told) else after
 
     def _abandon(self) -> None:
@@ -195,11 +194,16 @@ class Generation:
     async def _hand_over(self, response: aiohttp.ClientResponse) -> None:
         if self.begun.done() or self.log.last:
             raise GatewayError("upstream_protocol", detail="the answer is no stream, but one was already begun")
-        self._passing = True
+        self._passed = asyncio.get_running_loop().create_future()
         self.begun.set_result(response)
         if not self.log.readers:
             self._abandon()
-        await self.passed.wait()
+        await self._passed
+
+    def passed_on(self) -> None:
+        """Nothing more is wanted of the response that is no stream."""
+        if self._passed is not None and not self._passed.done():
+            self._passed.set_result(None)
 
     # -- its end -------------------------------------------------------------------------------------------------
 
@@ -239,7 +243,7 @@ class Generation:
         resume = self.job.stream.resume
         self.log.close(self._terminal(failure, usage))
         del self._engine.running[self.log.stream_id]
-        self._engine.registry.retire(self.log, resume.ttl if resume.enabled and not self._passing else 0)
+        self._engine.registry.retire(self.log, resume.ttl if resume.enabled and self._passed is None else 0)
         if not self.begun.done():
             self.begun.set_exception(failure) if failure else self.begun.set_result(None)
         self.ended.set_result(None)

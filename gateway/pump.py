@@ -267,14 +267,13 @@ class Pump:
         if self._broken is not None:
             self._how = "prefill" if self._prefilled else "anew"
             self._continuation = Continuation(self._delivered, prefilled=self._prefilled)
-        call = self._source.call(upstream, choice.target, self._delivered.rstrip() if self._prefilled else "")
         self._account.ask(upstream.name, self._now())
         self._account.span.ask(upstream.name, upstream.config.dialect, choice.target.url)
         with Deadline(self._clock.wheel, _timeout) as self._deadline:
             self._deadline.set(job.timeouts.first_event)
             async with attempt(
                 self._session,
-                self._account.span.carry(call),
+                self._call_for(choice),
                 connect_timeout=job.timeouts.connect,
                 again=self._source.repeatable,
                 verify_tls=upstream.config.verify_tls,
@@ -289,6 +288,10 @@ class Pump:
                     return
                 self._answer, self._carried = answer, _tokens(self._delivered) if self._prefilled else 0
                 await self._read(choice, response, answer)
+
+    def _call_for(self, choice: Choice) -> Call:
+        prefix = self._delivered.rstrip() if self._prefilled else ""
+        return self._account.span.carry(self._source.call(choice.upstream, choice.target, prefix))
 
     def _consider(self, choice: Choice, error: GatewayError) -> None:
         if error is self._broken or error.code == "budget":

@@ -296,7 +296,7 @@ async def test_answer_that_was_passed_on_is_completed_and_not_kept(works: Works)
         generation = works.started(upstream.url, unread=True, canonical=False, announce=False)
         reader = generation.attach(0)
         assert await generation.begun is not None
-        generation.passed.set()
+        generation.passed_on()
         generation.detach(reader, 2)
         await asyncio.wait_for(generation.ended, 1)
         await asyncio.sleep(0.1)

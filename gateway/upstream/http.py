@@ -109,6 +109,7 @@ async def attempt(
         "timeout": aiohttp.ClientTimeout(total=None, connect=connect_timeout, sock_connect=connect_timeout),
     } | ({} if verify_tls else {"ssl": False})
     response = await _sent(session, call, options, again=again)
+    del call, options  # a prompt may be large, and its answer long
     try:
         _check_head(response)
         with _ended_by_loss(response):

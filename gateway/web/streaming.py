@@ -61,7 +61,7 @@ async def stream_new(
             try:
                 return await pass_through(passed)
             finally:
-                generation.passed.set()
+                generation.passed_on()
         return await _deliver(exchange, attendance, resumed=False, index=0)
     finally:
         attendance.leave()

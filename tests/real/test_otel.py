@@ -7,7 +7,6 @@ from typing import Any, Self
 
 import pytest
 from aiohttp import web
-from google.protobuf.json_format import MessageToDict
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
 from tests.conftest import StartGateway
@@ -111,14 +110,12 @@ def _span(span: Any) -> dict[str, Any]:
 
 
 def _plain(attributes: Any) -> dict[str, Any]:
-    return {one.key: _value(MessageToDict(one.value)) for one in attributes}
+    return {one.key: _value(one.value) for one in attributes}
 
 
-def _value(value: dict[str, Any]) -> Any:
-    ((kind, inner),) = value.items()
-    if kind == "arrayValue":
-        return [_value(one) for one in inner["values"]]
-    return int(inner) if kind == "intValue" else inner
+def _value(value: Any) -> Any:
+    kind = value.WhichOneof("value")
+    return [_value(one) for one in value.array_value.values] if kind == "array_value" else getattr(value, kind)
 
 
 # -- the scene ---------------------------------------------------------------------------------------------------------
@@ -155,7 +152,7 @@ def config(url: str) -> dict[str, Any]:
     }
     for kind in ("refusing", "broken"):
         upstreams[kind]["fallback"] = ["good"]
-    chat = {"api": "chat", "history": None, "model": "gpt"}
+    chat: dict[str, Any] = {"api": "chat", "history": None, "model": "gpt"}
     return {
         "server": {"drain": "100ms"},
         "auth": {"keys": [{"id": PRINCIPAL, "key": KEY}]},
@@ -281,7 +278,7 @@ async def untraced(start_gateway: StartGateway, env: Mapping[str, str]) -> Async
 
 
 async def read(scene: Scene, path: str, **headers: str) -> None:
-    async with await scene.send(path, **headers) as got:
+    async with await scene.send(path, None, **headers) as got:
         assert ANSWER in (await got.body()).decode()
 
 

@@ -213,7 +213,7 @@ async def test_tokens_are_reserved_and_settled_by_the_upstreams_usage(stage: Sta
     who = fetching(somebody("tokens"))
     first = await tokens_left(stage, who)
     assert 120 <= first <= 140  # of 400, for a few tokens of input and 256 of output
-    assert await tokens_left(stage, who) == first - 8  # settled at 3 + 5
+    assert first - await tokens_left(stage, who) in (7, 8)  # settled at 3 + 5, and one may be back already
     running = await hanging(stage, who, "/openai")
     async with await hanging(stage, who, "/openai") as refused:
         assert (refused.status, (await refused.json())["error"]["code"]) == (429, "token_limit")
