@@ -15,6 +15,7 @@ import hmac
 import ipaddress
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from functools import lru_cache
 from typing import Final, Literal, NamedTuple
 from urllib.parse import unquote_plus
 
@@ -220,6 +221,7 @@ def address_key(address: str) -> str:
     return address[:MAX_PEER] if parsed is None else str(parsed)
 
 
+@lru_cache(maxsize=4096)  # every request asks twice, and clients ask again
 def _address(text: str) -> Address | None:
     """The address in `1.2.3.4`, `1.2.3.4:80`, `::1`, `[::1]:80` or `fe80::1%eth0`; None for anything else."""
     try:
