@@ -35,6 +35,10 @@ Route       A path with its kind (proxy, openai, chat), its upstream and its set
 Target      One server of an upstream, with its breaker. `upstream/pool.py`
 Course      Whom to ask next, after what has failed; a plain function of it. `upstream/course.py`, `core/retry.py`
 Exchange    One request and all that is known about it on its way through the middleware. `web/exchange.py`
+Account     What a generation took and how it went: told to metrics, log and span, once. `account.py`
+Span        A generation as OpenTelemetry sees it, where a receiver is named. `tracing/`
+Worker      One of several such processes on a port. A stream's id names its own, and whoever asks another is handed
+            over with the socket. `supervisor.py`, `web/siblings.py`
 Snapshot    One configuration, made ready to serve; a reload makes the next one. `web/state.py`
 
 To follow one request, read `web/middleware.py` (the pipeline), `web/chat.py` (what is asked), `web/admission.py` (what
