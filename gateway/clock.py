@@ -94,22 +94,29 @@ class Wheel:
 
 
 class Deadline:
-    """A limit on the time of a block of code that may be moved at no cost; when it passes, the block is cancelled.
+    """A limit on the time of a block of code, anew from each sign of life; when it passes, the block is cancelled.
 
-    Use as a context manager within a task. Unlike `asyncio.timeout`, moving it later costs one attribute write.
+    Use as a context manager within a task. Unlike `asyncio.timeout`, a sign of life costs one attribute write.
 
     Args:
         wheel: where it waits.
         late: made and raised at the end of the block when the limit has passed.
+
+    Attributes:
+        alive: when the limit began to run, on the wheel's clock; may be set later at any time.
     """
+
+    __slots__ = ("_cancelling", "_late", "_passed", "_seconds", "_task", "_timer", "_wheel", "alive")
 
     def __init__(self, wheel: Wheel, late: Callable[[], Exception]) -> None:
         self._wheel = wheel
         self._late = late
         self._timer: Timer | None = None
         self._task: asyncio.Task[object] | None = None
+        self._seconds = 0.0
         self._cancelling = 0
         self._passed = False
+        self.alive = 0.0
 
     def __enter__(self) -> "Deadline":
         self._task = asyncio.current_task()
@@ -118,16 +125,11 @@ class Deadline:
         return self
 
     def set(self, seconds: float, late: Callable[[], Exception] | None = None) -> None:
-        """The block has so many seconds from now on; `late` replaces what is raised."""
+        """The block has so many seconds from now on, and from each sign of life; `late` replaces what is raised."""
         self._late = late or self._late
-        if self._timer is not None:
-            self._timer.cancel()
-        self._timer = self._wheel.after(seconds, self._pass)
-
-    def move(self, deadline: float) -> None:
-        """The block has until `deadline`, which is later than what it had before."""
-        if self._timer is not None:
-            self._timer.deadline = deadline
+        self.clear()
+        self._seconds, self.alive = seconds, self._wheel.now()
+        self._timer = self._wheel.after(seconds, self._look)
 
     def clear(self) -> None:
         """The block has all the time it wants."""
@@ -143,7 +145,11 @@ class Deadline:
         if self._task.uncancel() <= self._cancelling:
             raise self._late() from None
 
-    def _pass(self) -> None:
+    def _look(self) -> None:
+        left = self.alive + self._seconds - self._wheel.now()
+        if left > 0:
+            self._timer = self._wheel.after(left, self._look)
+            return
         self._passed = True
         if self._task is not None:
             self._task.cancel()

@@ -90,12 +90,15 @@ class Sink:
         sent: bytes of bodies so far.
     """
 
+    __slots__ = ("_chunked", "_gzip", "_transport", "_write_timeout", "_writer", "peer", "sent")
+
     def __init__(self, writer: StreamWriter, peer: Peer, write_timeout: float, gzip: Gzip | None) -> None:
         self._writer = writer
         self.peer = peer
         self._write_timeout = write_timeout
         self._gzip = gzip
         self._transport: asyncio.WriteTransport | None = None
+        self._chunked = False
         self.sent = 0
 
     def push(self, data: bytes) -> bool:
@@ -132,7 +135,7 @@ class Sink:
             self._hand(data)
         else:  # the headers leave with it
             await self._writer.write(data, drain=False)  # its own drain would wait for a stalled client without a limit
-            self._transport = self._writer.transport
+            self._transport, self._chunked = self._writer.transport, self._writer.chunked
             self.sent += len(data)
         if self.peer.writing_paused:
             await self._timed(self.peer.drained())
@@ -144,7 +147,7 @@ class Sink:
             raise ConnectionResetError
         if data:
             self.sent += len(data)
-            transport.write(b"%x\r\n%b\r\n" % (len(data), data) if self._writer.chunked else data)
+            transport.write(b"%x\r\n%b\r\n" % (len(data), data) if self._chunked else data)
 
     async def _timed(self, taken: Awaitable[None]) -> None:
         try:
@@ -188,6 +191,21 @@ class Delivery:
         metrics: the route's counters.
     """
 
+    __slots__ = (
+        "_clock",
+        "_failure",
+        "_hold",
+        "_log",
+        "_metrics",
+        "_now",
+        "_prefix",
+        "_reader",
+        "_reading",
+        "_sent",
+        "_sink",
+        "_unsent",
+    )
+
     def __init__(self, reader: Reader, sink: Sink, reading: Reading, clock: Clock, metrics: RouteMetrics) -> None:
         batch = reading.stream.batch
         self._reader = reader
@@ -200,6 +218,8 @@ class Delivery:
         self._prefix = f"id: {self._log.stream_id}."
         self._hold = None if batch.boundary == "event" else Hold(batch.boundary, batch.max_bytes, MAX_HOLD)
         self._sent = reader.after
+        self._unsent = b""
+        self._failure: Exception | None = None
 
     async def run(self) -> Outcome:
         """Why it ended: `completed` when the log's end was delivered, else `client_gone` or `slow_reader`."""
@@ -217,6 +237,12 @@ class Delivery:
         while True:
             timeout, heartbeat = self._patience()
             got = await self._reader.read(self._limit(), timeout, self._push if self._hold is None else None)
+            if self._failure is not None:
+                raise self._failure
+            if self._unsent:
+                await self._sink.write(self._take_unsent())
+                if got is NOTHING:
+                    continue
             if got is NOTHING:
                 await (self._beat() if heartbeat else self._release())
             elif got is END:
@@ -236,8 +262,20 @@ class Delivery:
         got = reader.take(PUSH_LIMIT)
         if isinstance(got, State):
             return False
-        self._clock.soon(partial(self._hand_over, self._encoded(got)))
+        try:
+            data = self._encoded(got)
+        except Exception as error:  # noqa: BLE001 - this reader's own; the writer of the log goes on
+            self._failure = error
+            return False
+        if len(data) > MAX_WRITE:
+            self._unsent = data
+            return False
+        self._clock.soon(partial(self._hand_over, data))
         return True
+
+    def _take_unsent(self) -> bytes:
+        data, self._unsent = self._unsent, b""
+        return data
 
     def _hand_over(self, data: bytes) -> None:
         if not self._sink.push(data):
@@ -313,8 +351,11 @@ class Delivery:
         block = reading.format.terminal(terminal, reading.view)
         if block:
             block = self._comeback(terminal) + block
-        if reading.ids:  # even where the format does not send it, so that a reconnect is answered 204
-            return f"{self._prefix}{self._sent}.{reading.view.index}\n{block}\n"
+        if reading.ids:
+            # Even where the format does not send it, so that a reconnect is answered 204; and with the last of several
+            # blocks, so that who was cut off between them gets all of them.
+            before, gap, last = block.rpartition("\n\n")
+            return f"{before}{gap}{self._prefix}{self._sent}.{reading.view.index}\n{last}\n"
         return block and f"{block}\n"
 
     def _comeback(self, terminal: Event) -> str:

@@ -246,7 +246,8 @@ class Generation:
         self._engine.registry.retire(self.log, resume.ttl if resume.enabled and self._passed is None else 0)
         if not self.begun.done():
             self.begun.set_exception(failure) if failure else self.begun.set_result(None)
-        self.ended.set_result(None)
+        if not self.ended.done():
+            self.ended.set_result(None)
 
     def _release(self, outcome: Outcome) -> None:
         job, text = self.job, self._pump.text if self._pump is not None else ""

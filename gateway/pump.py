@@ -134,6 +134,37 @@ class Pump:
         hand_over: takes an answer that is no stream, and returns when its body was passed on.
     """
 
+    __slots__ = (
+        "_account",
+        "_answer",
+        "_begun",
+        "_broken",
+        "_call",
+        "_carried",
+        "_characters",
+        "_clock",
+        "_continuation",
+        "_course",
+        "_deadline",
+        "_delivered",
+        "_hand_over",
+        "_how",
+        "_job",
+        "_lease",
+        "_log",
+        "_logger",
+        "_now",
+        "_prefilled",
+        "_rescues",
+        "_seen",
+        "_session",
+        "_source",
+        "_texts",
+        "_whole",
+        "_writer",
+        "_wrote",
+    )
+
     def __init__(
         self,
         job: Job,
@@ -398,9 +429,9 @@ class Pump:
         except (aiohttp.ClientError, ConnectionError):
             if not answer.complete:
                 raise
-        self._finish(choice, answer)
+        self._finish(answer)
 
-    def _finish(self, choice: Choice, answer: Answer) -> None:
+    def _finish(self, answer: Answer) -> None:
         if answer.failure is not None:
             raise answer.failure
         if not (answer.complete or answer.eof_ends):
@@ -420,7 +451,7 @@ class Pump:
     def _write(self, choice: Choice, answer: Answer, events: list[Event]) -> None:
         now = self._now()
         if answer is self._seen:
-            self._deadline.move(now + self._job.timeouts.idle)
+            self._deadline.alive = now
         if not events:
             return
         if answer is not self._seen:

@@ -124,7 +124,7 @@ class _Process:
             with self._signals(loop):
                 self._announce(config)
                 await self._ending.wait()
-                await self._drain(self._public[0])
+                await self._drain()
             for task in beside:
                 task.cancel()
         finally:
@@ -191,7 +191,7 @@ class _Process:
             listener.close()
         self._ending.set()
 
-    async def _drain(self, listener: asyncio.Server) -> None:
+    async def _drain(self) -> None:
         gateway = self._gateway
         gateway.draining = True
         gateway.metrics.draining.set(1)

@@ -22,7 +22,7 @@ import socket
 import sys
 import time
 import traceback
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, NoReturn
@@ -178,19 +178,21 @@ class Supervisor:
 
     def _start(self, place: Place) -> None:
         place.began = time.monotonic()
+        self._serving[place.number] = 0
         try:
-            public, admin = bind(self._listen, shared=True), bind(self._admin_address(place))
-        except BindError as error:
+            self._fork(place)
+        except (BindError, OSError) as error:  # an address, memory or a process too many; later there may be room
             if not self._begun:
                 raise
             self._put_off(place, reason=str(error))
-            return
-        self._serving[place.number] = 0
-        place.pid = os.fork()
-        if not place.pid:
-            self._become(place, public, admin)
-        for sock in (*public, *admin):
-            sock.close()
+
+    def _fork(self, place: Place) -> None:
+        with ExitStack() as opened:
+            public = [opened.enter_context(sock) for sock in bind(self._listen, shared=True)]
+            admin = [opened.enter_context(sock) for sock in bind(self._admin_address(place))]
+            place.pid = os.fork()
+            if not place.pid:
+                self._become(place, public, admin)
 
     def _become(self, place: Place, public: list[socket.socket], admin: list[socket.socket]) -> NoReturn:
         status = 1

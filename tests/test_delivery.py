@@ -12,7 +12,7 @@ from gateway.core.errors import GatewayError
 from gateway.core.event import DONE, ERROR, START, TOKEN, Event
 from gateway.delivery import MAX_WRITE, Delivery, Gzip, Reading, Sink
 from gateway.eventlog.memory import Budget, Log, Reader
-from gateway.formats import View, compile_format
+from gateway.formats import OpenAIFormat, View, compile_format
 from gateway.metrics import Metrics
 
 ID = "x" * 22
@@ -201,3 +201,37 @@ async def test_reader_whose_place_is_gone_is_told_so_once() -> None:
     last = desk.socket.text.split("\n\n")[-2]
     assert last.startswith("id: ~")
     assert '"code":"cursor_expired"' in last
+
+
+async def test_large_event_for_a_reader_who_waits_is_written_in_bounded_pieces() -> None:
+    desk = Desk()
+    running = asyncio.ensure_future(desk.run())
+    await asyncio.sleep(0)
+    desk.says("z" * 200_000)
+    desk.says("y")
+    desk.ends()
+    assert await running == "completed"
+    assert max(map(len, desk.socket.written)) <= MAX_WRITE
+    assert desk.socket.text.count("z") == 200_000
+    assert desk.socket.text.index('"y"') > desk.socket.text.rindex("z")
+
+
+async def test_format_that_fails_for_one_reader_fails_that_reader_alone() -> None:
+    desk = Desk()
+    running = asyncio.ensure_future(desk.run())
+    await asyncio.sleep(0)
+    desk.log.append([Event(TOKEN, "\ud800")])
+    desk.says("the writer goes on")
+    with pytest.raises(UnicodeEncodeError):
+        await running
+
+
+async def test_final_cursor_stands_with_the_last_block_of_an_end() -> None:
+    desk = Desk(format=OpenAIFormat())
+    desk.says("a")
+    desk.ends()
+    await desk.run()
+    finish, end = desk.socket.text.split("\n\n")[-3:-1]
+    assert finish.startswith("data: ")
+    assert '"finish_reason":"stop"' in finish
+    assert end == f"id: {ID}.2.1\ndata: [DONE]"

@@ -47,11 +47,20 @@ def test_operator_who_wants_the_impossible_is_told(environ: dict[str, str], reas
     assert told(**TO, **environ) == (False, [("tracing_off", reason)])
 
 
-def test_operator_who_mistypes_a_number_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("OTEL_BSP_MAX_QUEUE_SIZE", "0")
+@pytest.mark.parametrize(
+    ("name", "value", "said"),
+    [
+        ("OTEL_BSP_MAX_QUEUE_SIZE", "0", "max_queue_size"),
+        ("OTEL_PYTHON_EXPORTER_OTLP_HTTP_TRACES_CREDENTIAL_PROVIDER", "nobody", "'nobody' not found"),
+    ],
+)
+def test_operator_who_mistypes_a_value_is_told(
+    monkeypatch: pytest.MonkeyPatch, name: str, value: str, said: str
+) -> None:
+    monkeypatch.setenv(name, value)
     on, (line,) = told(**TO)
     assert (on, line[0]) == (False, "tracing_off")
-    assert "max_queue_size" in line[1]
+    assert said in line[1]
 
 
 async def test_operator_who_names_a_receiver_has_spans() -> None:

@@ -6,6 +6,7 @@ credential is asked for: the listener is for the operators' network, by default 
 that no page from elsewhere can use an operator's browser to read or end streams.
 """
 
+import asyncio
 import re
 from collections.abc import Awaitable, Callable
 from typing import Final
@@ -66,7 +67,7 @@ class AdminService:
         if generation is None:
             return _text(404, "No such stream is running.\n")
         generation.stop()
-        await generation.ended
+        await asyncio.shield(generation.ended)  # who leaves cancels its own waiting, not the end
         self._gateway.logger.info("stopped_by_operator", stream_id=stream_id)
         return _json({"id": stream_id, "state": generation.state})
 

@@ -175,8 +175,8 @@ class Batch(Section):
 
     interval: Annotated[float | None, Seconds("0s", "10s", word="auto")] = None
     """How long an event may wait for others; the first of a burst never waits. 0 sends each at once. auto does so too
-    while the process is idle, and lets events wait 50ms once it uses a fifth of a core: too short to see, and most of
-    the difference in cost. With a boundary other than event, 2s is the longest wait for it."""
+    while the process is idle, and lets events wait 50ms, then 100ms, as its loop fills (from a fifth of a core on): too
+    short to mind, and most of the difference in cost. With a boundary other than event, 2s is the longest such wait."""
     max_bytes: Annotated[int, Bytes("1KiB", "1MiB")] = 16 << 10
     """What was gathered is sent when it is this large. 16KiB is one TLS record."""
     boundary: Literal["event", "sentence", "paragraph"] = "event"

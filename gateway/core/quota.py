@@ -25,7 +25,9 @@ LimitName = Literal["requests", "streams", "tokens", "address"]
 SLACK: Final = 1e-6
 """Units of rounding error forgiven: who waits as told is let in, and no whole unit is ever won."""
 AHEAD: Final = 64
-"""Tokens that a running stream takes beyond what it has used, and hands back at its end; at most 1 % of the budget."""
+"""Tokens that a running stream takes at most beyond what it has used, and hands back at its end."""
+SHARE_AHEAD: Final = 0.01
+"""Share of a budget that its streams take ahead together, roughly: the others must not run out of what nobody used."""
 SLOT_WAIT: Final = 2.0
 """Seconds after which to ask again for a stream slot: nobody knows when another stream ends."""
 SWEEP: Final = 4
@@ -184,6 +186,11 @@ class Budget(Bucket):
         self._held = self._held - hold if self._holds else 0.0
         return hold
 
+    @property
+    def holders(self) -> int:
+        """Leases that could hand something back."""
+        return len(self._holds)
+
     def reserve(self, lease: "Lease", units: int) -> None:
         """`units` more stand in the bucket, and are the lease's to hand back."""
         self.level += units
@@ -299,7 +306,7 @@ class Lease:
         if budget.wait(rate, extra) != 0:
             return False
         # Something for what comes next, where there is room: asking again at every event is a tenth of its cost.
-        ahead = min(AHEAD, rate.amount // 100)
+        ahead = min(AHEAD, int(SHARE_AHEAD * rate.amount / (budget.holders + 1)))
         if budget.wait(rate, extra + ahead) != 0:
             ahead = 0
         budget.reserve(self, extra + ahead)

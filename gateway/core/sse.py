@@ -44,6 +44,8 @@ class _WholeLines:
     `overflow` is true once a line was longer than `max_line` bytes; from there on nothing more comes out.
     """
 
+    __slots__ = ("_first", "_tail", "max_line", "overflow")
+
     def __init__(self, max_line: int) -> None:
         self.max_line = max_line
         self.overflow = False
@@ -146,6 +148,20 @@ class Decoder:
 
     Source: WHATWG HTML 9.2.5, 9.2.6
     """
+
+    __slots__ = (
+        "_after_cr",
+        "_data",
+        "_fresh",
+        "_id",
+        "_max_event",
+        "_max_plain",
+        "_open",
+        "_size",
+        "_type",
+        "_whole",
+        "retry",
+    )
 
     def __init__(self, max_line: int = MAX_LINE, max_event: int = MAX_EVENT) -> None:
         self.retry: int | None = None

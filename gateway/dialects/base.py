@@ -51,7 +51,10 @@ class Answer(ABC):
         ended: the dialect's end marker was read.
         failure: an error the upstream sent inside its answer, or a limit the answer broke.
         skipped: events that were not JSON or not understood.
+        choices: how many answers to the one question were asked for; told by who asked, 1 otherwise.
     """
+
+    __slots__ = ("_noise", "_size", "choices", "ended", "failure", "finish_reason", "model", "skipped", "usage")
 
     eof_ends: ClassVar[bool] = False
     """Whether a body that ended well is a whole answer although no end marker came."""
@@ -65,6 +68,7 @@ class Answer(ABC):
         self.ended = False
         self.failure: GatewayError | None = None
         self.skipped = 0
+        self.choices = 1
         self._size = 0
         self._noise = 0
 
@@ -122,6 +126,8 @@ class Answer(ABC):
 
 class EventAnswer(Answer):
     """An answer that is a stream of server-sent events."""
+
+    __slots__ = ("_decoder",)
 
     def __init__(self) -> None:
         super().__init__()

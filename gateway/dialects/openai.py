@@ -4,7 +4,8 @@ Invariants:
 
 - A chunk is kept to the letter or taken apart into text, by what the route's clients speak; never both.
 - `choices` may be missing, null or empty, `usage` null, and a chunk may hold text, finish reason and usage at once.
-- With several choices the answer is complete when the last of them finished.
+- With several choices the answer is complete when the last of them finished; a body that breaks off before all that
+  were asked for have begun is a cut, one that ends well has all there will be.
 
 This is the hot path. What nearly all chunks look like is written as a type, so one decode in C both reads a chunk and
 says whether it is ordinary, and costs less than searching its text for what would make it special. Only what does not
@@ -108,6 +109,8 @@ _SPOKEN: Final = msgspec.json.Decoder(_Spoken)
 class _OpenAIAnswer(EventAnswer):
     """What both readers of OpenAI chunks share."""
 
+    __slots__ = ()
+
     def _note(self, chunk: _Chunk | _KeptChunk) -> None:
         if not self.model and isinstance(chunk.model, str):
             self.model = chunk.model
@@ -129,6 +132,8 @@ class ChunkAnswer(_OpenAIAnswer):
         keep_usage: whether the client asked for the chunk that holds nothing but the usage.
     """
 
+    __slots__ = ("_finished", "_keep_usage", "_seen", "_whole_body")
+
     in_chunks = True
 
     def __init__(self, keep_usage: bool = False) -> None:
@@ -136,10 +141,16 @@ class ChunkAnswer(_OpenAIAnswer):
         self._keep_usage = keep_usage
         self._seen: set[int | None] = set()
         self._finished: set[int | None] = set()
+        self._whole_body = False
 
     @property
     def complete(self) -> bool:
-        return self.ended or (bool(self._finished) and self._seen == self._finished)
+        wanted = 1 if self._whole_body else self.choices
+        return self.ended or (len(self._finished) >= wanted and self._seen == self._finished)
+
+    def _rest(self) -> list[Event]:
+        self._whole_body = True
+        return super()._rest()
 
     def _take(self, events: Sequence[Event]) -> list[Event]:
         if not self.model or 0 not in self._seen:  # the first chunks say who answers
@@ -181,6 +192,8 @@ class ChunkAnswer(_OpenAIAnswer):
 
 class TextAnswer(_OpenAIAnswer):
     """Takes the chunks of the first choice apart into thinking, tokens and tool calls."""
+
+    __slots__ = ()
 
     def _take(self, events: Sequence[Event]) -> list[Event]:
         if not self.model:

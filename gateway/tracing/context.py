@@ -17,7 +17,7 @@ MAX_MEMBERS: Final = 32
 _PARENT: Final = re.compile(r"([0-9a-f]{2})-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})(-[!-~]{0,200})?")
 _KEY: Final = r"[a-z0-9][a-z0-9_*/-]{0,255}(?:@[a-z][a-z0-9_*/-]{0,13})?"
 _VALUE: Final = r"[ -+\--<>-~]{0,255}[!-+\--<>-~]"
-_MEMBER: Final = re.compile(rf"[ \t]*(?:{_KEY}={_VALUE})?[ \t]*")
+_MEMBER: Final = re.compile(rf"(?:{_KEY}={_VALUE})?")
 
 
 class TraceContext(NamedTuple):
@@ -55,6 +55,7 @@ def read_context(parents: Sequence[str], states: Sequence[str] = ()) -> TraceCon
 
 
 def _valid_state(state: str) -> str:
-    members = state.split(",")
+    # Stripped first: a pattern for the white space on both sides takes quadratic time for a header full of it.
+    members = [member.strip(" \t") for member in state.split(",")]
     valid = len(members) <= MAX_MEMBERS and all(map(_MEMBER.fullmatch, members))
     return state if valid else ""

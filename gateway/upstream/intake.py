@@ -16,7 +16,7 @@ Four means, each of them measured with 300 streams of 50 events a second, in CPU
 - Over TLS there is no socket to read; there the transport is paused and resumed.
 
 A window longer than `BEAT` ends early when `enough` bytes wait in the kernel; that is looked at once a beat. Where the
-interval is left to the program, there are windows of one beat while the loop is busy, and none while it is not.
+interval is left to the program, the loop's load decides how long windows are, and whether there are any.
 
 This file knows nothing of events, and keeps no time limits; the generation watches over those.
 """
@@ -24,6 +24,7 @@ This file knows nothing of events, and keeps no time limits; the generation watc
 import asyncio
 import enum
 import fcntl
+import math
 import os
 import sys
 import termios
@@ -126,20 +127,19 @@ class Intake(asyncio.Protocol):
     __slots__ = (
         "_beat_comes",
         "_body",
+        "_clock",
         "_descriptor",
         "_due",
         "_enough",
         "_in_window",
         "_interval",
         "_latest",
-        "_load",
         "_loop",
         "_now",
         "_over",
         "_protocol",
         "_response",
         "_take",
-        "_tick",
         "_transport",
     )
 
@@ -148,9 +148,8 @@ class Intake(asyncio.Protocol):
         self._over: asyncio.Future[bool] = self._loop.create_future()
         self._response = response
         self._body = Body.adopt(response.content)
-        self._load = clock.load if interval is None else None
-        self._interval = BEAT if interval is None else interval
-        self._tick = clock.tick(min(self._interval, BEAT)) if self._interval else None
+        self._clock = clock
+        self._interval = interval
         self._now = clock.now
         self._latest = self._due = 0.0
         self._enough = enough
@@ -246,22 +245,23 @@ class Intake(asyncio.Protocol):
             return None
         if size > FLOOD:
             self._let_others()
-        elif taken is Taken.RELAYED and self._wants_windows:
-            self._consider_window(size)
+        elif taken is Taken.RELAYED and (window := self._window):
+            self._consider_window(size, window)
         return None
 
     @property
-    def _wants_windows(self) -> bool:
-        return self._load.busy if self._load is not None else self._interval > 0
+    def _window(self) -> float:
+        return self._clock.load.step.window if self._interval is None else self._interval
 
-    def _consider_window(self, size: int) -> None:
+    def _consider_window(self, size: int, window: float) -> None:
         before, self._latest = self._latest, self._now()
-        fast = self._latest - before < self._interval or self._interval > BEAT
+        gap = self._clock.load.step.gap if self._interval is None else math.inf if window > BEAT else window
+        fast = self._latest - before < gap
         transport = self._transport
         if fast and size < self._enough and transport is not None and not transport.is_closing():
             transport.pause_reading()
             self._in_window = True
-            self._wait()
+            self._wait(window)
 
     def _let_others(self) -> None:
         # The loop reads one socket up to 32 times before it looks at the next.
@@ -276,25 +276,25 @@ class Intake(asyncio.Protocol):
 
     # -- windows ---------------------------------------------------------------------------------------------------
 
-    def _wait(self) -> None:
+    def _wait(self, window: float) -> None:
         # Half a beat less: a tick that comes a little early must not cost another whole one.
-        self._due = self._now() + self._interval - BEAT / 2 if self._interval > BEAT else 0.0
-        self._wait_for_beat()
+        patient = self._interval is not None and window > BEAT
+        self._due = self._now() + window - BEAT / 2 if patient else 0.0
+        self._wait_for_beat(BEAT if patient else window)
 
-    def _wait_for_beat(self) -> None:
-        assert self._tick is not None
+    def _wait_for_beat(self, interval: float) -> None:
         if not self._beat_comes:
             self._beat_comes = True
-            self._tick.add(self._beat)
+            self._clock.tick(interval).add(self._beat)
 
     def _beat(self) -> None:
         self._beat_comes = False
         if not self._in_window:
             return
         if self._due and self._now() < self._due and self._waiting() < self._enough:
-            self._wait_for_beat()
-        elif self._poll():
-            self._wait()
+            self._wait_for_beat(BEAT)
+        elif self._poll() and (window := self._window):
+            self._wait(window)
         elif self._in_window:
             self._go_back_to_events()
 
@@ -321,7 +321,7 @@ class Intake(asyncio.Protocol):
         if not data:
             return False  # so is the end
         self.data_received(data)
-        return self._in_window and self._wants_windows and len(data) < self._enough
+        return self._in_window and len(data) < self._enough
 
 
 def _descriptor(transport: asyncio.BaseTransport) -> int:

@@ -27,6 +27,8 @@ class ChatSource:
         self._chat = chat
         self._keep_chunks = keep_chunks
         self._keep_usage = keep_usage
+        choices = chat.get("n")
+        self._choices = max(1, choices) if isinstance(choices, int) else 1
 
     def call(self, upstream: Upstream, target: Target, prefix: str) -> Call:
         """The request for this target, the configured headers laid over the dialect's."""
@@ -52,7 +54,9 @@ class ChatSource:
         check_encoding(response)
         if response.content_type not in dialect.stream_types:
             await _judge_other(upstream, response)
-        return dialect.answer(keep_chunks=self._keep_chunks and not canonical, keep_usage=self._keep_usage)
+        answer = dialect.answer(keep_chunks=self._keep_chunks and not canonical, keep_usage=self._keep_usage)
+        answer.choices = self._choices
+        return answer
 
 
 async def _judge_other(upstream: Upstream, response: aiohttp.ClientResponse) -> None:

@@ -16,6 +16,19 @@ MAX_ITEMS: Final = 10_000
 """Items of an array of the request, as its messages; a hundred thousand would hold up everybody else."""
 
 
+CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
+
+
+def ask_for_body(request: web.BaseRequest) -> None:
+    """A client that waits to be asked for its body is asked, where the body is not there yet.
+
+    Source: RFC 9110 10.1.1.
+    """
+    waits = request.headers.get(hdrs.EXPECT, "").lower() == "100-continue" and request.version >= (1, 1)
+    if waits and request.transport is not None and not request.content.is_eof():
+        request.transport.write(CONTINUE)
+
+
 async def read_body(request: web.BaseRequest, limit: int) -> bytes:
     """The whole body.
 
@@ -30,6 +43,7 @@ async def read_body(request: web.BaseRequest, limit: int) -> bytes:
         raise GatewayError("bad_request", "Content-Encoding is not supported for requests; send the body as it is.")
     if (request.content_length or 0) > limit:
         raise _too_large(limit)
+    ask_for_body(request)
     content = request.content
     try:
         # Most bodies came with their head; a time limit for one that is here already is a waste.

@@ -1,8 +1,8 @@
 """From a path to an endpoint.
 
 A path is matched as it was sent, percent-encoding included, because that is what a `proxy` route hands on; letters of
-a configured path that URLs have to encode are looked for as browsers encode them. Dot segments are refused rather than
-resolved: behind them, a route's prefix would no longer protect anything.
+a configured path that URLs have to encode are looked for as clients encode them, in upper or lower case. Dot segments
+are refused rather than resolved: behind them, a route's prefix would no longer protect anything.
 """
 
 import re
@@ -16,6 +16,7 @@ from gateway.web.exchange import Endpoint, Exchange
 
 _VARIABLE: Final = re.compile(r"\{([A-Za-z_][A-Za-z0-9_]*)\}")
 _FOREIGN: Final = re.compile(r"[^\x00-\x7f]+")
+_ENCODED: Final = re.compile(r"%[0-9A-Fa-f]{2}")
 _DOTS: Final = re.compile(r"(?:^|/)(?:\.|%2e){1,2}(?:/|%2f|%5c|\\|$)", re.IGNORECASE)
 
 
@@ -47,7 +48,7 @@ class Router:
 
     def match(self, raw_path: str) -> Match:
         """Where the path leads."""
-        if endpoint := self._exact.get(raw_path):
+        if endpoint := self._exact.get(_upper(raw_path)):
             return Match(endpoint, {})
         if _DOTS.search(raw_path):
             return Match(replace(self._nowhere, handle=_refuse_dots), {})
@@ -63,7 +64,12 @@ async def _refuse_dots(exchange: Exchange) -> NoReturn:
 
 def _encoded(path: str) -> str:
     """Source: RFC 3986 2.1, which also asks for upper case."""
-    return _FOREIGN.sub(lambda letters: quote(letters[0]), path)
+    return _upper(_FOREIGN.sub(lambda letters: quote(letters[0]), path))
+
+
+def _upper(path: str) -> str:
+    """The path with its percent-encodings in upper case; some clients send lower. Source: RFC 3986 6.2.2.1."""
+    return _ENCODED.sub(lambda letter: letter[0].upper(), path) if "%" in path else path
 
 
 def _compile(path: str) -> re.Pattern[str]:
@@ -76,6 +82,11 @@ def _compile(path: str) -> re.Pattern[str]:
     parts: list[str] = []
     at = 0
     for match in _VARIABLE.finditer(path):
-        parts += [re.escape(path[at : match.start()]), variable(match)]
+        parts += [_literal(path[at : match.start()]), variable(match)]
         at = match.end()
-    return re.compile("".join(parts) + re.escape(path[at:]))
+    return re.compile("".join(parts) + _literal(path[at:]))
+
+
+def _literal(path: str) -> str:
+    # The variables beside it are handed on as they were sent, so the pattern gives way and not the path.
+    return _ENCODED.sub(lambda letter: f"(?i:{letter[0]})", re.escape(path))

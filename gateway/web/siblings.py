@@ -9,7 +9,7 @@ Invariants:
 - It is a shortcut and no more: any worker answers any request rightly, if only with `cursor_expired`. So whatever
   cannot be handed over is answered here, and a worker that died keeps nobody waiting.
 - Nothing was read, counted or limited here of a request that is handed over, apart from its head and body.
-- Only a process of the same user may hand anything over.
+- Only a process of the same user may hand anything over, or be handed it: anybody can take a dead worker's name.
 
 This file does not know which streams there are, nor who may read them.
 """
@@ -24,7 +24,8 @@ from typing import Final
 from aiohttp import hdrs, web
 
 from gateway.core.cursor import valid_stream_id, worker_of
-from gateway.web.connection import Handler, Server
+from gateway.web.body import ask_for_body
+from gateway.web.connection import MAX_HEADERS, Handler, Server
 
 BACKLOG: Final = 1024
 PATIENCE: Final = 5.0
@@ -96,6 +97,8 @@ class Siblings:
             try:
                 receiver.connect(self._address(home))
             except OSError:  # it is dead, or so busy that it answers nobody
+                return False
+            if not _is_own(receiver):
                 return False
             # From here on the body is gone, and so is a client that cannot be handed over; it comes back.
             with contextlib.suppress(OSError, web.RequestPayloadError):
@@ -183,8 +186,8 @@ async def _readable(sock: socket.socket) -> None:
         loop.remove_reader(sock)
 
 
-def _is_own(sender: socket.socket) -> bool:
-    _, user, _ = _CREDENTIALS.unpack(sender.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size))
+def _is_own(peer: socket.socket) -> bool:
+    _, user, _ = _CREDENTIALS.unpack(peer.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size))
     return bool(user == os.getuid())
 
 
@@ -199,11 +202,13 @@ def _stream_asked_for(request: web.BaseRequest) -> str:
 
 
 def _is_large(request: web.BaseRequest) -> bool:
-    return (request.content_length or 0) > MAX_BODY or hdrs.TRANSFER_ENCODING in request.headers
+    full = len(request.raw_headers) > MAX_HEADERS - 2  # two are put in
+    return full or (request.content_length or 0) > MAX_BODY or hdrs.TRANSFER_ENCODING in request.headers
 
 
 async def _whole(request: web.BaseRequest) -> bytes:
     # Its answer ends the connection: of what the client sent behind it, this process may have read a part.
+    ask_for_body(request)
     body = await request.read()
     fields = [(name, value) for name, value in request.raw_headers if name.lower() not in _REPLACED]
     fields += [(b"Connection", b"close"), (b"Content-Length", b"%d" % len(body))]

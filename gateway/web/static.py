@@ -40,6 +40,7 @@ ANYBODY: Final[Mapping[str, str]] = {
 }
 """The client is a module, which a page of another origin may import only by leave; it holds nothing secret."""
 OWN: Final[Mapping[str, Mapping[str, str]]] = {"/": CHAT, "/client.js": ANYBODY}
+FOLDER: Final = resources.files("gateway.web") / "page"
 PARTS: Final = {"": "/page/", "lib": "/page/lib/", "client": "/"}
 """Where the files of each folder are served."""
 
@@ -65,9 +66,9 @@ class StaticFile:
         return web.Response(body=self._content, headers=headers)
 
 
-def static_endpoints(format_: Format) -> Iterator[tuple[str, Endpoint]]:
-    """The paths of the page's files and what they lead to."""
-    for path, file in _files():
+def static_endpoints(format_: Format, page: Traversable = FOLDER) -> Iterator[tuple[str, Endpoint]]:
+    """The paths of the files in the page's folder and what they lead to."""
+    for path, file in _files(page):
         content_type = TYPES.get(file.name.rpartition(".")[2])
         if content_type is not None:
             headers = {**PAGE, **OWN.get(path, {}), hdrs.CONTENT_TYPE: content_type}
@@ -75,9 +76,9 @@ def static_endpoints(format_: Format) -> Iterator[tuple[str, Endpoint]]:
             yield path, Endpoint("page", frozenset({"GET", "HEAD"}), handler, format_, public=True)
 
 
-def _files() -> Iterator[tuple[str, Traversable]]:
-    page = resources.files("gateway.web") / "page"
+def _files(page: Traversable) -> Iterator[tuple[str, Traversable]]:
     for part, prefix in PARTS.items():
-        for file in (page / part).iterdir() if part else page.iterdir():
+        folder = page / part if part else page
+        for file in folder.iterdir() if folder.is_dir() else ():  # a wheel without the parser has no `lib`
             if file.is_file():
                 yield "/" if file.name == "index.html" else f"{prefix}{file.name}", file

@@ -1,5 +1,7 @@
 """`/streams/{id}`: read a stream from anywhere, and stop it."""
 
+import asyncio
+
 from aiohttp import web
 
 from gateway.core.cursor import Cursor, valid_stream_id
@@ -24,7 +26,7 @@ async def stop(exchange: Exchange) -> web.StreamResponse:
     """`POST /streams/{id}/stop`: the generation ends; its readers are told. Stopping it again changes nothing."""
     generation = find_stream(exchange, _stream_id(exchange))
     generation.stop()
-    await generation.ended
+    await asyncio.shield(generation.ended)  # a client that leaves cancels its own waiting, not the end
     return json_response(exchange, {"id": generation.log.stream_id, "state": generation.state})
 
 

@@ -42,3 +42,4 @@ def test_guard_compares_the_origin_with_the_host() -> None:
     assert is_same_origin(host | {"Origin": "https://127.0.0.1:9090"})
     assert not is_same_origin(host | {"Origin": "http://127.0.0.1:8080"})
     assert not is_same_origin(host | {"Origin": "null"})
+    assert not is_same_origin(host | {"Origin": "http://["})

@@ -4,6 +4,8 @@ import asyncio
 import os
 import re
 import signal
+import socket
+import struct
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -115,6 +117,21 @@ async def test_operator_stops_a_stream_and_its_reader_is_told(gateway: Gateway) 
 
 STOP = f"/streams/{'x' * 22}/stop"
 OURS = {"Sec-Fetch-Site": "same-origin"}
+
+
+@pytest.mark.parametrize("listener", ["url", "admin"])
+async def test_stream_ends_though_who_stops_it_is_gone_at_once(gateway: Gateway, listener: str) -> None:
+    async with EventSource(f"{gateway.url}/chat?message=hi&token=k") as source:
+        await source.until("token")
+        stream_id = source.current.headers["x-stream-id"]
+        host = getattr(gateway, listener).removeprefix("http://")
+        with socket.create_connection(host.split(":")) as page:
+            page.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))  # its close is a reset
+            head = f"POST /streams/{stream_id}/stop HTTP/1.1\r\nHost: {host}\r\nAuthorization: Bearer k\r\n"
+            page.sendall(f"{head}Content-Length: 0\r\n\r\n".encode())
+        await source.until("done")
+    assert (await gateway.logged("stream_end", stream_id=stream_id))["outcome"] == "stopped"
+    assert 'gateway_streams_active{route="/chat"} 0' in (await look(gateway, "/metrics"))[2]
 
 
 @pytest.mark.parametrize(

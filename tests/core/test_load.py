@@ -1,37 +1,44 @@
-"""The load of a loop: quick to be busy, slow to be idle again."""
+"""The load of a loop: windows widen as it fills, and narrow late."""
 
 from gateway.core.load import Load
 
 
-def after(*shares: float) -> list[bool]:
-    load, used = Load(), 0.0
+def windows(*shares: float) -> list[float]:
+    load, used, found = Load(), 0.0, []
     load.note(100.0, used)
-    busy = []
     for second, share in enumerate(shares, 101):
         used += share
         load.note(float(second), used)
-        busy.append(load.busy)
-    return busy
+        found.append(load.step.window)
+    return found
 
 
-def test_loop_is_busy_above_a_fifth_of_a_core() -> None:
-    assert after(0.1, 0.19, 0.21, 0.9) == [False, False, True, True]
+def test_idle_loop_has_no_windows() -> None:
+    assert windows(0.0, 0.1, 0.19) == [0.0, 0.0, 0.0]
 
 
-def test_busy_loop_stays_so_while_windows_make_it_cheaper() -> None:
-    assert after(0.3, 0.15, 0.09, 0.07, 0.15) == [True, True, True, False, False]
+def test_windows_widen_step_by_step_while_the_loop_stays_busy() -> None:
+    assert windows(0.3, 0.18, 0.12, 0.39) == [0.05, 0.1, 0.1, 0.1]
+
+
+def test_windows_stay_while_they_are_what_makes_the_loop_less_busy() -> None:
+    assert windows(0.3, 0.14, 0.1, 0.07) == [0.05, 0.05, 0.05, 0.05]
+
+
+def test_windows_narrow_step_by_step_when_the_loop_is_idle_again() -> None:
+    assert windows(0.3, 0.3, 0.07, 0.07, 0.05, 0.0) == [0.05, 0.1, 0.05, 0.05, 0.0, 0.0]
 
 
 def test_time_before_the_first_look_counts_for_nothing() -> None:
     load = Load()
     load.note(5000.0, 4000.0)
-    assert (load.busy, load.share) == (False, 0.0)
+    assert (load.step.window, load.share) == (0.0, 0.0)
 
 
 def test_looks_in_close_succession_are_one() -> None:
     load = Load()
     load.note(1.0, 0.0)
     load.note(1.1, 0.1)
-    assert not load.busy
+    assert load.step.window == 0.0
     load.note(1.3, 0.1)
-    assert load.busy
+    assert load.step.window == 0.05

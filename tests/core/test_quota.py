@@ -167,6 +167,15 @@ def test_lease_spends_beyond_its_reservation_until_the_budget_is_used_up() -> No
     assert not lease.spend(200, T0 + 0.6)
 
 
+def test_many_leases_leave_next_to_nothing_of_the_budget_unused() -> None:
+    limiter, plan = Limiter(), Plan("tokens", tokens=Rate(1000, 60.0))
+    leases = [leased(limiter.admit(plan, "ann", 0, T0)) for _ in range(100)]
+    used = 0
+    while leases[used % 100].spend(used // 100 + 1, T0):
+        used += 1
+    assert used >= 950
+
+
 def test_lease_puts_the_budget_into_debt_by_at_most_one_window() -> None:
     limiter = Limiter()
     leased(limiter.admit(TOKENS, "ann", 50, T0)).settle(10**9, T0)

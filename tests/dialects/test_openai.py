@@ -195,3 +195,20 @@ def test_call_keeps_a_query_and_sends_no_empty_credential() -> None:
     call = OPENAI.call({"messages": []}, "http://h/openai/deployments/d?api-version=1", "")
     assert call.url == "http://h/openai/deployments/d/chat/completions?api-version=1"
     assert "Authorization" not in call.headers
+
+
+def test_reader_of_several_choices_knows_a_cut_from_an_end_before_all_have_begun() -> None:
+    answer = kept()
+    answer.choices = 2
+    answer.feed(HELLO + STOP)
+    assert not answer.complete
+    answer.close()
+    assert answer.complete  # a server that knows of no second choice
+
+
+def test_reader_of_several_choices_needs_no_end_when_all_have_finished() -> None:
+    answer = kept()
+    answer.choices = 2
+    for frame in (HELLO, STOP):
+        answer.feed(frame + frame.replace(b'"index":0', b'"index":1'))
+    assert answer.complete

@@ -223,6 +223,24 @@ async def test_body_of_9_mb_is_413(stage: Stage, path: bytes, chunked: bool) -> 
     assert await refused(stage, raw) == (413, "body_too_large")
 
 
+async def test_client_that_waits_to_be_asked_for_its_body_is_asked(stage: Stage) -> None:
+    body = msgspec.json.encode({"message": stage.plays(openai_answer("one"))})
+    reader, writer = await connected(stage)
+    writer.write(POST + b"Expect: 100-continue\r\nContent-Length: %d\r\n\r\n" % len(body))
+    assert await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 5) == b"HTTP/1.1 100 Continue\r\n\r\n"
+    writer.write(body)
+    answer = Response(reader, writer)
+    await answer.read_head()
+    assert text_of(await whole(answer)) == "one"
+
+
+async def test_client_whose_body_is_not_wanted_is_not_asked_for_it(stage: Stage) -> None:
+    reader, writer = await connected(stage)
+    writer.write(POST + b"Expect: 100-continue\r\nContent-Length: %d\r\n\r\n" % (9 << 20))
+    assert (await asyncio.wait_for(reader.readline(), 5)).startswith(b"HTTP/1.1 413 ")
+    writer.close()
+
+
 MESSAGE = b'{"role": "user", "content": "x"},'
 BURDENS: dict[str, bytes] = {
     "9 MB body": sized(b"x" * (9 << 20)),

@@ -12,7 +12,7 @@ import pytest
 
 from tests.conftest import StartGateway
 from tests.faults.workers import Workers, admin_ports, ended, home
-from tests.kit.program import Gateway
+from tests.kit.program import Gateway, curl
 from tests.kit.sse_client import EventSource, Message, request
 from tests.kit.upstream import (
     LAST_CHUNK,
@@ -182,6 +182,21 @@ async def test_reader_that_posts_finds_its_stream_too(start_gateway: StartGatewa
         assert len(upstream.exchanges) == 1
 
 
+async def test_reader_that_waits_to_be_asked_for_its_body_finds_its_stream_too(start_gateway: StartGateway) -> None:
+    answers = Answers()
+    answers.go.set()
+    waits = ["-H", "Expect: 100-continue", "--expect100-timeout", "60", "-H", "Content-Type: application/json"]
+    async with ScriptedUpstream(answers) as upstream:
+        workers = await started(start_gateway, upstream)
+        [reader] = await read(workers.gateway, 1)
+        cursor = f"Last-Event-ID: {reader.stream_id}.0.0"
+        for _ in range(8):
+            lines = await curl(f"{workers.gateway.url}/chat", *waits, "-H", cursor, "-d", '{"message": "hi"}')
+            assert "event: done" in [line for _, line in lines]
+        assert await finish([reader]) == ["done"]
+        assert len(upstream.exchanges) == 1
+
+
 async def test_stream_is_read_and_stopped_by_its_name_through_any_worker(start_gateway: StartGateway) -> None:
     async with ScriptedUpstream(Answers()) as upstream:
         workers = await started(start_gateway, upstream)
@@ -289,6 +304,30 @@ async def test_worker_that_is_killed_while_all_drain_is_not_started_again(start_
         assert len(workers.gateway.log_lines("serving")) == WORKERS
         for reader in readers:
             await reader.source.close()
+
+
+NO_ROOM = """
+import itertools, os
+fork, times = os.fork, itertools.count(1)
+def sometimes():
+    if next(times) == 4:
+        raise BlockingIOError(11, "Resource temporarily unavailable")
+    return fork()
+os.fork = sometimes
+"""
+
+
+async def test_worker_that_cannot_be_forked_comes_back_when_there_is_room(
+    start_gateway: StartGateway, tmp_path: Path
+) -> None:
+    (tmp_path / "sitecustomize.py").write_text(NO_ROOM)
+    async with ScriptedUpstream(Answers()) as upstream:
+        workers = await started(start_gateway, upstream, {"PYTHONPATH": str(tmp_path)})
+        workers.kill(2)
+        await workers.served({2: 2})
+        first, second = workers.gateway.log_lines("worker_died")
+        assert (first["status"], second["reason"]) == (-9, "[Errno 11] Resource temporarily unavailable")
+        assert len(workers.gateway.log_lines("serving")) == WORKERS + 1
 
 
 async def test_worker_that_is_told_to_end_drains_and_comes_back(start_gateway: StartGateway) -> None:

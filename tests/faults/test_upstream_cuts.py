@@ -10,15 +10,18 @@ from tests.faults.stage import (
     DIALECTS,
     FAST,
     KINDS,
+    PROMPT,
     Stage,
     Way,
     ending,
     head,
+    listen,
     opening,
     stage_fixture,
     token,
     ways,
 )
+from tests.kit.sse_client import request
 from tests.kit.upstream import LAST_CHUNK, Cut, Reset, Step, chunk, http_head, openai_chunk, response, sse_head
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -81,6 +84,16 @@ async def test_cut_text_is_no_whole_answer(stage: Stage) -> None:
 async def test_cut_at_length_is_no_whole_answer(stage: Stage) -> None:
     stage.plays([http_head(200, "text/event-stream", Content_Length="9999"), token("openai", "Hello"), Cut()])
     await stage.fail_all(ways(*KINDS), "upstream_cut", 502, text="Hello")
+
+
+@pytest.mark.parametrize("stream", [True, False])
+async def test_cut_before_the_second_choice_began_is_no_whole_answer(stage: Stage, stream: bool) -> None:
+    stage.plays([*opening("openai", "Hello"), chunk(openai_chunk({}, "stop")), Reset()])
+    body = {"model": "m", "n": 2, "stream": stream, "messages": [{"role": "user", "content": PROMPT}]}
+    async with await request(f"{stage.gateway.url}/openai/openai", method="POST", body=body) as answer:
+        heard = await listen(answer)
+    assert (heard.status, heard.error["code"], heard.ended) == (200 if stream else 502, "upstream_cut", 0)
+    await stage.told(heard, "upstream_error")
 
 
 async def test_cut_before_first_event_keeps_its_status(stage: Stage) -> None:

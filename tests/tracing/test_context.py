@@ -1,5 +1,7 @@
 """Trace context: what is well-formed is read and kept to the letter, everything else is as if it were not there."""
 
+import time
+
 import pytest
 
 from gateway.tracing.context import read_context
@@ -50,6 +52,14 @@ def test_caller_of_a_later_version_is_read() -> None:
 )
 def test_malformed_caller_is_none(values: list[str]) -> None:
     assert read_context(values) is None
+
+
+@pytest.mark.parametrize("state", [f"a=1,{' ' * 8000}!", f"a=1,{' ' * 8000}a=,b=1", "\t" * 8000 + "é"])
+def test_list_full_of_white_space_is_refused_at_once(state: str) -> None:
+    began = time.process_time()
+    for _ in range(20):
+        assert read_context([PARENT], [state])
+    assert time.process_time() - began < 0.5  # 5 s, were its pattern tried at every blank
 
 
 @pytest.mark.parametrize(

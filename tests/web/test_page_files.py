@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from gateway.formats import compile_format
+from gateway.web.static import static_endpoints
 from tests.kit.program import ROOT, find_program
 
 PAGE = ROOT / "gateway" / "web" / "page"
@@ -46,6 +48,13 @@ def test_page_is_these_files() -> None:
 def test_page_loads_nothing_from_elsewhere(file: Path) -> None:
     addresses = re.findall(r"(?:https?:)?//[\w-]+\.[\w.-]+", file.read_text("utf-8"))
     assert set(addresses) <= {"http://www.w3.org"}
+
+
+def test_page_without_its_parser_is_served_all_the_same(tmp_path: Path) -> None:
+    page = shutil.copytree(PAGE, tmp_path / "page", ignore=shutil.ignore_patterns("lib"))
+    paths = {path for path, _ in static_endpoints(compile_format("events"), page)}
+    assert {"/", "/client.js", "/page/chat.js"} < paths
+    assert "/page/lib/markdown.js" not in paths
 
 
 def test_page_has_no_inline_script_or_style() -> None:
