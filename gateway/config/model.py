@@ -55,8 +55,8 @@ class Server(Section):
     """Where browsers and API clients connect. Only this machine by default: nobody else spends your tokens unasked.
     Port 0 lets the system pick one."""
     admin_listen: Annotated[Address | None, Listen(optional=True)] = Address("127.0.0.1", 9090)
-    """Where /metrics, /livez, /readyz and /streams are; null turns them off. They need no credential, hence a listener
-    of their own that only this machine sees by default."""
+    """Where /metrics, /livez, /readyz, /streams and the monitor page are; null turns them off. They need no credential,
+    hence a listener of their own that only this machine sees by default."""
     workers: Annotated[int, Whole(1, WORKERS)] = 1
     """Processes on the port, as many as CPUs may be kept busy. One by default: some thousand streams need no more. Each
     has `max_connections`, `max_log_bytes`, limits and chat histories of its own, and its admin listener one port higher

@@ -38,7 +38,7 @@ def from_environment(
     try:
         return _recording(now, logger, environ)
     except ImportError:
-        reason = "the otel extra is not installed: pip install 'sse-gateway[otel]'"
+        reason = "the extra otel is not installed"
     except Exception as error:  # noqa: BLE001  # the SDK has many variables, and for each mistake another exception
         reason = str(error)
     logger.warning("tracing_off", reason=reason)
