@@ -103,11 +103,7 @@ class Sink:
 
     def push(self, data: bytes) -> bool:
         """Whether the data is on its way; it never waits. Not for the first data, nor while writing is paused."""
-        try:
-            self._hand(data if self._gzip is None else self._gzip(data))
-        except ConnectionError:
-            return False
-        return True
+        return self._hand(data if self._gzip is None else self._gzip(data))
 
     async def write(self, data: bytes) -> None:
         """The data is on its way.
@@ -132,7 +128,8 @@ class Sink:
 
     async def _write(self, data: bytes) -> None:
         if self._transport is not None:
-            self._hand(data)
+            if not self._hand(data):
+                raise ConnectionResetError
         else:  # the headers leave with it
             await self._writer.write(data, drain=False)  # its own drain would wait for a stalled client without a limit
             self._transport, self._chunked = self._writer.transport, self._writer.chunked
@@ -140,14 +137,16 @@ class Sink:
         if self.peer.writing_paused:
             await self._timed(self.peer.drained())
 
-    def _hand(self, data: bytes) -> None:
+    def _hand(self, data: bytes) -> bool:
+        """Whether there is a client to take it."""
         # What the writer does with a block behind the headers, without its coroutine and its lists.
         transport = self._transport
         if transport is None or transport.is_closing():
-            raise ConnectionResetError
+            return False
         if data:
             self.sent += len(data)
             transport.write(b"%x\r\n%b\r\n" % (len(data), data) if self._chunked else data)
+        return True
 
     async def _timed(self, taken: Awaitable[None]) -> None:
         try:

@@ -16,6 +16,7 @@ import os
 import re
 import select
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Mapping, MutableMapping
 from datetime import UTC, datetime
@@ -32,6 +33,8 @@ MAX_QUEUED: Final = 4 * 1024 * 1024
 """Bytes of lines that wait for the writer; about 10,000 lines."""
 MAX_LINE: Final = 64 * 1024
 """Bytes of one line; a longer one is dropped."""
+GATHER: Final = 0.02
+"""Seconds that a line waits for others behind a silence."""
 FLUSH: Final = 1.0
 """Seconds that the end of the program waits for the last lines."""
 
@@ -244,7 +247,12 @@ class Output:
 
     def _take(self) -> list[bytes]:
         with self._changed:
+            idle = not self._lines
             self._changed.wait_for(lambda: self._lines or self.closed)
+        if idle and not self.closed:
+            # The line's request is still being answered; this thread would take the interpreter away from it.
+            time.sleep(GATHER)
+        with self._changed:
             return self._whole_lines()
 
     def _whole_lines(self) -> list[bytes]:
