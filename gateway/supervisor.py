@@ -266,9 +266,8 @@ class Supervisor:
     def _bury(self) -> None:
         with suppress(ChildProcessError):
             while (end := os.waitpid(-1, os.WNOHANG))[0]:
-                for place in self._places:
-                    if place.pid == end[0]:
-                        self._lose(place, os.waitstatus_to_exitcode(end[1]))
+                for place in [place for place in self._places if place.pid == end[0]]:
+                    self._lose(place, os.waitstatus_to_exitcode(end[1]))
 
     def _lose(self, place: Place, status: int) -> None:
         pid, place.pid = place.pid, 0

@@ -6,8 +6,10 @@ This file knows no page and no path.
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import Any
 
-from playwright.async_api import Browser, async_playwright
+import pytest_asyncio
+from playwright.async_api import Browser, BrowserContext, async_playwright, expect
 
 from tests.kit.program import find_program
 from tests.kit.tcp_proxy import TCPProxy
@@ -38,3 +40,24 @@ async def chromium() -> AsyncIterator[Browser]:
 
 Cable = TCPProxy
 """The network between a browser and the gateway."""
+
+
+def browser_fixture() -> Any:
+    """A fixture: one browser for all tests of a module, which run in one loop; what is expected has 10 s to happen."""
+
+    @pytest_asyncio.fixture(scope="module", loop_scope="module")
+    async def browser() -> AsyncIterator[Browser]:
+        expect.set_options(timeout=10_000)
+        async with chromium() as running:
+            yield running
+
+    return browser
+
+
+@asynccontextmanager
+async def visitor(browser: Browser, heard: list[str], **options: Any) -> AsyncIterator[BrowserContext]:
+    """A context whose pages' errors, and breaches of their content security policy, end up in `heard`."""
+    async with await browser.new_context(**options) as context:
+        context.on("weberror", lambda error: heard.append(str(error.error)))
+        context.on("console", lambda line: heard.extend([line.text] if "Content Security" in line.text else []))
+        yield context

@@ -15,7 +15,7 @@ from tests.kit.ledger import Ledger
 from tests.kit.program import Gateway
 from tests.kit.sse_client import Response, request
 from tests.kit.upstream import Hang, ScriptedUpstream, Step, openai_delta, response, sse_head
-from tests.real.browsing import chromium
+from tests.real.browsing import browser_fixture, visitor
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -60,11 +60,7 @@ def config(url: str) -> dict[str, Any]:
     }
 
 
-@pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def browser() -> AsyncIterator[Browser]:
-    expect.set_options(timeout=10_000)
-    async with chromium() as browser:
-        yield browser
+browser = browser_fixture()
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
@@ -92,9 +88,7 @@ def _nobody_complains(heard: list[str]) -> Iterator[None]:
 async def operator(
     browser: Browser, gateway: Gateway, heard: list[str], locale: str = "en-US", **options: Any
 ) -> AsyncIterator[Page]:
-    async with await browser.new_context(**{"viewport": WIDE, "locale": locale} | options) as context:
-        context.on("weberror", lambda error: heard.append(str(error.error)))
-        context.on("console", lambda line: heard.extend([line.text] if "Content Security" in line.text else []))
+    async with visitor(browser, heard, **{"viewport": WIDE, "locale": locale} | options) as context:
         page = await context.new_page()
         await page.goto(gateway.admin)
         yield page

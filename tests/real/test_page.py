@@ -4,7 +4,6 @@ import asyncio
 import re
 import signal
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
@@ -13,7 +12,7 @@ from playwright.async_api import Browser, BrowserContext, Page, expect
 
 from tests.kit.program import Gateway
 from tests.kit.sse_client import request
-from tests.real.browsing import Cable, chromium
+from tests.real.browsing import Cable, browser_fixture, visitor
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -59,11 +58,7 @@ def config(**auth: Any) -> dict[str, Any]:
     }
 
 
-@pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def browser() -> AsyncIterator[Browser]:
-    expect.set_options(timeout=10_000)
-    async with chromium() as browser:
-        yield browser
+browser = browser_fixture()
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
@@ -82,14 +77,6 @@ def heard() -> list[str]:
 def _nobody_complains(heard: list[str]) -> Iterator[None]:
     yield
     assert heard == []
-
-
-@asynccontextmanager
-async def visitor(browser: Browser, heard: list[str], **options: Any) -> AsyncIterator[BrowserContext]:
-    async with await browser.new_context(**options) as context:
-        context.on("weberror", lambda error: heard.append(str(error.error)))
-        context.on("console", lambda line: heard.extend([line.text] if "Content Security" in line.text else []))
-        yield context
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")

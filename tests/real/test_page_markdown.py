@@ -10,7 +10,7 @@ import pytest_asyncio
 from playwright.async_api import Browser, BrowserContext, Page, expect
 
 from tests.kit.upstream import LAST_CHUNK, OPENAI_DONE, OPENAI_STOP, Pause, openai_delta, sse_head
-from tests.real.browsing import chromium
+from tests.real.browsing import browser_fixture
 from tests.real.test_page import ask, reach
 from tests.web.stage import Stage, staged
 
@@ -38,11 +38,7 @@ async ([text, step]) => {
 """
 
 
-@pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def browser() -> AsyncIterator[Browser]:
-    expect.set_options(timeout=10_000)
-    async with chromium() as browser:
-        yield browser
+browser = browser_fixture()
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
