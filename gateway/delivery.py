@@ -15,7 +15,6 @@ import asyncio
 import zlib
 from collections.abc import Awaitable, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Final, Protocol
 
 import msgspec
@@ -101,9 +100,13 @@ class Sink:
         self._chunked = False
         self.sent = 0
 
-    def push(self, data: bytes) -> bool:
-        """Whether the data is on its way; it never waits. Not for the first data, nor while writing is paused."""
-        return self._hand(data if self._gzip is None else self._gzip(data))
+    def push(self, data: bytes, clock: Clock) -> bool:
+        """Whether the data, which is not empty, leaves with this turn of the loop; where it cannot, it has to wait."""
+        transport = self._transport
+        if transport is None or self.peer.writing_paused or transport.is_closing():
+            return False
+        clock.soon(transport.write, self._framed(data if self._gzip is None else self._gzip(data)))
+        return True
 
     async def write(self, data: bytes) -> None:
         """The data is on its way.
@@ -128,8 +131,7 @@ class Sink:
 
     async def _write(self, data: bytes) -> None:
         if self._transport is not None:
-            if not self._hand(data):
-                raise ConnectionResetError
+            self._hand(self._transport, data)
         else:  # the headers leave with it
             await self._writer.write(data, drain=False)  # its own drain would wait for a stalled client without a limit
             self._transport, self._chunked = self._writer.transport, self._writer.chunked
@@ -137,16 +139,16 @@ class Sink:
         if self.peer.writing_paused:
             await self._timed(self.peer.drained())
 
-    def _hand(self, data: bytes) -> bool:
-        """Whether there is a client to take it."""
-        # What the writer does with a block behind the headers, without its coroutine and its lists.
-        transport = self._transport
-        if transport is None or transport.is_closing():
-            return False
+    def _hand(self, transport: asyncio.WriteTransport, data: bytes) -> None:
+        if transport.is_closing():
+            raise ConnectionResetError
         if data:
-            self.sent += len(data)
-            transport.write(b"%x\r\n%b\r\n" % (len(data), data) if self._chunked else data)
-        return True
+            transport.write(self._framed(data))
+
+    def _framed(self, data: bytes) -> bytes:
+        # What the writer does with a block behind the headers, without its coroutine and its lists.
+        self.sent += len(data)
+        return b"%x\r\n%b\r\n" % (len(data), data) if self._chunked else data
 
     async def _timed(self, taken: Awaitable[None]) -> None:
         try:
@@ -191,11 +193,15 @@ class Delivery:
     """
 
     __slots__ = (
+        "_batch",
+        "_bytes",
         "_clock",
+        "_encode",
         "_failure",
+        "_heartbeats",
         "_hold",
         "_log",
-        "_metrics",
+        "_max_merged",
         "_now",
         "_prefix",
         "_reader",
@@ -203,6 +209,7 @@ class Delivery:
         "_sent",
         "_sink",
         "_unsent",
+        "_view",
     )
 
     def __init__(self, reader: Reader, sink: Sink, reading: Reading, clock: Clock, metrics: RouteMetrics) -> None:
@@ -213,8 +220,10 @@ class Delivery:
         self._reading = reading
         self._clock = clock
         self._now = clock.now
-        self._metrics = metrics
-        self._prefix = f"id: {self._log.stream_id}."
+        self._batch, self._bytes, self._heartbeats = metrics.batch, metrics.bytes, metrics.heartbeats
+        self._view, self._encode = reading.view, reading.format.encode
+        self._prefix = f"id: {self._log.stream_id}." if reading.ids else ""
+        self._max_merged = batch.max_bytes if reading.merge else 0
         self._hold = None if batch.boundary == "event" else Hold(batch.boundary, batch.max_bytes, MAX_HOLD)
         self._sent = reader.after
         self._unsent = b""
@@ -253,32 +262,23 @@ class Delivery:
             elif not isinstance(got, State):
                 await self._take(got)
 
-    def _push(self) -> bool:
+    def _push(self, events: Sequence[Event]) -> bool:
         # Without waking this task, which is a third of what a window costs; whatever has to wait is the task's.
-        log, reader = self._log, self._reader
-        if log.closed or log.last - reader.after > PUSH_LIMIT or self._sink.peer.writing_paused:
-            return False
-        got = reader.take(PUSH_LIMIT)
-        if isinstance(got, State):
+        if len(events) > PUSH_LIMIT:
             return False
         try:
-            data = self._encoded(got)
+            data = self._encoded(events)
         except Exception as error:  # noqa: BLE001 - this reader's own; the writer of the log goes on
             self._failure = error
             return False
-        if len(data) > MAX_WRITE:
+        if data and (len(data) > MAX_WRITE or not self._sink.push(data, self._clock)):
             self._unsent = data
-            return False
-        self._clock.soon(partial(self._hand_over, data))
+            self._reader.interrupt()
         return True
 
     def _take_unsent(self) -> bytes:
         data, self._unsent = self._unsent, b""
         return data
-
-    def _hand_over(self, data: bytes) -> None:
-        if not self._sink.push(data):
-            self._reader.interrupt()  # the task finds out by itself, at its next write
 
     def _limit(self) -> int:
         """Events to take at once: as many as make `READ_BYTES` where they are as large as the log's are on average."""
@@ -294,7 +294,7 @@ class Delivery:
         return max(0.001, self._hold.due - self._now()), False
 
     async def _beat(self) -> None:
-        self._metrics.heartbeats.inc()
+        self._heartbeats.inc()
         await self._sink.write(HEARTBEAT)
 
     async def _take(self, events: Sequence[Event]) -> None:
@@ -315,34 +315,31 @@ class Delivery:
                 await self._sink.write(data)
 
     def _encoded(self, events: Sequence[Event]) -> bytes:
-        self._reading.view.model = self._log.model
-        data = self._frames(events).encode("utf-8", "replace")
-        if data:
-            self._metrics.batch.observe(len(events))
-            self._metrics.bytes.inc(len(data))
-        return data
-
-    def _frames(self, events: Sequence[Event]) -> str:
+        log = self._log
+        self._view.model = log.model
         after = self._sent
         self._sent += len(events)
-        reading = self._reading
-        view, encode = reading.view, reading.format.encode
-        terminal = self._log.terminal if self._log.closed and self._sent == self._log.last else None
-        if terminal is not None:
-            events = events[:-1]
-        entries = (
-            merge(events, after, reading.stream.batch.max_bytes) if reading.merge else enumerate(events, after + 1)
-        )
+        if log.closed and log.terminal is not None and self._sent == log.last:
+            text = self._frames(events[:-1], after) + self._last_frame(log.terminal)
+        else:
+            text = self._frames(events, after)
+        data = text.encode("utf-8", "replace")
+        if data:
+            self._batch.observe(len(events))
+            self._bytes.value += len(data)
+        return data
+
+    def _frames(self, events: Sequence[Event], after: int) -> str:
+        entries = merge(events, after, self._max_merged) if self._max_merged else enumerate(events, after + 1)
+        view, encode = self._view, self._encode
         # One loop without calls of our own: it runs for every event of every reader.
-        if reading.ids:
+        if self._prefix:
             prefix = self._prefix
             frames = [
                 f"{prefix}{seq}.{view.index}\n{block}\n" for seq, event in entries if (block := encode(event, view))
             ]
         else:
             frames = [f"{block}\n" for _, event in entries if (block := encode(event, view))]
-        if terminal is not None:
-            frames.append(self._last_frame(terminal))
         return "".join(frames)
 
     def _last_frame(self, terminal: Event) -> str:

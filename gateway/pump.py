@@ -30,7 +30,7 @@ from gateway.core.event import RESTART, START, TOKEN, Event, Usage
 from gateway.core.quota import Lease
 from gateway.core.rescue import Continuation, DiffersError
 from gateway.core.retry import counts_against_target, may_be_rescued
-from gateway.dialects.base import Answer, Call
+from gateway.dialects.base import BYTES_PER_TOKEN, Answer, Call
 from gateway.eventlog.memory import Log, State
 from gateway.formats import Completion, Format, View
 from gateway.metrics import Rescue, RescueResult
@@ -154,6 +154,7 @@ class Pump:
         "_log",
         "_logger",
         "_now",
+        "_paid",
         "_prefilled",
         "_rescues",
         "_seen",
@@ -198,6 +199,7 @@ class Pump:
         self._delivered = ""
         self._prefilled = False
         self._carried = 0
+        self._paid = 0
         self._wrote = False
         self._rescues = 0
         self._how: Rescue | None = None
@@ -318,6 +320,7 @@ class Pump:
                     await self._hand_over(response)
                     return
                 self._answer, self._carried = answer, _tokens(self._delivered) if self._prefilled else 0
+                self._paid = self._bytes_paid()
                 await self._read(choice, response, answer)
 
     def _call_for(self, choice: Choice) -> Call:
@@ -429,19 +432,23 @@ class Pump:
         except (aiohttp.ClientError, ConnectionError):
             if not answer.complete:
                 raise
-        self._finish(answer)
+        self._finish(choice, answer)
 
-    def _finish(self, answer: Answer) -> None:
+    def _finish(self, choice: Choice, answer: Answer) -> None:
         if answer.failure is not None:
             raise answer.failure
         if not (answer.complete or answer.eof_ends):
             raise GatewayError("upstream_cut", detail="the body ended without an end marker")
-        if self._continuation is not None:
-            self._put(answer, self._missing(self._continuation.close), self._now())
+        continuation, self._continuation = self._continuation, None
+        if continuation is not None:
+            self._write(choice, answer, self._missing(continuation.close))
 
     def _take(self, choice: Choice, answer: Answer, data: bytes) -> Taken:
         events = answer.feed(data)
-        self._write(choice, answer, events)
+        if events:
+            self._write(choice, answer, events)
+        elif answer is self._seen:
+            self._deadline.alive = self._now()
         if answer.failure is not None:
             raise answer.failure
         if answer.ended or self._log.full:
@@ -449,16 +456,20 @@ class Pump:
         return Taken.RELAYED if events else Taken.NOTHING
 
     def _write(self, choice: Choice, answer: Answer, events: list[Event]) -> None:
-        now = self._now()
-        if answer is self._seen:
-            self._deadline.alive = now
+        if events and answer is not self._seen:
+            self._first_event(choice, answer)
+        if events and self._continuation is not None:
+            events = self._missing(partial(self._continuation.feed, events))
         if not events:
             return
-        if answer is not self._seen:
-            self._first_event(choice, answer)
-        if self._continuation is not None:
-            events = self._missing(partial(self._continuation.feed, events))
-        self._put(answer, events, now)
+        self._deadline.alive = now = self._now()
+        self._wrote = True
+        self._account.read(len(events), self._log.model, now)
+        if self._whole:
+            self._collect(events)
+        self._log.append(events)
+        if answer.size > self._paid:
+            self._pay(answer, now)
 
     def _first_event(self, choice: Choice, answer: Answer) -> None:
         self._seen = answer
@@ -471,17 +482,14 @@ class Pump:
             if self._whole and not self._job.announce:
                 self._log.append([Event(START, "")])
 
-    def _put(self, answer: Answer, events: list[Event], now: float) -> None:
-        if not events:
-            return
-        self._wrote = True
-        self._account.read(len(events), self._log.model, now)
-        if self._whole:
-            self._collect(events)
-        self._log.append(events)
-        used = self._job.input_tokens + answer.deltas + self._carried
-        if used > self._lease.reserved and not self._lease.spend(used, now):
+    def _pay(self, answer: Answer, now: float) -> None:
+        if not self._lease.spend(self._job.input_tokens + self._carried + answer.deltas, now):
             raise GatewayError("budget")
+        self._paid = self._bytes_paid()
+
+    def _bytes_paid(self) -> int:
+        """Bytes that an answer may have before there is something to pay; asking at each event would cost more."""
+        return BYTES_PER_TOKEN * (self._lease.reserved - self._job.input_tokens - self._carried)
 
     def _collect(self, events: list[Event]) -> None:
         texts = [event.data for event in events if event.type == TOKEN]
@@ -505,4 +513,4 @@ def _stall() -> GatewayError:
 
 
 def _tokens(text: str) -> int:
-    return -(-len(text.encode("utf-8", "replace")) // 4)
+    return -(-len(text.encode("utf-8", "replace")) // BYTES_PER_TOKEN)

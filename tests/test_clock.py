@@ -150,7 +150,7 @@ async def test_what_is_left_for_soon_follows_what_was_ready_and_precedes_what_co
 
     def speak(name: str) -> None:
         seen.append(name)
-        clock.soon(lambda: seen.append(f"soon {name}"))
+        clock.soon(lambda data: seen.append(data.decode()), f"soon {name}".encode())
 
     for name in "ab":
         loop.call_soon(speak, name)

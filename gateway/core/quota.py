@@ -13,6 +13,7 @@ principal is, what a token costs, or how a refusal reaches a client.
 """
 
 import math
+import sys
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from itertools import islice
@@ -274,7 +275,8 @@ class Lease:
     """What one admission took: its stream slots, and its tokens until they are settled.
 
     Attributes:
-        reserved: tokens taken from the budget so far; as long as no more are used, there is nothing to `spend`.
+        reserved: tokens taken from the budget so far; as long as no more are used, there is nothing to `spend`. Without
+            a budget, more than anybody uses.
     """
 
     __slots__ = ("_account", "_plan", "_settled", "_streams", "reserved")
@@ -283,7 +285,7 @@ class Lease:
         self._account = account
         self._plan = account.plan
         self._streams = demand.streams
-        self.reserved = demand.tokens
+        self.reserved = demand.tokens if self._plan.tokens is not None else sys.maxsize
         self._settled = False
         if self._plan.tokens is not None and demand.tokens:
             account.tokens.reserve(self, demand.tokens)

@@ -11,7 +11,7 @@ This file does not know what any event means, nor what a last event id or a reco
 """
 
 from collections.abc import Sequence
-from typing import Final
+from typing import Any, Final
 
 from gateway.core.event import Event
 
@@ -28,14 +28,12 @@ class Oversize(ValueError):  # noqa: N818 - named for what is wrong with the inp
     """A line or an event broke its cap; the reader that raised this is of no further use.
 
     Attributes:
-        events: what a `Decoder` had read whole in the same call, before the break.
-        lines: the same for a `LineSplitter`.
+        whole: what the reader had read whole in the same call, before the break: events or lines.
     """
 
-    def __init__(self, message: str, *, events: Sequence[Event] = (), lines: Sequence[str] = ()) -> None:
+    def __init__(self, message: str, whole: Sequence[Any] = ()) -> None:
         super().__init__(message)
-        self.events = list(events)
-        self.lines = list(lines)
+        self.whole = list(whole)
 
 
 class _WholeLines:
@@ -119,13 +117,13 @@ class LineSplitter:
         """The lines that `data` ended, without their line ends; invalid UTF-8 reads as U+FFFD.
 
         Raises:
-            Oversize: a line is longer than `max_line`; `Oversize.lines` holds the lines before it.
+            Oversize: a line is longer than `max_line`; `Oversize.whole` holds the lines before it.
         """
         text = self._whole.text(data)
         lines = text.replace("\r\n", "\n").split("\n")
         lines.pop()
         if self._whole.overflow:
-            raise Oversize(_line_message(self._whole.max_line), lines=lines)
+            raise Oversize(_line_message(self._whole.max_line), lines)
         return lines
 
     def close(self) -> list[str]:
@@ -176,7 +174,7 @@ class Decoder:
         """The events that `data` completed, in order; invalid UTF-8 reads as U+FFFD.
 
         Raises:
-            Oversize: a line or an event broke its cap; `Oversize.events` holds the events before it.
+            Oversize: a line or an event broke its cap; `Oversize.whole` holds the events before it.
         """
         # The usual read, whole blocks of one data line each, is worth a path of its own.
         if self._fresh and 13 not in data and len(data) <= self._max_plain:
@@ -190,7 +188,7 @@ class Decoder:
         events = (_plain(text) if plain else []) or self._read(text)
         self._fresh = not (self._open or self._after_cr or self._whole.unfinished)
         if self._whole.overflow:
-            raise Oversize(_line_message(self._whole.max_line), events=events)
+            raise Oversize(_line_message(self._whole.max_line), events)
         return events
 
     def _with_lf_only(self, data: bytes) -> bytes:
@@ -214,7 +212,7 @@ class Decoder:
                     events.append(Event(self._type, "\n".join(self._data), self._id))
                 self._start_block()
             if self._size > self._max_event:
-                raise Oversize(f"an event is longer than {self._max_event} bytes", events=events)
+                raise Oversize(f"an event is longer than {self._max_event} bytes", events)
         return events
 
     def _start_block(self) -> None:

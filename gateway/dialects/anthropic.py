@@ -10,6 +10,7 @@ Of a chat, what Anthropic has no words for is either refused (unknown content) o
 (penalties, seed), left out.
 """
 
+from collections.abc import Sequence
 from typing import Any, ClassVar, Final
 
 import msgspec
@@ -87,13 +88,13 @@ class AnthropicAnswer(EventAnswer):
         self._tools = 0
         self._tool_block: int | None = None
 
-    def _read(self, data: bytes) -> list[Event]:
-        out = super()._read(data)
+    def _take(self, units: Sequence[Event]) -> list[Event]:
+        out = super()._take(units)
         if self._input is not None and (self.usage is None or self.usage.source == "estimate"):
             self.usage = Usage(self._input, self.deltas, "estimate")
         return out
 
-    def _event(self, event: Event, out: list[Event]) -> None:
+    def _one(self, event: Event, out: list[Event]) -> None:
         said = read(_EVENT, event.data)
         kind = said.type or event.type if said else ""
         if said is None or not self._known(kind, said, out):

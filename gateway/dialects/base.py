@@ -11,7 +11,7 @@ This file does not know HTTP, sockets, retries, or what an answer costs.
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, Final, TypeVar
+from typing import Any, ClassVar, Final, Protocol, TypeVar
 from urllib.parse import urlsplit, urlunsplit
 
 import msgspec
@@ -23,6 +23,8 @@ from gateway.dialects import failures
 
 MAX_TOKENS: Final = 100_000_000
 """A count above this is absurd: no model has a window near it."""
+BYTES_PER_TOKEN: Final = 4
+"""Of output, as long as nobody has counted."""
 MAX_NOISE: Final = MAX_EVENT + MAX_LINE
 """Bytes in a row that may say nothing: an event at its cap is read in one go of them, comments without end are not."""
 
@@ -40,6 +42,17 @@ class Call(msgspec.Struct, frozen=True):
     body: bytes
 
 
+class Units(Protocol):
+    """Cuts bytes into events, lines or texts, whatever the reads were."""
+
+    def feed(self, data: bytes) -> Sequence[Any]:
+        """The units that became whole.
+
+        Raises:
+            Oversize: one of them breaks a cap.
+        """
+
+
 class Answer(ABC):
     """The reader of one streamed answer.
 
@@ -52,16 +65,32 @@ class Answer(ABC):
         failure: an error the upstream sent inside its answer, or a limit the answer broke.
         skipped: events that were not JSON or not understood.
         choices: how many answers to the one question were asked for; told by who asked, 1 otherwise.
+        size: bytes of output so far, where a chunk that is kept unread counts four.
+
+    Args:
+        units: cuts the bytes into what `_take` gives a meaning to.
     """
 
-    __slots__ = ("_noise", "_size", "choices", "ended", "failure", "finish_reason", "model", "skipped", "usage")
+    __slots__ = (
+        "_noise",
+        "_units",
+        "choices",
+        "ended",
+        "failure",
+        "finish_reason",
+        "model",
+        "size",
+        "skipped",
+        "usage",
+    )
 
     eof_ends: ClassVar[bool] = False
     """Whether a body that ended well is a whole answer although no end marker came."""
     in_chunks: ClassVar[bool] = False
     """Whether its events are the upstream's own chunks."""
 
-    def __init__(self) -> None:
+    def __init__(self, units: Units) -> None:
+        self._units = units
         self.model = ""
         self.finish_reason = ""
         self.usage: Usage | None = None
@@ -69,7 +98,7 @@ class Answer(ABC):
         self.failure: GatewayError | None = None
         self.skipped = 0
         self.choices = 1
-        self._size = 0
+        self.size = 0
         self._noise = 0
 
     @property
@@ -85,13 +114,17 @@ class Answer(ABC):
     @property
     def deltas(self) -> int:
         """A running estimate of the output in tokens: a quarter of its bytes, or one per chunk kept unread."""
-        return -(-self._size // 4)
+        return -(-self.size // BYTES_PER_TOKEN)
 
     def feed(self, data: bytes) -> list[Event]:
         """The events that became whole with `data`."""
         if self.ended or self.failure is not None:
             return []
-        events = self._read(data)
+        try:
+            events = self._take(self._units.feed(data))
+        except Oversize as error:
+            events = self._take(error.whole)
+            self._broke(error)
         self._noise = 0 if events else self._noise + len(data)
         if self._noise > MAX_NOISE:
             self._broke(Oversize(f"{MAX_NOISE} bytes without an event"))
@@ -102,8 +135,8 @@ class Answer(ABC):
         return [] if self.over else self._rest()
 
     @abstractmethod
-    def _read(self, data: bytes) -> list[Event]:
-        """What `feed` returns while the answer is not over."""
+    def _take(self, units: Sequence[Any]) -> list[Event]:
+        """The events that some units mean; those behind the one that ends the answer mean nothing."""
 
     def _rest(self) -> list[Event]:
         return []
@@ -115,7 +148,7 @@ class Answer(ABC):
     def _say(self, kind: str, text: object, out: list[Event]) -> None:
         """Append a delta of the answer; what is empty or no text says nothing."""
         if isinstance(text, str) and text:
-            self._size += len(text) if text.isascii() else len(text.encode("utf-8", "replace"))
+            self.size += len(text) if text.isascii() else len(text.encode("utf-8", "replace"))
             out.append(Event(kind, text))
 
     def _aside(self, event: Event) -> None:
@@ -124,34 +157,31 @@ class Answer(ABC):
         self.skipped += self.failure is None
 
 
-class EventAnswer(Answer):
-    """An answer that is a stream of server-sent events."""
+class UnitAnswer(Answer):
+    """An answer that is read unit by unit."""
 
-    __slots__ = ("_decoder",)
+    __slots__ = ()
 
-    def __init__(self) -> None:
-        super().__init__()
-        self._decoder = Decoder()
-
-    def _read(self, data: bytes) -> list[Event]:
-        try:
-            return self._take(self._decoder.feed(data))
-        except Oversize as error:
-            out = self._take(error.events)
-            self._broke(error)
-            return out
-
-    def _take(self, events: Sequence[Event]) -> list[Event]:
+    def _take(self, units: Sequence[Any]) -> list[Event]:
         out: list[Event] = []
-        for event in events:
-            self._event(event, out)
+        for unit in units:
+            self._one(unit, out)
             if self.over:
                 break
         return out
 
     @abstractmethod
-    def _event(self, event: Event, out: list[Event]) -> None:
-        """Take one event of the upstream and append what it means."""
+    def _one(self, unit: Any, out: list[Event]) -> None:
+        """Take one unit and append what it means."""
+
+
+class EventAnswer(UnitAnswer):
+    """An answer that is a stream of server-sent events."""
+
+    __slots__ = ()
+
+    def __init__(self) -> None:
+        super().__init__(Decoder())
 
 
 class Dialect(ABC):

@@ -7,14 +7,13 @@ Invariants:
 - Images are sent as their bytes only: a URL of an image is refused, as this gateway fetches nothing for clients.
 """
 
-from collections.abc import Sequence
 from typing import Any, ClassVar, Final
 
 import msgspec
 
 from gateway.core.event import THINKING, TOKEN, TOOL, Event
-from gateway.core.sse import LineSplitter, Oversize
-from gateway.dialects.base import Answer, Call, Dialect, endpoint, post, read, usage_of
+from gateway.core.sse import LineSplitter
+from gateway.dialects.base import Answer, Call, Dialect, UnitAnswer, endpoint, post, read, usage_of
 from gateway.dialects.chat import (
     Chat,
     Function,
@@ -60,36 +59,21 @@ _LINE: Final = msgspec.json.Decoder(_Line)
 _json: Final = msgspec.json.Encoder()
 
 
-class OllamaAnswer(Answer):
+class OllamaAnswer(UnitAnswer):
     """Reads a stream of lines. Source: Ollama API, generate a chat message."""
 
     def __init__(self) -> None:
-        super().__init__()
         self._lines = LineSplitter()
+        super().__init__(self._lines)
         self._tools = 0
-
-    def _read(self, data: bytes) -> list[Event]:
-        try:
-            return self._take(self._lines.feed(data))
-        except Oversize as error:
-            out = self._take(error.lines)
-            self._broke(error)
-            return out
 
     def _rest(self) -> list[Event]:
         """The events of a last line that lacks its LF; half an object is a torn tail and not counted as noise."""
         return self._take([line for line in self._lines.close() if read(_LINE, line)])
 
-    def _take(self, lines: Sequence[str]) -> list[Event]:
-        out: list[Event] = []
-        for line in lines:
-            if line.strip():
-                self._line(line, out)
-            if self.over:
-                break
-        return out
-
-    def _line(self, text: str, out: list[Event]) -> None:
+    def _one(self, text: str, out: list[Event]) -> None:
+        if not text.strip():
+            return
         line = read(_LINE, text)
         if line is None or line.error or (line.message is None and not line.done):
             self._aside(Event("", text))

@@ -18,7 +18,7 @@ from typing import Any, ClassVar, Final, Literal
 import msgspec
 
 from gateway.core.event import CHUNK, THINKING, TOKEN, TOOL, Event
-from gateway.dialects.base import Answer, Call, Dialect, EventAnswer, endpoint, post, read, usage_of
+from gateway.dialects.base import BYTES_PER_TOKEN, Answer, Call, Dialect, EventAnswer, endpoint, post, read, usage_of
 
 MAX_CHOICES: Final = 128
 """As many choices as OpenAI lets a request ask for."""
@@ -152,28 +152,28 @@ class ChunkAnswer(_OpenAIAnswer):
         self._whole_body = True
         return super()._rest()
 
-    def _take(self, events: Sequence[Event]) -> list[Event]:
+    def _take(self, units: Sequence[Event]) -> list[Event]:
         if not self.model or 0 not in self._seen:  # the first chunks say who answers
-            return super()._take(events)
+            return super()._take(units)
         out: list[Event] = []
-        for event in events:
+        for event in units:
             try:
                 _RUNNING.decode(event.data)
             except (ValueError, RecursionError):
-                self._event(event, out)
+                self._one(event, out)
                 if self.over:
                     break
             else:
-                self._size += 4
+                self.size += BYTES_PER_TOKEN
                 out.append(Event(CHUNK, event.data))
         return out
 
-    def _event(self, event: Event, out: list[Event]) -> None:
+    def _one(self, event: Event, out: list[Event]) -> None:
         chunk = read(_KEPT, event.data)
         if chunk is None or not _is_chunk(chunk):
             self._no_chunk(event)
         elif self._is_kept(chunk):
-            self._size += 4
+            self.size += BYTES_PER_TOKEN
             out.append(Event(CHUNK, event.data))
 
     def _is_kept(self, chunk: _KeptChunk) -> bool:
@@ -195,15 +195,15 @@ class TextAnswer(_OpenAIAnswer):
 
     __slots__ = ()
 
-    def _take(self, events: Sequence[Event]) -> list[Event]:
+    def _take(self, units: Sequence[Event]) -> list[Event]:
         if not self.model:
-            return super()._take(events)
+            return super()._take(units)
         out: list[Event] = []
-        for event in events:
+        for event in units:
             try:
                 delta = _SPOKEN.decode(event.data).choices[0].delta
             except (ValueError, RecursionError):
-                self._event(event, out)
+                self._one(event, out)
                 if self.over:
                     break
             else:
@@ -215,7 +215,7 @@ class TextAnswer(_OpenAIAnswer):
             self._say(THINKING, delta.reasoning_content, out)
         self._say(TOKEN, delta.content, out)
 
-    def _event(self, event: Event, out: list[Event]) -> None:
+    def _one(self, event: Event, out: list[Event]) -> None:
         chunk = read(CHUNK_DECODER, event.data)
         if chunk is None or not _is_chunk(chunk):
             self._no_chunk(event)

@@ -40,7 +40,7 @@ class SSEAnswer(openai.TextAnswer):
         super().__init__()
         self._bare: bool | None = None
 
-    def _event(self, event: Event, out: list[Event]) -> None:
+    def _one(self, event: Event, out: list[Event]) -> None:
         name = event.type.lower()
         if name == "error":
             self.failure = failures.in_stream(name, event.data)

@@ -12,7 +12,7 @@ import codecs
 from typing import ClassVar, Final
 
 from gateway.core.event import TOKEN, Event
-from gateway.dialects.base import Answer
+from gateway.dialects.base import Answer, UnitAnswer
 from gateway.dialects.sse import SSE
 
 MAX_TOKEN: Final = 64 * 1024
@@ -20,25 +20,33 @@ MAX_TOKEN: Final = 64 * 1024
 _new_decoder: Final = codecs.getincrementaldecoder("utf-8-sig")
 
 
-class PlainAnswer(Answer):
+class _Pieces:
+    """The text of each read, in pieces of at most `MAX_TOKEN` bytes."""
+
+    def __init__(self) -> None:
+        self._decoder = _new_decoder("replace")
+
+    def feed(self, data: bytes) -> list[str]:
+        return [self._decoder.decode(data[start : start + MAX_TOKEN]) for start in range(0, len(data), MAX_TOKEN)]
+
+    def close(self) -> str:
+        return self._decoder.decode(b"", final=True)
+
+
+class PlainAnswer(UnitAnswer):
     """Makes each read a token. Source: WHATWG Encoding 6 (UTF-8 decode)."""
 
     eof_ends: ClassVar[bool] = True
 
     def __init__(self) -> None:
-        super().__init__()
-        self._decoder = _new_decoder("replace")
+        self._pieces = _Pieces()
+        super().__init__(self._pieces)
 
-    def _read(self, data: bytes) -> list[Event]:
-        out: list[Event] = []
-        for start in range(0, len(data), MAX_TOKEN):
-            self._say(TOKEN, self._decoder.decode(data[start : start + MAX_TOKEN]), out)
-        return out
+    def _one(self, unit: str, out: list[Event]) -> None:
+        self._say(TOKEN, unit, out)
 
     def _rest(self) -> list[Event]:
-        out: list[Event] = []
-        self._say(TOKEN, self._decoder.decode(b"", final=True), out)
-        return out
+        return self._take([self._pieces.close()])
 
 
 class Text(SSE):

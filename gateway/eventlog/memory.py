@@ -38,7 +38,7 @@ NOTHING: Final = State.NOTHING
 END: Final = State.END
 TRIMMED: Final = State.TRIMMED
 
-Follow = Callable[[], bool]
+Follow = Callable[[Sequence[Event]], bool]
 ReadResult = Sequence[Event] | Literal[State.NOTHING, State.END, State.TRIMMED]
 
 
@@ -108,11 +108,11 @@ class Log:
         self._room: asyncio.Future[None] | None = None
 
     def append(self, events: Sequence[Event]) -> None:
-        """The events are in the log, in this order, and waiting readers are woken."""
+        """The events are in the log, in this order, and readers that wait have been told."""
         assert not self.closed, "the writer appended to a closed log"
         self._add(events)
         for reader in self.readers:
-            reader.wake()
+            reader.offer(events)
 
     def _add(self, events: Sequence[Event]) -> None:
         size = EVENT_OVERHEAD * len(events)
@@ -133,7 +133,7 @@ class Log:
             self._add([terminal])
         self.full = False
         for reader in self.readers:
-            reader.wake()
+            reader.interrupt()
 
     def discard(self) -> None:
         """Nothing is kept any more. Only a closed log without readers is discarded, and only once."""
@@ -214,8 +214,8 @@ class Reader:
         Args:
             limit: events at most, at least 1.
             timeout: seconds to wait for the first of them; `NOTHING` is returned then, at most a granule late.
-            follow: called while the read waits, whenever something happened to the log. Where it returns True, it has
-                taken what there was, and the read goes on waiting, with its time begun anew.
+            follow: called while the read waits, with the events that are appended. Where it returns True, it has taken
+                them, and the read goes on waiting, with its time begun anew.
         """
         got = self.take(limit)
         if got is NOTHING and timeout > 0:
@@ -237,23 +237,26 @@ class Reader:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
+        self._follow = None
         self.log.readers.discard(self)
         self.log.advanced()
 
     def interrupt(self) -> None:
         """A read that waits looks again now, and returns as if its time were up when there is nothing."""
+        self._follow = None
         if self._waiter is not None and not self._waiter.done():
             self._waiter.set_result(None)
 
-    def wake(self) -> None:
-        """Something happened to the log."""
-        waiter = self._waiter
-        if waiter is None or waiter.done():
+    def offer(self, events: Sequence[Event]) -> None:
+        """These events were appended. A read that waits has all that was there before."""
+        follow, timer = self._follow, self._timer
+        if follow is None or timer is None or not follow(events):
+            self.interrupt()
             return
-        if self._follow is not None and self._timer is not None and self._follow():
-            self._timer.deadline = self._wheel.now() + self._patience
-        elif not waiter.done():
-            waiter.set_result(None)
+        self.after += len(events)
+        timer.deadline = self._wheel.now() + self._patience
+        if self.log.full:
+            self.log.advanced()
 
     async def _wait(self, timeout: float, follow: Follow | None) -> None:
         deadline = self._wheel.now() + timeout

@@ -89,13 +89,8 @@ class Body(aiohttp.StreamReader):
             self._protocol.pause_reading()
         return False
 
-    @property
-    def over(self) -> bool:
-        """Whether nothing more will come."""
-        return self._eof or self._exception is not None
-
     def take(self) -> bytes:
-        """What came since it was last asked for, b"" when nothing did."""
+        """What came since it was last asked for; something did."""
         buffer = self._buffer
         data = buffer[0] if len(buffer) == 1 else b"".join(buffer)
         buffer.clear()
@@ -134,6 +129,7 @@ class Intake(asyncio.Protocol):
         "_in_window",
         "_interval",
         "_latest",
+        "_load",
         "_loop",
         "_now",
         "_over",
@@ -150,7 +146,7 @@ class Intake(asyncio.Protocol):
         self._body = Body.adopt(response.content)
         self._clock = clock
         self._interval = interval
-        self._now = clock.now
+        self._now, self._load = clock.now, clock.load
         self._latest = self._due = 0.0
         self._enough = enough
         self._transport: asyncio.Transport | None = None
@@ -225,18 +221,19 @@ class Intake(asyncio.Protocol):
                 data = body.take()
                 size += len(data)
                 taken = self._take(data)
-            if taken is Taken.ENOUGH or body.over:
+            if taken is Taken.ENOUGH or body._eof or body._exception is not None:
                 self._end(taken)
+                return
         except Exception as error:  # noqa: BLE001 - the pump's to judge; the tick serves all streams and must go on
             self._detach()
             self._over.set_exception(error)
             return
-        if self._in_window or self._over.done():
+        if self._in_window:
             return
         if size > FLOOD:
             self._let_others()
-        elif taken is Taken.RELAYED and (window := self._window):
-            self._consider_window(size, window)
+        elif taken is Taken.RELAYED and (self._interval if self._interval is not None else self._load.step.window):
+            self._consider_window(size)
 
     def _end(self, taken: Taken) -> None:
         if taken is not Taken.ENOUGH:
@@ -246,11 +243,12 @@ class Intake(asyncio.Protocol):
 
     @property
     def _window(self) -> float:
-        return self._clock.load.step.window if self._interval is None else self._interval
+        return self._load.step.window if self._interval is None else self._interval
 
-    def _consider_window(self, size: int, window: float) -> None:
+    def _consider_window(self, size: int) -> None:
+        window = self._window
         before, self._latest = self._latest, self._now()
-        gap = self._clock.load.step.gap if self._interval is None else math.inf if window > BEAT else window
+        gap = self._load.step.gap if self._interval is None else math.inf if window > BEAT else window
         fast = self._latest - before < gap
         transport = self._transport
         if fast and size < self._enough and transport is not None and not transport.is_closing():

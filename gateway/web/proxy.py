@@ -10,7 +10,7 @@ Invariants:
 
 import asyncio
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Final
 
 import aiohttp
@@ -20,7 +20,7 @@ from gateway.config import ProxyRoute
 from gateway.core.credential import strip_cookie, strip_query
 from gateway.core.errors import GatewayError
 from gateway.core.event import Event
-from gateway.core.sse import Decoder, LineSplitter, Oversize, clean_name
+from gateway.core.sse import Decoder, LineSplitter, clean_name
 from gateway.delivery import SlowReaderError
 from gateway.dialects.base import Answer, Call
 from gateway.formats import Verbatim
@@ -61,17 +61,11 @@ class Relayed(Answer):
     eof_ends = True
 
     def __init__(self, *, keep_ids: bool = False) -> None:
-        super().__init__()
-        self._decoder = Decoder()
+        super().__init__(Decoder())
         self._keep_ids = keep_ids
 
-    def _read(self, data: bytes) -> list[Event]:
-        try:
-            events = self._decoder.feed(data)
-        except Oversize as error:
-            self._broke(error)
-            events = error.events
-        return [self._clean(event) if event.type or event.id else event for event in events]
+    def _take(self, units: Sequence[Event]) -> list[Event]:
+        return [self._clean(event) if event.type or event.id else event for event in units]
 
     def _clean(self, event: Event) -> Event:
         return Event(clean_name(event.type), event.data, event.id if self._keep_ids else "")
@@ -83,22 +77,14 @@ class RelayedLines(Answer):
     eof_ends = True
 
     def __init__(self) -> None:
-        super().__init__()
-        self._splitter = LineSplitter()
+        self._lines = LineSplitter()
+        super().__init__(self._lines)
 
-    def _read(self, data: bytes) -> list[Event]:
-        try:
-            return _events(self._splitter.feed(data))
-        except Oversize as error:
-            self._broke(error)
-            return _events(error.lines)
+    def _take(self, units: Sequence[str]) -> list[Event]:
+        return [Event("", line) for line in units if line]
 
     def _rest(self) -> list[Event]:
-        return _events(self._splitter.close())
-
-
-def _events(lines: list[str]) -> list[Event]:
-    return [Event("", line) for line in lines if line]
+        return self._take(self._lines.close())
 
 
 class ProxySource:

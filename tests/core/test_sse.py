@@ -187,7 +187,7 @@ def run(decoder: Decoder, reads: list[bytes]) -> tuple[list[Event], str]:
         for read in reads:
             events += decoder.feed(read)
     except Oversize as error:
-        return events + error.events, str(error)
+        return events + error.whole, str(error)
     return events, ""
 
 
@@ -241,7 +241,7 @@ def test_line_splitter_reads_the_same_for_every_cut(stream: bytes) -> None:
 def test_line_splitter_refuses_a_long_line_and_hands_over_those_before_it() -> None:
     with pytest.raises(Oversize) as caught:
         LineSplitter(max_line=4).feed("1234\n一二\n".encode())
-    assert caught.value.lines == ["1234"]
+    assert caught.value.whole == ["1234"]
     splitter = LineSplitter(max_line=4)
     splitter.feed(b"1234")
     with pytest.raises(Oversize):
