@@ -103,7 +103,7 @@ class Sink:
     def push(self, data: bytes, clock: Clock) -> bool:
         """Whether the data, which is not empty, leaves with this turn of the loop; where it cannot, it has to wait."""
         transport = self._transport
-        if transport is None or self.peer.writing_paused or transport.is_closing():
+        if transport is None or transport.get_write_buffer_size() or transport.is_closing():
             return False
         clock.soon(transport.write, self._framed(data if self._gzip is None else self._gzip(data)))
         return True
@@ -316,7 +316,8 @@ class Delivery:
 
     def _encoded(self, events: Sequence[Event]) -> bytes:
         log = self._log
-        self._view.model = log.model
+        if self._view.model is not log.model:
+            self._view.model = log.model
         after = self._sent
         self._sent += len(events)
         if log.closed and log.terminal is not None and self._sent == log.last:

@@ -142,6 +142,7 @@ class Pump:
         "_call",
         "_carried",
         "_characters",
+        "_choice",
         "_clock",
         "_continuation",
         "_course",
@@ -320,8 +321,8 @@ class Pump:
                     await self._hand_over(response)
                     return
                 self._answer, self._carried = answer, _tokens(self._delivered) if self._prefilled else 0
-                self._paid = self._bytes_paid()
-                await self._read(choice, response, answer)
+                self._choice, self._paid = choice, self._bytes_paid()
+                await self._read(response, answer)
 
     def _call_for(self, choice: Choice) -> Call:
         prefix = self._delivered.rstrip() if self._prefilled else ""
@@ -419,34 +420,36 @@ class Pump:
 
     # -- one answer ------------------------------------------------------------------------------------------------
 
-    async def _read(self, choice: Choice, response: aiohttp.ClientResponse, answer: Answer) -> None:
+    async def _read(self, response: aiohttp.ClientResponse, answer: Answer) -> None:
         batch = self._job.stream.batch
         intake = Intake(response, self._clock, batch.interval, batch.max_bytes)
         try:
-            while not await intake.relay(partial(self._take, choice, answer)):
+            while not await intake.relay(self._take):
                 if answer.ended:
                     break
                 await self._wait_for_room()
             else:
-                self._write(choice, answer, answer.close())
+                self._write(answer, answer.close())
         except (aiohttp.ClientError, ConnectionError):
             if not answer.complete:
                 raise
-        self._finish(choice, answer)
+        self._finish(answer)
 
-    def _finish(self, choice: Choice, answer: Answer) -> None:
+    def _finish(self, answer: Answer) -> None:
         if answer.failure is not None:
             raise answer.failure
         if not (answer.complete or answer.eof_ends):
             raise GatewayError("upstream_cut", detail="the body ended without an end marker")
         continuation, self._continuation = self._continuation, None
         if continuation is not None:
-            self._write(choice, answer, self._missing(continuation.close))
+            self._write(answer, self._missing(continuation.close))
 
-    def _take(self, choice: Choice, answer: Answer, data: bytes) -> Taken:
+    def _take(self, data: bytes) -> Taken:
+        answer = self._answer
+        assert answer is not None, "nobody answers"
         events = answer.feed(data)
         if events:
-            self._write(choice, answer, events)
+            self._write(answer, events)
         elif answer is self._seen:
             self._deadline.alive = self._now()
         if answer.failure is not None:
@@ -455,9 +458,9 @@ class Pump:
             return Taken.ENOUGH
         return Taken.RELAYED if events else Taken.NOTHING
 
-    def _write(self, choice: Choice, answer: Answer, events: list[Event]) -> None:
+    def _write(self, answer: Answer, events: list[Event]) -> None:
         if events and answer is not self._seen:
-            self._first_event(choice, answer)
+            self._first_event(answer)
         if events and self._continuation is not None:
             events = self._missing(partial(self._continuation.feed, events))
         if not events:
@@ -471,8 +474,8 @@ class Pump:
         if answer.size > self._paid:
             self._pay(answer, now)
 
-    def _first_event(self, choice: Choice, answer: Answer) -> None:
-        self._seen = answer
+    def _first_event(self, answer: Answer) -> None:
+        choice, self._seen = self._choice, answer
         self._log.model = answer.model or choice.target.model or choice.upstream.config.model or self._log.model
         self._whole = self._job.canonical and not answer.in_chunks
         choice.target.breaker.begin(self._call)

@@ -132,7 +132,7 @@ class ChunkAnswer(_OpenAIAnswer):
         keep_usage: whether the client asked for the chunk that holds nothing but the usage.
     """
 
-    __slots__ = ("_finished", "_keep_usage", "_seen", "_whole_body")
+    __slots__ = ("_finished", "_keep_usage", "_known", "_seen", "_whole_body")
 
     in_chunks = True
 
@@ -141,7 +141,7 @@ class ChunkAnswer(_OpenAIAnswer):
         self._keep_usage = keep_usage
         self._seen: set[int | None] = set()
         self._finished: set[int | None] = set()
-        self._whole_body = False
+        self._known = self._whole_body = False
 
     @property
     def complete(self) -> bool:
@@ -153,8 +153,10 @@ class ChunkAnswer(_OpenAIAnswer):
         return super()._rest()
 
     def _take(self, units: Sequence[Event]) -> list[Event]:
-        if not self.model or 0 not in self._seen:  # the first chunks say who answers
-            return super()._take(units)
+        if not self._known:  # the first chunks say who answers
+            events = super()._take(units)
+            self._known = bool(self.model) and 0 in self._seen
+            return events
         out: list[Event] = []
         for event in units:
             try:

@@ -101,7 +101,7 @@ class Log:
         self.closed = False
         self.terminal: Event | None = None
         self.full = False
-        self.readers: set[Reader] = set()
+        self.readers: tuple[Reader, ...] = ()  # nearly always one, and a set is five times as large
         self._events: list[Event] = []
         self._budget = budget
         self._budget.used += LOG_OVERHEAD
@@ -206,7 +206,7 @@ class Reader:
         self._waiter: asyncio.Future[None] | None = None
         self._follow: Follow | None = None
         self._patience = 0.0
-        log.readers.add(self)
+        log.readers += (self,)
 
     async def read(self, limit: int, timeout: float, follow: Follow | None = None) -> ReadResult:
         """Up to `limit` events after this reader's place, which moves behind them.
@@ -238,7 +238,7 @@ class Reader:
             self._timer.cancel()
             self._timer = None
         self._follow = None
-        self.log.readers.discard(self)
+        self.log.readers = tuple(reader for reader in self.log.readers if reader is not self)
         self.log.advanced()
 
     def interrupt(self) -> None:

@@ -79,12 +79,9 @@ class Body(aiohttp.StreamReader):
     end_http_chunk_receiving = staticmethod(bool)  # type: ignore[assignment]
 
     def feed_data(self, data: bytes, size: int = 0) -> bool:
-        """More of the body came; above the high-water mark the transport is paused."""
+        """More of the body came; above the high-water mark the transport is paused. Nobody waits in the reader."""
         self._buffer.append(data)
         self._size += len(data)
-        waiter, self._waiter = self._waiter, None
-        if waiter is not None and not waiter.done():
-            waiter.set_result(None)
         if self._size > self._high_water:
             self._protocol.pause_reading()
         return False

@@ -238,7 +238,7 @@ async def test_reader_leaves_twice_without_harm(attach: Attach) -> None:
     reader = attach(log)
     reader.close()
     reader.close()
-    assert log.readers == set()
+    assert log.readers == ()
 
 
 # -- against a model -----------------------------------------------------------------------------------------------
