@@ -305,7 +305,7 @@ class Pump:
         self._account.span.ask(upstream.name, upstream.config.dialect, choice.target.url)
         with Deadline(self._clock.wheel, _timeout) as self._deadline:
             self._deadline.set(job.timeouts.first_event)
-            async with attempt(
+            with await attempt(
                 self._session,
                 self._call_for(choice),
                 connect_timeout=job.timeouts.connect,
@@ -433,6 +433,8 @@ class Pump:
         except (aiohttp.ClientError, ConnectionError):
             if not answer.complete:
                 raise
+        finally:
+            intake.leave()
         self._finish(answer)
 
     def _finish(self, answer: Answer) -> None:

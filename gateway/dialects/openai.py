@@ -139,14 +139,14 @@ class ChunkAnswer(_OpenAIAnswer):
     def __init__(self, keep_usage: bool = False) -> None:
         super().__init__()
         self._keep_usage = keep_usage
-        self._seen: set[int | None] = set()
-        self._finished: set[int | None] = set()
+        self._seen: tuple[int | None, ...] = ()
+        self._finished: tuple[int | None, ...] = ()
         self._known = self._whole_body = False
 
     @property
     def complete(self) -> bool:
         wanted = 1 if self._whole_body else self.choices
-        return self.ended or (len(self._finished) >= wanted and self._seen == self._finished)
+        return self.ended or wanted <= len(self._finished) == len(self._seen)
 
     def _rest(self) -> list[Event]:
         self._whole_body = True
@@ -185,10 +185,11 @@ class ChunkAnswer(_OpenAIAnswer):
         return bool(chunk.choices) or self._keep_usage or chunk.usage is None
 
     def _follow(self, choice: _KeptChoice) -> None:
-        if len(self._seen) < MAX_CHOICES:
-            self._seen.add(choice.index)
+        if choice.index not in self._seen and len(self._seen) < MAX_CHOICES:
+            self._seen += (choice.index,)
         if choice.finish_reason and choice.index in self._seen:
-            self._finished.add(choice.index)
+            if choice.index not in self._finished:
+                self._finished += (choice.index,)
             self.finish_reason = self.finish_reason or choice.finish_reason
 
 

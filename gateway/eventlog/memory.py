@@ -219,7 +219,7 @@ class Reader:
         """
         got = self.take(limit)
         if got is NOTHING and timeout > 0:
-            await self._wait(timeout, follow)
+            await self._told(timeout, follow)
             got = self.take(limit)
         return got
 
@@ -258,7 +258,7 @@ class Reader:
         if self.log.full:
             self.log.advanced()
 
-    async def _wait(self, timeout: float, follow: Follow | None) -> None:
+    def _told(self, timeout: float, follow: Follow | None) -> "asyncio.Future[None]":
         deadline = self._wheel.now() + timeout
         # A deadline that moved later costs one attribute write; an earlier one needs a new timer.
         if self._timer is None or self._timer.cancelled or deadline < self._timer.deadline - GRANULARITY:
@@ -268,4 +268,4 @@ class Reader:
         self._timer.deadline = deadline
         self._follow, self._patience = follow, timeout
         self._waiter = asyncio.get_running_loop().create_future()
-        await self._waiter
+        return self._waiter

@@ -43,7 +43,7 @@ class Course:
         self._jitter = jitter
         self._again = again
         self._tried = 0
-        self._silent: set[Target] = set()
+        self._silent: list[Target] = []
         self._chosen: Target | None = None
         self._latest: Target | None = None
         self._delay = 0.0
@@ -100,7 +100,7 @@ class Course:
         if step is Step.GIVE_UP:
             raise error
         if step is Step.OTHER_TARGET and self._latest is not None:
-            self._silent.add(self._latest)
+            self._silent.append(self._latest)
         if step is Step.FALLBACK:
             self._skip()
 
@@ -109,7 +109,7 @@ class Course:
         self._told = error
         self._delay = 0.0
         if self._chosen is not None:
-            self._silent.add(self._chosen)
+            self._silent.append(self._chosen)
 
     def _skip(self) -> None:
         self._left.pop(0)

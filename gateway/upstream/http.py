@@ -14,8 +14,7 @@ Invariants:
 import asyncio
 import re
 import ssl
-from collections.abc import AsyncIterator, Iterator, Mapping
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import Mapping
 from contextvars import ContextVar
 from typing import Any, Final
 
@@ -87,11 +86,10 @@ def new_session() -> aiohttp.ClientSession:
     return session
 
 
-@asynccontextmanager
 async def attempt(
     session: aiohttp.ClientSession, call: Call, *, connect_timeout: float, again: bool, verify_tls: bool = True
-) -> AsyncIterator[aiohttp.ClientResponse]:
-    """The response to one call, whatever its status; its connection is dropped unless the body was read to the end.
+) -> "Reply":
+    """The response to one call, whatever its status, as a context manager that closes it.
 
     Args:
         session: the HTTP client, from `new_session`.
@@ -101,23 +99,56 @@ async def attempt(
         verify_tls: whether the peer's certificate is checked.
 
     Raises:
-        GatewayError: `upstream_unreachable`, `upstream_tls`, `upstream_reset` or `upstream_protocol`, when no response
-            began; also `upstream_cut` or `upstream_protocol` when reading the body fails inside the block.
+        GatewayError: no response began: `upstream_unreachable`, `upstream_tls`, `upstream_reset`, `upstream_protocol`.
     """
     options: dict[str, Any] = {
         "headers": {hdrs.ACCEPT_ENCODING: "identity", **call.headers},
         "timeout": aiohttp.ClientTimeout(total=None, connect=connect_timeout, sock_connect=connect_timeout),
     } | ({} if verify_tls else {"ssl": False})
     response = await _sent(session, call, options, again=again)
-    del call, options  # a prompt may be large, and its answer long
     try:
         _check_head(response)
-        with _ended_by_loss(response):
-            yield response
-    except (aiohttp.ClientError, ConnectionError) as error:
-        raise body_error(error) from error
-    finally:
+    except GatewayError:
         response.close()
+        raise
+    return Reply(response)
+
+
+class Reply:
+    """A response; at the end of its block the connection is dropped, unless the body was read to the end.
+
+    While the block runs, the loss of the connection ends the body: after a malformed chunk aiohttp closes the
+    connection and leaves who reads the body waiting. What then fails in the block is raised as `upstream_cut` or
+    `upstream_protocol`. It is no generator: those take half a KiB each for as long as a stream lasts.
+    """
+
+    __slots__ = ("_lost", "_protocol", "_response")
+
+    def __init__(self, response: aiohttp.ClientResponse) -> None:
+        self._response = response
+        self._protocol = response.connection.protocol if response.connection is not None else None
+        self._lost = self._protocol.closed if self._protocol is not None else None
+
+    def __enter__(self) -> aiohttp.ClientResponse:
+        if self._lost is not None:
+            self._lost.remove_done_callback(_mark_retrieved)  # one of it is enough for all answers on a connection
+            self._lost.add_done_callback(_mark_retrieved)
+            self._lost.add_done_callback(self._end)
+        return self._response
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
+        if self._lost is not None:
+            self._lost.remove_done_callback(self._end)
+        self._response.close()
+        if isinstance(error, aiohttp.ClientError | ConnectionError):
+            raise body_error(error) from error
+
+    def _end(self, _: object) -> None:
+        content = self._response.content
+        if not content.is_eof() and content.exception() is None:
+            error = aiohttp.ClientPayloadError("the connection is lost")
+            error.__cause__ = self._protocol.exception() if self._protocol is not None else None
+            content.set_exception(error)
 
 
 async def _sent(
@@ -142,33 +173,6 @@ async def _send(
         return await session.request(call.method, url, data=call.body or None, allow_redirects=False, **options)
     except (aiohttp.ClientError, OSError, TimeoutError, ValueError) as error:
         raise _opening_error(error) from error
-
-
-@contextmanager
-def _ended_by_loss(response: aiohttp.ClientResponse) -> Iterator[None]:
-    """While the block runs, the loss of the connection ends the body.
-
-    After a malformed chunk aiohttp closes the connection and leaves who reads the body waiting.
-    """
-    protocol = response.connection.protocol if response.connection is not None else None
-    lost = protocol.closed if protocol is not None else None
-    if protocol is None or lost is None:
-        yield
-        return
-
-    def end(_: object) -> None:
-        if not response.content.is_eof() and response.content.exception() is None:
-            error = aiohttp.ClientPayloadError("the connection is lost")
-            error.__cause__ = protocol.exception()
-            response.content.set_exception(error)
-
-    lost.remove_done_callback(_mark_retrieved)  # one of it is enough for all answers on a connection
-    lost.add_done_callback(_mark_retrieved)
-    lost.add_done_callback(end)
-    try:
-        yield
-    finally:
-        lost.remove_done_callback(end)
 
 
 def _mark_retrieved(lost: "asyncio.Future[None]") -> None:

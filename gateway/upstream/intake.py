@@ -34,6 +34,7 @@ from typing import Final
 import aiohttp
 
 from gateway.clock import Clock
+from gateway.core.few import Few
 
 BEAT: Final = 0.05
 """Seconds between two looks at a stream that is in a window."""
@@ -69,7 +70,7 @@ class Body(aiohttp.StreamReader):
         """The same body, read in this way from now on."""
         content.__class__ = cls  # the parser holds the instance already, and offers no way to give it another
         content._http_chunk_splits = None  # 760 bytes that nobody reads any more, and a deque is as large
-        content._buffer = list(content._buffer)  # type: ignore[assignment]
+        content._buffer = Few(content._buffer)  # type: ignore[assignment]
         assert isinstance(content, Body)
         return content
 
@@ -138,7 +139,6 @@ class Intake(asyncio.Protocol):
 
     def __init__(self, response: aiohttp.ClientResponse, clock: Clock, interval: float | None, enough: int) -> None:
         self._loop = asyncio.get_running_loop()
-        self._over: asyncio.Future[bool] = self._loop.create_future()
         self._response = response
         self._body = Body.adopt(response.content)
         self._clock = clock
@@ -149,20 +149,28 @@ class Intake(asyncio.Protocol):
         self._transport: asyncio.Transport | None = None
         self._in_window = self._beat_comes = False
 
-    async def relay(self, take: Take) -> bool:
+    def relay(self, take: Take) -> "asyncio.Future[bool]":
         """Hands what comes to `take` until that has enough (False), or the body ended well (True).
 
-        Raises:
-            aiohttp.ClientError: the body broke off or is malformed.
+        The future fails with `aiohttp.ClientError` where the body broke off or is malformed, or with what `take`
+        raised. Whoever waits no longer calls `leave`.
         """
         self._take = take
-        self._over = self._loop.create_future()
-        try:
-            self._attach()
-            self._pass_on()
-            return await self._over
-        finally:
-            self._detach()
+        self._over: asyncio.Future[bool] = self._loop.create_future()
+        self.leave()
+        self._attach()
+        self._pass_on()
+        return self._over
+
+    def leave(self) -> None:
+        """Nothing more is relayed, and the connection is aiohttp's again. Doing it twice is harmless."""
+        transport, self._transport = self._transport, None
+        if transport is None:
+            return
+        transport.set_protocol(self._protocol)
+        if self._in_window and not transport.is_closing():
+            transport.resume_reading()
+        self._in_window = False
 
     # -- its place on the connection -------------------------------------------------------------------------------
 
@@ -172,17 +180,9 @@ class Intake(asyncio.Protocol):
             self._loop.call_soon(self._pass_on)  # the body has ended, or is being told that its connection is lost
             return
         self._protocol, self._transport = connection.protocol, connection.transport
+        self._protocol._buffer = Few(self._protocol._buffer)  # type: ignore[assignment]
         self._descriptor = _descriptor(self._transport)
         self._transport.set_protocol(self)
-
-    def _detach(self) -> None:
-        transport, self._transport = self._transport, None
-        if transport is None:
-            return
-        transport.set_protocol(self._protocol)
-        if self._in_window and not transport.is_closing():
-            transport.resume_reading()
-        self._in_window = False
 
     def data_received(self, data: bytes) -> None:
         """Bytes of the response, still in their HTTP framing."""
@@ -222,7 +222,7 @@ class Intake(asyncio.Protocol):
                 self._end(taken)
                 return
         except Exception as error:  # noqa: BLE001 - the pump's to judge; the tick serves all streams and must go on
-            self._detach()
+            self.leave()
             self._over.set_exception(error)
             return
         if self._in_window:
@@ -235,7 +235,7 @@ class Intake(asyncio.Protocol):
     def _end(self, taken: Taken) -> None:
         if taken is not Taken.ENOUGH:
             self._body.check()
-        self._detach()
+        self.leave()
         self._over.set_result(taken is not Taken.ENOUGH)
 
     @property

@@ -7,6 +7,7 @@ import msgspec
 from aiohttp import StreamReader, hdrs, web
 
 from gateway.core.errors import GatewayError
+from gateway.core.few import Few
 
 BODY_TIME: Final = 10.0
 """Seconds for a body, and one more for every `BODY_RATE` bytes that came: a dribble ends, a slow upload does not."""
@@ -54,6 +55,8 @@ async def read_body(request: web.BaseRequest, limit: int) -> bytes:
         raise GatewayError("bad_request", "The body is cut off or malformed.") from error
     if len(body) > limit:
         raise _too_large(limit)
+    if body:
+        content._buffer = Few()  # type: ignore[assignment]  # it is kept until the answer has ended
     return body
 
 

@@ -23,6 +23,7 @@ from aiohttp import web
 from aiohttp.http_parser import HttpRequestParser, HttpRequestParserPy
 
 from gateway.clock import Clock, Timer
+from gateway.core.few import Few
 
 HEAD_TIME: Final = 10.0
 KEEP_ALIVE: Final = 75.0
@@ -59,6 +60,7 @@ class Connection(web.RequestHandler):
 
     def __init__(self, server: "Server", clock: Clock, **options: Any) -> None:
         super().__init__(server, **options)
+        self._messages = Few()  # type: ignore[assignment]
         self._begun = 0
         self._clock = clock
         self._half_closed = False
@@ -87,6 +89,7 @@ class Connection(web.RequestHandler):
     def begin(self) -> None:
         """The next request is being answered. A FIN closes the connection unless `outlive_fin` says otherwise."""
         self._begun += 1
+        self.keep_alive(True)  # its timer of half a KiB would run on; aiohttp sets another when the connection is idle
         self._speak = None
         self._end_after_last()
 

@@ -7,6 +7,7 @@ from aiohttp import hdrs, web
 
 from gateway.core.credential import Principal
 from gateway.core.errors import GatewayError
+from gateway.core.quota import Lease
 from gateway.formats import Format
 from gateway.tracing.context import TRACEPARENT, TRACESTATE, TraceContext, read_context
 from gateway.web.connection import Connection
@@ -32,6 +33,7 @@ class Exchange:
         principal: who asks; None before authentication.
         credential_source: where the credential was, "" without one.
         headers: goes on every response to this request.
+        place: its place among the requests of its address, given back at its end; None before it has one.
     """
 
     request: web.BaseRequest
@@ -46,6 +48,7 @@ class Exchange:
     principal: Principal | None = None
     credential_source: str = ""
     headers: dict[str, str] = field(default_factory=dict)
+    place: Lease | None = None
 
     @property
     def accepts_events(self) -> bool:
@@ -78,7 +81,6 @@ class Exchange:
 
 
 Handler = Callable[[Exchange], Awaitable[web.StreamResponse]]
-Middleware = Callable[[Handler], Handler]
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,6 +2,7 @@
 
 import re
 import secrets
+from collections.abc import Awaitable
 from typing import Final, cast
 
 from aiohttp import hdrs, web
@@ -9,7 +10,7 @@ from aiohttp import hdrs, web
 from gateway.core.credential import client_address
 from gateway.web.connection import Connection
 from gateway.web.exchange import Exchange
-from gateway.web.middleware import PIPELINE, stack
+from gateway.web.middleware import serve
 from gateway.web.responses import unparsable
 from gateway.web.state import Gateway
 
@@ -25,11 +26,10 @@ class WebService:
 
     def __init__(self, gateway: Gateway) -> None:
         self._gateway = gateway
-        self._handle = stack(PIPELINE, _dispatch)
 
-    async def __call__(self, request: web.BaseRequest) -> web.StreamResponse:
+    def __call__(self, request: web.BaseRequest) -> Awaitable[web.StreamResponse]:
         """The answer to one request."""
-        return await self._handle(self._exchange(request))
+        return serve(self._exchange(request))
 
     def explain(self, status: int, message: str) -> web.Response:
         """The answer to what is no request."""
@@ -56,10 +56,6 @@ class WebService:
             path_params=params,
             headers={"X-Request-Id": exchange_id, hdrs.SERVER: "gateway"},
         )
-
-
-async def _dispatch(exchange: Exchange) -> web.StreamResponse:
-    return await exchange.endpoint.handle(exchange)
 
 
 def _peer(request: web.BaseRequest) -> str:

@@ -14,6 +14,7 @@ from typing import Final, cast
 from aiohttp import hdrs, web
 from aiohttp.client import ClientResponse
 from aiohttp.http_writer import StreamWriter
+from multidict import CIMultiDict
 
 from gateway.core.cursor import Cursor, parse_cursor
 from gateway.core.errors import GatewayError
@@ -145,6 +146,13 @@ class _EventStream(web.StreamResponse):
     # The headers leave together with the first block: a client that has them has its first cursor too.
     _send_headers_immediately = False
 
+    def forget_headers(self) -> None:
+        """They are on their way; for as long as the stream lasts they would be a fifteenth of its memory."""
+        self._headers = _SENT
+
+
+_SENT: Final = CIMultiDict[str]()
+
 
 class _Attendance:
     """A reader's stay with a generation, left exactly once."""
@@ -179,6 +187,8 @@ async def _deliver(exchange: Exchange, attendance: _Attendance, *, resumed: bool
     gzip = Gzip() if job.stream.compress and _accepts_gzip(exchange.request) else None
     response = _stream_response(exchange, log.stream_id, gzip is not None)
     writer = cast(StreamWriter, await response.prepare(exchange.request))
+    response.forget_headers()
+    exchange.headers = {}
     view = View(log.stream_id, job.session_id, log.model, generation.created, index, resumed)
     reading = Reading(
         format=job.format,
@@ -218,7 +228,7 @@ async def _handed_over(connection: Connection, write_timeout: float) -> Outcome:
     return "completed"
 
 
-def _stream_response(exchange: Exchange, stream_id: str, gzipped: bool) -> web.StreamResponse:
+def _stream_response(exchange: Exchange, stream_id: str, gzipped: bool) -> _EventStream:
     response = _EventStream(headers={**STREAM_HEADERS, "X-Stream-Id": stream_id, **exchange.headers})
     if gzipped:
         response.headers[hdrs.CONTENT_ENCODING] = "gzip"

@@ -20,7 +20,7 @@ async def session() -> AsyncIterator[aiohttp.ClientSession]:
 
 async def ask(session: aiohttp.ClientSession, upstream: ScriptedUpstream, *, again: bool = True) -> bytes:
     call = Call("POST", upstream.url, {}, b"{}")
-    async with attempt(session, call, connect_timeout=1, again=again) as answer:
+    with await attempt(session, call, connect_timeout=1, again=again) as answer:
         return await answer.read()
 
 
@@ -78,6 +78,6 @@ async def test_connection_with_an_unread_answer_is_not_kept(session: aiohttp.Cli
 
     async with ScriptedUpstream(long) as upstream:
         call = Call("GET", upstream.url, {}, b"")
-        async with attempt(session, call, connect_timeout=1, again=True):
+        with await attempt(session, call, connect_timeout=1, again=True):
             pass
         await upstream.exchanges[0].closed.wait()

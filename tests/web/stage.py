@@ -35,7 +35,7 @@ class Stage:
 
     def __init__(self) -> None:
         self._scripts: dict[str, Script] = {}
-        self._numbers = count()
+        self._numbers = count(10_000)  # all of one length, so that prompts cost the same
         self.upstream = ScriptedUpstream(self._script)
         self.gateway: Gateway
 
