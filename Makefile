@@ -95,7 +95,7 @@ bench: setup
 # LiteLLM brings 700 MB of dependencies, in other versions than ours: a venv of its own.
 bench-litellm: setup bench/out/litellm/.installed
 	@.ci/need nginx:nginx
-	$(BIN)/python -m bench --scenarios L $(ARGS)
+	$(BIN)/python -m bench --scenarios LM $(ARGS)
 
 bench/out/litellm/.installed:
 	$(PYTHON) -m venv bench/out/litellm

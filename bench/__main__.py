@@ -2,9 +2,9 @@
 
     --quick             one short run of A and D with nginx and the gateway alone
     --runs N            how often everything is measured; the report has the medians
-    --scenarios ABC     only these, in this order; L is LiteLLM's, and is never run by default
+    --scenarios ABC     only these, in this order; L and M are LiteLLM's, and are never run by default
 
-A report of other scenarios than the default ones is not kept, except that of L alone, in `bench/results-litellm.md`.
+A report of other scenarios than the default ones is not kept, except that of LM, in `bench/results-litellm.md`.
 
 Exit status: 0, 1 when an event was lost or a scenario failed, 2 for wrong arguments.
 """
@@ -22,7 +22,7 @@ from bench.measure import Measurement, machine
 from bench.programs import DIRECT, HERE, OUT, Program, ProgramError, paced_upstream, raise_files, stage
 from bench.scenarios import BY_DEFAULT, QUICK, SCENARIOS, Scenario, chosen, measure
 
-KEPT = {BY_DEFAULT: HERE / "results.md", "L": HERE / "results-litellm.md"}
+KEPT = {BY_DEFAULT: HERE / "results.md", "LM": HERE / "results-litellm.md"}
 Found = dict[str, dict[str, list[Measurement]]]
 
 

@@ -15,7 +15,7 @@ import time
 from dataclasses import dataclass
 from typing import Final, Self, cast
 
-from bench.marks import STOP, Pace, Sequence
+from bench.marks import START, STOP, Pace, Sequence
 
 KEY: Final = "sk-bench"
 OPENING: Final = 64
@@ -24,7 +24,7 @@ FIRST_SECONDS: Final = 20.0
 """How long a stream may take to its first event, beyond which the run has failed."""
 OPEN_SECONDS: Final = 40.0
 """How long all streams of a load together may take."""
-FINISH_SECONDS: Final = 20.0
+FINISH_SECONDS: Final = 60.0
 MAX_CHUNK: Final = 1 << 20
 MAX_HEAD: Final = 1 << 16
 
@@ -249,6 +249,10 @@ class Load:
             stream = await connect(self._port, self._request, sampled=sampled)
             self.streams.append(stream)
             await stream.opened
+
+    async def start(self, upstream: int) -> None:
+        """Lets answers go on that wait to be told; the upstream is at this port."""
+        await exchange(upstream, request("openai", START))
 
     def count(self) -> Count:
         """What came in so far, by all streams together."""

@@ -28,13 +28,15 @@ END: Final = (
     b'"choices":[{"index":0,"delta":{},"finish_reason":"stop"}],"usage":null}\n\ndata: [DONE]\n\n'
 )
 
+START: Final = "start all answers that wait"
+"""The message that lets them go on behind their first event."""
 STOP: Final = "stop all answers"
 """The message that makes the next event of every answer its last one."""
 
 _NUMBERED: Final = re.compile(rb"([tz]\d{6})@")
 _STAMP: Final = re.compile(rb"@(\d{13})")
 _IN_ORDER: Final = [b"t%06d" % number for number in range(MAX_EVENTS)]
-_PROMPT: Final = re.compile(rb"(\d{1,5}) events at (\d{1,5}) per second")
+_PROMPT: Final = re.compile(rb"(\d{1,5}) events at (\d{1,5}) per second( once told)?")
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,22 +46,24 @@ class Pace:
     Attributes:
         events: of the whole answer, 1 to `MAX_EVENTS`.
         rate: events a second; 0 sends the first event and then none, so that an answer of more never ends.
+        waits: whether nothing follows the first event before the upstream is told to `START`.
     """
 
     events: int
     rate: int
+    waits: bool = False
 
     @property
     def prompt(self) -> str:
         """The message that asks the upstream for this pace; it passes through every program unchanged."""
-        return f"{self.events} events at {self.rate} per second"
+        return f"{self.events} events at {self.rate} per second" + (" once told" if self.waits else "")
 
     @classmethod
     def parse(cls, body: bytes) -> "Pace":
         """The pace that a request asks for, wherever in its body the prompt stands; a single event when none does."""
         asked = _PROMPT.findall(body)
-        events, rate = asked[-1] if asked else (1, 1)
-        return cls(max(1, min(int(events), MAX_EVENTS)), int(rate))
+        events, rate, waits = asked[-1] if asked else (1, 1, b"")
+        return cls(max(1, min(int(events), MAX_EVENTS)), int(rate), bool(waits))
 
 
 class Sequence:

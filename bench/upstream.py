@@ -21,7 +21,7 @@ from typing import Final, cast
 
 import uvloop
 
-from bench.marks import END, EVENT, LAST_EVENT, STOP, Pace
+from bench.marks import END, EVENT, LAST_EVENT, START, STOP, Pace
 
 TICK: Final = 0.001
 """Seconds; uvloop's timers are no finer."""
@@ -82,13 +82,27 @@ class Queue:
         self._loop = loop
         self._period = 1 / rate
         self._answers: deque[Answer] = deque()
+        self._waiting: list[Answer] = []
         self._phase = 0.0
         self._timer: asyncio.TimerHandle | None = None
 
-    def start(self, answer: Answer) -> None:
-        """Sends the first event at once and the others when they are due."""
+    def start(self, answer: Answer, *, waits: bool) -> None:
+        """Sends the first event at once and the others when they are due, not before `release` where it `waits`."""
         if not answer.send():
             return
+        if waits:
+            self._waiting.append(answer)
+        else:
+            self._add(answer)
+
+    def release(self) -> None:
+        """The answers that wait go on."""
+        waiting, self._waiting = self._waiting, []
+        for answer in waiting:
+            answer.due = time.monotonic()
+            self._add(answer)
+
+    def _add(self, answer: Answer) -> None:
         self._phase = (self._phase + GOLDEN) % 1
         answer.due += self._phase * self._period
         insort(self._answers, answer, key=attrgetter("due"))
@@ -131,7 +145,12 @@ class Upstream:
             return
         if pace.rate not in self._queues:
             self._queues[pace.rate] = Queue(self._loop, pace.rate)
-        self._queues[pace.rate].start(answer)
+        self._queues[pace.rate].start(answer, waits=pace.waits)
+
+    def release(self) -> None:
+        """Every answer that waits goes on."""
+        for queue in self._queues.values():
+            queue.release()
 
     def stop(self) -> None:
         """Every answer that is not idle ends with its next event."""
@@ -162,6 +181,8 @@ class Connection(asyncio.Protocol):
             self._buffer = b""
             if STOP.encode() in body:
                 self._upstream.stop()
+            if START.encode() in body:
+                self._upstream.release()
             self._upstream.answer(self._transport, Pace.parse(body))
         elif len(self._buffer) > MAX_REQUEST:
             self._transport.abort()
