@@ -219,7 +219,7 @@ class Reader:
         """
         got = self.take(limit)
         if got is NOTHING and timeout > 0:
-            await self._told(timeout, follow)
+            await self._waiting(timeout, follow)
             got = self.take(limit)
         return got
 
@@ -258,7 +258,7 @@ class Reader:
         if self.log.full:
             self.log.advanced()
 
-    def _told(self, timeout: float, follow: Follow | None) -> "asyncio.Future[None]":
+    def _waiting(self, timeout: float, follow: Follow | None) -> "asyncio.Future[None]":
         deadline = self._wheel.now() + timeout
         # A deadline that moved later costs one attribute write; an earlier one needs a new timer.
         if self._timer is None or self._timer.cancelled or deadline < self._timer.deadline - GRANULARITY:
