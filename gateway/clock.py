@@ -96,27 +96,27 @@ class Wheel:
 class Deadline:
     """A limit on the time of a block of code, anew from each sign of life; when it passes, the block is cancelled.
 
-    Use as a context manager within a task. Unlike `asyncio.timeout`, a sign of life costs one attribute write.
+    Use as a context manager within a task. Unlike with `asyncio.timeout`, a sign of life costs nothing here: whoever is
+    alive notes when, and is asked once the limit seems to have passed.
 
     Args:
         wheel: where it waits.
         late: made and raised at the end of the block when the limit has passed.
-
-    Attributes:
-        alive: when the limit began to run, on the wheel's clock; may be set later at any time.
+        alive: tells when the last sign of life was, on the wheel's clock.
     """
 
-    __slots__ = ("_cancelling", "_late", "_passed", "_seconds", "_task", "_timer", "_wheel", "alive")
+    __slots__ = ("_alive", "_cancelling", "_late", "_passed", "_seconds", "_since", "_task", "_timer", "_wheel")
 
-    def __init__(self, wheel: Wheel, late: Callable[[], Exception]) -> None:
+    def __init__(self, wheel: Wheel, late: Callable[[], Exception], alive: Callable[[], float]) -> None:
         self._wheel = wheel
         self._late = late
+        self._alive = alive
         self._timer: Timer | None = None
         self._task: asyncio.Task[object] | None = None
         self._seconds = 0.0
         self._cancelling = 0
         self._passed = False
-        self.alive = 0.0
+        self._since = 0.0
 
     def __enter__(self) -> "Deadline":
         self._task = asyncio.current_task()
@@ -128,7 +128,7 @@ class Deadline:
         """The block has so many seconds from now on, and from each sign of life; `late` replaces what is raised."""
         self._late = late or self._late
         self.clear()
-        self._seconds, self.alive = seconds, self._wheel.now()
+        self._seconds, self._since = seconds, self._wheel.now()
         self._timer = self._wheel.after(seconds, self._look)
 
     def clear(self) -> None:
@@ -146,7 +146,7 @@ class Deadline:
             raise self._late() from None
 
     def _look(self) -> None:
-        left = self.alive + self._seconds - self._wheel.now()
+        left = max(self._since, self._alive()) + self._seconds - self._wheel.now()
         if left > 0:
             self._timer = self._wheel.after(left, self._look)
             return

@@ -315,33 +315,27 @@ class Delivery:
                 await self._sink.write(data)
 
     def _encoded(self, events: Sequence[Event]) -> bytes:
-        log = self._log
-        if self._view.model is not log.model:
-            self._view.model = log.model
-        after = self._sent
-        self._sent += len(events)
-        if log.closed and log.terminal is not None and self._sent == log.last:
-            text = self._frames(events[:-1], after) + self._last_frame(log.terminal)
-        else:
-            text = self._frames(events, after)
-        data = text.encode("utf-8", "replace")
+        data = self._text(events).encode("utf-8", "replace")
         if data:
             self._batch.observe(len(events))
             self._bytes.value += len(data)
         return data
 
-    def _frames(self, events: Sequence[Event], after: int) -> str:
-        entries = merge(events, after, self._max_merged) if self._max_merged else enumerate(events, after + 1)
-        view, encode = self._view, self._encode
+    def _text(self, events: Sequence[Event]) -> str:
+        log, view, encode, prefix = self._log, self._view, self._encode, self._prefix
+        if view.model is not log.model:
+            view.model = log.model
+        after = self._sent
+        self._sent += len(events)
+        terminal = log.terminal if log.closed and self._sent == log.last else None
+        if terminal is not None:
+            events = events[:-1]
+        text = ""
         # One loop without calls of our own: it runs for every event of every reader.
-        if self._prefix:
-            prefix = self._prefix
-            frames = [
-                f"{prefix}{seq}.{view.index}\n{block}\n" for seq, event in entries if (block := encode(event, view))
-            ]
-        else:
-            frames = [f"{block}\n" for _, event in entries if (block := encode(event, view))]
-        return "".join(frames)
+        for seq, event in merge(events, after, self._max_merged) if self._max_merged else enumerate(events, after + 1):
+            if block := encode(event, view):
+                text += f"{prefix}{seq}.{view.index}\n{block}\n" if prefix else f"{block}\n"
+        return text if terminal is None else text + self._last_frame(terminal)
 
     def _last_frame(self, terminal: Event) -> str:
         reading = self._reading

@@ -149,6 +149,7 @@ class Pump:
         "_deadline",
         "_delivered",
         "_hand_over",
+        "_heard",
         "_how",
         "_job",
         "_lease",
@@ -192,7 +193,8 @@ class Pump:
         self._begun = begun
         self._hand_over = hand_over
         self._course = Course(job.chain, random.random, again=job.source.repeatable)
-        self._deadline = Deadline(clock.wheel, _timeout)
+        self._deadline = Deadline(clock.wheel, _timeout, self._last_heard)
+        self._heard = 0.0
         self._answer: Answer | None = None
         self._seen: Answer | None = None
         self._continuation: Continuation | None = None
@@ -303,7 +305,7 @@ class Pump:
             self._continuation = Continuation(self._delivered, prefilled=self._prefilled)
         self._account.ask(upstream.name, self._now())
         self._account.span.ask(upstream.name, upstream.config.dialect, choice.target.url)
-        with Deadline(self._clock.wheel, _timeout) as self._deadline:
+        with Deadline(self._clock.wheel, _timeout, self._last_heard) as self._deadline:
             self._deadline.set(job.timeouts.first_event)
             with await attempt(
                 self._session,
@@ -323,6 +325,9 @@ class Pump:
                 self._answer, self._carried = answer, _tokens(self._delivered) if self._prefilled else 0
                 self._choice, self._paid = choice, self._bytes_paid()
                 await self._read(response, answer)
+
+    def _last_heard(self) -> float:
+        return self._heard
 
     def _call_for(self, choice: Choice) -> Call:
         prefix = self._delivered.rstrip() if self._prefilled else ""
@@ -453,7 +458,7 @@ class Pump:
         if events:
             self._write(answer, events)
         elif answer is self._seen:
-            self._deadline.alive = self._now()
+            self._heard = self._now()
         if answer.failure is not None:
             raise answer.failure
         if answer.ended or self._log.full:
@@ -467,7 +472,7 @@ class Pump:
             events = self._missing(partial(self._continuation.feed, events))
         if not events:
             return
-        self._deadline.alive = now = self._now()
+        self._heard = now = self._now()
         self._wrote = True
         self._account.read(len(events), self._log.model, now)
         if self._whole:

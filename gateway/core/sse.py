@@ -135,7 +135,7 @@ class LineSplitter:
 class Decoder:
     """Events out of the bytes of one `text/event-stream`; a block the stream did not finish is never dispatched.
 
-    An event's `type` is "" where its block named none, its `id` is "" where its own block gave none.
+    An event's `type` is `unnamed` where its block named none, its `id` is "" where its own block gave none.
 
     Attributes:
         retry: the reconnection time last seen, in milliseconds, None before there was one.
@@ -143,6 +143,7 @@ class Decoder:
     Args:
         max_line: bytes of one line without its line end, comments included, at least 1.
         max_event: bytes of the data lines of one event as UTF-8, field names and line ends included, at least 1.
+        unnamed: the type of an event whose block names none.
 
     Source: WHATWG HTML 9.2.5, 9.2.6
     """
@@ -157,12 +158,14 @@ class Decoder:
         "_open",
         "_size",
         "_type",
+        "_unnamed",
         "_whole",
         "retry",
     )
 
-    def __init__(self, max_line: int = MAX_LINE, max_event: int = MAX_EVENT) -> None:
+    def __init__(self, max_line: int = MAX_LINE, max_event: int = MAX_EVENT, unnamed: str = "") -> None:
         self.retry: int | None = None
+        self._unnamed = unnamed
         self._whole = _WholeLines(max_line)
         self._max_event = max_event
         self._max_plain = min(max_line, max_event // 4)
@@ -180,12 +183,12 @@ class Decoder:
         if self._fresh and 13 not in data and len(data) <= self._max_plain:
             text = data.decode("utf-8", "replace")
             if text.find("\n") == len(text) - 2 and text[-1] == "\n" and text.startswith("data: "):
-                return [Event("", text[6:-2])]
+                return [Event(self._unnamed, text[6:-2])]
             if text.endswith("\n\n"):
-                return _plain(text) or self._read(text)
+                return _plain(text, self._unnamed) or self._read(text)
         text = self._whole.text(self._with_lf_only(data))
         plain = not self._open and len(text) <= self._max_plain and text.endswith("\n\n")
-        events = (_plain(text) if plain else []) or self._read(text)
+        events = (_plain(text, self._unnamed) if plain else []) or self._read(text)
         self._fresh = not (self._open or self._after_cr or self._whole.unfinished)
         if self._whole.overflow:
             raise Oversize(_line_message(self._whole.max_line), events)
@@ -209,7 +212,7 @@ class Decoder:
                 self._take(line)
             elif self._open:
                 if self._data:
-                    events.append(Event(self._type, "\n".join(self._data), self._id))
+                    events.append(Event(self._type or self._unnamed, "\n".join(self._data), self._id))
                 self._start_block()
             if self._size > self._max_event:
                 raise Oversize(f"an event is longer than {self._max_event} bytes", events)
@@ -278,12 +281,12 @@ def clean_name(name: str) -> str:
     return name if name.isprintable() else name.translate(_CONTROLS)
 
 
-def _plain(text: str) -> list[Event]:
+def _plain(text: str, unnamed: str) -> list[Event]:
     """The events of whole blocks that are all one data line, or all one event and one data line; else nothing."""
     if not text.startswith("data: "):
         return _named(text) if text.startswith("event: ") else []
     payloads = text[6:-2].split("\n\ndata: ")
-    events = [Event("", payload) for payload in payloads if "\n" not in payload]
+    events = [Event(unnamed, payload) for payload in payloads if "\n" not in payload]
     return events if len(events) == len(payloads) else []
 
 

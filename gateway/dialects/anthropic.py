@@ -10,7 +10,6 @@ Of a chat, what Anthropic has no words for is either refused (unknown content) o
 (penalties, seed), left out.
 """
 
-from collections.abc import Sequence
 from typing import Any, ClassVar, Final
 
 import msgspec
@@ -88,7 +87,7 @@ class AnthropicAnswer(EventAnswer):
         self._tools = 0
         self._tool_block: int | None = None
 
-    def _take(self, units: Sequence[Event]) -> list[Event]:
+    def _take(self, units: list[Event]) -> list[Event]:
         out = super()._take(units)
         if self._input is not None and (self.usage is None or self.usage.source == "estimate"):
             self.usage = Usage(self._input, self.deltas, "estimate")

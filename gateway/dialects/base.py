@@ -10,7 +10,7 @@ This file does not know HTTP, sockets, retries, or what an answer costs.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, ClassVar, Final, Protocol, TypeVar
 from urllib.parse import urlsplit, urlunsplit
 
@@ -45,7 +45,7 @@ class Call(msgspec.Struct, frozen=True):
 class Units(Protocol):
     """Cuts bytes into events, lines or texts, whatever the reads were."""
 
-    def feed(self, data: bytes) -> Sequence[Any]:
+    def feed(self, data: bytes) -> list[Any]:
         """The units that became whole.
 
         Raises:
@@ -135,7 +135,7 @@ class Answer(ABC):
         return [] if self.over else self._rest()
 
     @abstractmethod
-    def _take(self, units: Sequence[Any]) -> list[Event]:
+    def _take(self, units: list[Any]) -> list[Event]:
         """The events that some units mean; those behind the one that ends the answer mean nothing."""
 
     def _rest(self) -> list[Event]:
@@ -162,7 +162,7 @@ class UnitAnswer(Answer):
 
     __slots__ = ()
 
-    def _take(self, units: Sequence[Any]) -> list[Event]:
+    def _take(self, units: list[Any]) -> list[Event]:
         out: list[Event] = []
         for unit in units:
             self._one(unit, out)
@@ -176,12 +176,16 @@ class UnitAnswer(Answer):
 
 
 class EventAnswer(UnitAnswer):
-    """An answer that is a stream of server-sent events."""
+    """An answer that is a stream of server-sent events.
+
+    Args:
+        unnamed: the type of events that the upstream gives no name.
+    """
 
     __slots__ = ()
 
-    def __init__(self) -> None:
-        super().__init__(Decoder())
+    def __init__(self, unnamed: str = "") -> None:
+        super().__init__(Decoder(unnamed=unnamed))
 
 
 class Dialect(ABC):

@@ -12,7 +12,6 @@ says whether it is ordinary, and costs less than searching its text for what wou
 fit the type is looked at again.
 """
 
-from collections.abc import Sequence
 from typing import Any, ClassVar, Final, Literal
 
 import msgspec
@@ -137,7 +136,7 @@ class ChunkAnswer(_OpenAIAnswer):
     in_chunks = True
 
     def __init__(self, keep_usage: bool = False) -> None:
-        super().__init__()
+        super().__init__(CHUNK)
         self._keep_usage = keep_usage
         self._seen: tuple[int | None, ...] = ()
         self._finished: tuple[int | None, ...] = ()
@@ -152,23 +151,22 @@ class ChunkAnswer(_OpenAIAnswer):
         self._whole_body = True
         return super()._rest()
 
-    def _take(self, units: Sequence[Event]) -> list[Event]:
+    def _take(self, units: list[Event]) -> list[Event]:
         if not self._known:  # the first chunks say who answers
             events = super()._take(units)
             self._known = bool(self.model) and 0 in self._seen
             return events
-        out: list[Event] = []
-        for event in units:
-            try:
+        try:
+            running = True
+            for event in units:
                 _RUNNING.decode(event.data)
-            except (ValueError, RecursionError):
-                self._one(event, out)
-                if self.over:
-                    break
-            else:
-                self.size += BYTES_PER_TOKEN
-                out.append(Event(CHUNK, event.data))
-        return out
+                running = running and event.type is CHUNK
+        except (ValueError, RecursionError):
+            running = False
+        if not running:
+            return super()._take(units)
+        self.size += BYTES_PER_TOKEN * len(units)
+        return units
 
     def _one(self, event: Event, out: list[Event]) -> None:
         chunk = read(_KEPT, event.data)
@@ -198,7 +196,7 @@ class TextAnswer(_OpenAIAnswer):
 
     __slots__ = ()
 
-    def _take(self, units: Sequence[Event]) -> list[Event]:
+    def _take(self, units: list[Event]) -> list[Event]:
         if not self.model:
             return super()._take(units)
         out: list[Event] = []

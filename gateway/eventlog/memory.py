@@ -110,11 +110,6 @@ class Log:
     def append(self, events: Sequence[Event]) -> None:
         """The events are in the log, in this order, and readers that wait have been told."""
         assert not self.closed, "the writer appended to a closed log"
-        self._add(events)
-        for reader in self.readers:
-            reader.offer(events)
-
-    def _add(self, events: Sequence[Event]) -> None:
         size = EVENT_OVERHEAD * len(events)
         for event in events:
             size += len(event.data) + len(event.id)
@@ -124,16 +119,18 @@ class Log:
         self._budget.used += size
         if self.size > self.max_bytes:
             self._trim()
+        for reader in self.readers:
+            reader.offer(events)
 
     def close(self, terminal: Event | None) -> None:
         """The log has ended, with this event as its last, or without one where the body alone tells the end."""
+        for reader in self.readers:
+            reader.interrupt()  # from here on they read by themselves
+        if terminal is not None:
+            self.append([terminal])
         self.terminal = terminal
         self.closed = True
-        if terminal is not None:
-            self._add([terminal])
         self.full = False
-        for reader in self.readers:
-            reader.interrupt()
 
     def discard(self) -> None:
         """Nothing is kept any more. Only a closed log without readers is discarded, and only once."""
@@ -196,7 +193,7 @@ class Reader:
         wheel: where its waiting times out.
     """
 
-    __slots__ = ("_follow", "_patience", "_timer", "_waiter", "_wheel", "after", "log")
+    __slots__ = ("_due", "_follow", "_patience", "_timer", "_waiter", "_wheel", "after", "log")
 
     def __init__(self, log: Log, after: int, wheel: Wheel) -> None:
         self.log = log
@@ -205,7 +202,7 @@ class Reader:
         self._timer: Timer | None = None
         self._waiter: asyncio.Future[None] | None = None
         self._follow: Follow | None = None
-        self._patience = 0.0
+        self._due = self._patience = 0.0
         log.readers += (self,)
 
     async def read(self, limit: int, timeout: float, follow: Follow | None = None) -> ReadResult:
@@ -249,23 +246,29 @@ class Reader:
 
     def offer(self, events: Sequence[Event]) -> None:
         """These events were appended. A read that waits has all that was there before."""
-        follow, timer = self._follow, self._timer
-        if follow is None or timer is None or not follow(events):
+        follow = self._follow
+        if follow is None or not follow(events):
             self.interrupt()
             return
         self.after += len(events)
-        timer.deadline = self._wheel.now() + self._patience
+        self._due = self._wheel.now() + self._patience
         if self.log.full:
             self.log.advanced()
 
     def _waiting(self, timeout: float, follow: Follow | None) -> "asyncio.Future[None]":
-        deadline = self._wheel.now() + timeout
-        # A deadline that moved later costs one attribute write; an earlier one needs a new timer.
-        if self._timer is None or self._timer.cancelled or deadline < self._timer.deadline - GRANULARITY:
+        self._due = self._wheel.now() + timeout
+        if self._timer is None or self._timer.cancelled or self._due < self._timer.deadline - GRANULARITY:
             if self._timer is not None:
                 self._timer.cancel()
-            self._timer = self._wheel.after(timeout, self.interrupt)
-        self._timer.deadline = deadline
+            self._timer = self._wheel.after(timeout, self._look)
         self._follow, self._patience = follow, timeout
         self._waiter = asyncio.get_running_loop().create_future()
         return self._waiter
+
+    def _look(self) -> None:
+        # What is due is kept here, not moved in the timer: an event has this object in the cache, but no timer.
+        left = self._due - self._wheel.now()
+        if left > 0:
+            self._timer = self._wheel.after(left, self._look)
+        else:
+            self.interrupt()

@@ -29,7 +29,7 @@ import os
 import sys
 import termios
 from collections.abc import Callable
-from typing import Final
+from typing import Any, Final
 
 import aiohttp
 
@@ -131,6 +131,7 @@ class Intake(asyncio.Protocol):
         "_loop",
         "_now",
         "_over",
+        "_parser",
         "_protocol",
         "_response",
         "_take",
@@ -181,13 +182,27 @@ class Intake(asyncio.Protocol):
             return
         self._protocol, self._transport = connection.protocol, connection.transport
         self._protocol._buffer = Few(self._protocol._buffer)  # type: ignore[assignment]
+        self._parser: Any = self._protocol._parser
         self._descriptor = _descriptor(self._transport)
         self._transport.set_protocol(self)
 
     def data_received(self, data: bytes) -> None:
         """Bytes of the response, still in their HTTP framing."""
-        self._protocol.data_received(data)
+        try:
+            surplus = self._parser.feed_data(data)[0]
+        except Exception as error:  # noqa: BLE001 - whatever the parser does not like
+            self._break(error)
+        else:
+            if surplus:
+                self._protocol.force_close()  # an answer that nobody asked for
         self._pass_on()
+
+    def _break(self, error: Exception) -> None:
+        self._protocol.force_close()
+        if self._body.exception() is None:
+            failure = aiohttp.ClientPayloadError("malformed")
+            failure.__cause__ = error
+            self._body.set_exception(failure)
 
     def eof_received(self) -> None:
         """The upstream sends nothing more."""

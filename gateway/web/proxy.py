@@ -10,7 +10,7 @@ Invariants:
 
 import asyncio
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Final
 
 import aiohttp
@@ -64,7 +64,7 @@ class Relayed(Answer):
         super().__init__(Decoder())
         self._keep_ids = keep_ids
 
-    def _take(self, units: Sequence[Event]) -> list[Event]:
+    def _take(self, units: list[Event]) -> list[Event]:
         return [self._clean(event) if event.type or event.id else event for event in units]
 
     def _clean(self, event: Event) -> Event:
@@ -80,7 +80,7 @@ class RelayedLines(Answer):
         self._lines = LineSplitter()
         super().__init__(self._lines)
 
-    def _take(self, units: Sequence[str]) -> list[Event]:
+    def _take(self, units: list[str]) -> list[Event]:
         return [Event("", line) for line in units if line]
 
     def _rest(self) -> list[Event]:
