@@ -12,6 +12,7 @@ This file knows no upstream, and does not know whether what it sends is new or a
 """
 
 import asyncio
+import math
 import zlib
 from collections.abc import Awaitable, Sequence
 from dataclasses import dataclass
@@ -27,7 +28,7 @@ from gateway.core.cursor import Cursor, final_cursor
 from gateway.core.errors import Failure, GatewayError
 from gateway.core.event import ERROR, Event
 from gateway.core.sse import comment
-from gateway.eventlog.memory import END, NOTHING, TRIMMED, Log, Reader, State
+from gateway.eventlog.memory import END, TRIMMED, Log, Reader, State
 from gateway.formats import Format, View
 from gateway.metrics import Outcome, RouteMetrics
 
@@ -208,6 +209,7 @@ class Delivery:
         "_reading",
         "_sent",
         "_sink",
+        "_spoke",
         "_unsent",
         "_view",
     )
@@ -226,13 +228,14 @@ class Delivery:
         self._max_merged = batch.max_bytes if reading.merge else 0
         self._hold = None if batch.boundary == "event" else Hold(batch.boundary, batch.max_bytes, MAX_HOLD)
         self._sent = reader.after
+        self._spoke = -math.inf
         self._unsent = b""
         self._failure: Exception | None = None
 
     async def run(self) -> Outcome:
         """Why it ended: `completed` when the log's end was delivered, else `client_gone` or `slow_reader`."""
         try:
-            await self._sink.write(self._prelude().encode())
+            await self._write(self._prelude().encode())
             await self._follow()
             await self._sink.end()
         except SlowReaderError:
@@ -241,29 +244,34 @@ class Delivery:
             return "client_gone"
         return "completed"
 
+    def speak(self) -> None:
+        """The client is sent something at once, if only a comment."""
+        self._spoke = -math.inf
+        self._reader.interrupt()
+
     async def _follow(self) -> None:
         while True:
-            timeout, heartbeat = self._patience()
-            got = await self._reader.read(self._limit(), timeout, self._push if self._hold is None else None)
+            got = await self._reader.read(self._limit(), self._patience(), self._push if self._hold is None else None)
             if self._failure is not None:
                 raise self._failure
             if self._unsent:
-                await self._sink.write(self._take_unsent())
-                if got is NOTHING:
-                    continue
-            if got is NOTHING:
-                await (self._beat() if heartbeat else self._release())
-            elif got is END:
+                await self._write(self._take_unsent())
+            if got is END:
                 await self._release()
                 return
-            elif got is TRIMMED:
-                await self._sink.write(self._trimmed().encode())
+            if got is TRIMMED:
+                await self._write(self._trimmed().encode())
                 return
-            elif not isinstance(got, State):
+            if not isinstance(got, State):
                 await self._take(got)
+            elif self._hold is not None and self._hold.due is not None and self._hold.due <= self._now():
+                await self._release()
+            if self._now() - self._spoke >= self._reading.stream.heartbeat:
+                await self._beat()
 
     def _push(self, events: Sequence[Event]) -> bool:
-        # Without waking this task, which is a third of what a window costs; whatever has to wait is the task's.
+        # Without waking this task, which is a third of what a window costs. What cannot leave at once is taken too, and
+        # the task woken for it.
         if len(events) > PUSH_LIMIT:
             return False
         try:
@@ -271,7 +279,11 @@ class Delivery:
         except Exception as error:  # noqa: BLE001 - this reader's own; the writer of the log goes on
             self._failure = error
             return False
-        if data and (len(data) > MAX_WRITE or not self._sink.push(data, self._clock)):
+        if not data:
+            return True
+        if len(data) <= MAX_WRITE and self._sink.push(data, self._clock):
+            self._spoke = self._now()
+        else:
             self._unsent = data
             self._reader.interrupt()
         return True
@@ -280,6 +292,10 @@ class Delivery:
         data, self._unsent = self._unsent, b""
         return data
 
+    async def _write(self, data: bytes) -> None:
+        await self._sink.write(data)
+        self._spoke = self._now()
+
     def _limit(self) -> int:
         """Events to take at once: as many as make `READ_BYTES` where they are as large as the log's are on average."""
         log = self._log
@@ -287,15 +303,17 @@ class Delivery:
             return READ_LIMIT
         return max(1, min(READ_LIMIT, READ_BYTES * (log.last - log.first + 1) // log.size))
 
-    def _patience(self) -> tuple[float, bool]:
-        heartbeat = self._reading.stream.heartbeat
-        if self._hold is None or self._hold.due is None:
-            return heartbeat, True
-        return max(0.001, self._hold.due - self._now()), False
+    def _patience(self) -> float:
+        """Seconds until something is to be sent though nothing comes; the time since the client was last sent anything
+        counts, as events that a format leaves out do not keep a proxy from giving up."""
+        due = self._spoke + self._reading.stream.heartbeat
+        if self._hold is not None and self._hold.due is not None:
+            due = min(due, self._hold.due)
+        return max(0.001, due - self._now())
 
     async def _beat(self) -> None:
         self._heartbeats.inc()
-        await self._sink.write(HEARTBEAT)
+        await self._write(HEARTBEAT)
 
     async def _take(self, events: Sequence[Event]) -> None:
         if self._hold is None:
@@ -312,7 +330,7 @@ class Delivery:
         limit = self._limit()
         for start in range(0, len(events), limit):
             if data := self._encoded(events[start : start + limit]):
-                await self._sink.write(data)
+                await self._write(data)
 
     def _encoded(self, events: Sequence[Event]) -> bytes:
         data = self._text(events).encode("utf-8", "replace")

@@ -466,13 +466,15 @@ class Pump:
         return Taken.RELAYED if events else Taken.NOTHING
 
     def _write(self, answer: Answer, events: list[Event]) -> None:
-        if events and answer is not self._seen:
-            self._first_event(answer)
-        if events and self._continuation is not None:
-            events = self._missing(partial(self._continuation.feed, events))
         if not events:
             return
-        self._heard = now = self._now()
+        self._heard = now = self._now()  # also where a rescue has heard all of it before
+        if answer is not self._seen:
+            self._first_event(answer)
+        if self._continuation is not None:
+            events = self._missing(partial(self._continuation.feed, events))
+            if not events:
+                return
         self._wrote = True
         self._account.read(len(events), self._log.model, now)
         if self._whole:

@@ -9,7 +9,7 @@ import pytest
 from gateway.clock import Clock
 from gateway.config import Stream
 from gateway.core.errors import GatewayError
-from gateway.core.event import DONE, ERROR, START, TOKEN, Event
+from gateway.core.event import DONE, ERROR, START, THINKING, TOKEN, Event
 from gateway.delivery import MAX_WRITE, Delivery, Gzip, Reading, Sink
 from gateway.eventlog.memory import Budget, Log, Reader
 from gateway.formats import OpenAIFormat, View, compile_format
@@ -138,6 +138,17 @@ async def test_silence_is_filled_with_heartbeats_between_blocks() -> None:
     blocks = desk.socket.text.split("\n\n")
     assert blocks.count(":") in (2, 3)
     assert all(block == ":" or ":\n" not in block for block in blocks)
+
+
+async def test_events_that_the_format_leaves_out_put_off_no_heartbeat() -> None:
+    desk = Desk(stream={"heartbeat": "100ms"})
+    running = asyncio.ensure_future(desk.run())
+    for _ in range(14):
+        await asyncio.sleep(0.025)
+        desk.log.append([Event(THINKING, "hm")])
+    desk.ends()
+    assert await running == "completed"
+    assert desk.socket.text.split("\n\n").count(":") in (2, 3)
 
 
 async def test_client_that_takes_nothing_is_given_up() -> None:

@@ -125,7 +125,7 @@ class Log:
     def close(self, terminal: Event | None) -> None:
         """The log has ended, with this event as its last, or without one where the body alone tells the end."""
         for reader in self.readers:
-            reader.interrupt()  # from here on they read by themselves
+            reader.interrupt()  # who follows must not take the last event for one of many
         if terminal is not None:
             self.append([terminal])
         self.terminal = terminal
@@ -193,7 +193,7 @@ class Reader:
         wheel: where its waiting times out.
     """
 
-    __slots__ = ("_due", "_follow", "_patience", "_timer", "_waiter", "_wheel", "after", "log")
+    __slots__ = ("_follow", "_timer", "_waiter", "_wheel", "after", "log")
 
     def __init__(self, log: Log, after: int, wheel: Wheel) -> None:
         self.log = log
@@ -202,7 +202,6 @@ class Reader:
         self._timer: Timer | None = None
         self._waiter: asyncio.Future[None] | None = None
         self._follow: Follow | None = None
-        self._due = self._patience = 0.0
         log.readers += (self,)
 
     async def read(self, limit: int, timeout: float, follow: Follow | None = None) -> ReadResult:
@@ -212,11 +211,11 @@ class Reader:
             limit: events at most, at least 1.
             timeout: seconds to wait for the first of them; `NOTHING` is returned then, at most a granule late.
             follow: called while the read waits, with the events that are appended. Where it returns True, it has taken
-                them, and the read goes on waiting, with its time begun anew.
+                them, and the read goes on waiting for what is left of its time.
         """
         got = self.take(limit)
         if got is NOTHING and timeout > 0:
-            await self._waiting(timeout, follow)
+            await self._wait_for(timeout, follow)
             got = self.take(limit)
         return got
 
@@ -245,30 +244,24 @@ class Reader:
             self._waiter.set_result(None)
 
     def offer(self, events: Sequence[Event]) -> None:
-        """These events were appended. A read that waits has all that was there before."""
+        """These events were appended."""
+        # Who follows has all that was there before: there is a `follow` only between the wait and the first interrupt.
         follow = self._follow
         if follow is None or not follow(events):
             self.interrupt()
             return
         self.after += len(events)
-        self._due = self._wheel.now() + self._patience
         if self.log.full:
             self.log.advanced()
 
-    def _waiting(self, timeout: float, follow: Follow | None) -> "asyncio.Future[None]":
-        self._due = self._wheel.now() + timeout
-        if self._timer is None or self._timer.cancelled or self._due < self._timer.deadline - GRANULARITY:
+    def _wait_for(self, timeout: float, follow: Follow | None) -> "asyncio.Future[None]":
+        deadline = self._wheel.now() + timeout
+        # A deadline that moved later costs one attribute write; an earlier one needs a new timer.
+        if self._timer is None or self._timer.cancelled or deadline < self._timer.deadline - GRANULARITY:
             if self._timer is not None:
                 self._timer.cancel()
-            self._timer = self._wheel.after(timeout, self._look)
-        self._follow, self._patience = follow, timeout
+            self._timer = self._wheel.after(timeout, self.interrupt)
+        self._timer.deadline = deadline
+        self._follow = follow
         self._waiter = asyncio.get_running_loop().create_future()
         return self._waiter
-
-    def _look(self) -> None:
-        # What is due is kept here, not moved in the timer: an event has this object in the cache, but no timer.
-        left = self._due - self._wheel.now()
-        if left > 0:
-            self._timer = self._wheel.after(left, self._look)
-        else:
-            self.interrupt()

@@ -89,7 +89,7 @@ def new_session() -> aiohttp.ClientSession:
 async def attempt(
     session: aiohttp.ClientSession, call: Call, *, connect_timeout: float, again: bool, verify_tls: bool = True
 ) -> "Reply":
-    """The response to one call, whatever its status, as a context manager that closes it.
+    """The response to one call, whatever its status, as a context manager that closes it and is to be entered at once.
 
     Args:
         session: the HTTP client, from `new_session`.

@@ -191,15 +191,18 @@ class Intake(asyncio.Protocol):
         try:
             surplus = self._parser.feed_data(data)[0]
         except Exception as error:  # noqa: BLE001 - whatever the parser does not like
-            self._break(error)
+            self._drop(error)
         else:
             if surplus:
-                self._protocol.force_close()  # an answer that nobody asked for
+                self._drop(None)  # an answer that nobody asked for
         self._pass_on()
 
-    def _break(self, error: Exception) -> None:
+    def _drop(self, error: Exception | None) -> None:
+        """The connection is of no further use; the body fails where it is not whole yet."""
         self._protocol.force_close()
-        if self._body.exception() is None:
+        if self._transport is not None:
+            self._transport.close()
+        if error is not None and not self._body.is_eof() and self._body.exception() is None:
             failure = aiohttp.ClientPayloadError("malformed")
             failure.__cause__ = error
             self._body.set_exception(failure)
@@ -244,8 +247,8 @@ class Intake(asyncio.Protocol):
             return
         if size > FLOOD:
             self._let_others()
-        elif taken is Taken.RELAYED and (self._interval if self._interval is not None else self._load.step.window):
-            self._consider_window(size)
+        elif taken is Taken.RELAYED and (window := self._window):
+            self._consider_window(size, window)
 
     def _end(self, taken: Taken) -> None:
         if taken is not Taken.ENOUGH:
@@ -257,8 +260,7 @@ class Intake(asyncio.Protocol):
     def _window(self) -> float:
         return self._load.step.window if self._interval is None else self._interval
 
-    def _consider_window(self, size: int) -> None:
-        window = self._window
+    def _consider_window(self, size: int, window: float) -> None:
         before, self._latest = self._latest, self._now()
         gap = self._load.step.gap if self._interval is None else math.inf if window > BEAT else window
         fast = self._latest - before < gap

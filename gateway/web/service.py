@@ -28,7 +28,7 @@ class WebService:
         self._gateway = gateway
 
     def __call__(self, request: web.BaseRequest) -> Awaitable[web.StreamResponse]:
-        """The answer to one request."""
+        """The answer to one request, to be awaited; the request has begun when this returns."""
         return serve(self._exchange(request))
 
     def explain(self, status: int, message: str) -> web.Response:

@@ -203,7 +203,7 @@ async def _deliver(exchange: Exchange, attendance: _Attendance, *, resumed: bool
     metrics = exchange.gateway.metrics.route(job.route)
     delivery = Delivery(attendance.reader, sink, reading, exchange.gateway.clock, metrics)
     exchange.connection.begin_stream(job.stream.write_timeout)
-    exchange.connection.outlive_fin(attendance.reader.interrupt)
+    exchange.connection.outlive_fin(delivery.speak)
     connections = metrics.connections["eventsource" if exchange.is_eventsource else "fetch"]
     with connections.track_inprogress():
         attendance.reason = await delivery.run()

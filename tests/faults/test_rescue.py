@@ -103,6 +103,16 @@ async def test_broken_answer_is_gone_on_with_by_the_fallback(pair: Pair, broken:
     await finishes(pair, "prefill", "completed", primary=1, backup=1, asked=pair_ways(primary=primary))
 
 
+@pytest.mark.parametrize("said", ["content", "reasoning_content"])
+async def test_fallback_that_says_nothing_new_for_longer_than_idle_is_no_silent_one(pair: Pair, said: str) -> None:
+    pieces = ["The ", "quick ", "brown ", "fox "] if said == "content" else ["hm "] * 5
+    slowly = [step for piece in pieces for step in (chunk(openai_chunk({said: piece}, model="second")), Pause(0.12))]
+    rest = [chunk(openai_chunk({"content": "jumps over the dog."}, model="second")), *ends("openai")]
+    pair.plays([opens(Pause(0.05), Reset())], [lambda *_: [sse_head(), *slowly, *rest]])
+    for heard in await pair.completes(WHOLE, primary=1, backup=1, asked=[chat_way()]):
+        assert heard.ended == 1
+
+
 async def test_error_that_is_a_number_is_one_of_the_gateways_own_table(pair: Pair) -> None:
     pair.plays([opens(chunk(RATE), LAST_CHUNK)], [goes_on])
     await finishes(pair, "prefill", "completed", primary=1, backup=1)

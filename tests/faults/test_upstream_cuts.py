@@ -22,7 +22,7 @@ from tests.faults.stage import (
     ways,
 )
 from tests.kit.sse_client import request
-from tests.kit.upstream import LAST_CHUNK, Cut, Reset, Step, chunk, http_head, openai_chunk, response, sse_head
+from tests.kit.upstream import LAST_CHUNK, Cut, Pause, Reset, Step, chunk, http_head, openai_chunk, response, sse_head
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -100,6 +100,15 @@ async def test_cut_before_first_event_keeps_its_status(stage: Stage) -> None:
     stage.plays([sse_head(), Cut()])
     await stage.fail_all(ways(*KINDS), "upstream_cut", 502)
     await stage.fail_all(ways("openai", "chat", "proxy-get", committed=True), "upstream_cut", 502)
+
+
+@pytest.mark.parametrize("surplus", [b"garbage\r\n", b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nno"], ids=len)
+async def test_bytes_behind_a_whole_answer_change_nothing_and_end_the_connection(stage: Stage, surplus: bytes) -> None:
+    stage.plays([*opening("text", "Hel"), Pause(0.05), chunk(token("text", "lo")) + LAST_CHUNK + surplus])
+    before, asked = stage.upstream.connections, ways(*CHATS, dialect="text")
+    for _ in range(2):
+        await stage.complete_all(asked, "Hello")
+    assert stage.upstream.connections == before + 2 * len(asked)
 
 
 @pytest.mark.parametrize("dialect", DIALECTS)
