@@ -200,7 +200,7 @@ class Clock:
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
         self._ticks: dict[float, Tick] = {}
-        self._late: list[tuple[Callable[[bytes], object], bytes]] = []
+        self._late: list[tuple[asyncio.WriteTransport, bytes]] = []
         self.wheel = Wheel(loop)
         self.now: Callable[[], float] = time.monotonic
         self.load = Load()
@@ -211,21 +211,22 @@ class Clock:
             self._ticks[interval] = Tick(self._loop, interval, self._call)
         return self._ticks[interval]
 
-    def soon(self, write: Callable[[bytes], object], data: bytes) -> None:
+    def soon(self, transport: asyncio.WriteTransport, data: bytes) -> None:
         """Writes when the loop has read what had come for all streams, before anything that is scheduled later.
 
-        When the writes of all streams follow each other closely, the readers' side is awake after the first, and every
-        further one costs the kernel a third.
+        Where the connection is lost meanwhile, nothing is written. When the writes of all streams follow each other
+        closely, the readers' side is awake after the first, and every further one costs the kernel a third.
         """
         if not self._late:
             self._loop.call_soon(self._catch_up)
-        self._late.append((write, data))
+        self._late.append((transport, data))
 
     def _catch_up(self) -> None:
         late, self._late = self._late, []
-        for write, data in late:
+        for transport, data in late:
             try:
-                write(data)
+                if not transport.is_closing():
+                    transport.write(data)
             except Exception as error:  # noqa: BLE001  # the other writes are other streams'
                 self._report(error)
 
@@ -237,4 +238,4 @@ class Clock:
                 self._report(error)
 
     def _report(self, error: Exception) -> None:
-        self._loop.call_exception_handler({"message": "a beat's callback failed", "exception": error})
+        self._loop.call_exception_handler({"message": "a shared callback failed", "exception": error})

@@ -106,7 +106,7 @@ class Sink:
         transport = self._transport
         if transport is None or transport.get_write_buffer_size() or transport.is_closing():
             return False
-        clock.soon(transport.write, self._framed(data if self._gzip is None else self._gzip(data)))
+        clock.soon(transport, self._framed(data if self._gzip is None else self._gzip(data)))
         return True
 
     async def write(self, data: bytes) -> None:

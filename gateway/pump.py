@@ -193,7 +193,6 @@ class Pump:
         self._begun = begun
         self._hand_over = hand_over
         self._course = Course(job.chain, random.random, again=job.source.repeatable)
-        self._deadline = Deadline(clock.wheel, _timeout, self._last_heard)
         self._heard = 0.0
         self._answer: Answer | None = None
         self._seen: Answer | None = None

@@ -144,13 +144,29 @@ async def test_tick_keeps_its_beat_for_who_comes_later() -> None:
     assert loop.time() - began >= 0.04
 
 
+class Line(asyncio.WriteTransport):
+    """Notes what is written to it, unless it was closed before."""
+
+    def __init__(self, seen: list[str]) -> None:
+        super().__init__()
+        self._seen = seen
+        self.closing = False
+
+    def is_closing(self) -> bool:
+        return self.closing
+
+    def write(self, data: Any) -> None:
+        self._seen.append(data.decode())
+
+
 async def test_what_is_left_for_soon_follows_what_was_ready_and_precedes_what_comes_later() -> None:
     loop = asyncio.get_running_loop()
     clock, seen, last = Clock(loop), list[str](), asyncio.Event()
+    line = Line(seen)
 
     def speak(name: str) -> None:
         seen.append(name)
-        clock.soon(lambda data: seen.append(data.decode()), f"soon {name}".encode())
+        clock.soon(line, f"soon {name}".encode())
 
     for name in "ab":
         loop.call_soon(speak, name)
@@ -158,6 +174,17 @@ async def test_what_is_left_for_soon_follows_what_was_ready_and_precedes_what_co
     loop.call_soon(loop.call_soon, last.set)
     await asyncio.wait_for(last.wait(), 2)
     assert seen == ["a", "b", "soon a", "soon b", "later"]
+
+
+async def test_nothing_is_written_to_a_connection_that_was_lost_meanwhile() -> None:
+    loop = asyncio.get_running_loop()
+    clock, seen = Clock(loop), list[str]()
+    lost, open_ = Line(seen), Line(seen)
+    clock.soon(lost, b"lost")
+    clock.soon(open_, b"open")
+    lost.closing = True
+    await asyncio.sleep(0)
+    assert seen == ["open"]
 
 
 async def test_callback_that_fails_takes_no_other_of_its_beat_with_it() -> None:
