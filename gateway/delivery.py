@@ -255,7 +255,8 @@ class Delivery:
             if self._failure is not None:
                 raise self._failure
             if self._unsent:
-                await self._write(self._take_unsent())
+                await self._write(self._unsent)
+                self._unsent = b""
             if got is END:
                 await self._release()
                 return
@@ -287,10 +288,6 @@ class Delivery:
             self._unsent = data
             self._reader.interrupt()
         return True
-
-    def _take_unsent(self) -> bytes:
-        data, self._unsent = self._unsent, b""
-        return data
 
     async def _write(self, data: bytes) -> None:
         await self._sink.write(data)
@@ -356,15 +353,14 @@ class Delivery:
         return text if terminal is None else text + self._last_frame(terminal)
 
     def _last_frame(self, terminal: Event) -> str:
-        reading = self._reading
-        block = reading.format.terminal(terminal, reading.view)
+        block = self._reading.format.terminal(terminal, self._view)
         if block:
             block = self._comeback(terminal) + block
-        if reading.ids:
+        if self._prefix:
             # Even where the format does not send it, so that a reconnect is answered 204; and with the last of several
             # blocks, so that who was cut off between them gets all of them.
             before, gap, last = block.rpartition("\n\n")
-            return f"{before}{gap}{self._prefix}{self._sent}.{reading.view.index}\n{last}\n"
+            return f"{before}{gap}{self._prefix}{self._sent}.{self._view.index}\n{last}\n"
         return block and f"{block}\n"
 
     def _comeback(self, terminal: Event) -> str:

@@ -157,13 +157,11 @@ class ChunkAnswer(_OpenAIAnswer):
             self._known = bool(self.model) and 0 in self._seen
             return events
         try:
-            running = True
-            for event in units:
+            for place, event in enumerate(units):
                 _RUNNING.decode(event.data)
-                running = running and event.type is CHUNK
+                if event.id or event.type is not CHUNK:
+                    units[place] = Event(CHUNK, event.data)  # an upstream that names or numbers its chunks
         except (ValueError, RecursionError):
-            running = False
-        if not running:
             return super()._take(units)
         self.size += BYTES_PER_TOKEN * len(units)
         return units

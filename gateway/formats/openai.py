@@ -44,8 +44,7 @@ class OpenAIFormat:
     def encode(self, event: Event, view: View) -> str:
         """The block or blocks of one event."""
         if event.type == CHUNK:
-            data = event.data
-            return f"data: {data}\n" if "\n" not in data else data_lines(data)  # as they all are; one call less
+            return data_lines(event.data)
         if event.type == DONE:
             return self._finish(event.data, view)
         render: Callable[[str, View], str] = _KINDS.get(event.type, unsent)

@@ -144,11 +144,23 @@ class Reply:
             raise body_error(error) from error
 
     def _end(self, _: object) -> None:
-        content = self._response.content
-        if not content.is_eof() and content.exception() is None:
-            error = aiohttp.ClientPayloadError("the connection is lost")
-            error.__cause__ = self._protocol.exception() if self._protocol is not None else None
-            content.set_exception(error)
+        cause = self._protocol.exception() if self._protocol is not None else None
+        fail_body(self._response, "the connection is lost", cause)
+
+
+def fail_body(response: aiohttp.ClientResponse, reason: str, cause: BaseException | None) -> None:
+    """Reading the body raises `aiohttp.ClientPayloadError`; one that is whole, or has failed, stays as it is.
+
+    Args:
+        response: an answer whose body may have begun.
+        reason: in words.
+        cause: what `body_error` judges by, None for a cut.
+    """
+    content = response.content
+    if not content.is_eof() and content.exception() is None:
+        error = aiohttp.ClientPayloadError(reason)
+        error.__cause__ = cause
+        content.set_exception(error)
 
 
 async def _sent(

@@ -35,6 +35,7 @@ import aiohttp
 
 from gateway.clock import Clock
 from gateway.core.few import Few
+from gateway.upstream.http import fail_body
 
 BEAT: Final = 0.05
 """Seconds between two looks at a stream that is in a window."""
@@ -202,10 +203,8 @@ class Intake(asyncio.Protocol):
         self._protocol.force_close()
         if self._transport is not None:
             self._transport.close()
-        if error is not None and not self._body.is_eof() and self._body.exception() is None:
-            failure = aiohttp.ClientPayloadError("malformed")
-            failure.__cause__ = error
-            self._body.set_exception(failure)
+        if error is not None:
+            fail_body(self._response, "malformed", error)
 
     def eof_received(self) -> None:
         """The upstream sends nothing more."""

@@ -185,10 +185,7 @@ async def _deliver(exchange: Exchange, attendance: _Attendance, *, resumed: bool
     generation = attendance.generation
     job, log = generation.job, generation.log
     gzip = Gzip() if job.stream.compress and _accepts_gzip(exchange.request) else None
-    response = _stream_response(exchange, log.stream_id, gzip is not None)
-    writer = cast(StreamWriter, await response.prepare(exchange.request))
-    response.forget_headers()
-    exchange.headers = {}
+    response, writer = await _begin_response(exchange, log.stream_id, gzip is not None)
     view = View(log.stream_id, job.session_id, log.model, generation.created, index, resumed)
     reading = Reading(
         format=job.format,
@@ -228,14 +225,17 @@ async def _handed_over(connection: Connection, write_timeout: float) -> Outcome:
     return "completed"
 
 
-def _stream_response(exchange: Exchange, stream_id: str, gzipped: bool) -> _EventStream:
+async def _begin_response(exchange: Exchange, stream_id: str, gzipped: bool) -> tuple[web.StreamResponse, StreamWriter]:
     response = _EventStream(headers={**STREAM_HEADERS, "X-Stream-Id": stream_id, **exchange.headers})
     if gzipped:
         response.headers[hdrs.CONTENT_ENCODING] = "gzip"
         response.headers.add(hdrs.VARY, hdrs.ACCEPT_ENCODING)
     if exchange.request.version < (1, 1):
         response.force_close()  # without chunks only the close tells where the body ends
-    return response
+    writer = cast(StreamWriter, await response.prepare(exchange.request))
+    response.forget_headers()
+    exchange.headers = {}
+    return response, writer
 
 
 def _accepts_gzip(request: web.BaseRequest) -> bool:

@@ -55,8 +55,8 @@ def test_checker_keeps_no_endless_line() -> None:
         Sequence().feed(b"x" * (MAX_LINE + 1))
 
 
-def test_pace_survives_its_way_through_a_request() -> None:
-    pace = Pace(events=300, rate=50)
+@pytest.mark.parametrize("pace", [Pace(events=300, rate=50), Pace(events=300, rate=50, waits=True)], ids=str)
+def test_pace_survives_its_way_through_a_request(pace: Pace) -> None:
     assert Pace.parse(b'{"messages":[{"role":"user","content":"%b"}]}' % pace.prompt.encode()) == pace
 
 

@@ -52,6 +52,14 @@ def test_chunk_reader_keeps_the_usage_for_who_asked() -> None:
     assert told(OPENAI.answer(keep_chunks=True, keep_usage=True), WHOLE)[-1] == payload(USAGE)
 
 
+def test_chunk_reader_keeps_no_names_and_numbers_of_the_upstreams_own() -> None:
+    answer, frames = kept(), [ROLE, HELLO, b"id: 1\n" + HELLO, b"event: message\nid: 2\n" + HELLO, HELLO, DONE]
+    events = [event for frame in frames for event in answer.feed(frame)]
+    assert [(event.type, event.data, event.id) for event in events] == [
+        (*payload(frame), "") for frame in (ROLE, HELLO, HELLO, HELLO, HELLO)
+    ]
+
+
 @pytest.mark.parametrize("make", [text, kept])
 def test_reader_does_not_depend_on_the_cut(make) -> None:
     assert same_for_every_cut(make, b"\xef\xbb\xbf: hi\r\n\r\n" + WHOLE)
