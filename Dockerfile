@@ -8,7 +8,7 @@
 
 FROM node:22-slim AS page
 WORKDIR /page
-COPY gateway/web/page/lib ./
+COPY pages/chat/lib ./
 RUN npm ci && npm run build
 
 FROM python:3.11-slim AS build
@@ -19,7 +19,9 @@ RUN /opt/gateway/bin/pip install --no-cache-dir --require-hashes -r requirements
     && pip install --no-cache-dir --require-hashes -r requirements-build.lock
 COPY pyproject.toml README.md LICENSE ./
 COPY gateway ./gateway
-COPY --from=page /page/markdown.js /page/licenses.txt ./gateway/web/page/lib/
+COPY client ./client
+COPY pages ./pages
+COPY --from=page /page/markdown.js /page/licenses.txt ./pages/chat/lib/
 RUN pip wheel --no-cache-dir --no-deps --no-build-isolation --wheel-dir dist . \
     && /opt/gateway/bin/pip install --no-cache-dir --no-deps dist/*.whl
 

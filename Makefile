@@ -5,7 +5,7 @@ SHELL := /bin/bash
 .DEFAULT_GOAL := help
 
 BIN := .venv/bin
-PARSER := gateway/web/page/lib/markdown.js
+PARSER := pages/chat/lib/markdown.js
 PYTHON ?= $(firstword $(shell command -v python3.11 python3) python3)
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 LOCK := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 \

@@ -17,18 +17,18 @@ from gateway.core.credential import Key, Keyring
 from gateway.core.errors import GatewayError
 from gateway.core.quota import AddressLimiter, Limiter, Plan
 from gateway.demo import Demo, start_demo
-from gateway.eventlog.registry import Registry
 from gateway.formats import Format, OpenAIFormat, Verbatim, compile_format
-from gateway.gen_ai import PROVIDERS
-from gateway.generation import Engine, Generation
-from gateway.metrics import Metrics
-from gateway.tracing import from_environment
+from gateway.observe.gen_ai import PROVIDERS
+from gateway.observe.metrics import Metrics
+from gateway.observe.tracing import from_environment
+from gateway.streams.generation import Engine, Generation
+from gateway.streams.registry import Registry
 from gateway.upstream.http import new_session
 from gateway.upstream.pool import Upstream
-from gateway.web.chat import ChatHandler
 from gateway.web.exchange import Endpoint, Exchange, Handler
-from gateway.web.openai import OpenAIHandler
-from gateway.web.proxy import ProxyHandler
+from gateway.web.kinds.chat import ChatHandler
+from gateway.web.kinds.openai import OpenAIHandler
+from gateway.web.kinds.proxy import ProxyHandler
 from gateway.web.router import Router
 from gateway.web.state import Gateway, Snapshot
 from gateway.web.static import static_endpoints

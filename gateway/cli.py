@@ -10,9 +10,9 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from gateway import server, supervisor
 from gateway.config import ConfigError, load, schema
 from gateway.core.credential import MAX_SECRET, digest
+from gateway.process import server, supervisor
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

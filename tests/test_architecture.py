@@ -15,19 +15,14 @@ ROOMS = (
     {"dialects"},
     {"formats"},
     {"config"},
-    {"meters"},
-    {"gen_ai"},
-    {"metrics", "logs", "clock", "tracing"},
-    {"eventlog"},
-    {"upstream", "account"},
-    {"pump"},
-    {"generation"},
-    {"delivery"},
+    {"clock"},
+    {"observe"},
+    {"upstream"},
+    {"streams"},
     {"web"},
     {"admin"},
     {"app"},
-    {"server"},
-    {"supervisor"},
+    {"process"},
     {"cli"},
     {"__main__"},
 )
@@ -78,7 +73,7 @@ def may_import(importer: str, imported: str) -> bool:
     if importer == "demo":
         return imported == "core"
     if imported == "demo":
-        return importer in {"app", "server", "cli"}
+        return importer in {"app", "process", "cli"}
     return RANK.get(imported, len(ROOMS)) < RANK.get(importer, -1)
 
 
@@ -136,7 +131,7 @@ def test_checker_sees_an_upward_import() -> None:
     assert upward(plans(core_sse="def f():\n    from gateway.web import page", web="")) == [
         "gateway.core.sse imports gateway.web"
     ]
-    assert upward(plans(metrics="import gateway.logs", logs="")) == ["gateway.metrics imports gateway.logs"]
+    assert upward(plans(observe="import gateway.streams", streams="")) == ["gateway.observe imports gateway.streams"]
     assert upward(plans(demo="from gateway.formats import View", formats="")) == [
         "gateway.demo imports gateway.formats"
     ]

@@ -13,8 +13,8 @@ import yaml
 from prometheus_client import CollectorRegistry, Metric
 
 from gateway.core.event import Usage
-from gateway.gen_ai import Operation
-from gateway.metrics import Metrics
+from gateway.observe.gen_ai import Operation
+from gateway.observe.metrics import Metrics
 from grafana.boards import BOARDS, DIRECTORY, as_text
 from grafana.panels import COLUMNS
 from tests.kit.contract import METRICS

@@ -1,10 +1,8 @@
 """The monitor page's files, read once."""
 
-from importlib import resources
-
 from aiohttp import hdrs, web
 
-from gateway.web.static import PAGE, TYPES
+from gateway.web.static import PAGE, TYPES, products
 
 
 class Files:
@@ -19,7 +17,7 @@ class Files:
         return web.Response(body=content, headers={**PAGE, hdrs.CONTENT_TYPE: media_type}) if media_type else None
 
 
-_FOLDER = resources.files("gateway.admin") / "page"
+_FOLDER = products() / "pages" / "monitor"
 
 
 def _path(name: str) -> str:

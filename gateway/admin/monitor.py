@@ -26,9 +26,9 @@ from gateway.core.cursor import new_stream_id, parse_cursor
 from gateway.core.errors import GatewayError
 from gateway.core.event import Event
 from gateway.core.sse import data_lines
-from gateway.delivery import Delivery, Reading, Sink
-from gateway.eventlog.memory import Budget, Log, Reader
 from gateway.formats import View
+from gateway.streams.delivery import Delivery, Reading, Sink
+from gateway.streams.log import Budget, Log, Reader
 from gateway.web.responses import STREAM_HEADERS
 from gateway.web.state import Gateway
 

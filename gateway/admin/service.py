@@ -17,7 +17,7 @@ from aiohttp import hdrs, web
 from gateway.admin.files import Files
 from gateway.admin.guard import is_known_host, is_same_origin
 from gateway.admin.monitor import Monitor
-from gateway.metrics import CONTENT_TYPE
+from gateway.observe.metrics import CONTENT_TYPE
 from gateway.web.state import Gateway
 
 Answer = Callable[[Gateway], web.Response]

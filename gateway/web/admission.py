@@ -11,8 +11,8 @@ from typing import Final
 
 from gateway.core.errors import GatewayError
 from gateway.core.quota import Lease, Plan, Refusal, openai_rate_limit_headers, rate_limit_headers
-from gateway.generation import Generation
-from gateway.pump import Job
+from gateway.streams.generation import Generation
+from gateway.streams.pump import Job
 from gateway.web.exchange import Exchange
 
 UNRESUMABLE_LOG: Final = 256 * 1024

@@ -9,7 +9,7 @@ from gateway.core.credential import Principal
 from gateway.core.errors import GatewayError
 from gateway.core.quota import Lease
 from gateway.formats import Format
-from gateway.tracing.context import TRACEPARENT, TRACESTATE, TraceContext, read_context
+from gateway.observe.tracing.context import TRACEPARENT, TRACESTATE, TraceContext, read_context
 from gateway.web.connection import Connection
 from gateway.web.state import Gateway, Snapshot
 

@@ -18,8 +18,8 @@ from aiohttp import hdrs, web
 
 from gateway.core.cursor import final_cursor
 from gateway.core.errors import Failure, GatewayError
-from gateway.delivery import error_block
 from gateway.formats import View, error_object, problem
+from gateway.streams.delivery import error_block
 from gateway.web.exchange import Exchange
 
 STREAM_HEADERS: Final = {

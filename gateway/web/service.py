@@ -10,7 +10,7 @@ from aiohttp import hdrs, web
 from gateway.core.credential import client_address
 from gateway.web.connection import Connection
 from gateway.web.exchange import Exchange
-from gateway.web.middleware import serve
+from gateway.web.pipeline import serve
 from gateway.web.responses import unparsable
 from gateway.web.state import Gateway
 

@@ -18,9 +18,9 @@ from gateway.config import ChatRoute, Config
 from gateway.core.credential import Keyring
 from gateway.core.quota import AddressLimiter, Limiter, Plan
 from gateway.core.sessions import Sessions
-from gateway.eventlog.registry import Registry
-from gateway.generation import Engine, Generation
-from gateway.metrics import Metrics
+from gateway.observe.metrics import Metrics
+from gateway.streams.generation import Engine, Generation
+from gateway.streams.registry import Registry
 from gateway.upstream.pool import Upstream
 
 if TYPE_CHECKING:

@@ -8,6 +8,7 @@ import hashlib
 from collections.abc import Iterator, Mapping
 from importlib import resources
 from importlib.resources.abc import Traversable
+from pathlib import Path
 from typing import Final
 
 from aiohttp import hdrs, web
@@ -40,9 +41,14 @@ ANYBODY: Final[Mapping[str, str]] = {
 }
 """The client is a module, which a page of another origin may import only by leave; it holds nothing secret."""
 OWN: Final[Mapping[str, Mapping[str, str]]] = {"/": CHAT, "/client.js": ANYBODY}
-FOLDER: Final = resources.files("gateway.web") / "page"
-PARTS: Final = {"": "/page/", "lib": "/page/lib/", "client": "/"}
+PARTS: Final = {"pages/chat": "/page/", "pages/chat/lib": "/page/lib/", "client": "/"}
 """Where the files of each folder are served."""
+
+
+def products() -> Traversable:
+    """The folder that holds `pages` and `client`: the package, which a wheel copies them into, or the checkout."""
+    package = resources.files("gateway")
+    return package if (package / "pages").is_dir() else Path(__file__).parents[2]
 
 
 class StaticFile:
@@ -66,9 +72,9 @@ class StaticFile:
         return web.Response(body=self._content, headers=headers)
 
 
-def static_endpoints(format_: Format, page: Traversable = FOLDER) -> Iterator[tuple[str, Endpoint]]:
-    """The paths of the files in the page's folder and what they lead to."""
-    for path, file in _files(page):
+def static_endpoints(format_: Format, root: Traversable | None = None) -> Iterator[tuple[str, Endpoint]]:
+    """The paths of the chat page's files and of the browser client, and what they lead to."""
+    for path, file in _files(root or products()):
         content_type = TYPES.get(file.name.rpartition(".")[2])
         if content_type is not None:
             headers = {**PAGE, **OWN.get(path, {}), hdrs.CONTENT_TYPE: content_type}
@@ -76,9 +82,9 @@ def static_endpoints(format_: Format, page: Traversable = FOLDER) -> Iterator[tu
             yield path, Endpoint("page", frozenset({"GET", "HEAD"}), handler, format_, public=True)
 
 
-def _files(page: Traversable) -> Iterator[tuple[str, Traversable]]:
+def _files(root: Traversable) -> Iterator[tuple[str, Traversable]]:
     for part, prefix in PARTS.items():
-        folder = page / part if part else page
+        folder = root.joinpath(*part.split("/"))
         for file in folder.iterdir() if folder.is_dir() else ():  # a wheel without the parser has no `lib`
             if file.is_file():
                 yield "/" if file.name == "index.html" else f"{prefix}{file.name}", file

@@ -20,11 +20,11 @@ from gateway.core.cursor import Cursor, parse_cursor
 from gateway.core.errors import GatewayError
 from gateway.core.quota import Gate
 from gateway.core.rate import Rate
-from gateway.delivery import Delivery, Gzip, Reading, Sink
-from gateway.eventlog.memory import END, Reader
 from gateway.formats import View
-from gateway.generation import Generation
-from gateway.metrics import Outcome
+from gateway.observe.metrics import Outcome
+from gateway.streams.delivery import Delivery, Gzip, Reading, Sink
+from gateway.streams.generation import Generation
+from gateway.streams.log import END, Reader
 from gateway.web.connection import Connection
 from gateway.web.exchange import Exchange
 from gateway.web.responses import STREAM_HEADERS, retry_ms

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-PAGE = Path(__file__).parents[2] / "gateway" / "admin" / "page"
+PAGE = Path(__file__).parents[2] / "pages" / "monitor"
 FILES = sorted(path.name for path in PAGE.iterdir())
 SCRIPTS = [name for name in FILES if name.endswith(".js")]
 

@@ -3,7 +3,7 @@
 from prometheus_client import CollectorRegistry, Histogram
 
 from gateway.admin.readings import Tally, _tree, buckets, tally
-from gateway.metrics import Metrics
+from gateway.observe.metrics import Metrics
 
 
 def test_tally_adds_up_what_it_is_not_asked_to_tell_apart() -> None:

@@ -19,7 +19,7 @@ import pytest
 import pytest_asyncio
 import yaml
 
-from gateway.metrics import Outcome
+from gateway.observe.metrics import Outcome
 from grafana.boards import BOARDS
 from tests.kit.program import ROOT, Gateway, Program, find_program, free_port
 from tests.kit.sse_client import EventSource, Response, request

@@ -12,8 +12,8 @@ from gateway.formats import compile_format
 from gateway.web.static import static_endpoints
 from tests.kit.program import ROOT, find_program
 
-PAGE = ROOT / "gateway" / "web" / "page"
-CLIENT = PAGE / "client"
+PAGE = ROOT / "pages" / "chat"
+CLIENT = ROOT / "client"
 PARSER = PAGE / "lib" / "markdown.js"
 FILES = sorted(path for path in (*PAGE.iterdir(), CLIENT / "client.js") if path.is_file())
 SCRIPTS = [path for path in FILES if path.suffix == ".js"]
@@ -51,8 +51,9 @@ def test_page_loads_nothing_from_elsewhere(file: Path) -> None:
 
 
 def test_page_without_its_parser_is_served_all_the_same(tmp_path: Path) -> None:
-    page = shutil.copytree(PAGE, tmp_path / "page", ignore=shutil.ignore_patterns("lib"))
-    paths = {path for path, _ in static_endpoints(compile_format("events"), page)}
+    shutil.copytree(PAGE, tmp_path / "pages" / "chat", ignore=shutil.ignore_patterns("lib"))
+    shutil.copytree(CLIENT, tmp_path / "client")
+    paths = {path for path, _ in static_endpoints(compile_format("events"), tmp_path)}
     assert {"/", "/client.js", "/page/chat.js"} < paths
     assert "/page/lib/markdown.js" not in paths
 

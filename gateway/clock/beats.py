@@ -1,0 +1,100 @@
+"""Beats that many streams wait for together, and the one clock that a process has of each kind."""
+
+import asyncio
+import time
+from collections.abc import Callable
+from typing import Final
+
+from gateway.clock.wheel import Wheel
+from gateway.core.load import Load
+
+Callbacks = list[Callable[[], object]]
+
+MAX_AT_ONCE: Final = 64
+"""Callbacks of a beat after which the loop has its turn; of as many fast streams they take some 2 ms."""
+
+
+class Tick:
+    """A beat every `interval` seconds while somebody waits for it; silent otherwise.
+
+    Args:
+        loop: where it waits.
+        interval: seconds from beat to beat.
+        run: calls all who waited for a beat.
+    """
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, interval: float, run: Callable[[Callbacks], None]) -> None:
+        self._loop = loop
+        self._interval = interval
+        self._run = run
+        self._waiting: Callbacks = []
+        self._next = 0.0
+
+    def add(self, callback: Callable[[], None]) -> None:
+        """Calls back once, at the next beat, at most `interval` seconds from now."""
+        if not self._waiting:
+            now = time.monotonic()
+            if self._next <= now:
+                self._next = now + self._interval
+            self._loop.call_at(self._next, self._beat)
+        self._waiting.append(callback)
+
+    def _beat(self) -> None:
+        waiting, self._waiting = self._waiting, []
+        self._next += self._interval
+        self._go_on(waiting)
+
+    def _go_on(self, waiting: Callbacks) -> None:
+        self._run(waiting[:MAX_AT_ONCE])
+        if len(waiting) > MAX_AT_ONCE:  # after what those left for soon
+            self._loop.call_soon(self._go_on, waiting[MAX_AT_ONCE:])
+
+
+class Clock:
+    """The wheel, the ticks and the load of one event loop; the load is noted by whoever runs the loop.
+
+    Ticks are kept by interval; a configuration knows few of them, and every one of them is idle unless waited for.
+    """
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self._ticks: dict[float, Tick] = {}
+        self._late: list[tuple[asyncio.WriteTransport, bytes]] = []
+        self.wheel = Wheel(loop)
+        self.now: Callable[[], float] = time.monotonic
+        self.load = Load()
+
+    def tick(self, interval: float) -> Tick:
+        """The shared beat of this interval, in seconds."""
+        if interval not in self._ticks:
+            self._ticks[interval] = Tick(self._loop, interval, self._call)
+        return self._ticks[interval]
+
+    def soon(self, transport: asyncio.WriteTransport, data: bytes) -> None:
+        """Writes when the loop has read what had come for all streams, before anything that is scheduled later.
+
+        Where the connection is lost meanwhile, nothing is written. When the writes of all streams follow each other
+        closely, the readers' side is awake after the first, and every further one costs the kernel a third.
+        """
+        if not self._late:
+            self._loop.call_soon(self._catch_up)
+        self._late.append((transport, data))
+
+    def _catch_up(self) -> None:
+        late, self._late = self._late, []
+        for transport, data in late:
+            try:
+                if not transport.is_closing():
+                    transport.write(data)
+            except Exception as error:  # noqa: BLE001  # the other writes are other streams'
+                self._report(error)
+
+    def _call(self, callbacks: Callbacks) -> None:
+        for callback in callbacks:
+            try:
+                callback()
+            except Exception as error:  # noqa: BLE001  # one beat serves many streams
+                self._report(error)
+
+    def _report(self, error: Exception) -> None:
+        self._loop.call_exception_handler({"message": "a shared callback failed", "exception": error})

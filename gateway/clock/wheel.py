@@ -1,0 +1,141 @@
+"""Deadlines that hardly ever fire: heartbeats, idle limits, the ends of logs.
+
+Moving a deadline later is one attribute write; the wheel looks again when the old deadline comes. Deadlines fire at
+most `GRANULARITY` seconds late, and one that fails takes no other with it.
+"""
+
+import asyncio
+import math
+import time
+from collections.abc import Callable
+from typing import Final
+
+GRANULARITY: Final = 0.025
+HORIZON: Final = 60.0
+"""Seconds after which a timer is looked at again at the latest, so that those cancelled early do not pile up."""
+
+
+class Timer:
+    """One deadline on a wheel. `deadline` may be moved later at any time, at no cost; `cancel()` forgets it."""
+
+    __slots__ = ("_callback", "deadline")
+
+    def __init__(self, deadline: float, callback: Callable[[], None]) -> None:
+        self.deadline = deadline
+        self._callback: Callable[[], None] | None = callback
+
+    def cancel(self) -> None:
+        """Never fires after this."""
+        self._callback = None
+
+    @property
+    def cancelled(self) -> bool:
+        """Whether it has fired or was cancelled."""
+        return self._callback is None
+
+    def fire(self) -> None:
+        """Call back, once."""
+        callback, self._callback = self._callback, None
+        if callback is not None:
+            callback()
+
+
+class Wheel:
+    """Deadlines in buckets of `GRANULARITY` seconds, one loop timer a bucket."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self._buckets: dict[int, list[Timer]] = {}
+        self.now: Callable[[], float] = time.monotonic
+
+    def after(self, delay: float, callback: Callable[[], None]) -> Timer:
+        """A timer that calls back once, `delay` seconds from now or up to `GRANULARITY` later."""
+        timer = Timer(self.now() + delay, callback)
+        self._place(timer)
+        return timer
+
+    def _place(self, timer: Timer) -> None:
+        number = math.ceil(min(timer.deadline, self.now() + HORIZON) / GRANULARITY)
+        bucket = self._buckets.get(number)
+        if bucket is None:
+            bucket = self._buckets[number] = []
+            self._loop.call_at(number * GRANULARITY, self._turn, number)
+        bucket.append(timer)
+
+    def _turn(self, number: int) -> None:
+        now = self.now()
+        for timer in self._buckets.pop(number):
+            if timer.cancelled:
+                continue
+            if timer.deadline > now:
+                self._place(timer)
+            else:
+                self._fire(timer)
+
+    def _fire(self, timer: Timer) -> None:
+        try:
+            timer.fire()
+        except Exception as error:  # noqa: BLE001  # the other timers of this bucket are other streams'
+            self._loop.call_exception_handler({"message": "a timer's callback failed", "exception": error})
+
+
+class Deadline:
+    """A limit on the time of a block of code, anew from each sign of life; when it passes, the block is cancelled.
+
+    Use as a context manager within a task. Unlike with `asyncio.timeout`, a sign of life costs nothing here: whoever is
+    alive notes when, and is asked once the limit seems to have passed.
+
+    Args:
+        wheel: where it waits.
+        late: made and raised at the end of the block when the limit has passed.
+        alive: tells when the last sign of life was, on the wheel's clock.
+    """
+
+    __slots__ = ("_alive", "_cancelling", "_late", "_passed", "_seconds", "_since", "_task", "_timer", "_wheel")
+
+    def __init__(self, wheel: Wheel, late: Callable[[], Exception], alive: Callable[[], float]) -> None:
+        self._wheel = wheel
+        self._late = late
+        self._alive = alive
+        self._timer: Timer | None = None
+        self._task: asyncio.Task[object] | None = None
+        self._seconds = 0.0
+        self._cancelling = 0
+        self._passed = False
+        self._since = 0.0
+
+    def __enter__(self) -> "Deadline":
+        self._task = asyncio.current_task()
+        assert self._task is not None
+        self._cancelling = self._task.cancelling()
+        return self
+
+    def set(self, seconds: float, late: Callable[[], Exception] | None = None) -> None:
+        """The block has so many seconds from now on, and from each sign of life; `late` replaces what is raised."""
+        self._late = late or self._late
+        self.clear()
+        self._seconds, self._since = seconds, self._wheel.now()
+        self._timer = self._wheel.after(seconds, self._look)
+
+    def clear(self) -> None:
+        """The block has all the time it wants."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
+        self.clear()
+        if not self._passed or kind is not asyncio.CancelledError or self._task is None:
+            return
+        # Somebody else may have cancelled the task too; then that is what it was cancelled for.
+        if self._task.uncancel() <= self._cancelling:
+            raise self._late() from None
+
+    def _look(self) -> None:
+        left = max(self._since, self._alive()) + self._seconds - self._wheel.now()
+        if left > 0:
+            self._timer = self._wheel.after(left, self._look)
+            return
+        self._passed = True
+        if self._task is not None:
+            self._task.cancel()

@@ -1,0 +1,121 @@
+"""The OpenTelemetry twins: what generations took and used, under the names of the conventions for generative AI.
+
+- Told once, when a generation has ended; an event costs nothing here.
+- Only upstreams that speak a provider's dialect have them, and an estimate is no usage.
+- Label values are a closed set: providers, error codes, and the first `MAX_PAIRS` pairs of models; the caller folds
+  models that are not configured.
+
+Prometheus writes the conventions' dots as underscores and appends the unit of seconds. This file does not know when a
+generation ends.
+
+Source: OpenTelemetry semantic conventions for generative AI, metrics.
+"""
+
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Final, NamedTuple
+
+from prometheus_client import CollectorRegistry
+
+from gateway.core.errors import KINDS
+from gateway.core.event import Usage
+from gateway.observe.meters import HistogramMeter
+
+PROVIDERS: Final[Mapping[str, str]] = MappingProxyType(
+    {"openai": "openai", "anthropic": "anthropic", "ollama": "ollama"}
+)
+"""`gen_ai.provider.name` by dialect: it says which provider's flavour is spoken, not who runs the server."""
+OPERATION: Final = "chat"
+"""`gen_ai.operation.name`."""
+OTHER_ERROR: Final = "_OTHER"
+OTHER_MODEL: Final = "_other"
+MAX_PAIRS: Final = 256
+
+_TOKENS: Final = tuple(4.0**power for power in range(14))
+_SECONDS: Final = tuple(0.01 * 2.0**power for power in range(14))
+_FIRST_TOKEN: Final = (0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0)
+_PER_TOKEN: Final = (0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75, 1.0, 2.5)
+_MODEL: Final = (
+    "gen_ai_operation_name",
+    "gen_ai_provider_name",
+    "gen_ai_request_model",
+    "gen_ai_response_model",
+)
+
+
+class Operation(NamedTuple):
+    """One generation that has ended; times in seconds.
+
+    Attributes:
+        request_model, response_model: asked for and said to have answered; "" where nobody said.
+        error: the code it failed with, "" for none.
+        served: from its admission to its end.
+        asked: from first asking an upstream to its end.
+        first_token: from its admission to the first token, None without one.
+        usage: what it used.
+    """
+
+    request_model: str
+    response_model: str
+    error: str
+    served: float
+    asked: float
+    first_token: float | None
+    usage: Usage
+
+
+class Twins:
+    """The histograms of the conventions.
+
+    Args:
+        registry: where Prometheus finds them.
+    """
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self._pairs: set[tuple[str, str]] = set()
+
+        def histogram(name: str, help_text: str, bounds: tuple[float, ...], *labels: str) -> HistogramMeter:
+            return HistogramMeter(f"gen_ai_{name}", help_text, (*_MODEL, *labels), bounds, registry)
+
+        self._usage = histogram("client_token_usage", "Tokens used by a generation.", _TOKENS, "gen_ai_token_type")
+        self._asked = histogram(
+            "client_operation_duration_seconds", "Time from asking a provider to the end.", _SECONDS, "error_type"
+        )
+        self._served = histogram(
+            "server_request_duration_seconds", "Time from a request to the end of its answer.", _SECONDS, "error_type"
+        )
+        self._first = histogram(
+            "server_time_to_first_token_seconds", "Time to the first token of a good answer.", _FIRST_TOKEN
+        )
+        self._per_token = histogram(
+            "server_time_per_output_token_seconds", "Time of each token after the first of a good answer.", _PER_TOKEN
+        )
+
+    def observe(self, provider: str, operation: Operation) -> None:
+        """A generation of this provider has ended."""
+        labels = (OPERATION, provider, *self._models(operation))
+        error = operation.error if operation.error in KINDS or not operation.error else OTHER_ERROR
+        self._served.labels(*labels, error).observe(operation.served)
+        self._asked.labels(*labels, error).observe(operation.asked)
+        self._count(labels, operation.usage)
+        if not error and operation.first_token is not None:
+            self._time_tokens(labels, operation, operation.first_token)
+
+    def _models(self, operation: Operation) -> tuple[str, str]:
+        pair = operation.request_model, operation.response_model
+        if pair not in self._pairs and len(self._pairs) >= MAX_PAIRS:
+            return OTHER_MODEL, OTHER_MODEL
+        self._pairs.add(pair)
+        return pair
+
+    def _count(self, labels: tuple[str, ...], usage: Usage) -> None:
+        # "… MUST NOT report usage metric" where the count is a guess.
+        if usage.source == "usage":
+            self._usage.labels(*labels, "input").observe(usage.input)
+            self._usage.labels(*labels, "output").observe(usage.output)
+
+    def _time_tokens(self, labels: tuple[str, ...], operation: Operation, first_token: float) -> None:
+        self._first.labels(*labels).observe(first_token)
+        later = operation.usage.output - 1
+        if operation.usage.source == "usage" and later > 0:
+            self._per_token.labels(*labels).observe((operation.served - first_token) / later)

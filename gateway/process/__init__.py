@@ -1,0 +1,1 @@
+"""The process: signals, drain, reload, listeners; and the parent of several workers."""

@@ -1,0 +1,363 @@
+"""One serving process: listeners, signals, drain and reload. It is the only one, or a worker among several.
+
+Invariants:
+
+- Exit status: 0 after a drain, 3 when a listener cannot be bound.
+- A TERM first says so at `/readyz`, refuses new streams and lets the others run for `server.drain`; what still runs
+  then is told when to come back, each at another time. A second signal skips the waiting.
+- A worker is also told by whoever signals the whole group that its supervisor is in, so only its supervisor's own
+  signal skips the waiting. A worker whose supervisor is gone stops listening, so that another gateway can, and drains.
+- A reload that fails changes nothing but a metric and a line in the log.
+"""
+
+import asyncio
+import errno
+import gc
+import os
+import random
+import signal
+import socket
+import sys
+import time
+from collections.abc import Callable, Coroutine, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+
+import structlog
+from aiohttp import web
+
+from gateway.admin.service import AdminService
+from gateway.app import App, make_app
+from gateway.config import Address, Config, ConfigError, load
+from gateway.core.errors import GatewayError
+from gateway.observe import logs
+from gateway.web.connection import Server
+from gateway.web.handover import Siblings
+from gateway.web.service import WebService
+
+BACKLOG: Final = 4096
+AT_ONCE: Final = signal.SIGUSR1
+"""From the supervisor: end without waiting for streams."""
+SIGNALS: Final = frozenset({signal.SIGTERM, signal.SIGINT, signal.SIGHUP, AT_ONCE})
+"""What a worker is told by; a supervisor forks it with these blocked, so that none comes too early."""
+FAREWELL: Final = 0.7
+"""Seconds for the last bytes to leave after the last stream was ended; aiohttp waits so long twice."""
+DRAIN_LOOK: Final = 0.1
+"""Seconds between two looks at what still runs."""
+COMEBACK: Final = (1.0, 15.0)
+"""Seconds between which drained readers are asked to come back, evenly spread."""
+LAG_INTERVAL: Final = 0.05
+GC_THRESHOLD: Final = (20_000, 20, 50)
+"""Fewer collections than Python's own 700, 10, 10: with 1,000 slow streams they took 4 % of the CPU, and what a stream
+makes is mostly freed by reference counts."""
+
+
+class BindError(Exception):
+    """A listener's address is not to be had."""
+
+
+class Worker(NamedTuple):
+    """What a supervisor gives to a worker.
+
+    Attributes:
+        number: 0 for the first.
+        restarts: how often it was started again.
+        public, admin: sockets that listen; no `admin` where that is turned off.
+        lifeline: a descriptor at whose end the supervisor is gone.
+        siblings: all the workers.
+        serving: called once it serves.
+    """
+
+    number: int
+    restarts: int
+    public: Sequence[socket.socket]
+    admin: Sequence[socket.socket]
+    lifeline: int
+    siblings: Siblings
+    serving: Callable[[], None]
+
+
+async def serve(path: Path, config: Config, worker: Worker | None = None) -> None:
+    """Returns when the gateway was told to end and everything is closed.
+
+    Raises:
+        BindError: an address in the configuration is taken or not this machine's.
+    """
+    app = await make_app(config, worker.number if worker else None)
+    process = _Process(path, app, config, worker)
+    try:
+        await process.run()
+    finally:
+        await app.close()
+
+
+class _Process:
+    """One serving process, from its first listener to its last byte."""
+
+    def __init__(self, path: Path, app: App, config: Config, worker: Worker | None) -> None:
+        self._path = path
+        self._worker = worker
+        self._public: list[asyncio.Server] = []
+        self._admin: list[asyncio.Server] = []
+        self._begun_with = config
+        self._app = app
+        self._gateway = app.gateway
+        self._logger = app.gateway.logger
+        self._told = 0
+        self._ending = asyncio.Event()
+        self._hurry = asyncio.Event()
+        self._reloading = asyncio.Lock()
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    async def run(self) -> None:
+        gateway, config, loop = self._gateway, self._begun_with, asyncio.get_running_loop()
+        service = WebService(gateway)
+        handler = self._worker.siblings.share(service) if self._worker else service
+        server = Server(handler, service.explain, gateway.clock, gateway.max_connections)
+        admin = web.Server(AdminService(gateway), access_log=None, handler_cancellation=True)
+        try:
+            await self._listen(server, admin)
+            beside = [loop.create_task(self._watch_lag())]
+            if self._worker:
+                beside.append(loop.create_task(self._worker.siblings.receive(server)))
+            with self._signals(loop):
+                self._announce(config)
+                await self._ending.wait()
+                await self._drain()
+            for task in beside:
+                task.cancel()
+        finally:
+            await _close([*self._public, *self._admin], (server, admin))
+
+    async def _listen(self, server: Server, admin: web.Server) -> None:
+        loop, settings, worker = asyncio.get_running_loop(), self._begun_with.server, self._worker
+        public = worker.public if worker else bind(settings.listen)
+        self._public = [await loop.create_server(server, sock=sock, backlog=BACKLOG) for sock in public]
+        private = worker.admin if worker else bind(settings.admin_listen)
+        self._admin = [await loop.create_server(admin, sock=sock, backlog=BACKLOG) for sock in private]
+
+    def _announce(self, config: Config) -> None:
+        gc.collect()
+        gc.freeze()  # what start-up made stays for good; later collections need not look at it
+        gc.set_threshold(*GC_THRESHOLD)
+        url = _url(self._public[0])
+        page = f"{url}/" if config.server.demo_page else None
+        self._gateway.metrics.reload_ok.set(1)
+        admin = _url(self._admin[0]) if self._admin else None
+        self._logger.info("serving", url=url, admin=admin, open=page, pid=os.getpid())
+        if page and sys.stderr is not None and sys.stderr.isatty() and _is_first(self._worker):
+            print(f"\n  Open {page} and chat.\n", file=sys.stderr)
+        if self._worker:
+            self._gateway.metrics.worker_restarts.inc(self._worker.restarts)
+            self._worker.serving()
+
+    @contextmanager
+    def _signals(self, loop: asyncio.AbstractEventLoop) -> Iterator[None]:
+        end = self._ending.set if self._worker else self._end
+        handlers: dict[signal.Signals, Callable[[], None]] = {
+            signal.SIGTERM: end,
+            signal.SIGINT: end,
+            signal.SIGHUP: self._start_reload,
+        }
+        if self._worker:
+            handlers[AT_ONCE] = self._end_at_once
+            loop.add_reader(self._worker.lifeline, self._end_orphaned, self._worker.lifeline)
+        for number, handler in handlers.items():
+            loop.add_signal_handler(number, handler)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, handlers)
+        try:
+            yield
+        finally:
+            if self._worker:
+                signal.pthread_sigmask(signal.SIG_BLOCK, handlers)  # it ends already; no signal is to end it otherwise
+                loop.remove_reader(self._worker.lifeline)
+            for number in handlers:
+                loop.remove_signal_handler(number)
+
+    # -- the end ---------------------------------------------------------------------------------------------------
+
+    def _end(self) -> None:
+        (self._hurry if self._ending.is_set() else self._ending).set()
+
+    def _end_at_once(self) -> None:
+        self._ending.set()
+        self._hurry.set()
+
+    def _end_orphaned(self, lifeline: int) -> None:
+        asyncio.get_running_loop().remove_reader(lifeline)
+        self._logger.error("supervisor_gone")
+        for listener in (*self._public, *self._admin):
+            listener.close()
+        self._ending.set()
+
+    async def _drain(self) -> None:
+        gateway = self._gateway
+        gateway.draining = True
+        gateway.metrics.draining.set(1)
+        patience = gateway.snapshot.config.server.drain
+        self._logger.info("draining", streams=len(gateway.engine.running), seconds=patience)
+        await self._wait_for_streams(patience)
+        running = list(gateway.engine.running.values())
+        for generation in running:
+            generation.abort(GatewayError("drained", retry_after=random.uniform(*COMEBACK)))  # noqa: S311
+        await asyncio.gather(*(generation.ended for generation in running))
+        self._logger.info("drained", ended=len(running))
+
+    async def _wait_for_streams(self, patience: float) -> None:
+        # A slow reader of an answer that has ended is not done with it, so readers are waited for as streams are.
+        gateway, loop = self._gateway, asyncio.get_running_loop()
+        deadline = loop.time() + patience
+        hurry = loop.create_task(self._hurry.wait())
+        while (gateway.engine.running or gateway.registry.readers) and (left := deadline - loop.time()) > 0:
+            if (await asyncio.wait([hurry], timeout=min(left, DRAIN_LOOK)))[0]:
+                break
+        hurry.cancel()
+
+    # -- reload ----------------------------------------------------------------------------------------------------
+
+    def _start_reload(self) -> None:
+        task = asyncio.get_running_loop().create_task(self._reload())
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _reload(self) -> None:
+        async with self._reloading:
+            try:
+                config = await asyncio.to_thread(load, self._path)
+                self._warn_of_fixed(config)
+                await self._app.reload(config)
+                logs.configure(config.log.level, config.log.format, sys.stdout)
+            except ConfigError as error:
+                self._refused(problems=[str(problem) for problem in error.problems][:20])
+            except Exception as error:  # noqa: BLE001  # whatever it is, the old configuration goes on serving
+                self._refused(exc_info=error)
+            else:
+                self._gateway.metrics.reload_ok.set(1)
+                self._logger.info("reloaded")
+
+    def _refused(self, **reason: Any) -> None:
+        self._gateway.metrics.reload_ok.set(0)
+        self._logger.error("reload_failed", **reason)
+
+    def _warn_of_fixed(self, config: Config) -> None:
+        for name in ("listen", "admin_listen", "workers", "max_connections"):
+            if getattr(self._begun_with.server, name) != getattr(config.server, name):
+                self._logger.warning("needs_restart", setting=f"server.{name}")
+
+    async def _watch_lag(self) -> None:
+        clock, lag = self._gateway.clock, self._gateway.metrics.loop_lag
+        while True:
+            due = clock.now() + LAG_INTERVAL
+            await asyncio.sleep(LAG_INTERVAL)
+            now = clock.now()
+            lag.observe(max(0.0, now - due))
+            clock.load.note(now, time.thread_time())
+
+
+def bind(address: Address | None, *, shared: bool = False, listening: bool = True) -> list[socket.socket]:
+    """Sockets on the address, one for each IP address of its host; none for None.
+
+    Args:
+        address: with port 0, all have the port that the system picks for the first.
+        shared: whether other processes may have sockets on it too (`SO_REUSEPORT`).
+        listening: whether connections are taken already.
+
+    Raises:
+        BindError: the address is taken or not this machine's.
+    """
+    if address is None:
+        return []
+    with ExitStack() as opened:
+        try:
+            sockets = [opened.enter_context(sock) for sock in _bound(address, shared)]
+            for sock in sockets if listening else ():
+                sock.listen(BACKLOG)
+        except OSError as error:
+            # The number is the system's own, but a name that is not found has another.
+            reason = os.strerror(error.errno) if error.errno is not None and error.errno > 0 else str(error)
+            raise BindError(f"cannot listen on {address}: {reason}") from error
+        opened.pop_all()
+        return sockets
+
+
+def _bound(address: Address, shared: bool) -> Iterator[socket.socket]:
+    port, missing = address.port, None
+    places = socket.getaddrinfo(address.host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    for family, _, _, _, place in places:
+        try:
+            sock = _bound_one(family, (place[0], port, *place[2:]), shared)
+        except OSError as error:
+            if error.errno not in (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT):
+                raise
+            missing = error  # a host may have a name for IPv6 and no IPv6
+        else:
+            port = sock.getsockname()[1]
+            yield sock
+    if missing is not None and port == address.port:
+        raise missing
+
+
+def _bound_one(family: int, place: tuple[Any, ...], shared: bool) -> socket.socket:
+    sock = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        sock.setblocking(False)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, int(shared))
+        if family == socket.AF_INET6:
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        sock.bind(place)
+    except BaseException:
+        sock.close()
+        raise
+    return sock
+
+
+async def _close(listeners: list[asyncio.Server], servers: tuple[web.Server, ...]) -> None:
+    for listener in listeners:
+        listener.close()
+    for server in servers:
+        server.pre_shutdown()
+    await asyncio.gather(*(server.shutdown(FAREWELL) for server in servers))
+
+
+def _url(listener: asyncio.Server) -> str:
+    sock: socket.socket = listener.sockets[0]
+    host, port = sock.getsockname()[:2]
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+def _is_first(worker: Worker | None) -> bool:
+    return worker is None or (worker.number, worker.restarts) == (0, 0)
+
+
+def run(path: Path, config: Config, worker: Worker | None = None) -> int:
+    """Serves until told to end.
+
+    Args:
+        path: of the configuration, for reloads.
+        config: what it says now.
+        worker: None for the only process.
+
+    Returns:
+        The exit status.
+    """
+    output = logs.configure(config.log.level, config.log.format, sys.stdout)
+    if worker:
+        structlog.contextvars.bind_contextvars(worker=worker.number)
+    try:
+        _runner()(serve(path, config, worker))
+    except BindError as error:
+        print(error, file=sys.stderr)
+        return 3
+    finally:
+        output.close()
+    return 0
+
+
+def _runner() -> Callable[[Coroutine[Any, Any, None]], None]:
+    try:
+        import uvloop
+    except ImportError:
+        return asyncio.run
+    return uvloop.run

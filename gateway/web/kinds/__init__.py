@@ -1,0 +1,1 @@
+"""What a route can be: proxy, openai, chat; a file each."""

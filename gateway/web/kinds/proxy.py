@@ -1,0 +1,297 @@
+"""`api: proxy`: an existing endpoint behind the gateway; its events are relayed, everything else passes unchanged.
+
+Invariants:
+
+- The client's credential never reaches the upstream: not as a header, a cookie or a query parameter. Where the gateway
+  knows no credential at all, what looks like one is the endpoint's own and passes.
+- Nothing of one hop (RFC 9110 7.6.1) crosses to the other.
+- Redirects are passed on, never followed.
+"""
+
+import asyncio
+import time
+from collections.abc import Mapping
+from typing import Final
+
+import aiohttp
+from aiohttp import hdrs, web
+
+from gateway.config import ProxyRoute
+from gateway.core.credential import strip_cookie, strip_query
+from gateway.core.errors import GatewayError
+from gateway.core.event import Event
+from gateway.core.sse import Decoder, LineSplitter, clean_name
+from gateway.dialects.base import Answer, Call
+from gateway.formats import Verbatim
+from gateway.streams.delivery import SlowReaderError
+from gateway.streams.generation import Generation
+from gateway.streams.pump import Job
+from gateway.upstream.http import body_error, plain_headers, read_error_body
+from gateway.upstream.pool import Target, Upstream
+from gateway.web.admission import admit, expires_in
+from gateway.web.body import read_body
+from gateway.web.exchange import EVENT_STREAM, Exchange
+from gateway.web.kinds.asking import check_encoding
+from gateway.web.streaming import cursor_of, resume, stream_new
+
+HOP_BY_HOP: Final = frozenset(
+    {
+        "connection",
+        "keep-alive",
+        "proxy-authenticate",
+        "proxy-authorization",
+        "proxy-connection",
+        "te",
+        "trailer",
+        "transfer-encoding",
+        "upgrade",
+    }
+)
+"""Headers of one hop. Source: RFC 9110 7.6.1."""
+NOT_FORWARDED: Final = HOP_BY_HOP | {"host", "content-length", "accept-encoding", "referer", "expect"}
+"""The `Referer` may hold the page's address with a token in it; the rest is set anew."""
+SAFE: Final = frozenset({"GET", "HEAD", "OPTIONS"})
+"""Methods that change nothing, so they may be sent again. Source: RFC 9110 9.2.1."""
+LINES: Final = frozenset({"application/x-ndjson", "application/ndjson", "application/jsonl", "application/json-lines"})
+
+
+class Relayed(Answer):
+    """An upstream's own events, kept as they are: `event` and `data` to the letter."""
+
+    eof_ends = True
+
+    def __init__(self, *, keep_ids: bool = False) -> None:
+        super().__init__(Decoder())
+        self._keep_ids = keep_ids
+
+    def _take(self, units: list[Event]) -> list[Event]:
+        return [self._clean(event) if event.type or event.id else event for event in units]
+
+    def _clean(self, event: Event) -> Event:
+        return Event(clean_name(event.type), event.data, event.id if self._keep_ids else "")
+
+
+class RelayedLines(Answer):
+    """An upstream's lines of JSON, each of them one event."""
+
+    eof_ends = True
+
+    def __init__(self) -> None:
+        self._lines = LineSplitter()
+        super().__init__(self._lines)
+
+    def _take(self, units: list[str]) -> list[Event]:
+        return [Event("", line) for line in units if line]
+
+    def _rest(self) -> list[Event]:
+        return self._take(self._lines.close())
+
+
+class ProxySource:
+    """Asks with the client's own request.
+
+    Args:
+        call: the request without its target's part of the URL; `url` is what follows the target's.
+        only_events: whether the client reads event streams and nothing else.
+        keep_ids: whether the upstream's ids reach the client, because no cursor takes their place.
+    """
+
+    def __init__(self, call: Call, *, only_events: bool, keep_ids: bool) -> None:
+        self.repeatable = call.method in SAFE
+        self._call = call
+        self._only_events = only_events
+        self._keep_ids = keep_ids
+
+    def call(self, upstream: Upstream, target: Target, prefix: str) -> Call:
+        """The request for this target, with its upstream's credential and headers."""
+        call, config = self._call, upstream.config
+        own = upstream.dialect.credential(config.api_key) | config.headers
+        headers = call.headers | {name.lower(): value for name, value in own.items()}
+        return Call(call.method, target.url + call.url, headers, call.body)
+
+    async def accept(self, upstream: Upstream, response: aiohttp.ClientResponse, *, canonical: bool) -> Answer | None:
+        """The reader of a stream; None for what passes unchanged.
+
+        Raises:
+            GatewayError: the client reads nothing but events, and this is something else.
+        """
+        if response.status in (401, 403) and upstream.config.api_key:
+            raise GatewayError("upstream_auth", detail=f"status {response.status}")
+        if self._call.method == hdrs.METH_HEAD:
+            return None  # whatever its headers say, there is nothing to read
+        if response.status == 200 and response.content_type == EVENT_STREAM:
+            check_encoding(response)
+            return Relayed(keep_ids=self._keep_ids)
+        if response.status == 200 and self._only_events and response.content_type in LINES:
+            check_encoding(response)
+            return RelayedLines()
+        if self._only_events and _is_fault(response.status):
+            await _refuse(upstream, response)
+        return None
+
+
+async def _refuse(upstream: Upstream, response: aiohttp.ClientResponse) -> None:
+    if response.status < 400:
+        raise GatewayError(
+            "upstream_protocol", detail=f"status {response.status} with {response.content_type} instead of events"
+        )
+    body = await read_error_body(response)
+    raise upstream.dialect.refusal(response.status, plain_headers(response.headers), body, now=time.time())
+
+
+class ProxyHandler:
+    """Serves one proxy route.
+
+    Args:
+        route: its settings.
+        chain: what stands behind it, and what else.
+    """
+
+    def __init__(self, route: ProxyRoute, chain: tuple[Upstream, ...]) -> None:
+        self._route = route
+        self._chain = chain
+
+    async def __call__(self, exchange: Exchange) -> web.StreamResponse:
+        """The relayed stream, the rest of an earlier one, or what the upstream answered."""
+        resumable = self._route.stream.resume.enabled
+        if resumable and exchange.accepts_events and (cursor := cursor_of(exchange)):
+            return await resume(exchange, cursor)
+        body = await read_body(exchange.request, exchange.snapshot.config.server.max_body)
+        only_events = _reads_only_events(exchange.request)
+        generation = admit(exchange, self._job(exchange, self._call(exchange, body), only_events))
+        return await stream_new(
+            exchange,
+            generation,
+            pass_through=lambda response: _pass_through(exchange, response, generation),
+            wait=not only_events,
+        )
+
+    def _job(self, exchange: Exchange, call: Call, only_events: bool) -> Job:
+        keep_ids = not self._route.stream.resume.enabled
+        return Job(
+            route=self._route.path,
+            source=ProxySource(call, only_events=only_events, keep_ids=keep_ids),
+            chain=self._chain,
+            stream=self._route.stream,
+            timeouts=self._route.timeouts,
+            model="",
+            principal=exchange.who.id,
+            request_id=exchange.id,
+            trace=exchange.trace,
+            format=Verbatim(ids=keep_ids),
+            canonical=False,
+            expires_in=expires_in(exchange),
+        )
+
+    def _call(self, exchange: Exchange, body: bytes) -> Call:
+        request = exchange.request
+        rest = exchange.path_params.get("path", "")
+        query = strip_query(request.rel_url.raw_query_string, self._own_parameters(exchange))
+        url = ("/" + rest if "path" in exchange.path_params else "") + (f"?{query}" if query else "")
+        return Call(request.method, url, self._headers(exchange), body)
+
+    def _own_parameters(self, exchange: Exchange) -> tuple[str, ...]:
+        credential = (exchange.snapshot.config.auth.query_param,) if _knows_credentials(exchange) else ()
+        return (*credential, "last_event_id") if self._route.stream.resume.enabled else credential
+
+    def _headers(self, exchange: Exchange) -> dict[str, str]:
+        request = exchange.request
+        named = {name.strip().lower() for name in request.headers.get(hdrs.CONNECTION, "").split(",")}
+        headers = {
+            name: ", ".join(request.headers.getall(name))
+            for name in {name.lower() for name in request.headers}
+            if name not in NOT_FORWARDED and name not in named
+        }
+        if _knows_credentials(exchange):
+            _strip_credential(headers, exchange)
+        if self._route.stream.resume.enabled:
+            headers.pop("last-event-id", None)
+        forwarded = [headers.get("x-forwarded-for", ""), _peer(request)]
+        headers["x-forwarded-for"] = ", ".join(filter(None, forwarded))
+        headers.setdefault("x-forwarded-proto", request.scheme)
+        headers.setdefault("x-forwarded-host", request.host)
+        headers["x-request-id"] = exchange.id
+        return headers
+
+
+def _is_fault(status: int) -> bool:
+    # 204 is how an endpoint stops an EventSource for good; other client errors are the endpoint's own to explain.
+    return status != 204 and (status < 400 or status in (429, 500, 502, 503, 504))
+
+
+def _reads_only_events(request: web.BaseRequest) -> bool:
+    if request.method == hdrs.METH_HEAD:
+        return False
+    accepted = request.headers.get(hdrs.ACCEPT, "").lower().split(",")
+    return all(part.partition(";")[0].strip() == EVENT_STREAM for part in accepted)
+
+
+def _knows_credentials(exchange: Exchange) -> bool:
+    auth = exchange.snapshot.config.auth
+    return bool(auth.keys) or not auth.anonymous
+
+
+def _strip_credential(headers: dict[str, str], exchange: Exchange) -> None:
+    headers.pop("authorization", None)
+    if cookie := strip_cookie(headers.pop("cookie", ""), exchange.snapshot.config.auth.cookie):
+        headers["cookie"] = cookie
+
+
+def _peer(request: web.BaseRequest) -> str:
+    peer = request.transport.get_extra_info("peername") if request.transport else None
+    return str(peer[0]) if isinstance(peer, tuple) else ""
+
+
+def _response_headers(upstream: Mapping[str, str], own: Mapping[str, str]) -> list[tuple[str, str]]:
+    named = {name.strip().lower() for name in upstream.get(hdrs.CONNECTION, "").split(",")}
+    dropped = HOP_BY_HOP | named | {name.lower() for name in own if name != hdrs.VARY} | {"server", "date"}
+    kept = [
+        (name, value)
+        for name, value in upstream.items()
+        if name.lower() not in dropped and not name.lower().startswith("access-control-")
+    ]
+    return kept + list(own.items())
+
+
+async def _pass_through(
+    exchange: Exchange, upstream: aiohttp.ClientResponse, generation: Generation
+) -> web.StreamResponse:
+    """The upstream's answer, status, headers and bytes as they are, at the pace at which the client takes them."""
+    response = web.StreamResponse(status=upstream.status, reason=upstream.reason)
+    for name, value in _response_headers(upstream.headers, exchange.headers):
+        response.headers.add(name, value)
+    if exchange.request.version < (1, 1):
+        response.force_close()
+    await response.prepare(exchange.request)
+    try:
+        while part := await _read(upstream, generation.job.timeouts.idle):
+            await _write(response, part, generation.job.stream.write_timeout)
+        await response.write_eof()
+    except GatewayError as error:
+        generation.abort(error)
+        exchange.connection.abort()  # the status is out: only a cut tells the client that this is not all
+    except SlowReaderError:
+        generation.abort(GatewayError("abandoned"), "slow_reader")
+        exchange.connection.abort()
+    except (ConnectionError, asyncio.CancelledError):
+        generation.abort(GatewayError("abandoned"), "client_gone")
+        raise
+    return response
+
+
+async def _read(upstream: aiohttp.ClientResponse, idle: float) -> bytes:
+    try:
+        async with asyncio.timeout(idle):
+            return await upstream.content.readany()
+    except TimeoutError:
+        raise GatewayError("upstream_stalled") from None
+    except (aiohttp.ClientError, ConnectionError) as error:
+        raise body_error(error) from error
+
+
+async def _write(response: web.StreamResponse, part: bytes, write_timeout: float) -> None:
+    try:
+        async with asyncio.timeout(write_timeout):
+            await response.write(part)
+    except TimeoutError:
+        raise SlowReaderError from None

@@ -1,0 +1,158 @@
+"""The pipeline that every request goes through on its way to its handler: a list of middlewares, and a loop.
+
+Each of them is a plain function that does one thing: it returns None to let the request pass, or the answer to it, or
+raises what `answer` shapes into one. None is a coroutine, and nothing is wrapped around the handler but `serve` and
+`answer`: a stream lives inside its request, where each frame costs a quarter of a KiB for as long as it lasts.
+"""
+
+import time
+from collections.abc import Callable, Sequence
+from typing import Final
+
+from aiohttp import hdrs, web
+
+from gateway.core.credential import Presented, Principal, address_key, cookie_allowed, find_credential
+from gateway.core.errors import GatewayError
+from gateway.core.quota import Lease, Refusal, rate_limit_headers
+from gateway.observe.metrics import AuthFailure
+from gateway.web.cors import cors_headers, is_preflight, preflight
+from gateway.web.exchange import Exchange
+from gateway.web.responses import error_response
+
+Middleware = Callable[[Exchange], web.StreamResponse | None]
+
+
+async def serve(exchange: Exchange) -> web.StreamResponse:
+    """The answer to one request, which is counted and logged once, also where its client left."""
+    status = 499
+    try:
+        response = await answer(exchange)
+        status = response.status
+    finally:
+        if exchange.place is not None:
+            exchange.place.close(exchange.gateway.clock.now())
+        _record(exchange, status)
+    return response
+
+
+async def answer(exchange: Exchange) -> web.StreamResponse:
+    """What the pipeline or the handler answers; what nobody foresaw becomes `internal` and a line in the log."""
+    try:
+        for middleware in PIPELINE:
+            if (response := middleware(exchange)) is not None:
+                return response
+        return await exchange.endpoint.handle(exchange)
+    except GatewayError as error:
+        if error.detail:
+            exchange.gateway.logger.info("refused", request_id=exchange.id, code=error.code, detail=error.detail)
+        return error_response(exchange, error)
+    except (ConnectionError, TimeoutError):
+        raise
+    except Exception as error:
+        exchange.gateway.logger.error("request_failed", request_id=exchange.id, exc_info=error)
+        return error_response(exchange, GatewayError("internal"))
+
+
+def share(exchange: Exchange) -> web.StreamResponse | None:
+    """Tells browsers which pages may read the answer, and answers preflights before anything else is asked."""
+    origin = exchange.request.headers.get(hdrs.ORIGIN)
+    exchange.headers |= cors_headers(exchange.snapshot.config.cors, exchange.snapshot.origins, origin)
+    return preflight(exchange) if is_preflight(exchange.request) else None
+
+
+def limit_address(exchange: Exchange) -> None:
+    """Holds every client address to its request rate and its number of requests at once, whoever it claims to be."""
+    gateway, address, now = exchange.gateway, address_key(exchange.address), exchange.started
+    _refuse_address(exchange, gateway.addresses.request(address, now))
+    lease = gateway.addresses.connect(address, now)
+    if isinstance(lease, Lease):
+        exchange.place = lease
+    else:
+        _refuse_address(exchange, lease)
+
+
+def check_method(exchange: Exchange) -> None:
+    """Refuses methods that the endpoint does not have."""
+    exchange.endpoint.check_method(exchange.request.method)
+
+
+def authenticate(exchange: Exchange) -> None:
+    """Finds out who asks. One answer to every bad credential, whatever is wrong with it."""
+    if exchange.endpoint.public:
+        return
+    exchange.principal = _identify(exchange)
+    if "stream" not in exchange.principal.scopes:
+        exchange.gateway.metrics.auth_failure("scope")
+        raise GatewayError("forbidden", "This credential's scopes do not include 'stream'.")
+
+
+PIPELINE: Final[Sequence[Middleware]] = (share, limit_address, check_method, authenticate)
+
+
+def _record(exchange: Exchange, status: int) -> None:
+    gateway, request = exchange.gateway, exchange.request
+    seconds = gateway.clock.now() - exchange.started
+    gateway.metrics.route(exchange.endpoint.label).request(request.method, status, seconds)
+    gateway.logger.info(
+        "request",
+        request_id=exchange.id,
+        method=request.method[:16],
+        route=exchange.endpoint.label,
+        status=status,
+        duration_ms=round(seconds * 1000, 1),
+        address=exchange.address,
+        principal=exchange.principal.id if exchange.principal else None,
+    )
+
+
+def _refuse_address(exchange: Exchange, refusal: Refusal | None) -> None:
+    if refusal is None:
+        return
+    exchange.gateway.metrics.rate_limit("", "address")
+    raise GatewayError(
+        "rate_limited",
+        "Too many requests from this address.",
+        retry_after=refusal.retry_after,
+        headers=rate_limit_headers([refusal.quota], refusal),
+    )
+
+
+def _identify(exchange: Exchange) -> Principal:
+    presented = _presented(exchange)
+    anonymous = exchange.snapshot.config.auth.anonymous
+    if presented is not None:
+        principal = exchange.snapshot.keyring.match(presented.secret, time.time())
+        if principal is not None:
+            return _believed(exchange, principal, presented)
+        if not anonymous or exchange.snapshot.config.auth.keys:
+            raise _unauthorized(exchange, "unknown")
+    if not anonymous:
+        raise _unauthorized(exchange, "missing")
+    return Principal(address_key(exchange.address), "default", frozenset({"stream"}), anonymous=True)
+
+
+def _believed(exchange: Exchange, principal: Principal, presented: Presented) -> Principal:
+    headers = exchange.request.headers
+    if presented.source == "cookie" and not cookie_allowed(
+        headers.get(hdrs.ORIGIN), headers.get("Sec-Fetch-Site"), exchange.snapshot.origins
+    ):
+        raise _unauthorized(exchange, "origin")
+    exchange.credential_source = presented.source
+    return principal
+
+
+def _presented(exchange: Exchange) -> Presented | None:
+    auth, request = exchange.snapshot.config.auth, exchange.request
+    return find_credential(
+        auth.sources,
+        request.headers.get(hdrs.AUTHORIZATION),
+        request.cookies,
+        request.query,
+        auth.cookie,
+        auth.query_param,
+    )
+
+
+def _unauthorized(exchange: Exchange, reason: AuthFailure) -> GatewayError:
+    exchange.gateway.metrics.auth_failure(reason)
+    return GatewayError("unauthorized")

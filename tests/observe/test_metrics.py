@@ -1,0 +1,110 @@
+"""Metrics: names and labels are the contract's, and nobody from outside can add a series."""
+
+import prometheus_client
+import pytest
+from prometheus_client import CollectorRegistry
+from prometheus_client.parser import text_string_to_metric_families
+
+from gateway.core.event import Usage
+from gateway.observe.metrics import MAX_NAMES, OTHER_NAME, Metrics
+from tests.kit.contract import METRICS
+
+
+@pytest.fixture
+def metrics() -> Metrics:
+    return Metrics(version="1.2.3")
+
+
+def use_everything(metrics: Metrics) -> None:
+    route = metrics.route("/api/chat")
+    route.request("GET", 200, 0.2)
+    route.stream_ended("main", "completed", 3.0)
+    metrics.model("main", "x").used(Usage(3, 4))
+    metrics.upstream_request("main", 200)
+    metrics.upstream_error("main", "upstream_cut")
+    metrics.breaker_open.labels("main", "127.0.0.1:8000").set(1)
+    metrics.resume("resumed")
+    metrics.rescue("prefill", "completed")
+    metrics.auth_failure("unknown")
+    metrics.rate_limit("default", "tokens")
+
+
+def value(metrics: Metrics, name: str, **labels: str) -> float | None:
+    return metrics.registry.get_sample_value(name, labels)
+
+
+def test_scraper_finds_exactly_the_names_and_labels_of_the_contract(metrics: Metrics) -> None:
+    use_everything(metrics)
+    found: dict[str, set[str]] = {}
+    for family in text_string_to_metric_families(metrics.render().decode()):
+        name = f"{family.name}_total" if family.type == "counter" else family.name
+        if name.startswith("gateway_"):
+            found[name] = {label for sample in family.samples for label in sample.labels} - {"le"}
+    assert found == METRICS
+
+
+def test_scraper_finds_the_process_and_no_created_lines(metrics: Metrics) -> None:
+    text = metrics.render().decode()
+    assert "process_cpu_seconds_total" in text
+    assert "python_info" in text
+    assert "_created" not in text
+
+
+def test_two_registries_do_not_meet() -> None:
+    registry = CollectorRegistry()
+    Metrics(registry).route("/a").events.inc()
+    assert registry.get_sample_value("gateway_events_total", {"route": "/a"}) == 1
+    assert b"gateway_" not in prometheus_client.generate_latest()
+
+
+def test_route_counts_through_bound_children(metrics: Metrics) -> None:
+    route = metrics.route("/api/chat")
+    assert metrics.route("/api/chat") is route
+    route.events.inc(3)
+    route.batch.observe(3)
+    route.connections["eventsource"].inc()
+    assert value(metrics, "gateway_events_total", route="/api/chat") == 3
+    assert value(metrics, "gateway_batch_events_bucket", route="/api/chat", le="4.0") == 1
+    assert value(metrics, "gateway_connections_active", route="/api/chat", transport="eventsource") == 1
+
+
+def test_request_with_an_invented_method_or_status_is_other(metrics: Metrics) -> None:
+    metrics.route("/a").request("BREW", 999, 0.1)
+    assert value(metrics, "gateway_http_requests_total", route="/a", method="other", code="other") == 1
+
+
+def test_model_that_is_not_configured_is_other(metrics: Metrics) -> None:
+    metrics.known_models = {"gpt"}
+    metrics.model("main", "gpt").used(Usage(1, 2))
+    metrics.model("main", "invented").used(Usage(5, 6, "estimate"))
+    labels = {"upstream": "main", "type": "output"}
+    assert value(metrics, "gateway_tokens_total", model="gpt", source="usage", **labels) == 2
+    assert value(metrics, "gateway_tokens_total", model=OTHER_NAME, source="estimate", **labels) == 6
+
+
+def test_upstream_that_invents_error_codes_adds_no_series(metrics: Metrics) -> None:
+    metrics.upstream_error("main", "quota_of_user_17")
+    metrics.upstream_request("main", None)
+    assert value(metrics, "gateway_upstream_errors_total", upstream="main", error_type="other") == 1
+    assert value(metrics, "gateway_upstream_requests_total", upstream="main", code="none") == 1
+
+
+def test_names_are_bounded_over_endless_reloads(metrics: Metrics) -> None:
+    for number in range(MAX_NAMES + 50):
+        metrics.route(f"/{number}").events.inc()
+        metrics.upstream_request(f"up{number}", 200)
+        metrics.rate_limit(f"plan{number}", "requests")
+    assert value(metrics, "gateway_events_total", route=OTHER_NAME) == 50
+    assert value(metrics, "gateway_upstream_requests_total", upstream=OTHER_NAME, code="200") == 50
+    assert value(metrics, "gateway_rate_limited_total", plan=OTHER_NAME, limit="requests") == 50
+
+
+def test_outcome_outside_the_closed_list_is_a_mistake(metrics: Metrics) -> None:
+    with pytest.raises(AssertionError, match="client_gone, completed"):
+        metrics.route("/a").stream_ended("main", "vanished", 1.0)  # type: ignore[arg-type]
+
+
+def test_build_and_reload_are_told_from_the_start(metrics: Metrics) -> None:
+    assert value(metrics, "gateway_build_info", version="1.2.3") == 1
+    assert value(metrics, "gateway_config_last_reload_successful") == 1
+    assert value(metrics, "gateway_draining") == 0

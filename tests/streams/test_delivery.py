@@ -1,0 +1,248 @@
+"""The reader loop: a log goes in, the bytes for one client come out. No socket, no upstream."""
+
+import asyncio
+import gzip
+from typing import Any
+
+import pytest
+
+from gateway.clock import Clock
+from gateway.config import Stream
+from gateway.core.errors import GatewayError
+from gateway.core.event import DONE, ERROR, START, THINKING, TOKEN, Event
+from gateway.formats import OpenAIFormat, View, compile_format
+from gateway.observe.metrics import Metrics
+from gateway.streams.delivery import MAX_WRITE, Delivery, Gzip, Reading, Sink
+from gateway.streams.log import Budget, Log, Reader
+
+ID = "x" * 22
+
+
+class Socket:
+    """All ends that a sink knows: takes bytes, and may stall or break as a client does."""
+
+    chunked = False
+
+    def __init__(self) -> None:
+        self.written: list[bytes] = []
+        self.ended = False
+        self.writing_paused = False
+        self.gone = False
+        self.transport = Line(self)
+
+    async def write(self, data: bytes, *, drain: bool = True) -> None:
+        assert not drain, "its own drain has no time limit"
+        if self.gone:
+            raise ConnectionResetError
+        self.written.append(data)
+
+    async def write_eof(self) -> None:
+        self.ended = True
+
+    async def drained(self) -> None:
+        await asyncio.get_running_loop().create_future()
+
+    @property
+    def text(self) -> str:
+        return b"".join(self.written).decode()
+
+
+class Line:
+    """A socket's transport."""
+
+    def __init__(self, socket: Socket) -> None:
+        self._socket = socket
+
+    def is_closing(self) -> bool:
+        return self._socket.gone
+
+    def write(self, data: bytes) -> None:
+        self._socket.written.append(data)
+
+
+class Desk:
+    """One log and one client of it."""
+
+    def __init__(self, **options: Any) -> None:
+        self.clock = Clock(asyncio.get_running_loop())
+        self.log = Log(ID, "me", 1 << 20, Budget(1 << 20))
+        self.socket = Socket()
+        stream = Stream.model_validate(options.pop("stream", {}))
+        self.reader = Reader(self.log, options.pop("after", 0), self.clock.wheel)
+        zipper = Gzip() if options.pop("gzip", False) else None
+        sink = Sink(self.socket, self.socket, stream.write_timeout, zipper)  # type: ignore[arg-type]
+        facts = {"format": compile_format("data"), "ids": True, "merge": False, "retry_ms": 2000} | options
+        reading = Reading(view=View(ID, "", "m", 0), stream=stream, **facts)
+        self.delivery = Delivery(self.reader, sink, reading, self.clock, Metrics().route("/r"))
+
+    def says(self, *texts: str) -> None:
+        self.log.append([Event(TOKEN, text) for text in texts])
+
+    def ends(self, failure: GatewayError | None = None) -> None:
+        done = '{"finish_reason":"stop","usage":null,"full_text":""}'
+        self.log.close(Event(DONE, done) if failure is None else Event(ERROR, failure.to_json()))
+
+    async def run(self) -> str:
+        return await asyncio.wait_for(self.delivery.run(), 5)
+
+
+async def test_client_is_sent_the_log_and_its_end() -> None:
+    desk = Desk()
+    desk.says("a", "b")
+    desk.ends()
+    assert await desk.run() == "completed"
+    assert desk.socket.ended
+    assert desk.socket.text == (
+        f"retry: 2000\nid: {ID}.0.0\n\n"
+        f'id: {ID}.1.1\ndata: {{"content":"a"}}\n\n'
+        f'id: {ID}.2.2\ndata: {{"content":"b"}}\n\n'
+        f"id: {ID}.3.2\ndata: [DONE]\n\n"
+    )
+
+
+async def test_client_that_comes_back_is_sent_what_follows_its_cursor() -> None:
+    desk = Desk(after=0, ids=False)
+    desk.says("a", "b")
+    desk.reader.after = 1
+    desk.delivery._sent = 1
+    desk.ends()
+    await desk.run()
+    assert desk.socket.text == ':\n\ndata: {"content":"b"}\n\ndata: [DONE]\n\n'
+
+
+@pytest.mark.parametrize("ids", [True, False])
+async def test_crowd_that_was_cut_is_told_when_to_come_back(ids: bool) -> None:
+    desk = Desk(ids=ids, retry_ms=1900)
+    desk.ends(GatewayError("drained", retry_after=7.5))
+    await desk.run()
+    *_, last, rest = desk.socket.text.split("\n\n")
+    assert "retry: 9400\ndata: " in last
+    assert rest == ""
+    assert last.startswith("id: ") == ids
+
+
+@pytest.mark.parametrize("failure", [None, GatewayError("upstream_cut")])
+async def test_end_without_a_time_to_come_back_names_none(failure: GatewayError | None) -> None:
+    desk = Desk()
+    desk.ends(failure)
+    await desk.run()
+    assert desk.socket.text.count("retry:") == 1  # the first block's
+
+
+async def test_silence_is_filled_with_heartbeats_between_blocks() -> None:
+    desk = Desk(stream={"heartbeat": "100ms"})
+    running = asyncio.ensure_future(desk.run())
+    await asyncio.sleep(0.35)
+    desk.ends()
+    assert await running == "completed"
+    blocks = desk.socket.text.split("\n\n")
+    assert blocks.count(":") in (2, 3)
+    assert all(block == ":" or ":\n" not in block for block in blocks)
+
+
+async def test_events_that_the_format_leaves_out_put_off_no_heartbeat() -> None:
+    desk = Desk(stream={"heartbeat": "100ms"})
+    running = asyncio.ensure_future(desk.run())
+    for _ in range(14):
+        await asyncio.sleep(0.025)
+        desk.log.append([Event(THINKING, "hm")])
+    desk.ends()
+    assert await running == "completed"
+    assert desk.socket.text.split("\n\n").count(":") in (2, 3)
+
+
+async def test_client_that_takes_nothing_is_given_up() -> None:
+    desk = Desk(stream={"write_timeout": "1s"})
+    desk.socket.writing_paused = True
+    desk.says("a")
+    assert await desk.run() == "slow_reader"
+    assert not desk.socket.ended
+
+
+async def test_client_that_is_gone_is_noticed_at_the_next_write() -> None:
+    desk = Desk()
+    desk.socket.gone = True
+    assert await desk.run() == "client_gone"
+
+
+async def test_long_replay_is_written_in_bounded_pieces() -> None:
+    desk = Desk()
+    desk.says(*["x" * 1000] * 100)
+    desk.ends()
+    await desk.run()
+    assert len(desk.socket.text) > 100_000
+    assert max(map(len, desk.socket.written)) <= MAX_WRITE
+
+
+async def test_every_piece_of_a_compressed_stream_can_be_read_at_once() -> None:
+    desk = Desk(gzip=True)
+    running = asyncio.ensure_future(desk.run())
+    desk.says("a")
+    await asyncio.sleep(0.05)
+    desk.ends()
+    await running
+    assert gzip.decompress(b"".join(desk.socket.written)).decode().endswith("data: [DONE]\n\n")
+
+
+async def test_text_is_held_until_its_sentence_ends_and_released_at_the_end() -> None:
+    desk = Desk(stream={"batch": {"boundary": "sentence"}}, ids=False, merge=True)
+    running = asyncio.ensure_future(desk.run())
+    for text in ("你", "好。", "再"):
+        desk.says(text)
+        await asyncio.sleep(0.02)
+    assert "你好。" in desk.socket.text
+    assert "再" not in desk.socket.text
+    desk.ends()
+    await running
+    assert desk.socket.text.endswith('data: {"content":"再"}\n\ndata: [DONE]\n\n')
+
+
+async def test_end_that_a_format_does_not_send_still_moves_the_cursor() -> None:
+    desk = Desk(format=compile_format({"preset": "data", "done": None}))
+    desk.ends()
+    await desk.run()
+    assert desk.socket.text.endswith(f"id: {ID}.1.0\n\n")
+
+
+async def test_reader_whose_place_is_gone_is_told_so_once() -> None:
+    desk = Desk(format=compile_format("events"))
+    desk.log.append([Event(START, "")])
+    desk.log.first = 2
+    assert await desk.run() == "completed"
+    last = desk.socket.text.split("\n\n")[-2]
+    assert last.startswith("id: ~")
+    assert '"code":"cursor_expired"' in last
+
+
+async def test_large_event_for_a_reader_who_waits_is_written_in_bounded_pieces() -> None:
+    desk = Desk()
+    running = asyncio.ensure_future(desk.run())
+    await asyncio.sleep(0)
+    desk.says("z" * 200_000)
+    desk.says("y")
+    desk.ends()
+    assert await running == "completed"
+    assert max(map(len, desk.socket.written)) <= MAX_WRITE
+    assert desk.socket.text.count("z") == 200_000
+    assert desk.socket.text.index('"y"') > desk.socket.text.rindex("z")
+
+
+async def test_format_that_fails_for_one_reader_fails_that_reader_alone() -> None:
+    desk = Desk()
+    running = asyncio.ensure_future(desk.run())
+    await asyncio.sleep(0)
+    desk.log.append([Event(TOKEN, "\ud800")])
+    desk.says("the writer goes on")
+    with pytest.raises(UnicodeEncodeError):
+        await running
+
+
+async def test_final_cursor_stands_with_the_last_block_of_an_end() -> None:
+    desk = Desk(format=OpenAIFormat())
+    desk.says("a")
+    desk.ends()
+    await desk.run()
+    finish, end = desk.socket.text.split("\n\n")[-3:-1]
+    assert finish.startswith("data: ")
+    assert '"finish_reason":"stop"' in finish
+    assert end == f"id: {ID}.2.1\ndata: [DONE]"
