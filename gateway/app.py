@@ -3,36 +3,32 @@
 import asyncio
 import resource
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from importlib.metadata import version
 from types import MappingProxyType
-from typing import NoReturn
 
 import structlog
 
 from gateway.clock import Clock
-from gateway.config import ChatRoute, Config, OpenAIRoute, ProxyRoute, Route
+from gateway.config import Config
 from gateway.config import Upstream as UpstreamConfig
 from gateway.core.credential import Key, Keyring
 from gateway.core.errors import GatewayError
 from gateway.core.quota import AddressLimiter, Limiter, Plan
 from gateway.demo import Demo, start_demo
-from gateway.formats import Format, OpenAIFormat, Verbatim, compile_format
 from gateway.observe.gen_ai import PROVIDERS
 from gateway.observe.metrics import Metrics
 from gateway.observe.tracing import from_environment
-from gateway.streams.generation import Engine, Generation
+from gateway.streams.engine import Engine
 from gateway.streams.registry import Registry
 from gateway.upstream.http import new_session
 from gateway.upstream.pool import Upstream
-from gateway.web.exchange import Endpoint, Exchange, Handler
-from gateway.web.kinds.chat import ChatHandler
-from gateway.web.kinds.openai import OpenAIHandler
-from gateway.web.kinds.proxy import ProxyHandler
-from gateway.web.router import Router
+from gateway.web.exchange import Endpoint
+from gateway.web.kinds import KINDS, KindFactory
+from gateway.web.router import Nowhere, Router
 from gateway.web.state import Gateway, Snapshot
 from gateway.web.static import static_endpoints
-from gateway.web.streams import read_or_stop, stop
+from gateway.web.streams import ReadStream, StopStream
 
 FD_RESERVE = 64
 """File descriptors kept for the listeners, the log and the admins when clients and streams take all others."""
@@ -47,22 +43,21 @@ class App:
     Attributes:
         gateway: what requests share.
         demo: the stand-in LLM, None until a configuration asks for it.
+        kinds: what routes can be, by their `api`.
     """
 
     gateway: Gateway
     demo: Demo | None
+    kinds: Mapping[str, KindFactory]
 
     async def reload(self, config: Config) -> None:
         """New requests see this configuration; running streams keep theirs."""
         self.demo = await _demo(config, self.demo)
         gateway = self.gateway
-        gateway.snapshot = _snapshot(config, self.demo, gateway.snapshot.upstreams)
-        _prepare(gateway.metrics, config)
-        gateway.registry.budget.limit = config.server.max_log_bytes
+        gateway.snapshot = _snapshot(config, self.demo, self.kinds, gateway.snapshot.upstreams)
+        _prepare(gateway.metrics, gateway.snapshot)
+        gateway.registry.memory.limit = config.server.max_log_bytes
         gateway.addresses.plan = _address_plan(config)
-        for route in config.routes:
-            if isinstance(route, ChatRoute) and route.path in gateway.sessions and route.history is not None:
-                gateway.sessions[route.path].configure(route.history.turns, route.history.ttl)
 
     async def close(self) -> None:
         """Everything that was opened is closed; what still runs is ended."""
@@ -76,19 +71,21 @@ class App:
             await self.demo.close()
 
 
-async def make_app(config: Config, worker: int | None = None) -> App:
+async def make_app(config: Config, worker: int | None = None, *, kinds: Mapping[str, KindFactory] = KINDS) -> App:
     """The gateway of this configuration, ready to serve; needs a running loop.
 
     Args:
         config: what is served.
         worker: its number among several, None for the only one.
+        kinds: what routes can be, by their `api`.
     """
     loop = asyncio.get_running_loop()
     clock, logger = Clock(loop), structlog.get_logger()
     metrics = Metrics(version=version("sse-gateway"))
-    _prepare(metrics, config)
-    registry: Registry[Generation] = Registry(clock.wheel, config.server.max_log_bytes, worker)
+    registry = Registry(clock.wheel, config.server.max_log_bytes, worker)
     demo = await _demo(config, None)
+    snapshot = _snapshot(config, demo, kinds)
+    _prepare(metrics, snapshot)
     engine = Engine(clock, registry, metrics, logger, new_session(), {}, from_environment(clock.now, logger))
     per_address = config.limits.per_address
     max_streams, max_connections = _shared_out(_descriptors(), config.server.max_connections)
@@ -101,11 +98,11 @@ async def make_app(config: Config, worker: int | None = None) -> App:
         registry=registry,
         limiter=Limiter(),
         addresses=AddressLimiter(per_address.requests, per_address.connections),
-        snapshot=_snapshot(config, demo),
+        snapshot=snapshot,
         max_streams=max_streams,
         max_connections=max_connections,
     )
-    return App(gateway, demo)
+    return App(gateway, demo, kinds)
 
 
 def _descriptors() -> int:
@@ -129,18 +126,16 @@ async def _demo(config: Config, running: Demo | None) -> Demo | None:
     return await start_demo() if wanted and running is None else running
 
 
-def _prepare(metrics: Metrics, config: Config) -> None:
+def _prepare(metrics: Metrics, snapshot: Snapshot) -> None:
+    """The names that metrics may use as labels, and the limits that they show beside what is used."""
+    config = snapshot.config
+    models = {model for endpoint in snapshot.router.endpoints for model in endpoint.kind.models}
+    for upstream in config.upstreams.values():
+        models |= {name for name in (upstream.model, *(target.model for target in upstream.targets)) if name}
+    metrics.known_models = frozenset(models)
     upstreams = config.upstreams.items()
-    metrics.known_models = _models(config)
     metrics.providers = {name: PROVIDERS[up.dialect] for name, up in upstreams if up.dialect in PROVIDERS}
     metrics.log_limit.set(config.server.max_log_bytes)
-
-
-def _models(config: Config) -> frozenset[str]:
-    names = {route.model for route in config.routes if isinstance(route, ChatRoute | OpenAIRoute)}
-    for upstream in config.upstreams.values():
-        names |= {upstream.model, *(target.model for target in upstream.targets)}
-    return frozenset(name for name in names if name)
 
 
 def _address_plan(config: Config) -> Plan:
@@ -154,55 +149,35 @@ def _upstream(name: str, settings: UpstreamConfig, demo_url: str, old: Mapping[s
     return kept if kept is not None and kept.config == settings else Upstream(name, settings, demo_url)
 
 
-def _snapshot(config: Config, demo: Demo | None, old: Mapping[str, Upstream] = MappingProxyType({})) -> Snapshot:
+def _snapshot(
+    config: Config,
+    demo: Demo | None,
+    kinds: Mapping[str, KindFactory],
+    old: Mapping[str, Upstream] = MappingProxyType({}),
+) -> Snapshot:
     demo_url = demo.url if demo is not None else ""
     upstreams = {name: _upstream(name, settings, demo_url, old) for name, settings in config.upstreams.items()}
     keys = [Key(key.id, key.digest, key.plan, frozenset(key.scopes), key.expires_at) for key in config.auth.keys]
     plans = {name: Plan(name, plan.requests, plan.streams, plan.tokens) for name, plan in config.plans.items()}
-    events = compile_format("events")
     return Snapshot(
         config=config,
         keyring=Keyring(keys),
         plans=plans,
         upstreams=upstreams,
-        router=Router(_endpoints(config, upstreams, events), Endpoint("_none", None, _nothing, events, public=True)),
+        router=Router(_endpoints(config, upstreams, kinds), Endpoint("_none", Nowhere(), public=True)),
         trusted=config.server.trusted_proxies,
         origins=frozenset(config.cors.origins),
     )
 
 
-def _endpoints(config: Config, upstreams: dict[str, Upstream], events: Format) -> Iterator[tuple[str, Endpoint]]:
+def _endpoints(
+    config: Config, upstreams: dict[str, Upstream], kinds: Mapping[str, KindFactory]
+) -> Iterator[tuple[str, Endpoint]]:
     if config.server.demo_page:
-        yield from static_endpoints(events)
-    named = Endpoint("/streams", frozenset({"GET", "DELETE"}), read_or_stop, events, named_streams=True)
-    yield "/streams/{id}", named
-    yield "/streams/{id}/stop", replace(named, methods=frozenset({"POST"}), handle=stop)
+        yield from static_endpoints()
+    yield "/streams/{id}", Endpoint("/streams", ReadStream(), named_streams=True)
+    yield "/streams/{id}/stop", Endpoint("/streams", StopStream(), named_streams=True)
     for route in config.routes:
         main = upstreams[route.upstream]
-        yield route.path, _endpoint(route, (main, *(upstreams[name] for name in main.config.fallback)))
-
-
-def _endpoint(route: Route, chain: tuple[Upstream, ...]) -> Endpoint:
-    methods, handle, format_ = _serving(route, chain)
-    return Endpoint(
-        label=route.path,
-        methods=methods,
-        handle=handle,
-        format=format_,
-        openai=isinstance(route, OpenAIRoute),
-        retry=route.stream.retry,
-    )
-
-
-def _serving(route: Route, chain: tuple[Upstream, ...]) -> tuple[frozenset[str] | None, Handler, Format]:
-    if isinstance(route, ChatRoute):
-        format_ = compile_format(route.format)
-        return frozenset({"GET", "HEAD", "POST"}), ChatHandler(route, chain, format_), format_
-    if isinstance(route, OpenAIRoute):
-        return frozenset({"POST"}), OpenAIHandler(route, chain), OpenAIFormat()
-    assert isinstance(route, ProxyRoute)
-    return None, ProxyHandler(route, chain), Verbatim()
-
-
-async def _nothing(exchange: Exchange) -> NoReturn:
-    raise GatewayError("not_found")
+        chain = (main, *(upstreams[name] for name in main.config.fallback))
+        yield route.path, Endpoint(route.path, kinds[route.api](route, chain))

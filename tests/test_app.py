@@ -7,9 +7,10 @@ from typing import Any
 import pytest
 
 from gateway.app import App, make_app
-from gateway.config import Config
+from gateway.config import ChatRoute, Config
 from gateway.core.credential import Principal
 from gateway.core.quota import Lease
+from gateway.core.sessions import Sessions
 
 TINY = {"dialect": "openai", "targets": [{"url": "http://127.0.0.1:9/v1"}], "model": "tiny"}
 
@@ -68,7 +69,7 @@ async def test_reload_keeps_what_streams_and_limits_live_in(app: App) -> None:
 async def test_reload_changes_bounds_that_live_on(app: App) -> None:
     limits = {"per_address": {"requests": "7/s", "connections": 3}}
     await app.reload(config(server={"max_log_bytes": "5MiB"}, limits=limits))
-    assert app.gateway.registry.budget.limit == 5 << 20
+    assert app.gateway.registry.memory.limit == 5 << 20
     assert (app.gateway.addresses.plan.requests.amount, app.gateway.addresses.plan.streams) == (7, 3)
 
 
@@ -78,13 +79,22 @@ async def test_reload_changes_the_models_that_metrics_know(app: App) -> None:
     assert app.gateway.metrics.known_models == {"big", "tiny"}
 
 
-async def test_reload_changes_how_long_sessions_are_remembered(app: App) -> None:
+def sessions(app: App) -> Sessions:
+    """The sessions of the only route, as a request finds them."""
     [route] = app.gateway.snapshot.config.routes
-    history = app.gateway.history(route)
+    assert isinstance(route, ChatRoute)
+    history = app.gateway.history(route.path, route.history)
+    assert history is not None
+    return history
+
+
+async def test_reload_changes_how_long_sessions_are_remembered(app: App) -> None:
+    history = sessions(app)
     for number in range(3):
         history.add("anna", "s", f"q{number}", "a", 0.0)
     short = {"path": "/chat", "api": "chat", "upstream": "main", "history": {"turns": 1, "ttl": "1h"}}
     await app.reload(config(routes=[short]))
+    assert sessions(app) is history
     history.add("anna", "s", "q3", "a", 0.0)
     assert [message["content"] for message in history.get("anna", "s", 0.0)] == ["q3", "a"]
 

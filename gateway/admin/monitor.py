@@ -21,14 +21,17 @@ from aiohttp import hdrs, web
 from aiohttp.http_writer import StreamWriter
 
 from gateway.admin.readings import Readings, readers
-from gateway.config import Stream
-from gateway.core.cursor import new_stream_id, parse_cursor
+from gateway.core.cursor import Place, new_stream_id, parse_cursor
 from gateway.core.errors import GatewayError
 from gateway.core.event import Event
 from gateway.core.sse import data_lines
-from gateway.formats import View
-from gateway.streams.delivery import Delivery, Reading, Sink
-from gateway.streams.log import Budget, Log, Reader
+from gateway.formats import Encoder, Stateless, View
+from gateway.streams.delivery import Delivery
+from gateway.streams.frames import Frames
+from gateway.streams.log import LogMemory, MemoryLog
+from gateway.streams.reader import Reader
+from gateway.streams.sink import Sink
+from gateway.streams.stream import ReaderSettings, Stream
 from gateway.web.responses import STREAM_HEADERS
 from gateway.web.state import Gateway
 
@@ -59,9 +62,12 @@ class Monitor:
     def __init__(self, gateway: Gateway) -> None:
         self._gateway = gateway
         self._readings = Readings(gateway)
-        self._log = Log(new_stream_id(), "", MAX_BYTES, Budget(MAX_BYTES))
+        self._log = MemoryLog(MAX_BYTES, LogMemory(MAX_BYTES))
         self._due = gateway.clock.now() + INTERVAL
         self._board = Board(self._readings)
+        self._stream = Stream(
+            id=new_stream_id(), owner="", route=LABEL, created=0, format=self._board, settings=ReaderSettings()
+        )
         self._tick()
 
     async def show(self, request: web.BaseRequest) -> web.StreamResponse:
@@ -75,26 +81,27 @@ class Monitor:
             reader.close()
 
     async def _deliver(self, request: web.BaseRequest, reader: Reader) -> web.StreamResponse:
-        gateway, stream = self._gateway, Stream()
+        gateway, settings = self._gateway, self._stream.settings
         response = web.StreamResponse(headers=STREAM_HEADERS)
         writer = cast(StreamWriter, await response.prepare(request))
-        view = View(self._log.stream_id, "", "", 0)
-        reading = Reading(format=self._board, view=view, stream=stream, ids=True, merge=False, retry_ms=RETRY_MS)
-        sink = Sink(writer, _Peer(request.protocol), stream.write_timeout, None)
-        outcome = await Delivery(reader, sink, reading, gateway.clock, gateway.metrics.route(LABEL)).run()
+        frames = Frames(self._stream, self._log, cursors=True, retry_ms=RETRY_MS)
+        sink = Sink(writer, _Peer(request.protocol), settings.write_timeout, None)
+        metrics = gateway.metrics.route(LABEL)
+        outcome = await Delivery(reader, frames, sink, settings, clock=gateway.clock, metrics=metrics).run()
         if outcome != "completed" and request.transport is not None:
             request.transport.abort()
         return response
 
-    def _place(self, request: web.BaseRequest) -> int:
+    def _place(self, request: web.BaseRequest) -> Place:
+        """Where a page goes on that was here before, else where the last minutes begin."""
         log = self._log
         oldest = max(log.first - 1, log.last - KEPT)
         try:
             cursor = parse_cursor(request.headers.get("Last-Event-ID", ""))
         except GatewayError:
-            return oldest
-        known = cursor.stream_id == log.stream_id and cursor.seq <= log.last
-        return max(oldest, cursor.seq) if known else oldest
+            return Place(oldest, 0)
+        known = cursor.stream_id == self._stream.id and cursor.seq <= log.last
+        return Place(max(oldest, cursor.seq) if known else oldest, 0)
 
     def _tick(self) -> None:
         gateway, now = self._gateway, self._gateway.clock.now()
@@ -114,7 +121,7 @@ class Monitor:
             self._log.append([event])
 
 
-class Board:
+class Board(Stateless):
     """Samples as they are; with the newest of them, how things stand now.
 
     Attributes:
@@ -122,6 +129,7 @@ class Board:
     """
 
     announces_resume: Final = False
+    spec: Final = LABEL
 
     def __init__(self, readings: Readings) -> None:
         self._readings = readings
@@ -129,12 +137,16 @@ class Board:
         self._now = ""
         self.newest: Event | None = None
 
-    def encode(self, event: Event, view: View) -> str:
+    def open(self, view: View) -> Encoder:
+        """Itself, as every page is shown the same."""
+        return self
+
+    def encode(self, event: Event, index: int) -> str:
         """The block of a sample, and behind that of the newest one another block."""
         block = f"event: {SAMPLE}\n{data_lines(event.data)}"
         return block if event is not self.newest else f"{block}\n{self._current(event)}"
 
-    def terminal(self, event: Event, view: View) -> str:
+    def terminal(self, event: Event, index: int) -> str:
         """Nothing: the log ends with the process, and a page comes back by itself."""
         return ""
 

@@ -96,7 +96,7 @@ class Readings:
             "readers": readers(gateway),
             "cpu": round((after.cpu - before.cpu) / seconds, 4),
             "rss": _resident(),
-            "log": gateway.registry.budget.used,
+            "log": gateway.registry.memory.used,
         } | {name: value for name, value in happened.items() if value}
 
     def now(self) -> dict[str, Any]:
@@ -110,7 +110,7 @@ class Readings:
             "max": {
                 "streams": gateway.max_streams,
                 "readers": gateway.max_connections,
-                "log": gateway.registry.budget.limit,
+                "log": gateway.registry.memory.limit,
             },
             "targets": list(islice(_targets(gateway), LISTED)),
             "running": len(running),

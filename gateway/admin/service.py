@@ -85,7 +85,7 @@ def _unless(request: web.BaseRequest, method: str) -> web.Response | None:
 
 
 def _metrics(gateway: Gateway) -> web.Response:
-    gateway.metrics.log_bytes.set(gateway.registry.budget.used)
+    gateway.metrics.log_bytes.set(gateway.registry.memory.used)
     gateway.metrics.log_streams.set(len(gateway.registry))
     _show_breakers(gateway)
     return web.Response(body=gateway.metrics.render(), headers={hdrs.CONTENT_TYPE: CONTENT_TYPE})

@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from gateway.config.rules import Rule
 from gateway.core import event
-from gateway.formats import PRESETS, compile_format
+from gateway.formats import CLASSES, PRESETS, compile_format
 
 KINDS: Final = (event.START, event.THINKING, event.TOKEN, event.TOOL, event.RESTART, event.DONE, event.ERROR)
 
@@ -19,10 +19,10 @@ class FormatRule(Rule):
 
     @property
     def allowed(self) -> str:
-        return f"{', '.join(PRESETS)}, openai, or a mapping"
+        return f"{', '.join((*PRESETS, *CLASSES))}, or a mapping"
 
     def parse(self, value: Any) -> Any:
-        if not isinstance(value, dict) and value not in (*PRESETS, "openai"):
+        if not isinstance(value, dict) and value not in (*PRESETS, *CLASSES):
             raise self.refusal("a format")
         compile_format(value)
         return value
@@ -34,7 +34,7 @@ class FormatRule(Rule):
         }
         kinds = {kind: {"anyOf": [{"type": "null"}, _ENTRY]} for kind in KINDS}
         own = {"type": "object", "properties": {"preset": preset} | kinds, "additionalProperties": False}
-        return {"anyOf": [{"enum": [*PRESETS, "openai"]}, own]}
+        return {"anyOf": [{"enum": [*PRESETS, *CLASSES]}, own]}
 
 
 _ENTRY: Final[dict[str, Any]] = {

@@ -27,8 +27,20 @@ _CURSOR: Final = re.compile(rf"({_ID})\.(\d{{1,15}})\.(\d{{1,15}})", re.ASCII)
 _FINAL: Final = re.compile(rf"~{_ID}")
 
 
+class Place(NamedTuple):
+    """How far a reader is in a log.
+
+    Attributes:
+        seq: sequence number of the last event that the reader has; 0 before the first.
+        tokens: token events that the reader was sent since the answer began; the next one's `$index`.
+    """
+
+    seq: int
+    tokens: int
+
+
 class Cursor(NamedTuple):
-    """A place after the event `seq` of one stream.
+    """A place in one stream.
 
     Attributes:
         stream_id: the generation's id, "" for a final cursor that belongs to no stream.
@@ -42,6 +54,11 @@ class Cursor(NamedTuple):
 
     def __str__(self) -> str:
         return f"{self.stream_id}.{self.seq}.{self.tokens}"
+
+    @property
+    def place(self) -> Place:
+        """The place without its stream."""
+        return Place(self.seq, self.tokens)
 
     @property
     def is_final(self) -> bool:

@@ -1,7 +1,7 @@
 """A format written as a mapping: for each kind of event, what is sent for it.
 
 - All mistakes are found when a mapping is compiled, and told with what is allowed.
-- What differs between readers is in their `View`; a compiled mapping never changes.
+- What differs between readers is in their `View` and index; a compiled mapping never changes.
 
 This file does not know where a block goes, who reads it, or what a cursor is.
 """
@@ -15,7 +15,7 @@ from gateway.core.errors import Failure
 from gateway.core.event import DONE, ERROR, RESTART, START, THINKING, TOKEN, TOOL, Done, Event
 from gateway.formats.problem import usage_object
 from gateway.formats.template import Render, Value, data_block, json_block, one_line, placeholders
-from gateway.formats.view import View, unsent
+from gateway.formats.view import Encoder, Spec, Stateless, View, unsent
 
 MAX_EVENT_NAME: Final = 128
 """Characters of an event name."""
@@ -23,31 +23,31 @@ MAX_EVENT_NAME: Final = 128
 _done: Final = msgspec.json.Decoder(Done).decode
 _failure: Final = msgspec.json.Decoder(Failure).decode
 
-_TEXT: Final[Mapping[str, Value]] = {"text": lambda text, _: text}
+_TEXT: Final[Mapping[str, Value]] = {"text": lambda text, _, __: text}
 _READER: Final[Mapping[str, Value]] = {
-    "stream_id": lambda _, view: view.stream_id,
-    "session_id": lambda _, view: view.session_id,
-    "model": lambda _, view: view.model,
-    "index": lambda _, view: view.index,
-    "resumed": lambda _, view: view.resumed,
+    "stream_id": lambda _, view, __: view.stream_id,
+    "session_id": lambda _, view, __: view.session_id,
+    "model": lambda _, view, __: view.model,
+    "index": lambda _, __, index: index,
+    "resumed": lambda _, view, __: view.resumed,
 }
 PLACEHOLDERS: Final[Mapping[str, Mapping[str, Value]]] = {
     START: _READER,
     THINKING: {**_TEXT, **_READER},
     TOKEN: {**_TEXT, **_READER},
-    TOOL: {"tool": lambda data, _: msgspec.Raw(one_line(data).encode()), **_READER},
+    TOOL: {"tool": lambda data, _, __: msgspec.Raw(one_line(data).encode()), **_READER},
     RESTART: _READER,
     DONE: {
-        "full_text": lambda done, _: done.full_text,
-        "finish_reason": lambda done, _: done.finish_reason,
-        "usage": lambda done, _: usage_object(done.usage),
+        "full_text": lambda done, _, __: done.full_text,
+        "finish_reason": lambda done, _, __: done.finish_reason,
+        "usage": lambda done, _, __: usage_object(done.usage),
         **_READER,
     },
     ERROR: {
-        "code": lambda failure, _: failure.code,
-        "message": lambda failure, _: failure.message,
-        "retryable": lambda failure, _: failure.retryable,
-        "retry_after": lambda failure, _: failure.retry_after,
+        "code": lambda failure, _, __: failure.code,
+        "message": lambda failure, _, __: failure.message,
+        "retryable": lambda failure, _, __: failure.retryable,
+        "retry_after": lambda failure, _, __: failure.retry_after,
         **_READER,
     },
 }
@@ -57,56 +57,55 @@ KINDS: Final = tuple(PLACEHOLDERS)
 """The kinds of event that a mapping speaks of."""
 
 
-class Mapped:
+class Mapped(Stateless):
     """A format written as a mapping of kinds to what is sent for them.
 
     Args:
         kinds: each kind of a chat log to None or `{event?, json | data}`.
+        spec: as the format is to be written down; the mapping itself unless it has a name.
 
     Raises:
         ValueError: an entry is wrong.
     """
 
-    def __init__(self, kinds: Mapping[str, Any]) -> None:
-        self._token = _entry(TOKEN, kinds[TOKEN])
-        self._others: dict[str, Callable[[str, View], str]] = {
+    def __init__(self, kinds: Mapping[str, Any], spec: Spec | None = None) -> None:
+        self.spec: Spec = kinds if spec is None else spec
+        self.token = _entry(TOKEN, kinds[TOKEN])
+        self.others: Mapping[str, Render] = {
             START: _entry(START, kinds[START]),
             THINKING: _entry(THINKING, kinds[THINKING]),
             TOOL: _entry(TOOL, kinds[TOOL]),
-            RESTART: _anew(_entry(RESTART, kinds[RESTART])),
+            RESTART: _entry(RESTART, kinds[RESTART]),
             DONE: _decoded(_done, _entry(DONE, kinds[DONE])),
             ERROR: _decoded(_failure, _entry(ERROR, kinds[ERROR])),
         }
-        self.announces_resume = _mentions(kinds[START] or {}, "resumed")
+        start = kinds[START] or {}
+        self.announces_resume = "resumed" in placeholders(str(start.get("json", start.get("data"))))
 
-    def encode(self, event: Event, view: View) -> str:
-        """The block of one event."""
+    def open(self, view: View) -> Encoder:
+        """The encoder of one reader."""
+        return _MappedEncoder(self, view)
+
+
+class _MappedEncoder(Stateless):
+    __slots__ = ("_others", "_token", "_view")
+
+    def __init__(self, mapped: Mapped, view: View) -> None:
+        self._token, self._others = mapped.token, mapped.others
+        self._view = view
+
+    def encode(self, event: Event, index: int) -> str:
         if event.type == TOKEN:
-            block = self._token(event.data, view)
-            view.index += 1
-            return block
-        render: Callable[[str, View], str] = self._others.get(event.type, unsent)
-        return render(event.data, view)
+            return self._token(event.data, self._view, index)
+        return self._others.get(event.type, unsent)(event.data, self._view, index)
 
     terminal = encode
-
-
-def _mentions(entry: Mapping[str, Any], name: str) -> bool:
-    return name in placeholders(str(entry.get("json", entry.get("data"))))
-
-
-def _anew(render: Render) -> Render:
-    def restart(source: Any, view: View) -> str:
-        view.index = 0
-        return render(source, view)
-
-    return restart
 
 
 def _decoded(decode: Callable[[str], Any], render: Render) -> Render:
     if render is unsent:
         return render
-    return lambda data, view: render(decode(data), view)
+    return lambda data, view, index: render(decode(data), view, index)
 
 
 def _entry(kind: str, entry: object) -> Render:

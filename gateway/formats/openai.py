@@ -13,7 +13,7 @@ from gateway.core.event import CHUNK, DONE, ERROR, START, THINKING, TOKEN, TOOL,
 from gateway.core.sse import data_lines
 from gateway.formats.problem import error_object, usage_object
 from gateway.formats.template import one_line
-from gateway.formats.view import View, unsent
+from gateway.formats.view import Encoder, Spec, Stateless, View
 
 _encode: Final = msgspec.json.Encoder().encode
 _done: Final = msgspec.json.Decoder(Done).decode
@@ -22,7 +22,7 @@ _failure: Final = msgspec.json.Decoder(Failure).decode
 END: Final = "data: [DONE]\n"
 
 
-class OpenAIFormat:
+class OpenAIFormat(Stateless):
     """`chat.completion.chunk` objects, then `[DONE]`; after an error nothing more.
 
     An answer may end in several blocks; they come in one string with the blank lines between them, so that all of
@@ -36,30 +36,39 @@ class OpenAIFormat:
 
     announces_resume: Final = False
 
-    __slots__ = ("_include_usage",)
-
     def __init__(self, include_usage: bool = False) -> None:
+        self.spec: Spec = {"format": "openai", "include_usage": include_usage}
         self._include_usage = include_usage
 
-    def encode(self, event: Event, view: View) -> str:
-        """The block or blocks of one event."""
+    def open(self, view: View) -> Encoder:
+        """The encoder of one reader."""
+        return _OpenAIEncoder(view, self._include_usage)
+
+
+class _OpenAIEncoder(Stateless):
+    __slots__ = ("_include_usage", "_view")
+
+    def __init__(self, view: View, include_usage: bool) -> None:
+        self._view = view
+        self._include_usage = include_usage
+
+    def encode(self, event: Event, index: int) -> str:
         if event.type == CHUNK:
             return data_lines(event.data)
         if event.type == DONE:
-            return self._finish(event.data, view)
-        render: Callable[[str, View], str] = _KINDS.get(event.type, unsent)
-        return render(event.data, view)
+            return self._finish(event.data)
+        return _KINDS.get(event.type, _unsent)(event.data, self._view)
 
     terminal = encode
 
-    def _finish(self, data: str, view: View) -> str:
+    def _finish(self, data: str) -> str:
         done = _done(data)
         if done.in_chunks:
             return END
-        blocks = [_chunk(view, "{}", _encode(done.finish_reason or "stop").decode())]
+        blocks = [_chunk(self._view, "{}", _encode(done.finish_reason or "stop").decode())]
         usage = usage_object(done.usage) if self._include_usage else None
         if usage is not None:
-            blocks.append(f'{_envelope(view)}"choices":[],"usage":{_encode(usage).decode()}}}\n')
+            blocks.append(f'{_envelope(self._view)}"choices":[],"usage":{_encode(usage).decode()}}}\n')
         return "\n".join([*blocks, END])
 
 
@@ -85,7 +94,6 @@ def _role_chunk(data: str, view: View) -> str:
 
 
 def _token_chunk(text: str, view: View) -> str:
-    view.index += 1
     return _chunk(view, f'{{"content":{_encode(text).decode()}}}')
 
 
@@ -99,6 +107,10 @@ def _tool_chunk(data: str, view: View) -> str:
 
 def _error_chunk(data: str, view: View) -> str:
     return f"data: {_encode(error_object(_failure(data))).decode()}\n"
+
+
+def _unsent(data: str, view: View) -> str:
+    return ""
 
 
 _KINDS: Final[dict[str, Callable[[str, View], str]]] = {

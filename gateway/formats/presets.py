@@ -3,16 +3,15 @@
 This file does not know how a format works, only which there are.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, Final
 
 from gateway.core.event import DONE, ERROR, RESTART, START, THINKING, TOKEN, TOOL
 from gateway.formats.mapping import KINDS, Mapped
 from gateway.formats.openai import OpenAIFormat
-from gateway.formats.view import Format
-
-Spec = str | Mapping[str, Any]
+from gateway.formats.verbatim import Verbatim
+from gateway.formats.view import Format, Spec
 
 _ERROR_JSON: Final = {name: f"${name}" for name in ("code", "message", "retryable", "retry_after")}
 
@@ -54,9 +53,13 @@ PRESETS: Final[Mapping[str, Mapping[str, Any]]] = MappingProxyType(
         },
     }
 )
-"""The presets that are mappings. `openai` is the fourth; its answer ends in several blocks, so it is a class."""
+"""The presets that are mappings."""
 
-_PRESET_NAMES: Final = (*PRESETS, "openai")
+CLASSES: Final[dict[str, Callable[[], Format]]] = {"openai": OpenAIFormat}
+"""The presets that no mapping can express, by name: their answers end in several blocks, or they keep state."""
+
+_OWN: Final[Mapping[str, Callable[..., Format]]] = {"openai": OpenAIFormat, "verbatim": Verbatim}
+"""Formats with options, which routes choose and no configuration names."""
 _KEYS: Final = ("preset", *KINDS)
 
 
@@ -71,10 +74,22 @@ def compile_format(spec: Spec) -> Format:
         ValueError: what is wrong with `spec`, where, and what is allowed.
     """
     if isinstance(spec, Mapping):
-        return Mapped(_merged(spec))
-    if spec == "openai":
-        return OpenAIFormat()
-    return Mapped(_preset(spec, _PRESET_NAMES))
+        return Mapped(_merged(spec), spec)
+    if isinstance(spec, str) and spec in CLASSES:
+        return CLASSES[spec]()
+    return Mapped(_preset(spec, (*PRESETS, *CLASSES)), spec)
+
+
+def load_format(spec: Spec) -> Format:
+    """The format with this `Format.spec`, whichever machine wrote it down.
+
+    Raises:
+        ValueError: there is no such format.
+    """
+    if isinstance(spec, Mapping) and spec.get("format") in _OWN:
+        options = {name: value for name, value in spec.items() if name != "format"}
+        return _OWN[spec["format"]](**options)
+    return compile_format(spec)
 
 
 def _merged(spec: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -88,6 +103,6 @@ def _merged(spec: Mapping[str, Any]) -> Mapping[str, Any]:
 def _preset(name: object, allowed: Sequence[str]) -> Mapping[str, Any]:
     if isinstance(name, str) and name in PRESETS:
         return PRESETS[name]
-    if name == "openai":
-        raise ValueError(f"preset: openai cannot be changed in parts; allowed: {', '.join(allowed)}")
+    if isinstance(name, str) and name in CLASSES:
+        raise ValueError(f"preset: {name} cannot be changed in parts; allowed: {', '.join(allowed)}")
     raise ValueError(f"unknown preset {name!r}; allowed: {', '.join(allowed)}, or a mapping")

@@ -18,9 +18,9 @@ from gateway.formats.view import View
 MAX_DEPTH: Final = 32
 """Levels of a `json` value."""
 
-Value = Callable[[Any, View], Any]
-"""The value of a placeholder, from what the event's data holds and the reader's view."""
-Render = Callable[[Any, View], str]
+Value = Callable[[Any, View, int], Any]
+"""The value of a placeholder, from what the event's data holds, the reader's view and its token index."""
+Render = Callable[[Any, View, int], str]
 """The block of one event, from the same."""
 
 _encode: Final = msgspec.json.Encoder().encode
@@ -63,14 +63,14 @@ def json_block(head: str, body: object, values: Mapping[str, Value], where: str)
     template, slots = _template(pieces)
     if len(slots) == 1:
         return _one_slot(pieces, slots[0])
-    return lambda source, view: template % tuple([_encode(slot(source, view)).decode() for slot in slots])
+    return lambda source, view, index: template % tuple([_encode(slot(source, view, index)).decode() for slot in slots])
 
 
 def _one_slot(pieces: Sequence[str | Value], slot: Value) -> Render:
     """The same, several times as fast; most formats' tokens are one text between constants."""
     at = pieces.index(slot)
     prefix, suffix = "".join(map(str, pieces[:at])), "".join(map(str, pieces[at + 1 :]))
-    return lambda source, view: prefix + _encode(slot(source, view)).decode() + suffix
+    return lambda source, view, index: prefix + _encode(slot(source, view, index)).decode() + suffix
 
 
 def data_block(head: str, text: object, values: Mapping[str, Value], where: str) -> Render:
@@ -82,12 +82,12 @@ def data_block(head: str, text: object, values: Mapping[str, Value], where: str)
     if not isinstance(text, str):
         raise ValueError(f"{where}: {text!r} is no string; allowed: a string, or json for any other value")
     render = _interpolation(_pieces(text, values, where))
-    return lambda source, view: head + data_lines(render(source, view))
+    return lambda source, view, index: head + data_lines(render(source, view, index))
 
 
 def _interpolation(pieces: Sequence[str | Value]) -> Render:
     template, slots = _template(pieces)
-    return lambda source, view: template % tuple([_spelled(slot(source, view)) for slot in slots])
+    return lambda source, view, index: template % tuple([_spelled(slot(source, view, index)) for slot in slots])
 
 
 def _spelled(value: object) -> str:

@@ -13,14 +13,16 @@ from gateway.core.errors import Failure
 from gateway.core.event import ERROR, Event
 from gateway.core.sse import clean_name, data_lines
 from gateway.formats.problem import error_data
-from gateway.formats.view import View
+from gateway.formats.view import Encoder, Spec, Stateless, View
 
 _encode: Final = msgspec.json.Encoder().encode
 _failure: Final = msgspec.json.Decoder(Failure).decode
 
 
-class Verbatim:
+class Verbatim(Stateless):
     """The upstream's own events, `event` and `data` kept.
+
+    It is its own encoder, as nothing in it differs between readers.
 
     Args:
         ids: pass the upstream's ids on (resume is off, so no cursor takes their place).
@@ -29,9 +31,14 @@ class Verbatim:
     announces_resume: Final = False
 
     def __init__(self, ids: bool = False) -> None:
+        self.spec: Spec = {"format": "verbatim", "ids": ids}
         self._ids = ids
 
-    def encode(self, event: Event, view: View) -> str:
+    def open(self, view: View) -> Encoder:
+        """The encoder of one reader."""
+        return self
+
+    def encode(self, event: Event, index: int) -> str:
         """The block of one upstream event; whatever its name is, it is never taken for the log's own."""
         name = clean_name(event.type) if event.type else ""
         head = f"event: {name}\n" if name else ""
@@ -39,10 +46,8 @@ class Verbatim:
             head += f"id: {event.id}\n"
         return head + data_lines(event.data)
 
-    def terminal(self, event: Event, view: View) -> str:
-        """The error that ended the log; a stream that ended well gets nothing appended."""
-        return self.encode_error(event) if event.type == ERROR else ""
-
-    def encode_error(self, event: Event) -> str:
-        """The block of an `ERROR` event, named `error`."""
+    def terminal(self, event: Event, index: int) -> str:
+        """The error that ended the log, named `error`; a stream that ended well gets nothing appended."""
+        if event.type != ERROR:
+            return ""
         return f"event: error\ndata: {_encode(error_data(_failure(event.data))).decode()}\n"

@@ -1,35 +1,50 @@
 """A generation: one paid answer, its log, the pump that fills it, and an end that comes exactly once.
 
+                   start()                    the pump has returned or raised
+    made ---------------------> running --------------------------------------> ended --ttl--> forgotten
+                                |     ^
+          the last reader left  |     |  a reader came
+                                v     |
+                              lingering --`on_disconnect`--> abort
+
+Everybody who ends it from outside goes by one door, `abort`: a stop, a time limit, a budget, an expired credential, a
+drain, a reader that did not come back. The first of them decides.
+
 Invariants:
 
 - The log is closed on every way out: done, failed, stopped, abandoned, lost.
 - The stream slot, the token reservation, the timers and the upstream connection are given back whatever happened.
 - A disconnect is not a cancel: when the last reader leaves, `on_disconnect` decides; a stop is an explicit call.
-- Every limit on time, and everybody who ends it from outside, goes by the same door: `abort`.
-- Once it has ended, nothing is kept but what a reader who comes back needs: no prompt, no request, no answer twice.
+- What only a running generation needs is in `_Run`, which goes with its end. Then nothing is kept but what a reader
+  that comes back needs: no prompt, no request, no answer twice.
 
-This file knows no client, no frame and no format, and not how an answer is had; `pump.py` does.
+A generation knows no client and no frame, and not how an answer is had; the pump does.
 """
 
 import asyncio
-import time
-from dataclasses import dataclass, replace
 from typing import Any, Final
 
 import aiohttp
 import msgspec
-from structlog.typing import FilteringBoundLogger
 
-from gateway.clock import Clock, Timer
+from gateway.clock import Timer
+from gateway.config import Timeouts
+from gateway.core.cursor import Place
 from gateway.core.errors import GatewayError
 from gateway.core.event import DONE, ERROR, START, Done, Event, Usage
 from gateway.core.quota import Gate, Lease
 from gateway.observe.account import Account
-from gateway.observe.metrics import Metrics, Outcome
-from gateway.observe.tracing.span import OFF, Opening, Span, Tracing
-from gateway.streams.log import Log, Reader
-from gateway.streams.pump import Job, Pump
-from gateway.streams.registry import Registry
+from gateway.observe.metrics import Outcome
+from gateway.observe.tracing.span import Opening as SpanOpening
+from gateway.streams.attempt import Work
+from gateway.streams.engine import Engine
+from gateway.streams.job import Job
+from gateway.streams.log import MemoryLog
+from gateway.streams.opening import Opening
+from gateway.streams.pump import Pump
+from gateway.streams.reader import Reader
+from gateway.streams.stream import Stream
+from gateway.streams.transcript import Transcript
 
 OUTCOMES: Final[dict[str, Outcome]] = {
     "upstream_stalled": "upstream_stalled",
@@ -45,48 +60,62 @@ MAX_MODEL: Final = 128
 """Characters of a model's name that are told; a client may ask for one as long as a body."""
 
 
-@dataclass(frozen=True, slots=True)
-class Engine:
-    """What all generations of a process share."""
+class _Run:
+    """What a generation needs only until it ends.
 
-    clock: Clock
-    registry: "Registry[Generation]"
-    metrics: Metrics
-    logger: FilteringBoundLogger
-    session: aiohttp.ClientSession
-    running: dict[str, "Generation"]
-    tracing: Tracing = OFF
+    Attributes:
+        task: the pump's.
+        timers: its time limits, by the code of the error that they end it with, and `linger`.
+        verdict: why it is ended from outside, and the outcome, once somebody did.
+        passed_on: done when the body of an answer that is no stream was passed on; None where there is no such answer.
+        left: why the last reader left.
+    """
+
+    __slots__ = ("job", "lease", "left", "opening", "passed_on", "pump", "task", "timers", "transcript", "verdict")
+
+    def __init__(self, job: Job, lease: Lease, transcript: Transcript) -> None:
+        self.job = job
+        self.lease = lease
+        self.transcript = transcript
+        self.opening = Opening()
+        self.pump: Pump | None = None
+        self.task: asyncio.Task[None] | None = None
+        self.timers: dict[str, Timer] = {}
+        self.verdict: tuple[GatewayError, Outcome] | None = None
+        self.passed_on: asyncio.Future[None] | None = None
+        self.left: Outcome = "client_gone"
 
 
 class Generation:
     """One paid answer: a log and the task that fills it.
 
     Args:
-        job: what to do.
+        stream: what its readers need to know.
         log: where its events go.
+        job: what to do.
         lease: the slot and the tokens that it holds; given back at its end.
         engine: the process's shared parts.
 
     Attributes:
-        begun: done when the stream has its first event (None), the upstream answered with something that is no stream
-            (the response, passed through until `passed_on` is called), or it failed before either (the error). For who
-            started it; gone when the generation has ended.
-        gate: how often readers may come back, once somebody has.
-        told: whether somebody was told the stream's id; nobody else can come back to it.
+        stream, log: as given.
+        account: what it consumed and how it went.
+        ended: done when it has ended.
+        gate: how often readers may come back, once one has.
+        told: whether a client was sent the stream's id; nobody else can come back to it.
     """
 
-    def __init__(self, job: Job, log: Log, lease: Lease, engine: Engine) -> None:
-        loop = asyncio.get_running_loop()
-        self.job = job
+    __slots__ = ("_engine", "_run", "account", "ended", "gate", "log", "stream", "told")
+
+    def __init__(self, stream: Stream, log: MemoryLog, job: Job, lease: Lease, engine: Engine) -> None:
+        self.stream = stream
         self.log = log
-        self.created = int(time.time())
-        log.model = job.model
-        self.begun: asyncio.Future[aiohttp.ClientResponse | None] = loop.create_future()
-        self.ended: asyncio.Future[None] = loop.create_future()
-        self._passed: asyncio.Future[None] | None = None  # there while a response is passed through
+        self.ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.gate: Gate | None = None
-        facts = {"stream_id": log.stream_id, "request_id": job.request_id, "principal": job.principal}
-        started = engine.clock.now()
+        self.told = False
+        self._engine = engine
+        log.model = job.model
+        started, dialect = engine.clock.now(), job.chain[0].config.dialect
+        opening = SpanOpening(started, job.route, job.model, dialect, job.request_id, job.canonical)
         self.account = Account(
             metrics=engine.metrics,
             logger=engine.logger,
@@ -94,70 +123,78 @@ class Generation:
             upstream=job.chain[0].name,
             started=started,
             requested=job.model,
-            facts=facts,
-            span=_span(engine.tracing, job, started),
+            facts={"stream_id": stream.id, "request_id": job.request_id, "principal": job.principal},
+            span=engine.tracing.span(job.trace, opening),
         )
-        self._engine = engine
-        self._now = engine.clock.now
-        self._lease = lease
-        self._pump: Pump | None = None
-        self._timers: dict[str, Timer] = {}
-        self._task: asyncio.Task[None] | None = None
-        self._verdict: tuple[GatewayError, Outcome] | None = None
-        self._left: Outcome = "client_gone"
-        self.told = False
-
-    # -- its life ------------------------------------------------------------------------------------------------
+        self._run: _Run | None = _Run(job, lease, Transcript(log, self.account, canonical=job.canonical))
 
     def start(self) -> None:
         """The upstream is being asked; the generation is listed as running until it ends."""
-        job = self.job
-        self._engine.running[self.log.stream_id] = self
-        self._engine.metrics.route(job.route).streams_active.inc()
-        self.begun.add_done_callback(_mark_retrieved)
+        run, engine = self._running, self._engine
+        job = run.job
+        engine.running[self.stream.id] = self
+        engine.metrics.route(job.route).streams_active.inc()
         self._limit("stream_limit", job.timeouts.total)
         if job.expires_in is not None:
             self._limit("auth_expired", job.expires_in)
         if job.announce:
             self.log.append([Event(START, "")])
-        engine = self._engine
-        self._pump = Pump(
-            job,
-            self.log,
-            self._lease,
-            self.account,
-            engine.clock,
-            engine.session,
-            engine.logger,
-            self._begin,
-            self._hand_over,
-        )
-        self._task = asyncio.get_running_loop().create_task(self._pump.run(), name=f"generation {self.log.stream_id}")
+        run.pump = Pump(Work(job, run.transcript, run.lease, self.account, engine, self))
+        run.task = asyncio.get_running_loop().create_task(run.pump.run(), name=f"generation {self.stream.id}")
         # A task that is cancelled before its first step never runs, so the end hangs on the task, not in it.
-        self._task.add_done_callback(self._end)
+        run.task.add_done_callback(self._end)
 
     def stop(self) -> None:
-        """The user wants no more of it: it ends with what it has."""
+        """The user wants no more of it: it ends with what it has. `ended` tells when."""
         self.abort(GatewayError("stopped"))
 
     def abort(self, error: GatewayError, outcome: Outcome | None = None) -> None:
-        """It ends now, with this error; nothing happens where it has already ended."""
-        if self._verdict is None and self._task is not None and not self._task.done():
-            self._verdict = (error, outcome or OUTCOMES.get(error.code, "upstream_error"))
-            self._task.cancel()
+        """It ends now, with this error; nothing happens where it has already ended, or is about to."""
+        run = self._run
+        if run is not None and run.verdict is None and run.task is not None and not run.task.done():
+            run.verdict = (error, outcome or OUTCOMES.get(error.code, "upstream_error"))
+            run.task.cancel()
+
+    @property
+    def commit_after(self) -> float:
+        """Seconds that the client's headers wait for the upstream's real status."""
+        return self._running.job.stream.commit_after
+
+    @property
+    def timeouts(self) -> Timeouts:
+        """The route's time limits."""
+        return self._running.job.timeouts
+
+    async def opened(self, *, within: float | None = None, unless: "asyncio.Future[None] | None" = None) -> Opening:
+        """How its answer opened. To be called by whoever started it, in the turn of its start.
+
+        Args:
+            within: seconds after which the answer is a stream, whatever comes; None for no limit.
+            unless: the same when this is done.
+        """
+        opening = self._running.opening  # the run may be gone when the wait is over
+        waiting = [opening.decided()] if unless is None else [opening.decided(), unless]
+        await asyncio.wait(waiting, timeout=within, return_when=asyncio.FIRST_COMPLETED)
+        opening.as_stream()
+        return opening
 
     @property
     def state(self) -> str:
         """`waiting` for the first event, `streaming`, or the outcome."""
         return self.account.outcome or ("streaming" if self.account.first else "waiting")
 
+    @property
+    def _running(self) -> _Run:
+        assert self._run is not None, "the generation has ended"
+        return self._run
+
     # -- its readers ---------------------------------------------------------------------------------------------
 
-    def attach(self, after: int) -> Reader:
-        """A reader's place after this sequence number. Leave with `detach`."""
+    def attach(self, place: Place) -> Reader:
+        """A reader at this place. After this you must call `detach`, however the reader ends."""
         self._forget("linger")
         self.account.connections += 1
-        return Reader(self.log, after, self._engine.clock.wheel)
+        return Reader(self.log, place, self._engine.clock.wheel)
 
     def detach(self, reader: Reader, sent_bytes: int, reason: Outcome = "client_gone") -> None:
         """The reader left; the last one to leave a running generation starts the route's `on_disconnect`."""
@@ -165,138 +202,134 @@ class Generation:
         self.account.sent_bytes += sent_bytes
         if self.log.readers:
             return
-        if self.log.closed:
+        run = self._run
+        if self.log.closed or run is None:
             self.account.report(self.log.model)
             return
-        self._left = reason
-        delay = self._patience()
+        run.left = reason
+        delay = self._patience(run)
         if delay == 0:
             self._abandon()
         elif delay is not None:
-            self._timers["linger"] = self._engine.clock.wheel.after(delay, self._abandon)
+            run.timers["linger"] = self._engine.clock.wheel.after(delay, self._abandon)
 
-    def _patience(self) -> float | None:
+    def _patience(self, run: _Run) -> float | None:
+        """Seconds without a reader after which it is abandoned, None for never."""
+        if run.passed_on is not None:
+            return None if run.passed_on.done() else 0.0
         # Nobody can come back to what cannot be resumed, so waiting for a reader would only cost money.
-        after, resume = self.job.stream.on_disconnect.after, self.job.stream.resume
-        if self._passed is not None:
-            return None if self._passed.done() else 0.0
+        after, resume = run.job.stream.on_disconnect.after, run.job.stream.resume
         return 0.0 if after is not None and not (resume.enabled and self.told) else after
 
     def _abandon(self) -> None:
-        self.abort(GatewayError("abandoned"), self._left)
+        self.abort(GatewayError("abandoned"), self._running.left)
 
-    # -- the pump ------------------------------------------------------------------------------------------------
+    # -- its pump ------------------------------------------------------------------------------------------------
 
-    def _begin(self) -> None:
-        if not self.begun.done():
-            self.begun.set_result(None)
+    def begin(self) -> None:
+        """The first event is about to be written."""
+        self._running.opening.as_stream()
 
-    async def _hand_over(self, response: aiohttp.ClientResponse) -> None:
-        if self.begun.done() or self.log.last:
+    async def pass_on(self, response: aiohttp.ClientResponse) -> None:
+        """Returns when the body of an answer that is no stream was passed on.
+
+        Raises:
+            GatewayError: `upstream_protocol`; a stream was begun before.
+        """
+        run = self._running
+        if self.log.last or not run.opening.pass_through(response):
             raise GatewayError("upstream_protocol", detail="the answer is no stream, but one was already begun")
-        self._passed = asyncio.get_running_loop().create_future()
-        self.begun.set_result(response)
+        run.passed_on = asyncio.get_running_loop().create_future()
         if not self.log.readers:
             self._abandon()
-        await self._passed
+        await run.passed_on
 
     def passed_on(self) -> None:
         """Nothing more is wanted of the response that is no stream."""
-        if self._passed is not None and not self._passed.done():
-            self._passed.set_result(None)
+        passed_on = self._run.passed_on if self._run is not None else None
+        if passed_on is not None and not passed_on.done():
+            passed_on.set_result(None)
 
     # -- its end -------------------------------------------------------------------------------------------------
 
     def _end(self, task: "asyncio.Task[None]") -> None:
-        failure, outcome = self._judge(task)
-        now = self._now()
-        for code in list(self._timers):
+        run, engine, account = self._running, self._engine, self.account
+        pump, job, now = run.pump, run.job, engine.clock.now()
+        assert pump is not None, "it ends only after its start"
+        failure, outcome = self._judge(run, task)
+        for code in list(run.timers):
             self._forget(code)
-        usage = self._pump.usage if self._pump is not None else Usage(0, 0, "estimate")
-        self._lease.settle(usage.input + usage.output, now)
-        self._lease.close(now)
-        self._settle_log(failure, usage)
-        self.account.settled(usage, self.log.model)
-        self.account.finish_reason = self._pump.finish_reason if self._pump is not None else ""
-        self.account.ended(outcome, failure, now)
-        self._engine.metrics.route(self.job.route).streams_active.dec()
-        if self._pump is not None and self._pump.skipped:
-            self._engine.logger.warning("events_skipped", count=self._pump.skipped, **self.account.facts)
-        if not self.log.readers:
-            self.account.report(self.log.model)
-        self._release(outcome)
+        usage = pump.usage
+        run.lease.settle(usage.input + usage.output, now)
+        run.lease.close(now)
 
-    def _judge(self, task: "asyncio.Task[None]") -> tuple[GatewayError | None, Outcome]:
+        self.log.close(self._terminal(run, pump, failure, usage))
+        del engine.running[self.stream.id]
+        resume = job.stream.resume
+        engine.registry.retire(self.stream.id, resume.ttl if resume.enabled and run.passed_on is None else 0)
+        if failure is not None:
+            run.opening.fail(failure)
+        run.opening.as_stream()
+        if not self.ended.done():
+            self.ended.set_result(None)
+
+        account.settled(usage, self.log.model)
+        account.finish_reason = pump.finish_reason
+        account.ended(outcome, failure, now)
+        engine.metrics.route(job.route).streams_active.dec()
+        if pump.skipped:
+            engine.logger.warning("events_skipped", count=pump.skipped, **account.facts)
+        if not self.log.readers:
+            account.report(self.log.model)
+
+        # An error's frames hold the request, as the job does; logs are kept for minutes.
+        self._run = None
+        text = run.transcript.text
+        if job.on_answer is not None and text and outcome in ("completed", "stopped"):
+            job.on_answer(text)
+
+    def _judge(self, run: _Run, task: "asyncio.Task[None]") -> tuple[GatewayError | None, Outcome]:
+        """The failure, if any, and the outcome that a pump's end means."""
         error = None if task.cancelled() else task.exception()
         if error is None and not task.cancelled():
             return None, "completed"
-        if self._verdict is not None:
-            return self._verdict
+        if run.verdict is not None:
+            return run.verdict
         if error is None:
-            return GatewayError("drained"), "drained"
+            return GatewayError("drained"), "drained"  # cancelled by nobody that we know: the process ends
         if isinstance(error, GatewayError):
             return error, OUTCOMES.get(error.code, "upstream_error")
         self._engine.logger.error("generation_failed", exc_info=error, **self.account.facts)
         return GatewayError("internal"), "upstream_error"
 
-    def _settle_log(self, failure: GatewayError | None, usage: Usage) -> None:
-        resume = self.job.stream.resume
-        self.log.close(self._terminal(failure, usage))
-        del self._engine.running[self.log.stream_id]
-        self._engine.registry.retire(self.log, resume.ttl if resume.enabled and self._passed is None else 0)
-        if not self.begun.done():
-            self.begun.set_exception(failure) if failure else self.begun.set_result(None)
-        if not self.ended.done():
-            self.ended.set_result(None)
-
-    def _release(self, outcome: Outcome) -> None:
-        job, text = self.job, self._pump.text if self._pump is not None else ""
-        # An error's frames hold the request, as the source and `on_answer` do; logs are kept for minutes.
-        self.job = replace(job, source=None, on_answer=None)
-        self._task = self._pump = None
-        del self.begun
-        if job.on_answer is not None and text and outcome in ("completed", "stopped"):
-            job.on_answer(text)
-
-    def _terminal(self, failure: GatewayError | None, usage: Usage) -> Event | None:
-        pump = self._pump
-        if self.job.canonical and pump is not None and (failure is None or failure.code == "stopped"):
+    def _terminal(self, run: _Run, pump: Pump, failure: GatewayError | None, usage: Usage) -> Event | None:
+        """The last event of the log; None where the end of the body tells the end."""
+        if run.job.canonical and (failure is None or failure.code == "stopped"):
             reason = "stopped" if failure is not None else pump.finish_reason or "stop"
-            done = Done(reason, usage, pump.text, pump.in_chunks)
+            done = Done(reason, usage, run.transcript.text, run.transcript.in_chunks)
             return Event(DONE, msgspec.json.encode(done).decode())
         return None if failure is None else Event(ERROR, failure.to_json())
 
     # -- its time limits -----------------------------------------------------------------------------------------
 
     def _limit(self, code: str, seconds: float) -> None:
-        self._timers[code] = self._engine.clock.wheel.after(seconds, lambda: self.abort(GatewayError(code)))
+        self._running.timers[code] = self._engine.clock.wheel.after(seconds, lambda: self.abort(GatewayError(code)))
 
     def _forget(self, code: str) -> None:
-        if timer := self._timers.pop(code, None):
+        if self._run is not None and (timer := self._run.timers.pop(code, None)):
             timer.cancel()
 
     def describe(self) -> dict[str, Any]:
         """What `GET /streams` tells of it."""
         return {
-            "id": self.log.stream_id,
-            "route": self.job.route,
-            "principal": self.job.principal,
+            "id": self.stream.id,
+            "route": self.stream.route,
+            "principal": self.account.facts["principal"],
             "upstream": self.account.upstream,
             "model": self.log.model[:MAX_MODEL],
             "state": self.state,
-            "age_s": round(self._now() - self.account.started, 3),
+            "age_s": round(self._engine.clock.now() - self.account.started, 3),
             "events": self.account.events,
             "readers": len(self.log.readers),
             "bytes": self.log.size,
         }
-
-
-def _span(tracing: Tracing, job: Job, started: float) -> Span:
-    dialect = job.chain[0].config.dialect
-    return tracing.span(job.trace, Opening(started, job.route, job.model, dialect, job.request_id, job.canonical))
-
-
-def _mark_retrieved(future: "asyncio.Future[Any]") -> None:
-    # A generation may fail when nobody waits for its beginning any more; asyncio need not complain about that.
-    if not future.cancelled():
-        future.exception()

@@ -10,9 +10,11 @@ import time
 from typing import Final
 
 from gateway.core.errors import GatewayError
-from gateway.core.quota import Lease, Plan, Refusal, openai_rate_limit_headers, rate_limit_headers
+from gateway.core.quota import Lease, Plan, Refusal
 from gateway.streams.generation import Generation
-from gateway.streams.pump import Job
+from gateway.streams.job import Job
+from gateway.streams.log import MemoryLog
+from gateway.streams.stream import Stream
 from gateway.web.exchange import Exchange
 
 UNRESUMABLE_LOG: Final = 256 * 1024
@@ -36,10 +38,21 @@ def admit(exchange: Exchange, job: Job, max_tokens: int | None = None) -> Genera
     _check_capacity(exchange)
     lease = _lease(exchange, _estimate(job, max_tokens))
     max_bytes = job.stream.resume.max_bytes if job.stream.resume.enabled else UNRESUMABLE_LOG
-    try:
-        generation = gateway.registry.create(
-            exchange.owner, max_bytes, lambda log: Generation(job, log, lease, gateway.engine)
+
+    def make(stream_id: str, log: MemoryLog) -> Generation:
+        stream = Stream(
+            id=stream_id,
+            owner=exchange.owner,
+            route=job.route,
+            created=int(time.time()),
+            format=job.format,
+            settings=job.readers,
+            session_id=job.session_id,
         )
+        return Generation(stream, log, job, lease, gateway.engine)
+
+    try:
+        generation = gateway.registry.create(max_bytes, make)
     except GatewayError:
         now = gateway.clock.now()
         lease.settle(0, now)
@@ -71,9 +84,7 @@ def tell_limits(exchange: Exchange) -> None:
     """The response will say where the principal stands with its limits."""
     gateway, plan = exchange.gateway, plan_of(exchange)
     quotas = gateway.limiter.snapshot(plan, exchange.who.id, gateway.clock.now())
-    exchange.headers |= rate_limit_headers(quotas)
-    if exchange.endpoint.openai:
-        exchange.headers |= openai_rate_limit_headers(quotas)
+    exchange.headers |= exchange.endpoint.kind.limit_headers(quotas)
 
 
 def _check_capacity(exchange: Exchange) -> None:
@@ -97,9 +108,7 @@ def _refused(exchange: Exchange, plan: Plan, refusal: Refusal) -> GatewayError:
     gateway = exchange.gateway
     gateway.metrics.rate_limit(plan.name, refusal.limit)
     quotas = gateway.limiter.snapshot(plan, exchange.who.id, gateway.clock.now())
-    headers = rate_limit_headers(quotas, refusal)
-    if exchange.endpoint.openai:
-        headers |= openai_rate_limit_headers(quotas)
+    headers = exchange.endpoint.kind.limit_headers(quotas, refusal)
     message = "" if refusal.retryable else f"This request alone is larger than the plan's {refusal.limit} limit."
     return GatewayError(
         refusal.code, message, retry_after=refusal.retry_after, retryable=refusal.retryable, headers=headers

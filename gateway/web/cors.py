@@ -45,7 +45,7 @@ def preflight(exchange: Exchange) -> web.Response:
     headers = dict(exchange.headers)
     if hdrs.ACCESS_CONTROL_ALLOW_ORIGIN in headers:
         asked = exchange.request.headers.get(hdrs.ACCESS_CONTROL_REQUEST_HEADERS, "")[:MAX_ASKED]
-        methods = exchange.endpoint.methods
+        methods = exchange.endpoint.kind.methods
         wanted = exchange.request.headers[hdrs.ACCESS_CONTROL_REQUEST_METHOD][:16]
         headers[hdrs.ACCESS_CONTROL_ALLOW_METHODS] = ", ".join(sorted(methods)) if methods else wanted
         headers[hdrs.ACCESS_CONTROL_MAX_AGE] = str(int(exchange.snapshot.config.cors.max_age))

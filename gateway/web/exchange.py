@@ -1,19 +1,38 @@
 """One request and all that is known about it: what every middleware and handler is given."""
 
-from collections.abc import Awaitable, Callable
+from abc import ABC, abstractmethod
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Any, Final
 
 from aiohttp import hdrs, web
 
 from gateway.core.credential import Principal
-from gateway.core.errors import GatewayError
-from gateway.core.quota import Lease
-from gateway.formats import Format
+from gateway.core.errors import Failure, GatewayError
+from gateway.core.quota import Lease, Quota, Refusal, rate_limit_headers
+from gateway.formats import Format, compile_format, problem
 from gateway.observe.tracing.context import TRACEPARENT, TRACESTATE, TraceContext, read_context
 from gateway.web.connection import Connection
 from gateway.web.state import Gateway, Snapshot
 
-EVENT_STREAM = "text/event-stream"
+EVENT_STREAM: Final = "text/event-stream"
+EVENTS: Final = compile_format("events")
+
+
+@dataclass(slots=True)
+class Committed:
+    """A response whose head was sent: whatever happens now can only be told in its body, or by its end.
+
+    Attributes:
+        response: as it was prepared.
+        fail: ends the body with an error in the client's own shape; None where the body is somebody else's bytes, so
+            that only an abort tells the client that this is not all of it.
+        failed: whether it ended so, or was aborted.
+    """
+
+    response: web.StreamResponse
+    fail: Callable[[GatewayError], Awaitable[None]] | None = None
+    failed: bool = False
 
 
 @dataclass(slots=True)
@@ -34,6 +53,7 @@ class Exchange:
         credential_source: where the credential was, "" without one.
         headers: goes on every response to this request.
         place: its place among the requests of its address, given back at its end; None before it has one.
+        committed: the response whose head was sent, None before. Set where heads are written.
     """
 
     request: web.BaseRequest
@@ -49,6 +69,7 @@ class Exchange:
     credential_source: str = ""
     headers: dict[str, str] = field(default_factory=dict)
     place: Lease | None = None
+    committed: Committed | None = None
 
     @property
     def accepts_events(self) -> bool:
@@ -80,32 +101,59 @@ class Exchange:
         return "anonymous" if self.who.anonymous else self.who.id
 
 
-Handler = Callable[[Exchange], Awaitable[web.StreamResponse]]
+def peer_address(request: web.BaseRequest) -> str:
+    """The IP address at the other end of the connection, "" where there is none."""
+    peer = request.transport.get_extra_info("peername") if request.transport is not None else None
+    return str(peer[0]) if isinstance(peer, tuple) else ""
+
+
+class Kind(ABC):
+    """What a path leads to: everything that differs between one kind of endpoint and another.
+
+    Attributes:
+        methods: what it answers, None for every method.
+        format: the shape of errors that are told in band.
+        retry: base of the time, in seconds, after which an EventSource comes back.
+        models: models that it names, for metrics.
+    """
+
+    methods: frozenset[str] | None = frozenset({"GET", "HEAD"})
+    format: Format = EVENTS
+    retry: float = 2.0
+    models: frozenset[str] = frozenset()
+
+    @abstractmethod
+    async def answer(self, exchange: Exchange) -> web.StreamResponse:
+        """The answer to a request that may be answered.
+
+        Raises:
+            GatewayError: there is none; the client is told so in this kind's shape.
+        """
+
+    def error_body(self, failure: Failure, request_id: str) -> tuple[dict[str, Any], str]:
+        """An error as JSON, and its media type."""
+        return problem(failure, request_id), "application/problem+json"
+
+    def limit_headers(self, quotas: Sequence[Quota], refusal: Refusal | None = None) -> dict[str, str]:
+        """The headers that say where a principal stands with its limits, and when to come back after a refusal."""
+        return rate_limit_headers(quotas, refusal)
 
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
-    """What a path leads to.
+    """A path's label and what it leads to.
 
     Attributes:
         label: its name in metrics and logs.
-        methods: what it answers, None for every method.
-        handle: the handler.
+        kind: what it leads to.
         public: whether it needs no credential.
-        openai: whether errors have OpenAI's shape.
         named_streams: whether the path names a stream, so that one that is gone is 404.
-        format: the shape of in-band errors.
-        retry: base of the time, in seconds, after which an EventSource comes back.
     """
 
     label: str
-    methods: frozenset[str] | None
-    handle: Handler
-    format: Format
+    kind: Kind
     public: bool = False
-    openai: bool = False
     named_streams: bool = False
-    retry: float = 2.0
 
     def check_method(self, method: str) -> None:
         """Returns when the method is allowed.
@@ -113,5 +161,6 @@ class Endpoint:
         Raises:
             GatewayError: `method_not_allowed`, with the `Allow` header.
         """
-        if self.methods is not None and method not in self.methods:
-            raise GatewayError("method_not_allowed", headers={hdrs.ALLOW: ", ".join(sorted(self.methods))})
+        methods = self.kind.methods
+        if methods is not None and method not in methods:
+            raise GatewayError("method_not_allowed", headers={hdrs.ALLOW: ", ".join(sorted(methods))})

@@ -16,7 +16,7 @@ from gateway.core.errors import GatewayError
 from gateway.core.quota import Lease, Refusal, rate_limit_headers
 from gateway.observe.metrics import AuthFailure
 from gateway.web.cors import cors_headers, is_preflight, preflight
-from gateway.web.exchange import Exchange
+from gateway.web.exchange import Committed, Exchange
 from gateway.web.responses import error_response
 
 Middleware = Callable[[Exchange], web.StreamResponse | None]
@@ -27,7 +27,9 @@ async def serve(exchange: Exchange) -> web.StreamResponse:
     status = 499
     try:
         response = await answer(exchange)
-        status = response.status
+        # A stream that failed was answered 200; what is counted is how it went.
+        failed = exchange.committed is not None and exchange.committed.failed
+        status = 500 if failed else response.status
     finally:
         if exchange.place is not None:
             exchange.place.close(exchange.gateway.clock.now())
@@ -36,21 +38,44 @@ async def serve(exchange: Exchange) -> web.StreamResponse:
 
 
 async def answer(exchange: Exchange) -> web.StreamResponse:
-    """What the pipeline or the handler answers; what nobody foresaw becomes `internal` and a line in the log."""
+    """What the pipeline or the endpoint answers. This is the boundary of errors:
+
+                   before a head was sent                after it (`exchange.committed`)
+    GatewayError   the error as a response               one error event, or the connection is aborted
+    anything else  `internal` as a response, logged      the same with `internal`, logged
+    the client     nothing: raised, the connection ends  the same
+    left
+    """
     try:
         for middleware in PIPELINE:
             if (response := middleware(exchange)) is not None:
                 return response
-        return await exchange.endpoint.handle(exchange)
+        return await exchange.endpoint.kind.answer(exchange)
     except GatewayError as error:
         if error.detail:
             exchange.gateway.logger.info("refused", request_id=exchange.id, code=error.code, detail=error.detail)
-        return error_response(exchange, error)
+        failure = error
     except (ConnectionError, TimeoutError):
         raise
     except Exception as error:
         exchange.gateway.logger.error("request_failed", request_id=exchange.id, exc_info=error)
-        return error_response(exchange, GatewayError("internal"))
+        failure = GatewayError("internal")
+    if exchange.committed is None:
+        return error_response(exchange, failure)
+    return await _end_committed(exchange, exchange.committed, failure)
+
+
+async def _end_committed(exchange: Exchange, committed: Committed, failure: GatewayError) -> web.StreamResponse:
+    """The response whose head was sent, ended: a second head would be read as a part of its body."""
+    committed.failed = True
+    committed.response.force_close()
+    try:
+        if committed.fail is None:
+            raise failure
+        await committed.fail(failure)
+    except Exception:  # noqa: BLE001  # the client cannot be told, or is gone; why was logged before
+        exchange.connection.abort()
+    return committed.response
 
 
 def share(exchange: Exchange) -> web.StreamResponse | None:

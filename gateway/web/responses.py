@@ -17,9 +17,9 @@ import msgspec
 from aiohttp import hdrs, web
 
 from gateway.core.cursor import final_cursor
-from gateway.core.errors import Failure, GatewayError
-from gateway.formats import View, error_object, problem
-from gateway.streams.delivery import error_block
+from gateway.core.errors import GatewayError
+from gateway.formats import View, problem
+from gateway.streams.frames import error_frame
 from gateway.web.exchange import Exchange
 
 STREAM_HEADERS: Final = {
@@ -51,7 +51,7 @@ def error_response(exchange: Exchange, error: GatewayError) -> web.Response:
         headers[hdrs.RETRY_AFTER] = str(math.ceil(error.retry_after))
     if error.status == 401:
         headers[hdrs.WWW_AUTHENTICATE] = "Bearer"
-    body, content_type = _body(exchange, error.failure())
+    body, content_type = exchange.endpoint.kind.error_body(error.failure(), exchange.id)
     return web.Response(body=msgspec.json.encode(body), status=error.status, content_type=content_type, headers=headers)
 
 
@@ -77,15 +77,8 @@ def unparsable(status: int, message: str) -> web.Response:
     return response
 
 
-def _body(exchange: Exchange, failure: Failure) -> tuple[dict[str, Any], str]:
-    if exchange.endpoint.openai:
-        return error_object(failure), "application/json"
-    return problem(failure, exchange.id), "application/problem+json"
-
-
 def _in_band(exchange: Exchange, error: GatewayError, cursor: str = "") -> web.Response:
-    endpoint = exchange.endpoint
-    view = View("", "", "", 0)
-    text = f"retry: {retry_ms(endpoint.retry, error.retry_after)}\n\n"
-    text += error_block(endpoint.format, view, error, cursor)
+    kind = exchange.endpoint.kind
+    text = f"retry: {retry_ms(kind.retry, error.retry_after)}\n\n"
+    text += error_frame(kind.format, View("", "", "", 0), error, cursor)
     return web.Response(body=text.encode(), headers={**STREAM_HEADERS, **exchange.headers})

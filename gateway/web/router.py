@@ -6,13 +6,13 @@ are refused rather than resolved: behind them, a route's prefix would no longer 
 """
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from typing import Final, NamedTuple, NoReturn
 from urllib.parse import quote
 
 from gateway.core.errors import GatewayError
-from gateway.web.exchange import Endpoint, Exchange
+from gateway.web.exchange import Endpoint, Exchange, Kind
 
 _VARIABLE: Final = re.compile(r"\{([A-Za-z_][A-Za-z0-9_]*)\}")
 _FOREIGN: Final = re.compile(r"[^\x00-\x7f]+")
@@ -46,20 +46,38 @@ class Router:
             else:
                 self._exact[_encoded(path)] = endpoint
 
+    @property
+    def endpoints(self) -> Iterator[Endpoint]:
+        """All of them."""
+        yield from self._exact.values()
+        yield from (endpoint for _, endpoint in self._patterns)
+
     def match(self, raw_path: str) -> Match:
         """Where the path leads."""
         if endpoint := self._exact.get(_upper(raw_path)):
             return Match(endpoint, {})
         if _DOTS.search(raw_path):
-            return Match(replace(self._nowhere, handle=_refuse_dots), {})
+            return Match(replace(self._nowhere, kind=Dotted()), {})
         for pattern, endpoint in self._patterns:
             if found := pattern.fullmatch(raw_path):
                 return Match(endpoint, found.groupdict())
         return Match(self._nowhere, {})
 
 
-async def _refuse_dots(exchange: Exchange) -> NoReturn:
-    raise GatewayError("bad_request", "The path must not have '.' or '..' segments.")
+class Nowhere(Kind):
+    """A path that leads to nothing."""
+
+    methods = None
+
+    async def answer(self, exchange: Exchange) -> NoReturn:
+        raise GatewayError("not_found")
+
+
+class Dotted(Nowhere):
+    """A path with dot segments."""
+
+    async def answer(self, exchange: Exchange) -> NoReturn:
+        raise GatewayError("bad_request", "The path must not have '.' or '..' segments.")
 
 
 def _encoded(path: str) -> str:

@@ -9,7 +9,7 @@ from aiohttp import hdrs, web
 
 from gateway.core.credential import client_address
 from gateway.web.connection import Connection
-from gateway.web.exchange import Exchange
+from gateway.web.exchange import Exchange, peer_address
 from gateway.web.pipeline import serve
 from gateway.web.responses import unparsable
 from gateway.web.state import Gateway
@@ -51,13 +51,8 @@ class WebService:
             snapshot=snapshot,
             id=exchange_id,
             started=gateway.clock.now(),
-            address=client_address(_peer(request), request.headers.get(hdrs.X_FORWARDED_FOR), snapshot.trusted),
+            address=client_address(peer_address(request), request.headers.get(hdrs.X_FORWARDED_FOR), snapshot.trusted),
             endpoint=endpoint,
             path_params=params,
             headers={"X-Request-Id": exchange_id, hdrs.SERVER: "gateway"},
         )
-
-
-def _peer(request: web.BaseRequest) -> str:
-    peer = request.transport.get_extra_info("peername") if request.transport is not None else None
-    return str(peer[0]) if isinstance(peer, tuple) else ""

@@ -14,12 +14,12 @@ from typing import TYPE_CHECKING
 from structlog.typing import FilteringBoundLogger
 
 from gateway.clock import Clock
-from gateway.config import ChatRoute, Config
+from gateway.config import Config, History
 from gateway.core.credential import Keyring
 from gateway.core.quota import AddressLimiter, Limiter, Plan
 from gateway.core.sessions import Sessions
 from gateway.observe.metrics import Metrics
-from gateway.streams.generation import Engine, Generation
+from gateway.streams.engine import Engine
 from gateway.streams.registry import Registry
 from gateway.upstream.pool import Upstream
 
@@ -67,7 +67,7 @@ class Gateway:
     metrics: Metrics
     logger: FilteringBoundLogger
     engine: Engine
-    registry: Registry[Generation]
+    registry: Registry
     limiter: Limiter
     addresses: AddressLimiter
     snapshot: Snapshot
@@ -76,11 +76,13 @@ class Gateway:
     draining: bool = False
     sessions: dict[str, Sessions] = field(default_factory=dict)
 
-    def history(self, route: ChatRoute) -> Sessions | None:
-        """The sessions of a route, None where it keeps no history."""
-        if route.history is None:
+    def history(self, path: str, history: History | None) -> Sessions | None:
+        """The sessions of the route at this path, kept as it says; None where it keeps no history."""
+        if history is None:
             return None
-        sessions = self.sessions.get(route.path)
+        sessions = self.sessions.get(path)
         if sessions is None:
-            sessions = self.sessions[route.path] = Sessions(route.history.turns, route.history.ttl)
+            sessions = self.sessions[path] = Sessions(history.turns, history.ttl)
+        else:
+            sessions.configure(history.turns, history.ttl)  # a reload may have changed it
         return sessions

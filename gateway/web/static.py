@@ -13,8 +13,7 @@ from typing import Final
 
 from aiohttp import hdrs, web
 
-from gateway.formats import Format
-from gateway.web.exchange import Endpoint, Exchange
+from gateway.web.exchange import Endpoint, Exchange, Kind
 
 TYPES: Final = {
     "html": "text/html; charset=utf-8",
@@ -51,7 +50,7 @@ def products() -> Traversable:
     return package if (package / "pages").is_dir() else Path(__file__).parents[2]
 
 
-class StaticFile:
+class StaticFile(Kind):
     """Serves one file from memory.
 
     Args:
@@ -64,7 +63,7 @@ class StaticFile:
         self._etag = f'"{hashlib.sha256(content).hexdigest()[:16]}"'
         self._headers = {**headers, hdrs.ETAG: self._etag}
 
-    async def __call__(self, exchange: Exchange) -> web.StreamResponse:
+    async def answer(self, exchange: Exchange) -> web.StreamResponse:
         """The file, or 304 where the client has it."""
         headers = {**exchange.headers, **self._headers}
         if exchange.request.headers.get(hdrs.IF_NONE_MATCH) == self._etag:
@@ -72,14 +71,14 @@ class StaticFile:
         return web.Response(body=self._content, headers=headers)
 
 
-def static_endpoints(format_: Format, root: Traversable | None = None) -> Iterator[tuple[str, Endpoint]]:
+def static_endpoints(root: Traversable | None = None) -> Iterator[tuple[str, Endpoint]]:
     """The paths of the chat page's files and of the browser client, and what they lead to."""
     for path, file in _files(root or products()):
         content_type = TYPES.get(file.name.rpartition(".")[2])
         if content_type is not None:
             headers = {**PAGE, **OWN.get(path, {}), hdrs.CONTENT_TYPE: content_type}
             handler = StaticFile(file.read_bytes(), headers)
-            yield path, Endpoint("page", frozenset({"GET", "HEAD"}), handler, format_, public=True)
+            yield path, Endpoint("page", handler, public=True)
 
 
 def _files(root: Traversable) -> Iterator[tuple[str, Traversable]]:

@@ -1,4 +1,8 @@
-"""From a generation to a response: hold the headers for the upstream's real status, commit, deliver, leave.
+"""From a stream to a response: hold the headers for the upstream's real status, commit, deliver, leave.
+
+    holding --`commit_after`, the first event, or the client's FIN--> committed --delivery--> left
+       |
+       +--no stream--> passed through                 +--failed--> an error response, with its status
 
 Invariants:
 
@@ -16,23 +20,26 @@ from aiohttp.client import ClientResponse
 from aiohttp.http_writer import StreamWriter
 from multidict import CIMultiDict
 
-from gateway.core.cursor import Cursor, parse_cursor
+from gateway.core.cursor import Place, parse_cursor
 from gateway.core.errors import GatewayError
 from gateway.core.quota import Gate
 from gateway.core.rate import Rate
-from gateway.formats import View
 from gateway.observe.metrics import Outcome
-from gateway.streams.delivery import Delivery, Gzip, Reading, Sink
+from gateway.streams.delivery import Delivery
+from gateway.streams.frames import Frames
 from gateway.streams.generation import Generation
-from gateway.streams.log import END, Reader
+from gateway.streams.log import END
+from gateway.streams.reader import BEGINNING, Reader
+from gateway.streams.sink import Gzip, Sink
+from gateway.streams.stream import Followed
 from gateway.web.connection import Connection
-from gateway.web.exchange import Exchange
+from gateway.web.exchange import Committed, Exchange
 from gateway.web.responses import STREAM_HEADERS, retry_ms
 
 MAX_READERS: Final = 32
 """Readers of one stream at once."""
 RECONNECTS: Final = Rate(20, 10.0)
-"""Resumes of one stream: who comes back faster is told when to."""
+"""Resumes of one stream: a client that comes back faster is told when to."""
 
 _GZIP: Final = re.compile(r"(?:^|,)\s*gzip\s*(?:$|,|;(?!\s*q=0(?:\.0*)?\s*(?:$|,)))", re.IGNORECASE)
 """Source: RFC 9110 12.5.3."""
@@ -54,18 +61,27 @@ async def stream_new(
     Raises:
         GatewayError: the generation failed before anything was committed.
     """
-    reader = generation.attach(0)
-    attendance = _Attendance(generation, reader)
+    stay = _Stay(generation, generation.attach(BEGINNING))
+    # A client that half-closes before the headers is sent them at once: its answer tells whether it is still there.
+    closed = asyncio.get_running_loop().create_future()
     try:
-        passed = await _hold(exchange, generation, None if wait else generation.job.stream.commit_after)
-        if passed is not None and pass_through is not None:
+        if wait:
+            exchange.connection.check_open()
+        else:
+            exchange.connection.outlive_fin(lambda: None if closed.done() else closed.set_result(None))
+        commit_after = None if wait else generation.commit_after
+        opening = await generation.opened(within=commit_after, unless=closed)
+        generation.told = not closed.done()  # the id goes with the headers; a client that closed may never read them
+        if opening.error is not None:
+            raise opening.error
+        if opening.response is not None and pass_through is not None:
             try:
-                return await pass_through(passed)
+                return await pass_through(opening.response)
             finally:
                 generation.passed_on()
-        return await _deliver(exchange, attendance, resumed=False, index=0)
+        return await _deliver(exchange, stay, resumed=False)
     finally:
-        attendance.leave()
+        stay.leave()
 
 
 async def resume(exchange: Exchange, cursor_text: str, stream_id: str | None = None) -> web.StreamResponse:
@@ -88,43 +104,43 @@ async def resume(exchange: Exchange, cursor_text: str, stream_id: str | None = N
     if cursor.is_final:
         exchange.gateway.metrics.resume("ended")
         return web.Response(status=204, headers=exchange.headers)
-    generation = find_stream(exchange, cursor.stream_id)
+    followed = find_stream(exchange, cursor.stream_id)
     if stream_id not in (None, cursor.stream_id):
         raise _expired(exchange)
-    return await follow(exchange, generation, cursor)
+    return await follow(exchange, followed, cursor.place)
 
 
-async def follow(exchange: Exchange, generation: Generation, cursor: Cursor) -> web.StreamResponse:
+async def follow(exchange: Exchange, followed: Followed, place: Place) -> web.StreamResponse:
     """The response that reads a stream from a place in it.
 
     Raises:
         GatewayError: as `resume`.
     """
-    log = generation.log
-    if cursor.seq > log.last or cursor.seq < log.first - 1:
+    log = followed.log
+    if place.seq > log.last or place.seq < log.first - 1:
         raise _expired(exchange)
-    if log.read(cursor.seq, 1) is END:
+    if log.read(place.seq, 1) is END:
         exchange.gateway.metrics.resume("ended")
         return web.Response(status=204, headers=exchange.headers)
-    _limit_readers(exchange, generation)
+    _limit_readers(exchange, followed)
     exchange.gateway.metrics.resume("resumed")
-    attendance = _Attendance(generation, generation.attach(cursor.seq))
+    stay = _Stay(followed, followed.attach(place))
     try:
-        return await _deliver(exchange, attendance, resumed=cursor.seq > 0, index=cursor.tokens)
+        return await _deliver(exchange, stay, resumed=place.seq > 0)
     finally:
-        attendance.leave()
+        stay.leave()
 
 
-def find_stream(exchange: Exchange, stream_id: str) -> Generation:
+def find_stream(exchange: Exchange, stream_id: str) -> Followed:
     """The reader's stream of this id.
 
     Raises:
         GatewayError: `cursor_expired`, alike for unknown, expired and somebody else's.
     """
-    generation = exchange.gateway.registry.find(stream_id, exchange.owner)
-    if generation is None:
+    followed = exchange.gateway.registry.find(stream_id, exchange.owner)
+    if followed is None:
         raise _expired(exchange)
-    return generation
+    return followed
 
 
 def cursor_of(exchange: Exchange) -> str | None:
@@ -154,61 +170,39 @@ class _EventStream(web.StreamResponse):
 _SENT: Final = CIMultiDict[str]()
 
 
-class _Attendance:
-    """A reader's stay with a generation, left exactly once."""
+class _Stay:
+    """A reader's stay with a stream, left exactly once."""
 
-    def __init__(self, generation: Generation, reader: Reader) -> None:
-        self.generation = generation
+    def __init__(self, followed: Followed, reader: Reader) -> None:
+        self.followed = followed
         self.reader = reader
         self.sink: Sink | None = None
         self.reason: Outcome = "client_gone"
 
     def leave(self) -> None:
-        self.generation.detach(self.reader, self.sink.sent if self.sink else 0, self.reason)
+        self.followed.detach(self.reader, self.sink.sent if self.sink else 0, self.reason)
 
 
-async def _hold(exchange: Exchange, generation: Generation, commit_after: float | None) -> ClientResponse | None:
-    # A client that half-closes before the headers is sent them at once: its answer tells whether it is still there.
-    begun, closed = generation.begun, asyncio.get_running_loop().create_future()
-    if commit_after is None:
-        exchange.connection.check_open()
-    else:
-        exchange.connection.outlive_fin(lambda: None if closed.done() else closed.set_result(None))
-    await asyncio.wait((begun, closed), timeout=commit_after, return_when=asyncio.FIRST_COMPLETED)
-    generation.told = not closed.done()  # the id goes with the headers; who closed before may never read them
-    if not begun.done():
-        begun.set_result(None)  # the headers go out now: what is no stream comes too late
-    return begun.result()
-
-
-async def _deliver(exchange: Exchange, attendance: _Attendance, *, resumed: bool, index: int) -> web.StreamResponse:
-    generation = attendance.generation
-    job, log = generation.job, generation.log
-    gzip = Gzip() if job.stream.compress and _accepts_gzip(exchange.request) else None
-    response, writer = await _begin_response(exchange, log.stream_id, gzip is not None)
-    view = View(log.stream_id, job.session_id, log.model, generation.created, index, resumed)
-    reading = Reading(
-        format=job.format,
-        view=view,
-        stream=job.stream,
-        ids=job.stream.resume.enabled and reads_cursors(exchange),
-        merge=job.merge,
-        resumed=resumed,
-        retry_ms=retry_ms(job.stream.retry),
-    )
-    attendance.sink = sink = Sink(writer, exchange.connection, job.stream.write_timeout, gzip)
-    metrics = exchange.gateway.metrics.route(job.route)
-    delivery = Delivery(attendance.reader, sink, reading, exchange.gateway.clock, metrics)
-    exchange.connection.begin_stream(job.stream.write_timeout)
-    exchange.connection.outlive_fin(delivery.speak)
-    connections = metrics.connections["eventsource" if exchange.is_eventsource else "fetch"]
-    with connections.track_inprogress():
-        attendance.reason = await delivery.run()
-        if attendance.reason == "completed":
-            attendance.reason = await _handed_over(exchange.connection, job.stream.write_timeout)
-    exchange.connection.outlive_fin(None)
-    if attendance.reason != "completed":
-        exchange.connection.abort()
+async def _deliver(exchange: Exchange, stay: _Stay, *, resumed: bool) -> web.StreamResponse:
+    stream, connection = stay.followed.stream, exchange.connection
+    settings = stream.settings
+    cursors = settings.resumable and reads_cursors(exchange)
+    gzip = Gzip() if settings.compress and _accepts_gzip(exchange.request) else None
+    response, writer = await _begin_response(exchange, stream.id, gzip is not None)
+    stay.sink = sink = Sink(writer, connection, settings.write_timeout, gzip)
+    frames = Frames(stream, stay.reader.log, cursors=cursors, retry_ms=retry_ms(settings.retry), resumed=resumed)
+    metrics = exchange.gateway.metrics.route(stream.route)
+    delivery = Delivery(stay.reader, frames, sink, settings, clock=exchange.gateway.clock, metrics=metrics)
+    exchange.committed = Committed(response, delivery.fail)
+    connection.begin_stream(settings.write_timeout)
+    connection.outlive_fin(delivery.speak)
+    with metrics.connections["eventsource" if exchange.is_eventsource else "fetch"].track_inprogress():
+        stay.reason = await delivery.run()
+        if stay.reason == "completed":
+            stay.reason = await _handed_over(connection, settings.write_timeout)
+    connection.outlive_fin(None)
+    if stay.reason != "completed":
+        connection.abort()
     return response
 
 
@@ -242,14 +236,14 @@ def _accepts_gzip(request: web.BaseRequest) -> bool:
     return _GZIP.search(request.headers.get(hdrs.ACCEPT_ENCODING, "")) is not None
 
 
-def _limit_readers(exchange: Exchange, generation: Generation) -> None:
-    gate = generation.gate
+def _limit_readers(exchange: Exchange, followed: Followed) -> None:
+    gate = followed.gate
     if gate is None:
-        gate = generation.gate = Gate(RECONNECTS)
+        gate = followed.gate = Gate(RECONNECTS)
     wait = gate.take(exchange.gateway.clock.now())
     if wait > 0:
         raise GatewayError("rate_limited", "This stream is resumed too often.", retry_after=wait)
-    if len(generation.log.readers) >= MAX_READERS:
+    if len(followed.log.readers) >= MAX_READERS:
         raise GatewayError("too_many_streams", f"This stream has {MAX_READERS} readers.", retry_after=2)
 
 

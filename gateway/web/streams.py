@@ -4,30 +4,42 @@ import asyncio
 
 from aiohttp import web
 
-from gateway.core.cursor import Cursor, valid_stream_id
+from gateway.core.cursor import valid_stream_id
 from gateway.core.errors import GatewayError
-from gateway.web.exchange import Exchange
+from gateway.streams.reader import BEGINNING
+from gateway.streams.stream import Followed
+from gateway.web.exchange import Exchange, Kind
 from gateway.web.responses import json_response
 from gateway.web.streaming import cursor_of, find_stream, follow, resume
 
 
-async def read_or_stop(exchange: Exchange) -> web.StreamResponse:
-    """`GET`: the events after the cursor, or from the first one without a cursor. `DELETE`: as `stop`."""
-    stream_id = _stream_id(exchange)
-    if exchange.request.method == "DELETE":
-        return await stop(exchange)
-    if cursor := cursor_of(exchange):
-        return await resume(exchange, cursor, stream_id)
-    generation = find_stream(exchange, stream_id)
-    return await follow(exchange, generation, Cursor(stream_id, 0, 0))
+class ReadStream(Kind):
+    """`GET`: the events after the cursor, or from the first one without a cursor. `DELETE`: as `StopStream`."""
+
+    methods = frozenset({"GET", "DELETE"})
+
+    async def answer(self, exchange: Exchange) -> web.StreamResponse:
+        stream_id = _stream_id(exchange)
+        if exchange.request.method == "DELETE":
+            return await _stop(exchange, find_stream(exchange, stream_id))
+        if cursor := cursor_of(exchange):
+            return await resume(exchange, cursor, stream_id)
+        return await follow(exchange, find_stream(exchange, stream_id), BEGINNING)
 
 
-async def stop(exchange: Exchange) -> web.StreamResponse:
-    """`POST /streams/{id}/stop`: the generation ends; its readers are told. Stopping it again changes nothing."""
-    generation = find_stream(exchange, _stream_id(exchange))
-    generation.stop()
-    await asyncio.shield(generation.ended)  # a client that leaves cancels its own waiting, not the end
-    return json_response(exchange, {"id": generation.log.stream_id, "state": generation.state})
+class StopStream(Kind):
+    """`POST /streams/{id}/stop`: the stream ends; its readers are told. Stopping it again changes nothing."""
+
+    methods = frozenset({"POST"})
+
+    async def answer(self, exchange: Exchange) -> web.StreamResponse:
+        return await _stop(exchange, find_stream(exchange, _stream_id(exchange)))
+
+
+async def _stop(exchange: Exchange, followed: Followed) -> web.StreamResponse:
+    followed.stop()
+    await asyncio.shield(followed.ended)  # a client that leaves cancels its own waiting, not the end
+    return json_response(exchange, {"id": followed.stream.id, "state": followed.state})
 
 
 def _stream_id(exchange: Exchange) -> str:

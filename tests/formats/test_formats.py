@@ -36,8 +36,12 @@ def view(**changes: Any) -> View:
 
 
 def sent(form: Format, *events: Event, to: View | None = None) -> list[str]:
-    reader = to or view()
-    return [form.encode(event, reader) for event in events]
+    """The blocks of these events for one reader, the tokens counted as a delivery counts them."""
+    encoder, index, blocks = form.open(to or view()), 0, []
+    for event in events:
+        blocks.append(encoder.encode(event, index))
+        index = 0 if event.type == RESTART else index + (event.type == TOKEN)
+    return blocks
 
 
 # --- presets
@@ -90,7 +94,7 @@ def test_restart_is_told_and_counts_anew() -> None:
 
 def test_unknown_usage_is_null() -> None:
     over = Event(DONE, '{"finish_reason":"stop","usage":null,"full_text":""}')
-    assert '"usage":null' in compile_format("events").encode(over, view())
+    assert '"usage":null' in compile_format("events").open(view()).encode(over, 0)
 
 
 def test_resume_is_announced_only_by_a_start_that_tells() -> None:
@@ -98,7 +102,7 @@ def test_resume_is_announced_only_by_a_start_that_tells() -> None:
     assert not compile_format("typed").announces_resume
     assert not compile_format({"start": {"data": "$$resumed"}}).announces_resume
     assert not compile_format({"start": None}).announces_resume
-    resumed = compile_format("events").encode(STARTED, view(resumed=True))
+    resumed = compile_format("events").open(view(resumed=True)).encode(STARTED, 0)
     assert '"resumed":true' in resumed
 
 
@@ -119,7 +123,7 @@ def test_mapping_keeps_types_alone_and_text_inside_strings() -> None:
         "all": ["$retryable", "$retry_after", 1, None, {}, []],
         "said": "[$code] $message ($retry_after s) $$5 100%",
     }
-    block = compile_format({"error": {"json": body}}).encode(FAILED, view())
+    block = compile_format({"error": {"json": body}}).open(view()).encode(FAILED, 0)
     assert msgspec.json.decode(block.removeprefix("data: ")) == {
         "all": [True, 2.5, 1, None, {}, []],
         "said": "[upstream_cut] It broke off. (2.5 s) $5 100%",
@@ -188,7 +192,7 @@ def test_author_of_a_bottomless_format_is_refused() -> None:
 @given(st.text(st.characters(exclude_categories=["Cs"])))
 def test_any_text_reaches_an_eventsource_whole(text: str) -> None:
     for name in ("events", "data", "typed", "openai"):
-        block = compile_format(name).encode(Event(TOKEN, text), view()) + "\n"
+        block = compile_format(name).open(view()).encode(Event(TOKEN, text), 0) + "\n"
         (event,) = Decoder().feed(block.encode())
         assert text in _strings(msgspec.json.decode(event.data))
 
@@ -230,7 +234,7 @@ def test_openai_chunk_names_stream_time_and_model() -> None:
 
 
 def test_openai_client_gets_usage_when_it_asked() -> None:
-    _, usage, end = chunks(OpenAIFormat(include_usage=True).encode(OVER, view()))
+    _, usage, end = chunks(OpenAIFormat(include_usage=True).open(view()).encode(OVER, 0))
     assert usage["choices"] == []
     assert usage["usage"] == {"prompt_tokens": 3, "completion_tokens": 4, "total_tokens": 7}
     assert end == "[DONE]"
@@ -281,16 +285,17 @@ def test_verbatim_cleans_hostile_names() -> None:
 
 
 def test_verbatim_ends_with_the_logs_own_error_or_nothing() -> None:
-    form = Verbatim()
-    assert form.terminal(OVER, view()) == ""
-    assert form.terminal(FAILED, view()) == (
+    encoder = Verbatim().open(view())
+    assert encoder.terminal(OVER, 0) == ""
+    assert encoder.terminal(FAILED, 0) == (
         'event: error\ndata: {"code":"upstream_cut","message":"It broke off.","retryable":true,"retry_after":2.5}\n'
     )
 
 
 def test_other_formats_end_as_they_encode() -> None:
     for form in (compile_format("events"), OpenAIFormat()):
-        assert form.terminal(FAILED, view()) == form.encode(FAILED, view())
+        encoder = form.open(view())
+        assert encoder.terminal(FAILED, 0) == encoder.encode(FAILED, 0)
 
 
 # --- not streamed

@@ -7,15 +7,21 @@ from typing import Any
 import pytest
 
 from gateway.clock import Clock
-from gateway.config import Stream
+from gateway.config import Stream as Config
+from gateway.core.cursor import Place
 from gateway.core.errors import GatewayError
 from gateway.core.event import DONE, ERROR, START, THINKING, TOKEN, Event
-from gateway.formats import OpenAIFormat, View, compile_format
+from gateway.formats import OpenAIFormat, compile_format
 from gateway.observe.metrics import Metrics
-from gateway.streams.delivery import MAX_WRITE, Delivery, Gzip, Reading, Sink
-from gateway.streams.log import Budget, Log, Reader
+from gateway.streams.delivery import Delivery
+from gateway.streams.frames import Frames
+from gateway.streams.log import LogMemory, MemoryLog
+from gateway.streams.reader import BEGINNING, Reader
+from gateway.streams.sink import MAX_WRITE, Gzip, Sink
+from gateway.streams.stream import Stream, reader_settings
 
 ID = "x" * 22
+DATA = compile_format("data")
 
 
 class Socket:
@@ -65,15 +71,20 @@ class Desk:
 
     def __init__(self, **options: Any) -> None:
         self.clock = Clock(asyncio.get_running_loop())
-        self.log = Log(ID, "me", 1 << 20, Budget(1 << 20))
+        self.log = MemoryLog(1 << 20, LogMemory(1 << 20))
         self.socket = Socket()
-        stream = Stream.model_validate(options.pop("stream", {}))
-        self.reader = Reader(self.log, options.pop("after", 0), self.clock.wheel)
+        config = Config.model_validate({"merge": False} | options.pop("stream", {}))
+        config = config.model_copy(update={"merge": options.pop("merge", False)})
+        settings = reader_settings(config)
+        self.stream = Stream(
+            id=ID, owner="me", route="/r", created=0, format=options.pop("format", DATA), settings=settings
+        )
+        self.reader = Reader(self.log, options.pop("place", BEGINNING), self.clock.wheel)
         zipper = Gzip() if options.pop("gzip", False) else None
-        sink = Sink(self.socket, self.socket, stream.write_timeout, zipper)  # type: ignore[arg-type]
-        facts = {"format": compile_format("data"), "ids": True, "merge": False, "retry_ms": 2000} | options
-        reading = Reading(view=View(ID, "", "m", 0), stream=stream, **facts)
-        self.delivery = Delivery(self.reader, sink, reading, self.clock, Metrics().route("/r"))
+        sink = Sink(self.socket, self.socket, settings.write_timeout, zipper)  # type: ignore[arg-type]
+        self.frames = Frames(self.stream, self.log, **{"cursors": True, "retry_ms": 2000} | options)
+        metrics = Metrics().route("/r")
+        self.delivery = Delivery(self.reader, self.frames, sink, settings, clock=self.clock, metrics=metrics)
 
     def says(self, *texts: str) -> None:
         self.log.append([Event(TOKEN, text) for text in texts])
@@ -101,24 +112,22 @@ async def test_client_is_sent_the_log_and_its_end() -> None:
 
 
 async def test_client_that_comes_back_is_sent_what_follows_its_cursor() -> None:
-    desk = Desk(after=0, ids=False)
+    desk = Desk(place=Place(1, 1), cursors=False)
     desk.says("a", "b")
-    desk.reader.after = 1
-    desk.delivery._sent = 1
     desk.ends()
     await desk.run()
     assert desk.socket.text == ':\n\ndata: {"content":"b"}\n\ndata: [DONE]\n\n'
 
 
-@pytest.mark.parametrize("ids", [True, False])
-async def test_crowd_that_was_cut_is_told_when_to_come_back(ids: bool) -> None:
-    desk = Desk(ids=ids, retry_ms=1900)
+@pytest.mark.parametrize("cursors", [True, False])
+async def test_crowd_that_was_cut_is_told_when_to_come_back(cursors: bool) -> None:
+    desk = Desk(cursors=cursors, retry_ms=1900)
     desk.ends(GatewayError("drained", retry_after=7.5))
     await desk.run()
     *_, last, rest = desk.socket.text.split("\n\n")
     assert "retry: 9400\ndata: " in last
     assert rest == ""
-    assert last.startswith("id: ") == ids
+    assert last.startswith("id: ") == cursors
 
 
 @pytest.mark.parametrize("failure", [None, GatewayError("upstream_cut")])
@@ -185,7 +194,7 @@ async def test_every_piece_of_a_compressed_stream_can_be_read_at_once() -> None:
 
 
 async def test_text_is_held_until_its_sentence_ends_and_released_at_the_end() -> None:
-    desk = Desk(stream={"batch": {"boundary": "sentence"}}, ids=False, merge=True)
+    desk = Desk(stream={"batch": {"boundary": "sentence"}}, cursors=False, merge=True)
     running = asyncio.ensure_future(desk.run())
     for text in ("你", "好。", "再"):
         desk.says(text)

@@ -4,7 +4,6 @@ import asyncio
 import gc
 import weakref
 from collections.abc import AsyncIterator
-from dataclasses import replace
 from typing import Any
 
 import aiohttp
@@ -14,16 +13,20 @@ from structlog.testing import capture_logs
 
 from gateway.clock import Clock
 from gateway.config import Config
+from gateway.core.cursor import Place
 from gateway.core.errors import GatewayError
 from gateway.core.event import DONE, ERROR, START, TOKEN, Event
 from gateway.core.quota import Lease, Limiter, Plan
 from gateway.dialects.base import Answer, Call
 from gateway.formats import compile_format
 from gateway.observe.metrics import Metrics
-from gateway.streams.generation import Engine, Generation
-from gateway.streams.log import Reader, State
-from gateway.streams.pump import Job
+from gateway.streams.engine import Engine
+from gateway.streams.generation import Generation
+from gateway.streams.job import Job
+from gateway.streams.log import MemoryLog, State
+from gateway.streams.reader import BEGINNING, Reader
 from gateway.streams.registry import Registry
+from gateway.streams.stream import Stream, reader_settings
 from gateway.upstream.http import new_session
 from gateway.upstream.pool import Target, Upstream
 from gateway.web.kinds.asking import ChatSource
@@ -63,7 +66,7 @@ class Works:
     def __init__(self, session: aiohttp.ClientSession) -> None:
         clock = Clock(asyncio.get_running_loop())
         self.metrics = Metrics()
-        self.registry: Registry[Generation] = Registry(clock.wheel, 1 << 20)
+        self.registry = Registry(clock.wheel, 1 << 20)
         self.engine = Engine(clock, self.registry, self.metrics, structlog.get_logger(), session, {})
         self.limiter = Limiter()
 
@@ -86,6 +89,7 @@ class Works:
             "principal": "me",
             "request_id": "r1",
             "format": compile_format("events"),
+            "readers": reader_settings(config.routes[0].stream),
             "announce": True,
         }
         if changes.pop("unread", False):
@@ -93,7 +97,14 @@ class Works:
         lease = self.limiter.admit(PLAN, "me", 0, self.engine.clock.now())
         assert isinstance(lease, Lease)
         job = Job(**facts | changes)
-        return self.registry.create("me", 1 << 20, lambda log: Generation(job, log, lease, self.engine))
+
+        def make(stream_id: str, log: MemoryLog) -> Generation:
+            stream = Stream(
+                id=stream_id, owner="me", route=job.route, created=0, format=job.format, settings=job.readers
+            )
+            return Generation(stream, log, job, lease, self.engine)
+
+        return self.registry.create(1 << 20, make)
 
     def started(self, url: str, **changes: Any) -> Generation:
         generation = self.generation(url, **changes)
@@ -131,12 +142,13 @@ async def read_all(reader: Reader) -> list[Event]:
     events: list[Event] = []
     while not isinstance(got := await reader.read(99, 5), State):
         events += got
+        reader.advance(len(got))
     return events
 
 
 async def until_streaming(generation: Generation) -> None:
     async with asyncio.timeout(5):
-        await generation.begun
+        await generation.opened()
 
 
 # -- its end -------------------------------------------------------------------------------------------------------
@@ -145,7 +157,7 @@ async def until_streaming(generation: Generation) -> None:
 async def test_answer_that_completes_is_whole(works: Works) -> None:
     async with ScriptedUpstream([*openai_answer("a", "b"), Cut()]) as upstream:
         generation = works.started(upstream.url)
-        events = await read_all(generation.attach(0))
+        events = await read_all(generation.attach(BEGINNING))
     assert [event.type for event in events] == [START, TOKEN, TOKEN, DONE]
     assert (generation.state, works.outcomes()) == ("completed", {"completed": 1})
 
@@ -156,7 +168,7 @@ async def test_abort_before_the_first_step_ends_it_without_asking_anybody(works:
         generation.abort(GatewayError("drained", retry_after=3))
         await asyncio.wait_for(generation.ended, 1)
         assert upstream.connections == 0
-    assert [event.type for event in await read_all(generation.attach(0))] == [START, ERROR]
+    assert [event.type for event in await read_all(generation.attach(BEGINNING))] == [START, ERROR]
     assert (generation.state, works.outcomes()) == ("drained", {"drained": 1})
     assert works.count("gateway_upstream_requests_total") == 0
 
@@ -180,7 +192,7 @@ async def test_first_of_two_aborts_decides(works: Works) -> None:
         await generation.ended
         generation.stop()
     assert (generation.state, works.outcomes()) == ("auth_expired", {"auth_expired": 1})
-    assert [event.type for event in await read_all(generation.attach(0))].count(ERROR) == 1
+    assert [event.type for event in await read_all(generation.attach(BEGINNING))].count(ERROR) == 1
 
 
 async def test_stop_keeps_what_was_said(works: Works) -> None:
@@ -189,7 +201,7 @@ async def test_stop_keeps_what_was_said(works: Works) -> None:
         generation = works.started(upstream.url, on_answer=answers.append)
         await until_streaming(generation)
         generation.stop()
-        events = await read_all(generation.attach(0))
+        events = await read_all(generation.attach(BEGINNING))
     assert events[-1].type == DONE
     assert '"finish_reason":"stopped"' in events[-1].data
     assert answers == ["a"]
@@ -228,11 +240,11 @@ async def test_last_reader_to_leave_starts_the_clock_and_the_next_one_stops_it(w
     async with ScriptedUpstream(ENDLESS) as upstream:
         generation = works.started(upstream.url, stream={"on_disconnect": {"after": "300ms"}})
         generation.told = True
-        first, second = generation.attach(0), generation.attach(0)
+        first, second = generation.attach(BEGINNING), generation.attach(BEGINNING)
         await until_streaming(generation)
         generation.detach(first, 0)
         generation.detach(second, 0)
-        back = generation.attach(1)
+        back = generation.attach(Place(1, 0))
         await asyncio.sleep(0.5)
         assert generation.state == "streaming"
         generation.detach(back, 0)
@@ -243,7 +255,7 @@ async def test_last_reader_to_leave_starts_the_clock_and_the_next_one_stops_it(w
 async def test_reader_that_leaves_while_it_ends_changes_nothing(works: Works) -> None:
     async with ScriptedUpstream(ENDLESS) as upstream:
         generation = works.started(upstream.url, stream={"on_disconnect": {"after": "0s"}})
-        reader = generation.attach(0)
+        reader = generation.attach(BEGINNING)
         await until_streaming(generation)
         generation.stop()
         generation.detach(reader, 10, "slow_reader")
@@ -255,13 +267,13 @@ async def test_end_is_logged_once_when_the_last_reader_has_left(works: Works) ->
     with capture_logs() as lines:
         async with ScriptedUpstream([*openai_answer("a"), Cut()]) as upstream:
             generation = works.started(upstream.url)
-            readers = [generation.attach(0), generation.attach(0)]
+            readers = [generation.attach(BEGINNING), generation.attach(BEGINNING)]
             await generation.ended
             generation.detach(readers[0], 10)
             assert lines == []
             await asyncio.sleep(0.2)
             generation.detach(readers[1], 20)
-            late = generation.attach(0)
+            late = generation.attach(BEGINNING)
             generation.detach(late, 30)
     [line] = lines
     assert (line["event"], line["bytes"], line["connections"]) == ("stream_end", 30, 2)
@@ -274,8 +286,8 @@ async def test_answer_to_pass_on_does_not_outlive_its_only_reader(works: Works, 
         generation = works.started(
             upstream.url, unread=True, canonical=False, announce=False, stream={"on_disconnect": {"after": after}}
         )
-        reader = generation.attach(0)
-        assert await generation.begun is not None
+        reader = generation.attach(BEGINNING)
+        assert (await generation.opened()).response is not None
         generation.detach(reader, 0)
         await asyncio.wait_for(generation.ended, 1)
     assert works.outcomes() == {"client_gone": 1}
@@ -286,7 +298,7 @@ async def test_answer_to_pass_on_that_comes_too_late_is_dropped(works: Works) ->
         generation = works.started(
             upstream.url, unread=True, canonical=False, announce=False, stream={"on_disconnect": {"after": "never"}}
         )
-        generation.detach(generation.attach(0), 0)
+        generation.detach(generation.attach(BEGINNING), 0)
         await asyncio.wait_for(generation.ended, 2)
     assert works.outcomes() == {"client_gone": 1}
 
@@ -294,14 +306,14 @@ async def test_answer_to_pass_on_that_comes_too_late_is_dropped(works: Works) ->
 async def test_answer_that_was_passed_on_is_completed_and_not_kept(works: Works) -> None:
     async with ScriptedUpstream([response(200, "{}")]) as upstream:
         generation = works.started(upstream.url, unread=True, canonical=False, announce=False)
-        reader = generation.attach(0)
-        assert await generation.begun is not None
+        reader = generation.attach(BEGINNING)
+        assert (await generation.opened()).response is not None
         generation.passed_on()
         generation.detach(reader, 2)
         await asyncio.wait_for(generation.ended, 1)
         await asyncio.sleep(0.1)
     assert works.outcomes() == {"completed": 1}
-    assert (len(works.registry), works.registry.budget.used) == (0, 0)
+    assert (len(works.registry), works.registry.memory.used) == (0, 0)
 
 
 # -- what is left --------------------------------------------------------------------------------------------------
@@ -314,10 +326,9 @@ async def test_ended_generation_keeps_its_log_and_nothing_of_the_request(works: 
 
     async with ScriptedUpstream(script) as upstream:
         prompt, remember = Prompt(role="user", content="hi"), Remember()
-        generation = works.generation(upstream.url)
         chat = {"model": "m", "messages": [prompt]}
         source = ChatSource(chat)
-        generation.job = replace(generation.job, source=source, on_answer=remember)
+        generation = works.generation(upstream.url, source=source, on_answer=remember)
         gone = [weakref.ref(prompt), weakref.ref(remember)]
         generation.start()
         waiting = asyncio.ensure_future(first_answer(generation))
@@ -327,7 +338,7 @@ async def test_ended_generation_keeps_its_log_and_nothing_of_the_request(works: 
     gc.collect()
     assert [ref() for ref in gone] == [None, None]
     assert generation.log.last >= 2
-    assert works.registry.find(generation.log.stream_id, "me") is generation
+    assert works.registry.find(generation.stream.id, "me") is generation
 
 
 class Remember:
@@ -336,11 +347,8 @@ class Remember:
 
 
 async def first_answer(generation: Generation) -> str:
-    try:
-        await generation.begun
-    except GatewayError as error:
-        return error.code
-    return ""
+    opening = await generation.opened()
+    return opening.error.code if opening.error is not None else ""
 
 
 async def test_memory_of_all_logs_is_given_back_to_the_byte(works: Works) -> None:
@@ -348,11 +356,11 @@ async def test_memory_of_all_logs_is_given_back_to_the_byte(works: Works) -> Non
     async with ScriptedUpstream(*scripts) as upstream:
         for _ in scripts:
             generation = works.started(upstream.url, stream={"resume": {"enabled": False}})
-            reader = generation.attach(0)
+            reader = generation.attach(BEGINNING)
             await generation.ended
             generation.detach(reader, 0)
         await asyncio.sleep(0.1)
-    assert (len(works.registry), works.registry.budget.used) == (0, 0)
+    assert (len(works.registry), works.registry.memory.used) == (0, 0)
 
 
 async def test_upstream_that_cannot_be_reached_counts_as_an_attempt_without_status(works: Works) -> None:
@@ -367,7 +375,7 @@ async def test_slots_are_back_after_every_kind_of_end(works: Works) -> None:
         assert works.slots_taken() == 3
         running[0].stop()
         running[1].abort(GatewayError("drained"))
-        running[2].detach(running[2].attach(0), 0)
+        running[2].detach(running[2].attach(BEGINNING), 0)
         running[2].stop()
         await asyncio.gather(*(generation.ended for generation in running))
     assert works.slots_taken() == 0

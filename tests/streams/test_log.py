@@ -2,14 +2,27 @@
 
 import asyncio
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gateway.clock import Wheel
+from gateway.core.cursor import Place
 from gateway.core.event import DONE, TOKEN, Event
-from gateway.streams.log import END, EVENT_OVERHEAD, LOG_OVERHEAD, NOTHING, TRIMMED, Budget, Log, Reader, State
+from gateway.streams.log import (
+    END,
+    EVENT_OVERHEAD,
+    LOG_OVERHEAD,
+    NOTHING,
+    TRIMMED,
+    LogMemory,
+    MemoryLog,
+    ReadResult,
+    State,
+)
+from gateway.streams.reader import Reader
 
 SIZE = EVENT_OVERHEAD + 1
 """Bytes of an event of one character."""
@@ -22,8 +35,8 @@ def token(text: str) -> Event:
     return Event(TOKEN, text)
 
 
-def log_of(*texts: str, max_bytes: int = ROOMY, budget: Budget | None = None) -> Log:
-    log = Log("x" * 22, "me", max_bytes, budget or Budget(ROOMY))
+def log_of(*texts: str, max_bytes: int = ROOMY, memory: LogMemory | None = None) -> MemoryLog:
+    log = MemoryLog(max_bytes, memory or LogMemory(ROOMY))
     for text in texts:
         log.append([token(text)])
     return log
@@ -34,10 +47,18 @@ def texts(got: object) -> list[str]:
     return [event.data for event in got]
 
 
+async def read_on(reader: Reader, limit: int, timeout: float) -> ReadResult:
+    """What follows the reader's place, which is then behind it."""
+    got = await reader.read(limit, timeout)
+    if not isinstance(got, State):
+        reader.advance(len(got))
+    return got
+
+
 @pytest.fixture
 async def attach() -> Attach:
     wheel = Wheel(asyncio.get_running_loop())
-    return lambda log, after=0: Reader(log, after, wheel)
+    return lambda log, after=0: Reader(log, Place(after, 0), wheel)
 
 
 # -- outcomes ------------------------------------------------------------------------------------------------------
@@ -96,7 +117,7 @@ async def test_log_is_full_rather_than_lossy_while_somebody_reads(attach: Attach
     for text in "abcdef":
         log.append([token(text)])
     assert log.full
-    assert texts(await reader.read(9, 0)) == list("abcdef")
+    assert texts(await read_on(reader, 9, 0)) == list("abcdef")
     assert not log.full
 
 
@@ -107,7 +128,7 @@ async def test_writer_gets_room_when_the_reader_moves_on(attach: Attach) -> None
     waiting = asyncio.ensure_future(log.room())
     await asyncio.sleep(0)
     assert not waiting.done()
-    await reader.read(9, 0)
+    await read_on(reader, 9, 0)
     await asyncio.wait_for(waiting, 1)
 
 
@@ -115,7 +136,7 @@ async def test_writer_gets_room_when_the_slowest_reader_leaves(attach: Attach) -
     log = log_of(max_bytes=2 * SIZE)
     slow, fast = attach(log), attach(log)
     log.append([token(text) for text in "abcde"])
-    await fast.read(9, 0)
+    await read_on(fast, 9, 0)
     assert log.full
     waiting = asyncio.ensure_future(log.room())
     await asyncio.sleep(0)
@@ -133,7 +154,7 @@ async def test_writer_that_waits_for_room_can_be_cancelled(attach: Attach) -> No
     with pytest.raises(asyncio.CancelledError):
         await waiting
     log.close(None)
-    assert texts(await reader.read(9, 0)) == ["a", "b"]
+    assert texts(await read_on(reader, 9, 0)) == ["a", "b"]
 
 
 async def test_event_larger_than_the_log_passes_through_to_its_reader(attach: Attach) -> None:
@@ -141,7 +162,7 @@ async def test_event_larger_than_the_log_passes_through_to_its_reader(attach: At
     reader = attach(log)
     log.append([token("x" * 10_000)])
     assert log.full
-    assert texts(await reader.read(1, 0)) == ["x" * 10_000]
+    assert texts(await read_on(reader, 1, 0)) == ["x" * 10_000]
     assert (log.size, log.full) == (0, False)
 
 
@@ -154,13 +175,13 @@ def test_long_upstream_ids_count_as_bytes() -> None:
 
 
 def test_budget_is_back_at_zero_when_all_logs_are_gone() -> None:
-    budget = Budget(ROOMY)
-    logs = [log_of(*"abcdefghij", max_bytes=size * SIZE, budget=budget) for size in (1, 3, 100)]
-    assert budget.used == sum(log.size + LOG_OVERHEAD for log in logs)
+    memory = LogMemory(ROOMY)
+    logs = [log_of(*"abcdefghij", max_bytes=size * SIZE, memory=memory) for size in (1, 3, 100)]
+    assert memory.used == sum(log.size + LOG_OVERHEAD for log in logs)
     for log in logs:
         log.close(Event(DONE, "end"))
         log.discard()
-    assert budget.used == 0
+    assert memory.used == 0
 
 
 # -- waiting -------------------------------------------------------------------------------------------------------
@@ -168,7 +189,7 @@ def test_budget_is_back_at_zero_when_all_logs_are_gone() -> None:
 
 async def test_reader_is_woken_by_an_event(attach: Attach) -> None:
     log = log_of()
-    reading = asyncio.ensure_future(attach(log).read(9, 5))
+    reading = asyncio.ensure_future(read_on(attach(log), 9, 5))
     await asyncio.sleep(0)
     log.append([token("a")])
     assert texts(await asyncio.wait_for(reading, 1)) == ["a"]
@@ -176,7 +197,7 @@ async def test_reader_is_woken_by_an_event(attach: Attach) -> None:
 
 async def test_reader_is_woken_by_the_end(attach: Attach) -> None:
     log = log_of()
-    reading = asyncio.ensure_future(attach(log).read(9, 5))
+    reading = asyncio.ensure_future(read_on(attach(log), 9, 5))
     await asyncio.sleep(0)
     log.close(None)
     assert await asyncio.wait_for(reading, 1) is END
@@ -187,29 +208,29 @@ async def test_reader_waits_no_longer_than_it_said(attach: Attach) -> None:
     loop = asyncio.get_running_loop()
     for timeout in (0.2, 0.05, 0.1):  # a shorter patience than before counts at once
         began = loop.time()
-        assert await reader.read(9, timeout) is NOTHING
+        assert await read_on(reader, 9, timeout) is NOTHING
         assert timeout - 0.01 <= loop.time() - began < timeout + 0.2
 
 
 async def test_shorter_patience_counts_although_a_longer_timer_runs(attach: Attach) -> None:
     log, loop = log_of(), asyncio.get_running_loop()
     reader = attach(log)
-    reading = asyncio.ensure_future(reader.read(9, 0.4))
+    reading = asyncio.ensure_future(read_on(reader, 9, 0.4))
     await asyncio.sleep(0)
     log.append([token("a")])
     await reading
     began = loop.time()
-    assert await reader.read(9, 0.05) is NOTHING
+    assert await read_on(reader, 9, 0.05) is NOTHING
     assert loop.time() - began < 0.3
 
 
 async def test_reader_without_patience_is_answered_at_once(attach: Attach) -> None:
-    assert await attach(log_of()).read(9, 0) is NOTHING
+    assert await read_on(attach(log_of()), 9, 0) is NOTHING
 
 
 async def test_reader_that_is_interrupted_says_that_there_is_nothing(attach: Attach) -> None:
     reader = attach(log_of())
-    reading = asyncio.ensure_future(reader.read(9, 5))
+    reading = asyncio.ensure_future(read_on(reader, 9, 5))
     await asyncio.sleep(0)
     reader.interrupt()
     reader.interrupt()
@@ -218,7 +239,7 @@ async def test_reader_that_is_interrupted_says_that_there_is_nothing(attach: Att
 
 async def test_every_reader_is_woken_also_beside_one_that_gave_up(attach: Attach) -> None:
     log = log_of()
-    gone, *stay = [asyncio.ensure_future(attach(log).read(9, 5)) for _ in range(3)]
+    gone, *stay = [asyncio.ensure_future(read_on(attach(log), 9, 5)) for _ in range(3)]
     await asyncio.sleep(0)
     gone.cancel()
     log.append([token("a")])
@@ -228,9 +249,9 @@ async def test_every_reader_is_woken_also_beside_one_that_gave_up(attach: Attach
 async def test_readers_follow_from_their_own_places(attach: Attach) -> None:
     log = log_of(*"abc")
     first, second = attach(log, 0), attach(log, 2)
-    assert texts(await first.read(1, 0)) == ["a"]
-    assert texts(await second.read(9, 0)) == ["c"]
-    assert texts(await first.read(9, 0)) == ["b", "c"]
+    assert texts(await read_on(first, 1, 0)) == ["a"]
+    assert texts(await read_on(second, 9, 0)) == ["c"]
+    assert texts(await read_on(first, 9, 0)) == ["b", "c"]
 
 
 async def test_reader_leaves_twice_without_harm(attach: Attach) -> None:
@@ -253,36 +274,36 @@ STEPS = st.one_of(
 
 @settings(max_examples=300, deadline=None)
 @given(st.integers(1, 3000), st.lists(STEPS, max_size=60))
-def test_readers_never_lose_double_or_reorder_whatever_happens(max_bytes: int, script: list[tuple]) -> None:
+def test_readers_never_lose_double_or_reorder_whatever_happens(max_bytes: int, script: list[tuple[Any, ...]]) -> None:
     """A list that is never trimmed is the model; what readers get must be its runs, and only detached places go."""
     asyncio.run(play(max_bytes, script))
 
 
-async def play(max_bytes: int, script: list[tuple]) -> None:
-    budget, model, wheel = Budget(ROOMY), list[str](), Wheel(asyncio.get_running_loop())
-    log, readers = Log("x" * 22, "me", max_bytes, budget), list[Reader]()
+async def play(max_bytes: int, script: list[tuple[Any, ...]]) -> None:
+    memory, model, wheel = LogMemory(ROOMY), list[str](), Wheel(asyncio.get_running_loop())
+    log, readers = MemoryLog(max_bytes, memory), list[Reader]()
     for step in script:
         match step:
             case "append", sizes:
                 model += [f"{len(model) + place}:" + "x" * size for place, size in enumerate(sizes)]
                 log.append([token(text) for text in model[-len(sizes) :]])
             case "attach", after if log.first - 1 <= after <= log.last:
-                readers.append(Reader(log, after, wheel))
+                readers.append(Reader(log, Place(after, 0), wheel))
             case "read", number, limit if readers:
                 await check_read(readers[number % len(readers)], limit, model)
             case "leave", number if readers:
                 readers.pop(number % len(readers)).close()
-        check_bounds(log, readers, model, budget)
+        check_bounds(log, readers, model, memory)
     log.close(Event(DONE, "end"))
     for reader in readers:
         await check_drained(reader, [*model, "end"])
     log.discard()
-    assert budget.used == 0
+    assert memory.used == 0
 
 
 async def check_read(reader: Reader, limit: int, model: list[str]) -> None:
     after = reader.after
-    got = await reader.read(limit, 0)
+    got = await read_on(reader, limit, 0)
     if after == len(model):
         assert got is NOTHING
     else:
@@ -290,9 +311,9 @@ async def check_read(reader: Reader, limit: int, model: list[str]) -> None:
         assert reader.after == after + len(texts(got))
 
 
-def check_bounds(log: Log, readers: list[Reader], model: list[str], budget: Budget) -> None:
+def check_bounds(log: MemoryLog, readers: list[Reader], model: list[str], memory: LogMemory) -> None:
     assert log.last == len(model)
-    assert budget.used == log.size + LOG_OVERHEAD
+    assert memory.used == log.size + LOG_OVERHEAD
     assert log.size == sum(len(text) + EVENT_OVERHEAD for text in model[log.first - 1 :])
     assert log.full == (log.size > log.max_bytes)
     assert all(reader.after >= log.first - 1 for reader in readers)
@@ -302,7 +323,7 @@ def check_bounds(log: Log, readers: list[Reader], model: list[str], budget: Budg
 
 async def check_drained(reader: Reader, whole: list[str]) -> None:
     after, rest = reader.after, []
-    while not isinstance(got := await reader.read(3, 0), State):
+    while not isinstance(got := await read_on(reader, 3, 0), State):
         rest += texts(got)
     assert got is END
     assert rest == whole[after:]

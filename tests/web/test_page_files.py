@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 
-from gateway.formats import compile_format
 from gateway.web.static import static_endpoints
 from tests.kit.program import ROOT, find_program
 
@@ -53,7 +52,7 @@ def test_page_loads_nothing_from_elsewhere(file: Path) -> None:
 def test_page_without_its_parser_is_served_all_the_same(tmp_path: Path) -> None:
     shutil.copytree(PAGE, tmp_path / "pages" / "chat", ignore=shutil.ignore_patterns("lib"))
     shutil.copytree(CLIENT, tmp_path / "client")
-    paths = {path for path, _ in static_endpoints(compile_format("events"), tmp_path)}
+    paths = {path for path, _ in static_endpoints(tmp_path)}
     assert {"/", "/client.js", "/page/chat.js"} < paths
     assert "/page/lib/markdown.js" not in paths
 

@@ -4,6 +4,7 @@ The upstream is always asked for a stream, also for an answer that is wanted who
 silence and size, and knows a cut answer from a finished one.
 """
 
+from collections.abc import Awaitable, Sequence
 from typing import Any
 
 import msgspec
@@ -12,47 +13,36 @@ from aiohttp import web
 from gateway.config import OpenAIRoute
 from gateway.core.errors import Failure, GatewayError
 from gateway.core.event import ERROR, Done
-from gateway.formats import Completion, OpenAIFormat, View
+from gateway.core.quota import Quota, Refusal, openai_rate_limit_headers
+from gateway.formats import Completion, OpenAIFormat, error_object
 from gateway.streams.generation import Generation
-from gateway.streams.log import END, NOTHING, Reader, State
-from gateway.streams.pump import Job
+from gateway.streams.log import END, NOTHING, State
+from gateway.streams.reader import BEGINNING, Reader
 from gateway.upstream.pool import Upstream
-from gateway.web.admission import admit, expires_in
 from gateway.web.body import read_json_object
 from gateway.web.exchange import Exchange
 from gateway.web.kinds.asking import ChatSource, estimate_tokens
+from gateway.web.kinds.base import Asked, RouteKind
 from gateway.web.responses import json_response
-from gateway.web.streaming import cursor_of, resume, stream_new
+from gateway.web.streaming import stream_new
 
 READ_LIMIT = 512
 PATIENCE = 60.0
 """Seconds after which a waiting read looks again; the generation's own limits end it."""
 
 
-class OpenAIHandler:
-    """Serves one openai route.
+class OpenAI(RouteKind[OpenAIRoute]):
+    """Serves one openai route."""
 
-    Args:
-        route: its settings.
-        chain: who answers, and who else.
-    """
+    methods = frozenset({"POST"})
+    format = OpenAIFormat()
 
     def __init__(self, route: OpenAIRoute, chain: tuple[Upstream, ...]) -> None:
-        self._route = route
-        self._chain = chain
+        super().__init__(route, chain)
+        self.models = frozenset({route.model} if route.model else ())
 
-    async def __call__(self, exchange: Exchange) -> web.StreamResponse:
-        """The stream of an answer, or the whole answer as one object."""
-        if self._route.stream.resume.enabled and (cursor := cursor_of(exchange)):
-            return await resume(exchange, cursor)
-        chat = await self._chat(exchange)
-        streaming = chat.get("stream") is True
-        generation = admit(exchange, self._job(exchange, chat), _max_tokens(chat))
-        if streaming:
-            return await stream_new(exchange, generation)
-        return await _whole(exchange, generation)
-
-    async def _chat(self, exchange: Exchange) -> dict[str, Any]:
+    async def read(self, exchange: Exchange) -> Asked:
+        """The chat request, with the members checked that the gateway itself reads."""
         chat = await read_json_object(exchange.request, exchange.snapshot.config.server.max_body)
         if not isinstance(chat.get("messages"), list) or not chat["messages"]:
             raise GatewayError("bad_request", "'messages' is required and must be a non-empty array.")
@@ -60,43 +50,54 @@ class OpenAIHandler:
             raise GatewayError("bad_request", "'stream' must be true or false.")
         if not isinstance(chat.get("stream_options") or {}, dict):
             raise GatewayError("bad_request", "'stream_options' must be an object.")
-        if not isinstance(chat.setdefault("model", self._route.model or ""), str):
+        if not isinstance(chat.setdefault("model", self.route.model or ""), str):
             raise GatewayError("bad_request", "'model' must be a string.")
-        return chat
-
-    def _job(self, exchange: Exchange, chat: dict[str, Any]) -> Job:
         usage = bool((chat.get("stream_options") or {}).get("include_usage"))
-        return Job(
-            route=self._route.path,
-            source=ChatSource(chat, keep_chunks=True, keep_usage=usage or not chat.get("stream")),
-            chain=self._chain,
-            stream=self._route.stream,
-            timeouts=self._route.timeouts,
-            model=chat["model"],
-            principal=exchange.who.id,
-            request_id=exchange.id,
-            trace=exchange.trace,
-            format=OpenAIFormat(include_usage=usage),
+        limits = [chat.get(name) for name in ("max_completion_tokens", "max_tokens")]
+        job = self.job(
+            exchange,
+            ChatSource(chat, keep_chunks=True, keep_usage=usage or not chat.get("stream")),
+            OpenAIFormat(include_usage=usage),
+            chat["model"],
             several=chat.get("n") not in (None, 1),
             input_tokens=estimate_tokens(chat["messages"], chat.get("tools")),
-            expires_in=expires_in(exchange),
         )
+        max_tokens = next((limit for limit in limits if isinstance(limit, int) and limit > 0), None)
+        return Asked(job, max_tokens, stream=chat.get("stream") is True)
+
+    def respond(self, exchange: Exchange, asked: Asked, generation: Generation) -> Awaitable[web.StreamResponse]:
+        return stream_new(exchange, generation) if asked.stream else _whole(exchange, generation)
+
+    def error_body(self, failure: Failure, request_id: str) -> tuple[dict[str, Any], str]:
+        """OpenAI's error object."""
+        return error_object(failure), "application/json"
+
+    def limit_headers(self, quotas: Sequence[Quota], refusal: Refusal | None = None) -> dict[str, str]:
+        """The usual headers, and OpenAI's own beside them."""
+        return super().limit_headers(quotas, refusal) | openai_rate_limit_headers(quotas)
 
 
-async def _whole(exchange: Exchange, generation: Generation) -> web.Response:
-    reader = generation.attach(0)
+async def _whole(exchange: Exchange, generation: Generation) -> web.StreamResponse:
+    """The answer as one object, once it is complete."""
+    reader = generation.attach(BEGINNING)
     try:
         exchange.connection.check_open()
-        await generation.begun
-        done, completion = await _gather(generation, reader)
+        opening = await generation.opened()
+        if opening.error is not None:
+            raise opening.error
+        done, completion = await _gather(reader)
     finally:
         generation.detach(reader, 0)
-    log = generation.log
-    view = View(log.stream_id, "", log.model, generation.created)
-    return json_response(exchange, completion.result(view, done), {"X-Stream-Id": log.stream_id})
+    stream = generation.stream
+    return json_response(exchange, completion.result(stream.view(reader.log.model), done), {"X-Stream-Id": stream.id})
 
 
-async def _gather(generation: Generation, reader: Reader) -> tuple[Done | None, Completion]:
+async def _gather(reader: Reader) -> tuple[Done | None, Completion]:
+    """The end of the answer and its events, gathered.
+
+    Raises:
+        GatewayError: it failed, or was longer than its log.
+    """
     completion = Completion()
     while (got := await reader.read(READ_LIMIT, PATIENCE)) is not END:
         if got is NOTHING:
@@ -105,27 +106,17 @@ async def _gather(generation: Generation, reader: Reader) -> tuple[Done | None, 
             raise GatewayError("upstream_oversize", detail="the answer is longer than its log")
         for event in got:
             completion.add(event)
-    terminal = generation.log.terminal
+        reader.advance(len(got))
+    terminal = reader.log.terminal
     if terminal is None:
         return None, completion
-    if terminal.type == ERROR:
-        raise _error(msgspec.json.decode(terminal.data, type=Failure))
-    return msgspec.json.decode(terminal.data, type=Done), completion
-
-
-def _error(failure: Failure) -> GatewayError:
-    return GatewayError(
+    if terminal.type != ERROR:
+        return msgspec.json.decode(terminal.data, type=Done), completion
+    failure = msgspec.json.decode(terminal.data, type=Failure)
+    raise GatewayError(
         failure.code,
         failure.message,
         status=failure.status,
         retryable=failure.retryable,
         retry_after=failure.retry_after,
     )
-
-
-def _max_tokens(chat: dict[str, Any]) -> int | None:
-    for name in ("max_completion_tokens", "max_tokens"):
-        value = chat.get(name)
-        if isinstance(value, int) and value > 0:
-            return value
-    return None

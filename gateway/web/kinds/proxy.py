@@ -10,7 +10,7 @@ Invariants:
 
 import asyncio
 import time
-from collections.abc import Mapping
+from collections.abc import Awaitable, Mapping
 from typing import Final
 
 import aiohttp
@@ -23,16 +23,15 @@ from gateway.core.event import Event
 from gateway.core.sse import Decoder, LineSplitter, clean_name
 from gateway.dialects.base import Answer, Call
 from gateway.formats import Verbatim
-from gateway.streams.delivery import SlowReaderError
 from gateway.streams.generation import Generation
-from gateway.streams.pump import Job
+from gateway.streams.sink import SlowReaderError
 from gateway.upstream.http import body_error, plain_headers, read_error_body
 from gateway.upstream.pool import Target, Upstream
-from gateway.web.admission import admit, expires_in
 from gateway.web.body import read_body
-from gateway.web.exchange import EVENT_STREAM, Exchange
+from gateway.web.exchange import EVENT_STREAM, Committed, Exchange, peer_address
 from gateway.web.kinds.asking import check_encoding
-from gateway.web.streaming import cursor_of, resume, stream_new
+from gateway.web.kinds.base import Asked, RouteKind
+from gateway.web.streaming import cursor_of, stream_new
 
 HOP_BY_HOP: Final = frozenset(
     {
@@ -139,60 +138,44 @@ async def _refuse(upstream: Upstream, response: aiohttp.ClientResponse) -> None:
     raise upstream.dialect.refusal(response.status, plain_headers(response.headers), body, now=time.time())
 
 
-class ProxyHandler:
-    """Serves one proxy route.
+class Proxy(RouteKind[ProxyRoute]):
+    """Serves one proxy route."""
 
-    Args:
-        route: its settings.
-        chain: what stands behind it, and what else.
-    """
+    methods = None
 
     def __init__(self, route: ProxyRoute, chain: tuple[Upstream, ...]) -> None:
-        self._route = route
-        self._chain = chain
+        super().__init__(route, chain)
+        self.format = Verbatim(ids=not route.stream.resume.enabled)
 
-    async def __call__(self, exchange: Exchange) -> web.StreamResponse:
-        """The relayed stream, the rest of an earlier one, or what the upstream answered."""
-        resumable = self._route.stream.resume.enabled
-        if resumable and exchange.accepts_events and (cursor := cursor_of(exchange)):
-            return await resume(exchange, cursor)
+    def cursor(self, exchange: Exchange) -> str | None:
+        """A cursor is the gateway's own only where the client reads events."""
+        return cursor_of(exchange) if exchange.accepts_events else None
+
+    async def read(self, exchange: Exchange) -> Asked:
+        """The client's own request, less its credential and what belongs to its connection."""
         body = await read_body(exchange.request, exchange.snapshot.config.server.max_body)
         only_events = _reads_only_events(exchange.request)
-        generation = admit(exchange, self._job(exchange, self._call(exchange, body), only_events))
-        return await stream_new(
+        source = ProxySource(
+            self._call(exchange, body), only_events=only_events, keep_ids=not self.route.stream.resume.enabled
+        )
+        return Asked(self.job(exchange, source, self.format, "", canonical=False), stream=only_events)
+
+    def respond(self, exchange: Exchange, asked: Asked, generation: Generation) -> Awaitable[web.StreamResponse]:
+        return stream_new(
             exchange,
             generation,
             pass_through=lambda response: _pass_through(exchange, response, generation),
-            wait=not only_events,
-        )
-
-    def _job(self, exchange: Exchange, call: Call, only_events: bool) -> Job:
-        keep_ids = not self._route.stream.resume.enabled
-        return Job(
-            route=self._route.path,
-            source=ProxySource(call, only_events=only_events, keep_ids=keep_ids),
-            chain=self._chain,
-            stream=self._route.stream,
-            timeouts=self._route.timeouts,
-            model="",
-            principal=exchange.who.id,
-            request_id=exchange.id,
-            trace=exchange.trace,
-            format=Verbatim(ids=keep_ids),
-            canonical=False,
-            expires_in=expires_in(exchange),
+            wait=not asked.stream,
         )
 
     def _call(self, exchange: Exchange, body: bytes) -> Call:
-        request = exchange.request
-        rest = exchange.path_params.get("path", "")
-        query = strip_query(request.rel_url.raw_query_string, self._own_parameters(exchange))
-        url = ("/" + rest if "path" in exchange.path_params else "") + (f"?{query}" if query else "")
-        return Call(request.method, url, self._headers(exchange), body)
-
-    def _own_parameters(self, exchange: Exchange) -> tuple[str, ...]:
-        credential = (exchange.snapshot.config.auth.query_param,) if _knows_credentials(exchange) else ()
-        return (*credential, "last_event_id") if self._route.stream.resume.enabled else credential
+        request, resumable = exchange.request, self.route.stream.resume.enabled
+        own = ("last_event_id",) if resumable else ()
+        if _knows_credentials(exchange):
+            own = (exchange.snapshot.config.auth.query_param, *own)
+        query = strip_query(request.rel_url.raw_query_string, own)
+        rest = "/" + exchange.path_params["path"] if "path" in exchange.path_params else ""
+        return Call(request.method, rest + (f"?{query}" if query else ""), self._headers(exchange), body)
 
     def _headers(self, exchange: Exchange) -> dict[str, str]:
         request = exchange.request
@@ -203,10 +186,12 @@ class ProxyHandler:
             if name not in NOT_FORWARDED and name not in named
         }
         if _knows_credentials(exchange):
-            _strip_credential(headers, exchange)
-        if self._route.stream.resume.enabled:
+            headers.pop("authorization", None)
+            if cookie := strip_cookie(headers.pop("cookie", ""), exchange.snapshot.config.auth.cookie):
+                headers["cookie"] = cookie
+        if self.route.stream.resume.enabled:
             headers.pop("last-event-id", None)
-        forwarded = [headers.get("x-forwarded-for", ""), _peer(request)]
+        forwarded = [headers.get("x-forwarded-for", ""), peer_address(request)]
         headers["x-forwarded-for"] = ", ".join(filter(None, forwarded))
         headers.setdefault("x-forwarded-proto", request.scheme)
         headers.setdefault("x-forwarded-host", request.host)
@@ -231,17 +216,6 @@ def _knows_credentials(exchange: Exchange) -> bool:
     return bool(auth.keys) or not auth.anonymous
 
 
-def _strip_credential(headers: dict[str, str], exchange: Exchange) -> None:
-    headers.pop("authorization", None)
-    if cookie := strip_cookie(headers.pop("cookie", ""), exchange.snapshot.config.auth.cookie):
-        headers["cookie"] = cookie
-
-
-def _peer(request: web.BaseRequest) -> str:
-    peer = request.transport.get_extra_info("peername") if request.transport else None
-    return str(peer[0]) if isinstance(peer, tuple) else ""
-
-
 def _response_headers(upstream: Mapping[str, str], own: Mapping[str, str]) -> list[tuple[str, str]]:
     named = {name.strip().lower() for name in upstream.get(hdrs.CONNECTION, "").split(",")}
     dropped = HOP_BY_HOP | named | {name.lower() for name in own if name != hdrs.VARY} | {"server", "date"}
@@ -263,9 +237,11 @@ async def _pass_through(
     if exchange.request.version < (1, 1):
         response.force_close()
     await response.prepare(exchange.request)
+    exchange.committed = Committed(response)
+    idle, write_timeout = generation.timeouts.idle, generation.stream.settings.write_timeout
     try:
-        while part := await _read(upstream, generation.job.timeouts.idle):
-            await _write(response, part, generation.job.stream.write_timeout)
+        while part := await _read(upstream, idle):
+            await _write(response, part, write_timeout)
         await response.write_eof()
     except GatewayError as error:
         generation.abort(error)

@@ -1,0 +1,244 @@
+"""One call to one target: from asking to the end of its answer.
+
+    asking --a head that is accepted--> answered --first event--> speaking --whole--> done
+       |                                   |                         |
+       |  `connect`                        |  `first_event`          |  `idle`          the limit on silence in each
+       |                                   |                         |
+       +-----------------------------------+-------------------------+--refused, cut, silent--> GatewayError
+       |
+       +--a head that is no stream--> passed on --its body was relayed--> done
+
+Whose turn it is: `run` asks and waits; the intake calls `_take` with every read while the answer comes. Both write
+nothing but what the reader lacks, through the transcript, and pay for it.
+
+An attempt knows nothing of the one before or after it; the pump does.
+"""
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import aiohttp
+
+from gateway.clock import Deadline
+from gateway.core.errors import GatewayError
+from gateway.core.event import Event
+from gateway.core.quota import Lease
+from gateway.dialects.base import BYTES_PER_TOKEN, Answer
+from gateway.observe.account import Account
+from gateway.streams.engine import Engine
+from gateway.streams.job import Job
+from gateway.streams.rescue import Rescue, tokens_of
+from gateway.streams.transcript import Transcript
+from gateway.upstream.course import Choice
+from gateway.upstream.http import attempt
+from gateway.upstream.intake import Intake, Taken
+
+
+class Host(Protocol):
+    """The generation, as its pump sees it."""
+
+    def begin(self) -> None:
+        """The first event is about to be written."""
+
+    async def pass_on(self, response: aiohttp.ClientResponse) -> None:
+        """Returns when the body of an answer that is no stream was passed on.
+
+        Raises:
+            GatewayError: it comes too late, as a stream was begun.
+        """
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """What one generation works with, from its first attempt to its last.
+
+    Attributes:
+        job: what to do.
+        transcript: the one way into the log.
+        lease: the tokens it may use.
+        account: where its doings are counted.
+        engine: what all generations share.
+        host: the generation.
+    """
+
+    job: Job
+    transcript: Transcript
+    lease: Lease
+    account: Account
+    engine: Engine
+    host: Host
+
+
+class Attempt:
+    """One call to one target.
+
+    Args:
+        work: what the generation works with.
+        choice: the target.
+        call: the number by which the target's breaker knows this call.
+        rescue: the rescue it is part of, if any.
+        prefix: the text it is to go on from, "" for none.
+
+    Attributes:
+        choice: as given.
+        rescue: as given; None once the answer began anew.
+        answer: the reader of its answer, once there is one.
+        wrote: whether anything of it was written.
+        carried: tokens of the prefix, which the upstream counts as its prompt but the client as the answer.
+    """
+
+    __slots__ = (
+        "_call",
+        "_deadline",
+        "_heard",
+        "_now",
+        "_paid",
+        "_prefix",
+        "_speaking",
+        "_work",
+        "answer",
+        "carried",
+        "choice",
+        "rescue",
+        "wrote",
+    )
+
+    def __init__(self, work: Work, choice: Choice, call: int, rescue: Rescue | None, prefix: str) -> None:
+        self.choice = choice
+        self.rescue = rescue
+        self.answer: Answer | None = None
+        self.wrote = False
+        self.carried = 0
+        self._work = work
+        self._now = work.engine.clock.now
+        self._call = call
+        self._prefix = prefix
+        self._heard = 0.0
+        self._paid = 0
+        self._speaking = False
+
+    async def run(self) -> None:
+        """Returns when the answer is whole, or was passed on.
+
+        Raises:
+            GatewayError: the target refused, could not be reached, was silent, or its answer broke off.
+        """
+        work, job, account, target = self._work, self._work.job, self._work.account, self.choice.target
+        upstream, clock = self.choice.upstream, work.engine.clock
+        if self.rescue is not None:
+            self.rescue.ask(self._prefix)
+        account.ask(upstream.name, self._now())
+        account.span.ask(upstream.name, upstream.config.dialect, target.url)
+        with Deadline(clock.wheel, _timeout, self._last_heard) as self._deadline:
+            self._deadline.set(job.timeouts.first_event)
+            with await attempt(
+                work.engine.session,
+                account.span.carry(job.source.call(upstream, target, self._prefix)),
+                connect_timeout=job.timeouts.connect,
+                again=job.source.repeatable,
+                verify_tls=upstream.config.verify_tls,
+            ) as response:
+                account.answer(response.status)
+                answer = await job.source.accept(upstream, response, canonical=self.rescue is not None)
+                if answer is None:
+                    self._deadline.clear()
+                    target.breaker.begin(self._call)
+                    await work.host.pass_on(response)
+                    return
+                self.answer = answer
+                self.carried = tokens_of(self.rescue.delivered) if self.rescue is not None and self._prefix else 0
+                self._paid = self._bytes_paid()
+                await self._read(response, answer)
+
+    def _last_heard(self) -> float:
+        return self._heard
+
+    async def _read(self, response: aiohttp.ClientResponse, answer: Answer) -> None:
+        job, log = self._work.job, self._work.transcript.log
+        intake = Intake(response, self._work.engine.clock, job.stream.batch.interval, job.stream.batch.max_bytes)
+        try:
+            while not await intake.relay(self._take):
+                if answer.ended:
+                    break
+                self._deadline.clear()  # the upstream is not to blame for a stall that slow readers cause
+                await log.room()
+                self._deadline.set(job.timeouts.idle, _stall)
+            else:
+                self._write(answer.close())
+        except (aiohttp.ClientError, ConnectionError):
+            if not answer.complete:
+                raise
+        finally:
+            intake.leave()
+        if answer.failure is not None:
+            raise answer.failure
+        if not (answer.complete or answer.eof_ends):
+            raise GatewayError("upstream_cut", detail="the body ended without an end marker")
+        if self.rescue is not None:
+            self._append(self.rescue.rest())
+
+    # -- while it comes: called for every read -----------------------------------------------------------------------
+
+    def _take(self, data: bytes) -> Taken:
+        answer = self.answer
+        assert answer is not None, "nobody answers"
+        events = answer.feed(data)
+        if events:
+            self._write(events)
+        elif self._speaking:
+            self._heard = self._now()
+        if answer.failure is not None:
+            raise answer.failure
+        if answer.ended or self._work.transcript.log.full:
+            return Taken.ENOUGH
+        return Taken.RELAYED if events else Taken.NOTHING
+
+    def _write(self, events: list[Event]) -> None:
+        if not events:
+            return
+        self._heard = self._now()  # also where a rescue has heard all of it before
+        if not self._speaking:
+            self._speak()
+        self._append(events if self.rescue is None else self.rescue.missing(events))
+
+    def _append(self, events: list[Event]) -> None:
+        if not events:
+            return
+        transcript, answer = self._work.transcript, self.answer
+        if self.rescue is not None and self.rescue.restarted:
+            self.rescue = None
+            self.carried = 0
+            transcript.void()
+        self.wrote = True
+        transcript.write(events, self._heard)
+        if answer is not None and answer.size > self._paid:
+            self._pay(answer)
+
+    def _speak(self) -> None:
+        """The first event of this answer is here."""
+        work, answer, choice = self._work, self.answer, self.choice
+        assert answer is not None, "nobody answers"
+        self._speaking = True
+        choice.target.breaker.begin(self._call)
+        self._deadline.set(work.job.timeouts.idle, _stall)
+        if work.transcript.empty:
+            work.host.begin()
+        model = answer.model or choice.target.model or choice.upstream.config.model or work.transcript.log.model
+        work.transcript.begin(model, in_chunks=answer.in_chunks, announced=work.job.announce)
+
+    def _pay(self, answer: Answer) -> None:
+        if not self._work.lease.spend(self._work.job.input_tokens + self.carried + answer.deltas, self._heard):
+            raise GatewayError("budget")
+        self._paid = self._bytes_paid()
+
+    def _bytes_paid(self) -> int:
+        """Bytes that an answer may have before there is something to pay; asking at each event would cost more."""
+        return BYTES_PER_TOKEN * (self._work.lease.reserved - self._work.job.input_tokens - self.carried)
+
+
+def _timeout() -> GatewayError:
+    return GatewayError("upstream_timeout")
+
+
+def _stall() -> GatewayError:
+    return GatewayError("upstream_stalled")

@@ -1,0 +1,58 @@
+"""What all generations of a process share."""
+
+import asyncio
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import aiohttp
+from structlog.typing import FilteringBoundLogger
+
+from gateway.clock import Clock
+from gateway.core.errors import GatewayError
+from gateway.observe.account import Account
+from gateway.observe.metrics import Metrics
+from gateway.observe.tracing.span import OFF, Tracing
+from gateway.streams.registry import Registry
+
+
+class Running(Protocol):
+    """A generation that has not ended, as the rest of the process sees it."""
+
+    account: Account
+    ended: "asyncio.Future[None]"
+
+    @property
+    def state(self) -> str:
+        """`waiting` for the first event, or `streaming`."""
+
+    def abort(self, error: GatewayError) -> None:
+        """It ends now, with this error."""
+
+    def stop(self) -> None:
+        """The user wants no more of it: it ends with what it has."""
+
+    def describe(self) -> dict[str, Any]:
+        """What `GET /streams` tells of it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Engine:
+    """What all generations of a process share.
+
+    Attributes:
+        clock: the shared timers.
+        registry: the streams that can be read here.
+        metrics: what is counted.
+        logger: one line for what is worth one.
+        session: the HTTP client.
+        running: the generations that have not ended, by stream id.
+        tracing: begins spans.
+    """
+
+    clock: Clock
+    registry: Registry
+    metrics: Metrics
+    logger: FilteringBoundLogger
+    session: aiohttp.ClientSession
+    running: dict[str, Running] = field(default_factory=dict)
+    tracing: Tracing = OFF

@@ -1,0 +1,121 @@
+"""The bytes that one reader is sent: events and a place in, a frame and the next place out.
+
+    frame = ["retry: …" LF] ["id: " cursor LF] block LF          one for each event that the format sends
+    cursor = stream id "." sequence number "." token index
+
+Nothing here waits, writes or counts. Only a stateful format remembers anything between two calls.
+"""
+
+from collections.abc import Sequence
+
+import msgspec
+
+from gateway.core.batch import merge
+from gateway.core.cursor import Place, final_cursor
+from gateway.core.errors import Failure, GatewayError
+from gateway.core.event import ERROR, RESTART, START, TOKEN, Event
+from gateway.core.sse import comment
+from gateway.formats import Format, View
+from gateway.streams.log import Log
+from gateway.streams.stream import Stream
+
+
+class Frames:
+    """Encodes the log of one stream for one reader.
+
+    Args:
+        stream: what is read.
+        log: its events; asked for the model's name and for how it ended.
+        cursors: whether frames carry cursors (and the first one a `retry:`).
+        retry_ms: base of the client's reconnection time.
+        resumed: whether the client was here before.
+    """
+
+    __slots__ = ("_encoder", "_format", "_log", "_max_merged", "_prefix", "_retry_ms", "_view")
+
+    def __init__(self, stream: Stream, log: Log, *, cursors: bool, retry_ms: int, resumed: bool = False) -> None:
+        self._log = log
+        self._format = stream.format
+        self._view = stream.view(log.model, resumed=resumed)
+        self._encoder = stream.format.open(self._view)
+        self._prefix = f"id: {stream.id}." if cursors else ""
+        self._retry_ms = retry_ms
+        self._max_merged = stream.settings.max_bytes if stream.settings.merge else 0
+
+    def skip(self, place: Place) -> bool:
+        """Whether a reader can go on from this place. A stateful format needs the log from its beginning for that."""
+        if not self._format.stateful or not place.seq:
+            return True
+        events = self._log.read(0, place.seq)
+        if not isinstance(events, Sequence):
+            return False
+        self._encoder.skip(events)
+        return True
+
+    def first(self, place: Place) -> str:
+        """What a reader is sent before anything else, at this place."""
+        text = ""
+        if self._prefix:
+            text = f"retry: {self._retry_ms}\n{self._prefix}{place.seq}.{place.tokens}\n\n"
+        if self._view.resumed and self._format.announces_resume:
+            text += self._encoder.encode(Event(START, ""), place.tokens) + "\n"
+        return text or comment()
+
+    def encode(self, events: Sequence[Event], place: Place) -> tuple[bytes, Place]:
+        """The frames of the events that follow a place, and the place behind them.
+
+        Args:
+            events: some of the log's, in order; the first has the sequence number `place.seq + 1`.
+            place: how far the reader was.
+        """
+        log, view, encode, prefix = self._log, self._view, self._encoder.encode, self._prefix
+        if view.model is not log.model:
+            view.model = log.model
+        seq, index = place
+        last = seq + len(events)
+        terminal = log.terminal if log.closed and last == log.last else None
+        if terminal is not None:
+            events = events[:-1]
+        text = ""
+        numbered = merge(events, seq, self._max_merged) if self._max_merged else enumerate(events, seq + 1)
+        # A loop without calls of our own but one: it runs for every event of every reader.
+        for number, event in numbered:
+            block = encode(event, index)
+            kind = event.type
+            if kind == TOKEN:
+                index += 1
+            elif kind == RESTART:
+                index = 0
+            if block:
+                text += f"{prefix}{number}.{index}\n{block}\n" if prefix else f"{block}\n"
+        if terminal is not None:
+            text += self._end(terminal, Place(last, index))
+        return text.encode("utf-8", "replace"), Place(last, index)
+
+    def trimmed(self) -> bytes:
+        """The frame that tells a reader that its place is gone, with a cursor at which nothing is left to read."""
+        return error_frame(self._format, self._view, GatewayError("cursor_expired"), final_cursor()).encode()
+
+    def failed(self, error: GatewayError) -> bytes:
+        """The frame that ends this reader's stream with an error, with a cursor at which nothing is left to read."""
+        return error_frame(self._format, self._view, error, final_cursor() if self._prefix else "").encode()
+
+    def _end(self, terminal: Event, place: Place) -> str:
+        block = self._encoder.terminal(terminal, place.tokens)
+        if block and terminal.type == ERROR:
+            # A crowd that was cut at once must not come back at once; `retry_ms` differs from reader to reader.
+            retry_after = msgspec.json.decode(terminal.data, type=Failure).retry_after
+            if retry_after is not None:
+                block = f"retry: {round(retry_after * 1000) + self._retry_ms}\n{block}"
+        if self._prefix:
+            # Even where the format does not send it, so that a reconnect is answered 204; and with the last of several
+            # blocks, so that a reader that was cut off between them gets all of them.
+            before, gap, last = block.rpartition("\n\n")
+            return f"{before}{gap}{self._prefix}{place.seq}.{place.tokens}\n{last}\n"
+        return block and f"{block}\n"
+
+
+def error_frame(format_: Format, view: View, error: GatewayError, cursor: str = "") -> str:
+    """One error in the route's shape, as a whole frame, with a cursor where it ends the stream for good."""
+    block = format_.open(view).terminal(Event(ERROR, error.to_json()), 0)
+    return f"id: {cursor}\n{block}\n" if cursor else f"{block}\n"

@@ -1,0 +1,78 @@
+"""How an answer opens: as a stream, as something else that is passed through, or not at all.
+
+                 the first event is in the log
+                 the answer ended well without any
+    WAITING ---- the client's headers have to go out -------> STREAM
+       |
+       +-------- the upstream answered with no stream ------> NO_STREAM      `response`
+       |
+       +-------- it failed before any of these -------------> FAILED         `error`
+
+It is decided once, by the generation; whoever answers the request waits for it.
+"""
+
+import asyncio
+from enum import Enum
+
+import aiohttp
+
+from gateway.core.errors import GatewayError
+
+
+class Opened(Enum):
+    """The states of an opening."""
+
+    WAITING = "nothing is known yet"
+    STREAM = "the answer is a stream"
+    NO_STREAM = "the answer is no stream"
+    FAILED = "there is no answer"
+
+
+class Opening:
+    """The opening of one answer.
+
+    Attributes:
+        state: how it opened.
+        response: the upstream's, in `NO_STREAM`.
+        error: why, in `FAILED`.
+    """
+
+    __slots__ = ("_waiter", "error", "response", "state")
+
+    def __init__(self) -> None:
+        self.state = Opened.WAITING
+        self.response: aiohttp.ClientResponse | None = None
+        self.error: GatewayError | None = None
+        self._waiter: asyncio.Future[None] | None = None
+
+    def decided(self) -> "asyncio.Future[None]":
+        """Done once the state is no longer `WAITING`. Waiting for it may be given up at any time."""
+        if self._waiter is None:
+            self._waiter = asyncio.get_running_loop().create_future()
+            if self.state is not Opened.WAITING:
+                self._waiter.set_result(None)
+        return self._waiter
+
+    def as_stream(self) -> None:
+        """The answer is a stream, unless it opened otherwise before."""
+        self._decide(Opened.STREAM)
+
+    def pass_through(self, response: aiohttp.ClientResponse) -> bool:
+        """Whether this response is passed through; False when the answer opened otherwise before."""
+        if self.state is not Opened.WAITING:
+            return False
+        self.response = response
+        self._decide(Opened.NO_STREAM)
+        return True
+
+    def fail(self, error: GatewayError) -> None:
+        """There is no answer, unless it opened before."""
+        if self.state is Opened.WAITING:
+            self.error = error
+            self._decide(Opened.FAILED)
+
+    def _decide(self, state: Opened) -> None:
+        if self.state is Opened.WAITING:
+            self.state = state
+            if self._waiter is not None and not self._waiter.done():
+                self._waiter.set_result(None)

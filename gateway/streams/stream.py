@@ -1,0 +1,151 @@
+"""What a reader needs to know of a stream, and nothing of how its log comes about.
+
+A `Stream` is plain values, written down by `to_json` and read again by `from_json`, so that a reader may be on another
+machine than the writer. The writer's side is a `Generation`; `Followed` is what both look like to a reader.
+"""
+
+import asyncio
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+import msgspec
+
+from gateway.config import Stream as StreamConfig
+from gateway.core.cursor import Place
+from gateway.core.quota import Gate
+from gateway.formats import Format, Spec, View, load_format
+from gateway.observe.metrics import Outcome
+from gateway.streams.log import Log
+from gateway.streams.reader import Reader
+
+
+class ReaderSettings(msgspec.Struct, frozen=True):
+    """How a route's readers are sent events; one for all streams of a route. Times are seconds.
+
+    Attributes:
+        heartbeat: the longest silence; a comment ends it.
+        boundary: where a batch may end.
+        max_bytes: what a batch holds at most.
+        merge: whether the deltas of one batch are joined into one event.
+        resumable: whether events carry cursors.
+        retry: base of the time after which a browser comes back.
+        write_timeout: how long a client may take nothing.
+        compress: whether answers are compressed for clients that accept it.
+    """
+
+    heartbeat: float = 15.0
+    boundary: Literal["event", "sentence", "paragraph"] = "event"
+    max_bytes: int = 16 << 10
+    merge: bool = False
+    resumable: bool = True
+    retry: float = 2.0
+    write_timeout: float = 20.0
+    compress: bool = False
+
+
+def reader_settings(config: StreamConfig) -> ReaderSettings:
+    """The reader's part of a route's stream settings."""
+    return ReaderSettings(
+        heartbeat=config.heartbeat,
+        boundary=config.batch.boundary,
+        max_bytes=config.batch.max_bytes,
+        merge=config.merge,
+        resumable=config.resume.enabled,
+        retry=config.retry,
+        write_timeout=config.write_timeout,
+        compress=config.compress,
+    )
+
+
+class _Written(msgspec.Struct):
+    """A stream as JSON."""
+
+    id: str
+    owner: str
+    route: str
+    created: int
+    session_id: str
+    format: Spec
+    settings: ReaderSettings
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stream:
+    """One stream, as its readers know it.
+
+    Attributes:
+        id: the public, unguessable id.
+        owner: whose it is; nobody else may read it.
+        route: the path of its route, as metrics and logs name it.
+        created: when it began, in unix seconds.
+        format: how its events are spelled.
+        settings: how its readers are sent them.
+        session_id: the chat session, "" without one.
+    """
+
+    id: str
+    owner: str
+    route: str
+    created: int
+    format: Format
+    settings: ReaderSettings
+    session_id: str = ""
+
+    def view(self, model: str, *, resumed: bool = False) -> View:
+        """What the format may tell one reader of it."""
+        return View(self.id, self.session_id, model, self.created, resumed)
+
+    def to_json(self) -> bytes:
+        """This stream as JSON, for a reader somewhere else."""
+        written = _Written(
+            self.id, self.owner, self.route, self.created, self.session_id, self.format.spec, self.settings
+        )
+        return msgspec.json.encode(written)
+
+    @classmethod
+    def from_json(cls, data: bytes) -> "Stream":
+        """The stream that `to_json` wrote down.
+
+        Raises:
+            ValueError: it is no such JSON, or its format is not known here.
+        """
+        written = msgspec.json.decode(data, type=_Written)
+        return cls(
+            id=written.id,
+            owner=written.owner,
+            route=written.route,
+            created=written.created,
+            session_id=written.session_id,
+            format=load_format(written.format),
+            settings=written.settings,
+        )
+
+
+class Followed(Protocol):
+    """A stream that can be read here: one that is generated here, or any other whose log this process has."""
+
+    @property
+    def stream(self) -> Stream:
+        """What its readers need to know."""
+
+    @property
+    def log(self) -> Log:
+        """Its events."""
+
+    gate: Gate | None
+    """How often readers may come back, once one has."""
+    ended: "asyncio.Future[None]"
+    """Done when it has ended."""
+
+    @property
+    def state(self) -> str:
+        """`waiting` for the first event, `streaming`, or how it ended."""
+
+    def attach(self, place: Place) -> Reader:
+        """A reader at this place. After this you must call `detach`, however the reader ends."""
+
+    def detach(self, reader: Reader, sent_bytes: int, reason: Outcome = "client_gone") -> None:
+        """The reader has left, after it was sent so many bytes, for this reason."""
+
+    def stop(self) -> None:
+        """The user wants no more of it: it ends with what it has. `ended` tells when."""

@@ -1,0 +1,110 @@
+"""What all kinds of route share: the way of a request to a stream, or to a whole answer.
+
+    request --cursor--> resume                                               nothing is spent
+       |
+       +--read--> Asked --admit--> Generation --respond--> stream_new        events
+                                                       or  one object        gathered from the log
+                                                       or  pass through      what the upstream answered instead
+
+A kind says how a request is read and how its answer looks; it composes, and decides nothing else.
+"""
+
+from abc import abstractmethod
+from collections.abc import Awaitable, Callable
+from typing import Any, Generic, NamedTuple, TypeVar
+
+from aiohttp import web
+
+from gateway.config import Route
+from gateway.formats import Format
+from gateway.streams.generation import Generation
+from gateway.streams.job import Job, Source
+from gateway.streams.stream import reader_settings
+from gateway.upstream.pool import Upstream
+from gateway.web.admission import admit, expires_in
+from gateway.web.exchange import Exchange, Kind
+from gateway.web.streaming import cursor_of, resume, stream_new
+
+R = TypeVar("R", bound=Route)
+
+
+class Asked(NamedTuple):
+    """What a request asks for.
+
+    Attributes:
+        job: what the generation is to do.
+        max_tokens: output tokens that the client allows, None where it does not say.
+        stream: whether the client wants events, and nothing else.
+    """
+
+    job: Job
+    max_tokens: int | None = None
+    stream: bool = True
+
+
+class RouteKind(Kind, Generic[R]):
+    """One kind of route, serving one route.
+
+    Args:
+        route: its settings.
+        chain: the upstream that answers, and its fallbacks.
+    """
+
+    def __init__(self, route: R, chain: tuple[Upstream, ...]) -> None:
+        self.route = route
+        self.chain = chain
+        self.readers = reader_settings(route.stream)
+        self.retry = route.stream.retry
+
+    async def answer(self, exchange: Exchange) -> web.StreamResponse:
+        """The stream of a new answer, the rest of an earlier one, or whatever else the kind answers with."""
+        if self.route.stream.resume.enabled and (cursor := self.cursor(exchange)):
+            return await resume(exchange, cursor)
+        asked = await self.read(exchange)
+        return await self.respond(exchange, asked, admit(exchange, asked.job, asked.max_tokens))
+
+    def cursor(self, exchange: Exchange) -> str | None:
+        """The cursor that makes this request a return to an earlier stream, None for a new one."""
+        return cursor_of(exchange)
+
+    @abstractmethod
+    async def read(self, exchange: Exchange) -> Asked:
+        """What the request asks for.
+
+        Raises:
+            GatewayError: it makes no sense.
+        """
+
+    def respond(self, exchange: Exchange, asked: Asked, generation: Generation) -> Awaitable[web.StreamResponse]:
+        """The response that follows a generation just started, to be awaited."""
+        return stream_new(exchange, generation)
+
+    def job(self, exchange: Exchange, source: Source, format_: Format, model: str, **more: Any) -> Job:
+        """A job with all that routes and requests of any kind give it.
+
+        Args:
+            exchange: the request.
+            source: asks upstreams and reads their answers.
+            format_: how readers are sent the events.
+            model: the model asked for, "" where none was named.
+            more: further fields of `Job`.
+        """
+        return Job(
+            route=self.route.path,
+            source=source,
+            chain=self.chain,
+            stream=self.route.stream,
+            timeouts=self.route.timeouts,
+            model=model,
+            principal=exchange.who.id,
+            request_id=exchange.id,
+            trace=exchange.trace,
+            format=format_,
+            readers=self.readers,
+            expires_in=expires_in(exchange),
+            **more,
+        )
+
+
+KindFactory = Callable[[Any, tuple[Upstream, ...]], Kind]
+"""Makes the kind that serves one route."""
