@@ -69,6 +69,7 @@ class Frames:
             place: how far the reader was.
         """
         log, view, encode, prefix = self._log, self._view, self._encoder.encode, self._prefix
+        stateful = self._format.stateful
         if view.model is not log.model:
             view.model = log.model
         seq, index = place
@@ -87,7 +88,11 @@ class Frames:
             elif kind == RESTART:
                 index = 0
             if block:
-                text += f"{prefix}{number}.{index}\n{block}\n" if prefix else f"{block}\n"
+                if stateful:
+                    block = self._behind_all(block, Place(number, index))
+                    text += f"{block}\n"
+                else:
+                    text += f"{prefix}{number}.{index}\n{block}\n" if prefix else f"{block}\n"
         if terminal is not None:
             text += self._end(terminal, Place(last, index))
         return text.encode("utf-8", "replace"), Place(last, index)
@@ -107,12 +112,16 @@ class Frames:
             retry_after = msgspec.json.decode(terminal.data, type=Failure).retry_after
             if retry_after is not None:
                 block = f"retry: {round(retry_after * 1000) + self._retry_ms}\n{block}"
-        if self._prefix:
-            # Even where the format does not send it, so that a reconnect is answered 204; and with the last of several
-            # blocks, so that a reader that was cut off between them gets all of them.
-            before, gap, last = block.rpartition("\n\n")
-            return f"{before}{gap}{self._prefix}{place.seq}.{place.tokens}\n{last}\n"
-        return block and f"{block}\n"
+        # The cursor goes out even where the format does not send the end, so that a reconnect is answered 204.
+        return f"{self._behind_all(block, place)}\n" if block or self._prefix else ""
+
+    def _behind_all(self, block: str, place: Place) -> str:
+        """The block with its cursor. Of several blocks the last one has it, so that a reader that was cut off between
+        them gets all of them."""
+        if not self._prefix:
+            return block
+        before, gap, last = block.rpartition("\n\n")
+        return f"{before}{gap}{self._prefix}{place.seq}.{place.tokens}\n{last}"
 
 
 def error_frame(format_: Format, view: View, error: GatewayError, cursor: str = "") -> str:

@@ -209,7 +209,7 @@ class MemoryLog:
 
     def moved(self) -> None:
         """An attached reader moved on or left, so there may be room again."""
-        if not self.full:
+        if self.size <= self.max_bytes:
             return
         self._trim()
         if not self.full and self._room is not None and not self._room.done():

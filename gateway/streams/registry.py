@@ -67,10 +67,13 @@ class Registry:
         self._make_room()
         if self.memory.spent:
             raise GatewayError("overloaded", retry_after=5, detail="server.max_log_bytes is used up by running streams")
-        stream_id = new_stream_id(self._worker)
-        kept = make(stream_id, MemoryLog(max_bytes, self.memory))
-        self._kept[stream_id] = kept
+        kept = make(new_stream_id(self._worker), MemoryLog(max_bytes, self.memory))
+        self.add(kept)
         return kept
+
+    def add(self, kept: Kept) -> None:
+        """This stream can be read here from now on, wherever it is written. `retire` it when it has ended."""
+        self._kept[kept.stream.id] = kept
 
     def find(self, stream_id: str, owner: str) -> Kept | None:
         """The owner's stream of this id, or None, whatever the reason."""

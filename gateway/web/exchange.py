@@ -123,8 +123,8 @@ class Kind(ABC):
     models: frozenset[str] = frozenset()
 
     @abstractmethod
-    async def answer(self, exchange: Exchange) -> web.StreamResponse:
-        """The answer to a request that may be answered.
+    def answer(self, exchange: Exchange) -> Awaitable[web.StreamResponse]:
+        """The answer to a request that may be answered, to be awaited.
 
         Raises:
             GatewayError: there is none; the client is told so in this kind's shape.

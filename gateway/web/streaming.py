@@ -188,9 +188,9 @@ async def _deliver(exchange: Exchange, stay: _Stay, *, resumed: bool) -> web.Str
     settings = stream.settings
     cursors = settings.resumable and reads_cursors(exchange)
     gzip = Gzip() if settings.compress and _accepts_gzip(exchange.request) else None
+    frames = Frames(stream, stay.reader.log, cursors=cursors, retry_ms=retry_ms(settings.retry), resumed=resumed)
     response, writer = await _begin_response(exchange, stream.id, gzip is not None)
     stay.sink = sink = Sink(writer, connection, settings.write_timeout, gzip)
-    frames = Frames(stream, stay.reader.log, cursors=cursors, retry_ms=retry_ms(settings.retry), resumed=resumed)
     metrics = exchange.gateway.metrics.route(stream.route)
     delivery = Delivery(stay.reader, frames, sink, settings, clock=exchange.gateway.clock, metrics=metrics)
     exchange.committed = Committed(response, delivery.fail)
@@ -227,6 +227,7 @@ async def _begin_response(exchange: Exchange, stream_id: str, gzipped: bool) -> 
     if exchange.request.version < (1, 1):
         response.force_close()  # without chunks only the close tells where the body ends
     writer = cast(StreamWriter, await response.prepare(exchange.request))
+    exchange.committed = Committed(response)
     response.forget_headers()
     exchange.headers = {}
     return response, writer

@@ -354,9 +354,9 @@ def openai_chunk(delta: dict[str, Any], finish_reason: str | None = None, **extr
     return b"data: " + msgspec.json.encode(body) + b"\n\n"
 
 
-def openai_delta(text: str) -> bytes:
-    """An HTTP chunk with one token."""
-    return chunk(openai_chunk({"content": text}))
+def openai_delta(text: str, field: str = "content") -> bytes:
+    """An HTTP chunk with one token, or with a text in another field of the delta."""
+    return chunk(openai_chunk({field: text}))
 
 
 OPENAI_STOP = chunk(openai_chunk({}, "stop"))

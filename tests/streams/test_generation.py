@@ -329,14 +329,14 @@ async def test_ended_generation_keeps_its_log_and_nothing_of_the_request(works: 
         chat = {"model": "m", "messages": [prompt]}
         source = ChatSource(chat)
         generation = works.generation(upstream.url, source=source, on_answer=remember)
-        gone = [weakref.ref(prompt), weakref.ref(remember)]
+        gone: list[weakref.ref[Any]] = [weakref.ref(prompt), weakref.ref(remember)]
         generation.start()
         waiting = asyncio.ensure_future(first_answer(generation))
         await generation.ended
         await waiting
         del prompt, remember, chat, source, waiting
     gc.collect()
-    assert [ref() for ref in gone] == [None, None]
+    assert [ref() is None for ref in gone] == [True, True]
     assert generation.log.last >= 2
     assert works.registry.find(generation.stream.id, "me") is generation
 

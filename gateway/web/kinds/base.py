@@ -56,8 +56,11 @@ class RouteKind(Kind, Generic[R]):
         self.readers = reader_settings(route.stream)
         self.retry = route.stream.retry
 
-    async def answer(self, exchange: Exchange) -> web.StreamResponse:
+    def answer(self, exchange: Exchange) -> Awaitable[web.StreamResponse]:
         """The stream of a new answer, the rest of an earlier one, or whatever else the kind answers with."""
+        return self._answer(exchange)
+
+    async def _answer(self, exchange: Exchange) -> web.StreamResponse:
         if self.route.stream.resume.enabled and (cursor := self.cursor(exchange)):
             return await resume(exchange, cursor)
         asked = await self.read(exchange)

@@ -1,5 +1,6 @@
 """`api: chat`: a browser asks with one message, and reads the answer as events of the route's format."""
 
+from collections.abc import Awaitable
 from typing import Any
 
 from aiohttp import web
@@ -28,10 +29,8 @@ class Chat(RouteKind[ChatRoute]):
         self.format = compile_format(route.format)
         self.models = frozenset({route.model} if route.model else ())
 
-    async def answer(self, exchange: Exchange) -> web.StreamResponse:
-        if exchange.request.method == "HEAD":
-            return web.Response(headers={**STREAM_HEADERS, **exchange.headers})
-        return await super().answer(exchange)
+    def answer(self, exchange: Exchange) -> Awaitable[web.StreamResponse]:
+        return _head(exchange) if exchange.request.method == "HEAD" else super().answer(exchange)
 
     async def read(self, exchange: Exchange) -> Asked:
         """The message, with the system prompt and the session's history before it; or the messages as they came."""
@@ -85,6 +84,10 @@ class Chat(RouteKind[ChatRoute]):
         if unknown := sorted(set(body) - set(allowed)):
             raise GatewayError("bad_request", f"Unknown field {unknown[0]!r:.80}; allowed: {', '.join(allowed)}.")
         return body
+
+
+async def _head(exchange: Exchange) -> web.StreamResponse:
+    return web.Response(headers={**STREAM_HEADERS, **exchange.headers})
 
 
 def _session(value: object, name: str) -> str:
