@@ -1,51 +1,52 @@
 """A streaming gateway between browsers and LLM backends.
 
-The idea: **every generation is an append-only log of events.** One writer fills it, any number of readers follow it,
-each from its own place. Resuming after a drop, a second tab, a slow reader, a heartbeat, the chat page: all of them
-are "read after a cursor".
+The idea: **every generation is an append-only log of events.** One writer fills it; any number of readers follow it,
+each from its own place. Resuming after a drop, a second tab, a slow reader and the chat page are all "read after a
+cursor"; a heartbeat is a read that came back with nothing.
 
-                        admission                                     delivery
-          who, may they, open the log, start the pump       who, is it theirs, read, write
-                              |                                          ^
-    browser --- web/ ---------+                                          |
-                              v                                          |
-    provider -> upstream/ -> dialects/ ---> pump.py ------> eventlog/ -> delivery.py -> formats/ -> browser
-      bytes      intake       bytes to    the one writer     the log     the reader     events to
-                              events                                        loop         frames
+    browser ---request---> web/ ---admission: who, may they, open the log, start the pump---+
+                                                                                            |
+                                                                                            v
+    provider --bytes--> upstream/ --bytes--> dialects/ --events--> streams/pump --append--> streams/log
+                                                                                            |   |
+                                                      read(after, limit): the reader asks --+   +-- follow(events):
+                                                      (a replay, a heartbeat, a slow            the writer hands over
+                                                      client: back-pressure is not asking)      in the same call
+                                                                                            |   |
+    browser <---frames--- web/ <---sink--- streams/delivery <----- formats/: blocks <-------+---+
 
-The nouns, and where each of them lives:
+Eight nouns:
 
 Event       The one type that flows: `(type, data, id)`, the triple of the EventSource standard. `core/event.py`
-Dialect     How a provider is asked and its bytes become events: openai, anthropic, ollama, sse, text. On the writer's
-            edge only. `dialects/`, one file each
-Log         The events of one generation, numbered from 1, bounded, ended exactly once by a terminal event.
-            A read has four outcomes: events, nothing yet, the end, trimmed. `eventlog/memory.py`
-Pump        The one writer of a log: asks upstreams until one has answered, relays what it says, and finishes elsewhere
-            what broke off. `pump.py`
-Generation  One paid answer: its log, its pump, its limits and its readers; ends the log whatever happens.
-            `generation.py`
-Delivery    The one reader loop: pulls from the log, frames, writes, sends heartbeats, and gives up a client that
-            takes nothing. `delivery.py`
-Format      What a route's clients expect of an event on the wire: a mapping, compiled once. On the reader's edge only,
-            so there are N dialects + M formats and never N x M of anything. `formats/`
-Cursor      A reader's place, as the opaque `id:` that a browser hands back in `Last-Event-ID`. `core/cursor.py`
-Principal   Who asks: the holder of a key, or an address. Owns streams and sessions, has a plan. `core/credential.py`
-Plan        What a principal may use: requests, streams, tokens, in one decision. `core/quota.py`
-Route       A path with its kind (proxy, openai, chat), its upstream and its settings. `config/model.py`, `web/*.py`
-Target      One server of an upstream, with its breaker. `upstream/pool.py`
-Course      Whom to ask next, after what has failed; a plain function of it. `upstream/course.py`, `core/retry.py`
-Exchange    One request and all that is known about it on its way through the middleware. `web/exchange.py`
-Account     What a generation took and how it went: told to metrics, log and span, once. `account.py`
-Span        A generation as OpenTelemetry sees it, where a receiver is named. `tracing/`
-Worker      One of several such processes on a port. A stream's id names its own, and whoever asks another is handed
-            over with the socket. `supervisor.py`, `web/siblings.py`
-Snapshot    One configuration, made ready to serve; a reload makes the next one. `web/state.py`
+Dialect     How a provider is asked, and how its bytes become events. `dialects/`
+Log         The events of one generation: numbered, bounded, ended exactly once. `streams/log.py`
+Generation  One paid answer: a log, the pump that fills it, and an end that comes exactly once. `streams/generation.py`
+Stream      What a reader needs to know of it, as plain values: a reader may be on another machine. `streams/stream.py`
+Format      How a route's clients are sent events. `formats/`
+Route kind  What a path is: how a request is read, what it starts, how answers and errors look. `web/kinds/`
+Principal   Who asks, as a kind and an id: the owner of streams and chats, the subject of limits. `core/principal.py`
 
-To follow one request, read `web/middleware.py` (the pipeline), `web/chat.py` (what is asked), `web/admission.py` (what
-it may cost), `generation.py`, `pump.py`, `eventlog/memory.py`, `web/streaming.py` and `delivery.py`, in this order.
+Dialects stand on the writer's edge of a log and formats on the reader's, so that there are N + M of them and never
+N x M.
 
-Where something new goes: a provider's dialect is a file in `dialects/`; a format is an entry in `formats/presets.py`
-or a mapping in the user's YAML; a limit is a field of `quota.Plan`; a store is a neighbour of `eventlog/memory.py`.
-Each room imports only rooms below it (`tests/test_architecture.py`), and `core/` and `dialects/` do no I/O and know no
-clock: bytes and `now` come in, values go out. `app.py` alone names concrete classes and puts them together.
+To follow one request, read in this order:
+
+    web/service.py         a request becomes an exchange
+    web/pipeline.py        CORS, limits of addresses, credentials; the boundary of errors
+    web/kinds/base.py      a cursor resumes; anything else is read, admitted, answered
+    web/admission.py       the plan's limits; the log and the generation are made
+    streams/generation.py  start, stop, end
+    streams/pump.py        which target is asked; attempt.py: one call; rescue.py: a broken answer
+    upstream/intake.py     the provider's bytes, window by window
+    dialects/openai.py     bytes to events
+    streams/log.py         append; reader.py: read and follow
+    streams/delivery.py    the loop of one reader; frames.py: events to bytes; sink.py: bytes to the socket
+    formats/mapping.py     an event to a block
+
+Each room imports only rooms that stand before it in this line (`tests/test_architecture.py`):
+
+    core  dialects  formats  config  clock  observe  upstream  streams  web  admin  app  process  cli
+
+`core/`, `dialects/` and `formats/` do no I/O and ask no clock: bytes and `now` come in, values go out. `app.py` alone
+names concrete classes and puts them together. CONTRIBUTING.md says where a new part goes.
 """

@@ -1,0 +1,144 @@
+"""An engine, and generations for it, in the test's own process: a real upstream and real sockets, no clients."""
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from typing import Any
+
+import aiohttp
+import structlog
+
+from gateway.clock import Clock
+from gateway.config import Config
+from gateway.core.event import Event
+from gateway.core.quota import Lease, Limiter, Plan
+from gateway.dialects.base import Answer, Call
+from gateway.formats import compile_format
+from gateway.observe.metrics import Metrics
+from gateway.streams.engine import Engine
+from gateway.streams.generation import Generation
+from gateway.streams.job import Job
+from gateway.streams.log import MemoryLog, State
+from gateway.streams.reader import Reader
+from gateway.streams.registry import Registry
+from gateway.streams.stream import Stream, reader_settings
+from gateway.upstream.http import new_session
+from gateway.upstream.pool import Target, Upstream
+from gateway.web.kinds.asking import ChatSource
+from tests.kit.upstream import Hang, Step, openai_delta, sse_head
+
+PLAN = Plan("p", None, 3, None)
+ENDLESS: list[Step] = [sse_head(), openai_delta("a"), Hang()]
+
+
+class Unread:
+    """A source that takes no answer for a stream: it is passed on."""
+
+    repeatable = True
+
+    def call(self, upstream: Upstream, target: Target, prefix: str) -> Call:
+        return ChatSource({"model": "m", "messages": []}).call(upstream, target, prefix)
+
+    async def accept(self, upstream: Upstream, response: aiohttp.ClientResponse, *, canonical: bool) -> Answer | None:
+        return None
+
+
+class Works:
+    """An engine, and generations for it."""
+
+    def __init__(self, session: aiohttp.ClientSession) -> None:
+        clock = Clock(asyncio.get_running_loop())
+        self.metrics = Metrics()
+        self.registry = Registry(clock.wheel, 1 << 20)
+        self.engine = Engine(clock, self.registry, self.metrics, structlog.get_logger(), session, {})
+        self.limiter = Limiter()
+
+    def generation(self, url: str | Sequence[str], **changes: Any) -> Generation:
+        """A generation that was not started.
+
+        Args:
+            url: of the upstream, or of it and its fallbacks.
+            changes: fields of its job; or keys of its route's `stream` and `timeouts`, or of every `upstream`.
+        """
+        stream = {"resume": {"ttl": "1h"}} | changes.pop("stream", {})
+        log_bytes = changes.pop("log_bytes", 1 << 20)
+        urls = [url] if isinstance(url, str) else url
+        timeouts = changes.pop("timeouts", {})
+        settings = {"dialect": "openai", "retries": 0} | changes.pop("upstream", {})
+        config = Config.model_validate(
+            {
+                "upstreams": {f"up{place}": {"targets": [{"url": url}]} | settings for place, url in enumerate(urls)},
+                "routes": [{"path": "/r", "api": "chat", "upstream": "up0", "stream": stream, "timeouts": timeouts}],
+            }
+        )
+        facts: dict[str, Any] = {
+            "route": "/r",
+            "source": ChatSource({"model": "m", "messages": [{"role": "user", "content": "hi"}]}),
+            "chain": tuple(Upstream(name, settings, "") for name, settings in config.upstreams.items()),
+            "stream": config.routes[0].stream,
+            "timeouts": config.routes[0].timeouts,
+            "model": "m",
+            "principal": "me",
+            "request_id": "r1",
+            "format": compile_format("events"),
+            "readers": reader_settings(config.routes[0].stream),
+            "announce": True,
+        }
+        if changes.pop("unread", False):
+            facts["source"] = Unread()
+        lease = self.limiter.admit(changes.pop("plan", PLAN), "me", 0, self.engine.clock.now())
+        assert isinstance(lease, Lease)
+        job = Job(**facts | changes)
+
+        def make(stream_id: str, log: MemoryLog) -> Generation:
+            stream = Stream(
+                id=stream_id, owner="me", route=job.route, created=0, format=job.format, settings=job.readers
+            )
+            return Generation(stream, log, job, lease, self.engine)
+
+        return self.registry.create(log_bytes, make)
+
+    def started(self, url: str | Sequence[str], **changes: Any) -> Generation:
+        generation = self.generation(url, **changes)
+        generation.start()
+        return generation
+
+    def check_rest(self) -> None:
+        """No stream runs, every slot is free, and nothing was counted twice."""
+        assert self.engine.running == {}
+        assert self.slots_taken() == 0
+        assert self.count("gateway_streams_active") == 0
+
+    def slots_taken(self) -> int:
+        [quota] = self.limiter.snapshot(PLAN, "me", self.engine.clock.now())
+        return quota.limit - quota.remaining
+
+    def count(self, name: str, **labels: str) -> float:
+        samples = [s for family in self.metrics.registry.collect() for s in family.samples if s.name == name]
+        return sum(sample.value for sample in samples if labels.items() <= sample.labels.items())
+
+    def outcomes(self) -> dict[str, float]:
+        samples = [s for family in self.metrics.registry.collect() for s in family.samples]
+        return {s.labels["outcome"]: s.value for s in samples if s.name == "gateway_streams_total"}
+
+
+@asynccontextmanager
+async def working() -> AsyncIterator[Works]:
+    """An engine; at the end of the block it must be at rest."""
+    async with new_session() as session:
+        works = Works(session)
+        yield works
+        works.check_rest()
+
+
+async def read_all(reader: Reader) -> list[Event]:
+    events: list[Event] = []
+    while not isinstance(got := await reader.read(99, 5), State):
+        events += got
+        reader.advance(len(got))
+    return events
+
+
+async def until_streaming(generation: Generation) -> None:
+    async with asyncio.timeout(5):
+        await generation.opened()
