@@ -33,26 +33,47 @@ MAX_PEER: Final = 64
 """Characters kept of a peer that is no IP address."""
 INDEX: Final = 4
 """Bytes of a digest by which keys are found: all that timing can tell about one, of 32."""
+KEY: Final = "key"
+"""The kind of a principal that showed a static key."""
+ADDRESS: Final = "addr"
+"""The kind of a principal that showed no credential."""
 IPV6_PREFIX: Final = 64
 """Bits of an IPv6 address that name a customer: what one holder can change at will must not count as many."""
 
 
 class Principal(msgspec.Struct, frozen=True):
-    """Who a request acts for: the owner of logs, sessions and quotas.
+    """Who a request acts for: the owner of streams and chat histories, and the one whom limits count.
+
+    `str()` gives `key:web` or `addr:192.0.2.7`. Logs, limits and histories use this form, so that an id of one kind
+    cannot be taken for the same id of another kind.
 
     Attributes:
-        id: unique among principals; safe to log.
+        kind: `key` for the holder of a static key, `addr` for a client without a credential. Holds no colon.
+        id: unique among the principals of its kind; safe to log.
         plan: a key of the config's `plans`.
         scopes: what it may do, of `stream`, `publish`, `admin`.
         expires: unix seconds by the wall clock, None for never.
-        anonymous: whether `id` is only an address.
     """
 
+    kind: str
     id: str
     plan: str
     scopes: frozenset[str]
     expires: float | None = None
-    anonymous: bool = False
+
+    def __str__(self) -> str:
+        return f"{self.kind}:{self.id}"
+
+    @property
+    def anonymous(self) -> bool:
+        """Whether only its address is known."""
+        return self.kind == ADDRESS
+
+    @property
+    def owner(self) -> str:
+        """The owner of its streams. All addresses are one owner, `addr:`, because the address of a reader changes with
+        its network: the stream id, which nobody can guess, is what lets an anonymous reader resume."""
+        return f"{ADDRESS}:" if self.anonymous else str(self)
 
 
 class Key(msgspec.Struct, frozen=True):
@@ -65,8 +86,8 @@ class Key(msgspec.Struct, frozen=True):
     expires: float | None = None
 
     def principal(self) -> Principal:
-        """Whom the key's holder acts as."""
-        return Principal(self.id, self.plan, self.scopes, self.expires)
+        """The principal that the key's holder acts as."""
+        return Principal(KEY, self.id, self.plan, self.scopes, self.expires)
 
 
 class Presented(NamedTuple):

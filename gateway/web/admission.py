@@ -42,7 +42,7 @@ def admit(exchange: Exchange, job: Job, max_tokens: int | None = None) -> Genera
     def make(stream_id: str, log: MemoryLog) -> Generation:
         stream = Stream(
             id=stream_id,
-            owner=exchange.owner,
+            owner=exchange.who.owner,
             route=job.route,
             created=int(time.time()),
             format=job.format,
@@ -83,7 +83,7 @@ def plan_of(exchange: Exchange) -> Plan:
 def tell_limits(exchange: Exchange) -> None:
     """The response will say where the principal stands with its limits."""
     gateway, plan = exchange.gateway, plan_of(exchange)
-    quotas = gateway.limiter.snapshot(plan, exchange.who.id, gateway.clock.now())
+    quotas = gateway.limiter.snapshot(plan, str(exchange.who), gateway.clock.now())
     exchange.headers |= exchange.endpoint.kind.limit_headers(quotas)
 
 
@@ -97,7 +97,7 @@ def _check_capacity(exchange: Exchange) -> None:
 
 def _lease(exchange: Exchange, tokens: int) -> Lease:
     gateway, plan, now = exchange.gateway, plan_of(exchange), exchange.gateway.clock.now()
-    decision = gateway.limiter.admit(plan, exchange.who.id, tokens, now)
+    decision = gateway.limiter.admit(plan, str(exchange.who), tokens, now)
     if isinstance(decision, Lease):
         tell_limits(exchange)
         return decision
@@ -107,7 +107,7 @@ def _lease(exchange: Exchange, tokens: int) -> Lease:
 def _refused(exchange: Exchange, plan: Plan, refusal: Refusal) -> GatewayError:
     gateway = exchange.gateway
     gateway.metrics.rate_limit(plan.name, refusal.limit)
-    quotas = gateway.limiter.snapshot(plan, exchange.who.id, gateway.clock.now())
+    quotas = gateway.limiter.snapshot(plan, str(exchange.who), gateway.clock.now())
     headers = exchange.endpoint.kind.limit_headers(quotas, refusal)
     message = "" if refusal.retryable else f"This request alone is larger than the plan's {refusal.limit} limit."
     return GatewayError(

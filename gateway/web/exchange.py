@@ -94,12 +94,6 @@ class Exchange:
         assert self.principal is not None, "the endpoint needs authentication"
         return self.principal
 
-    @property
-    def owner(self) -> str:
-        """Whose streams these are. An anonymous reader's address changes with its network, so what lets it resume is
-        the unguessable stream id alone."""
-        return "anonymous" if self.who.anonymous else self.who.id
-
 
 def peer_address(request: web.BaseRequest) -> str:
     """The IP address at the other end of the connection, "" where there is none."""

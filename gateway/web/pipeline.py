@@ -11,7 +11,7 @@ from typing import Final
 
 from aiohttp import hdrs, web
 
-from gateway.core.credential import Presented, Principal, address_key, cookie_allowed, find_credential
+from gateway.core.credential import ADDRESS, Presented, Principal, address_key, cookie_allowed, find_credential
 from gateway.core.errors import GatewayError
 from gateway.core.quota import Lease, Refusal, rate_limit_headers
 from gateway.observe.metrics import AuthFailure
@@ -126,7 +126,7 @@ def _record(exchange: Exchange, status: int) -> None:
         status=status,
         duration_ms=round(seconds * 1000, 1),
         address=exchange.address,
-        principal=exchange.principal.id if exchange.principal else None,
+        principal=str(exchange.principal) if exchange.principal else None,
     )
 
 
@@ -153,7 +153,7 @@ def _identify(exchange: Exchange) -> Principal:
             raise _unauthorized(exchange, "unknown")
     if not anonymous:
         raise _unauthorized(exchange, "missing")
-    return Principal(address_key(exchange.address), "default", frozenset({"stream"}), anonymous=True)
+    return Principal(ADDRESS, address_key(exchange.address), "default", frozenset({"stream"}))
 
 
 def _believed(exchange: Exchange, principal: Principal, presented: Presented) -> Principal:
