@@ -14,7 +14,8 @@ from gateway.config import Config
 from gateway.config import Upstream as UpstreamConfig
 from gateway.core.credential import Key, Keyring
 from gateway.core.errors import GatewayError
-from gateway.core.quota import AddressLimiter, Limiter, Plan
+from gateway.core.limiter import PER_ADDRESS, AddressLimiter, Limiter
+from gateway.core.limits import Plan, make_limits
 from gateway.demo import Demo, start_demo
 from gateway.observe.gen_ai import PROVIDERS
 from gateway.observe.metrics import Metrics
@@ -140,7 +141,7 @@ def _prepare(metrics: Metrics, snapshot: Snapshot) -> None:
 
 def _address_plan(config: Config) -> Plan:
     limits = config.limits.per_address
-    return Plan("address", limits.requests, limits.connections)
+    return Plan(PER_ADDRESS, make_limits(limits.requests, limits.connections))
 
 
 def _upstream(name: str, settings: UpstreamConfig, demo_url: str, old: Mapping[str, Upstream]) -> Upstream:
@@ -158,7 +159,9 @@ def _snapshot(
     demo_url = demo.url if demo is not None else ""
     upstreams = {name: _upstream(name, settings, demo_url, old) for name, settings in config.upstreams.items()}
     keys = [Key(key.id, key.digest, key.plan, frozenset(key.scopes), key.expires_at) for key in config.auth.keys]
-    plans = {name: Plan(name, plan.requests, plan.streams, plan.tokens) for name, plan in config.plans.items()}
+    plans = {
+        name: Plan(name, make_limits(plan.requests, plan.streams, plan.tokens)) for name, plan in config.plans.items()
+    }
     return Snapshot(
         config=config,
         keyring=Keyring(keys),

@@ -9,10 +9,12 @@ from aiohttp import hdrs, web
 
 from gateway.core.credential import Principal
 from gateway.core.errors import Failure, GatewayError
-from gateway.core.quota import Lease, Quota, Refusal, rate_limit_headers
+from gateway.core.limiter import Lease, Refusal
+from gateway.core.limits import Quota
 from gateway.formats import Format, compile_format, problem
 from gateway.observe.tracing.context import TRACEPARENT, TRACESTATE, TraceContext, read_context
 from gateway.web.connection import Connection
+from gateway.web.rate_limit_headers import rate_limit_headers
 from gateway.web.state import Gateway, Snapshot
 
 EVENT_STREAM: Final = "text/event-stream"

@@ -13,10 +13,11 @@ from aiohttp import hdrs, web
 
 from gateway.core.credential import ADDRESS, Presented, Principal, address_key, cookie_allowed, find_credential
 from gateway.core.errors import GatewayError
-from gateway.core.quota import Lease, Refusal, rate_limit_headers
+from gateway.core.limiter import PER_ADDRESS, Lease, Refusal
 from gateway.observe.metrics import AuthFailure
 from gateway.web.cors import cors_headers, is_preflight, preflight
 from gateway.web.exchange import Committed, Exchange
+from gateway.web.rate_limit_headers import rate_limit_headers
 from gateway.web.responses import error_response
 
 Middleware = Callable[[Exchange], web.StreamResponse | None]
@@ -133,7 +134,7 @@ def _record(exchange: Exchange, status: int) -> None:
 def _refuse_address(exchange: Exchange, refusal: Refusal | None) -> None:
     if refusal is None:
         return
-    exchange.gateway.metrics.rate_limit("", "address")
+    exchange.gateway.metrics.rate_limit("", PER_ADDRESS)
     raise GatewayError(
         "rate_limited",
         "Too many requests from this address.",

@@ -16,7 +16,8 @@ from structlog.typing import FilteringBoundLogger
 from gateway.clock import Clock
 from gateway.config import Config, History
 from gateway.core.credential import Keyring
-from gateway.core.quota import AddressLimiter, Limiter, Plan
+from gateway.core.limiter import AddressLimiter, Limiter
+from gateway.core.limits import Plan
 from gateway.core.sessions import Sessions
 from gateway.observe.metrics import Metrics
 from gateway.streams.engine import Engine

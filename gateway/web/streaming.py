@@ -20,9 +20,9 @@ from aiohttp.client import ClientResponse
 from aiohttp.http_writer import StreamWriter
 from multidict import CIMultiDict
 
+from gateway.core.bucket import Gate
 from gateway.core.cursor import Place, parse_cursor
 from gateway.core.errors import GatewayError
-from gateway.core.quota import Gate
 from gateway.core.rate import Rate
 from gateway.observe.metrics import Outcome
 from gateway.streams.delivery import Delivery

@@ -16,7 +16,8 @@ from gateway.config import Config
 from gateway.core.cursor import Place
 from gateway.core.errors import GatewayError
 from gateway.core.event import DONE, ERROR, START, TOKEN, Event
-from gateway.core.quota import Lease, Limiter, Plan
+from gateway.core.limiter import Lease, Limiter
+from gateway.core.limits import Plan, make_limits
 from gateway.dialects.base import Answer, Call
 from gateway.formats import compile_format
 from gateway.observe.metrics import Metrics
@@ -44,7 +45,7 @@ from tests.kit.upstream import (
     sse_head,
 )
 
-PLAN = Plan("p", None, 3, None)
+PLAN = Plan("p", make_limits(streams=3))
 ENDLESS: list[Step] = [sse_head(), openai_delta("a"), Hang()]
 
 
@@ -94,7 +95,7 @@ class Works:
         }
         if changes.pop("unread", False):
             facts["source"] = Unread()
-        lease = self.limiter.admit(PLAN, "me", 0, self.engine.clock.now())
+        lease = self.limiter.admit(PLAN, "me", {"requests": 1, "streams": 1}, self.engine.clock.now())
         assert isinstance(lease, Lease)
         job = Job(**facts | changes)
 
