@@ -55,7 +55,7 @@ async def test_reload_keeps_the_health_of_an_upstream_until_its_settings_change(
 
 
 def who(snapshot: Any, key: str) -> str | None:
-    principal: Principal | None = snapshot.keyring.match(key, 0.0)
+    principal: Principal | None = snapshot.verifiers[0].match(key, 0.0)
     return principal.id if principal is not None else None
 
 

@@ -1,9 +1,9 @@
-"""Who asks: where a credential is looked for, whose it is, and from which address it came.
+"""Credentials and principals: where a credential is looked for, whose it is, and from which address it came.
 
 Invariants:
 
 - Only hashes of keys are kept, and a hash is compared in constant time.
-- Why a credential did not match is told to nobody: unknown, expired and oversized all are None.
+- No caller learns why a credential did not match: unknown, expired and oversized all are None.
 - A cookie counts only when the request can be shown to come from an allowed page.
 - What is stripped for an upstream leaves every other byte as it was.
 
@@ -14,9 +14,9 @@ import hashlib
 import hmac
 import ipaddress
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Collection, Iterable, Mapping, Sequence
 from functools import lru_cache
-from typing import Final, Literal, NamedTuple
+from typing import Final, Literal, NamedTuple, Protocol
 from urllib.parse import unquote_plus
 
 import msgspec
@@ -97,6 +97,44 @@ class Presented(NamedTuple):
     source: Source
 
 
+class Facts(NamedTuple):
+    """What a verifier may look at beside the credential that was presented.
+
+    Attributes:
+        address: the client's address, the proxies' claims considered.
+        headers: the request's headers, found by name in any case.
+        cookies: by name.
+        query: the decoded query parameters by name.
+    """
+
+    address: str
+    headers: Mapping[str, str]
+    cookies: Mapping[str, str]
+    query: Mapping[str, str]
+
+
+Verdict = Principal | None | Awaitable[Principal | None]
+"""The principal; None for a credential that is not valid, or not this verifier's; or something to wait for that gives
+one of the two."""
+
+
+class Verifier(Protocol):
+    """Knows one kind of credential."""
+
+    def verify(self, presented: Presented | None, facts: Facts, now: float) -> Verdict:
+        """The principal that the request acts for.
+
+        Args:
+            presented: the credential where the configuration looks for one, None where there is none. A cookie among
+                them counts only from an allowed page, which the caller sees to.
+            facts: the rest of the request. A verifier that believes another cookie must ask `cookie_allowed` itself.
+            now: unix seconds by the wall clock.
+
+        Raises:
+            Exception: it cannot be found out; the request ends with an error.
+        """
+
+
 def digest(secret: str) -> str:
     """The sha256 of a secret in lower-case hex, as `auth.keys[].sha256` wants it."""
     return _digest(secret).hex()
@@ -108,7 +146,7 @@ def _digest(secret: str) -> bytes:
 
 
 class Keyring:
-    """The static keys.
+    """The static keys, as a verifier.
 
     A comparison of every key would be constant in time but grow with the keys, and a plain dict lookup decides by an
     ordinary comparison. So the first bytes of the digest find the candidates and a constant-time comparison decides.
@@ -120,6 +158,10 @@ class Keyring:
         self._keys: defaultdict[bytes, list[Key]] = defaultdict(list)
         for key in keys:
             self._keys[key.digest[:INDEX]].append(key)
+
+    def verify(self, presented: Presented | None, facts: Facts, now: float) -> Principal | None:
+        """See `Verifier`; a key is all that is looked at."""
+        return None if presented is None else self.match(presented.secret, now)
 
     def match(self, secret: str, now: float) -> Principal | None:
         """The principal whose key this is, None for any other secret and for an expired key.

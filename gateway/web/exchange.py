@@ -52,7 +52,6 @@ class Exchange:
         endpoint: what the path leads to.
         path_params: what the path's variables stand for, still percent-encoded.
         principal: who asks; None before authentication.
-        credential_source: where the credential was, "" without one.
         headers: goes on every response to this request.
         place: its place among the requests of its address, given back at its end; None before it has one.
         committed: the response whose head was sent, None before. Set where heads are written.
@@ -68,7 +67,6 @@ class Exchange:
     endpoint: "Endpoint"
     path_params: dict[str, str] = field(default_factory=dict)
     principal: Principal | None = None
-    credential_source: str = ""
     headers: dict[str, str] = field(default_factory=dict)
     place: Lease | None = None
     committed: Committed | None = None
@@ -144,12 +142,14 @@ class Endpoint:
         kind: what it leads to.
         public: whether it needs no credential.
         named_streams: whether the path names a stream, so that one that is gone is 404.
+        scope: what a principal must be allowed to do here; nothing is asked where it is public.
     """
 
     label: str
     kind: Kind
     public: bool = False
     named_streams: bool = False
+    scope: str = "stream"
 
     def check_method(self, method: str) -> None:
         """Returns when the method is allowed.
