@@ -2,7 +2,7 @@
 
 import asyncio
 import resource
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from types import MappingProxyType
@@ -12,9 +12,10 @@ import structlog
 from gateway.clock import Clock
 from gateway.config import Config
 from gateway.config import Upstream as UpstreamConfig
-from gateway.core.credential import Key, Keyring
+from gateway.core.credential import Key, Keyring, Verifier
 from gateway.core.errors import GatewayError
-from gateway.core.quota import AddressLimiter, Limiter, Plan
+from gateway.core.limiter import PER_ADDRESS, AddressLimiter, Limiter
+from gateway.core.limits import Plan, make_limits
 from gateway.demo import Demo, start_demo
 from gateway.observe.gen_ai import PROVIDERS
 from gateway.observe.metrics import Metrics
@@ -44,17 +45,19 @@ class App:
         gateway: what requests share.
         demo: the stand-in LLM, None until a configuration asks for it.
         kinds: what routes can be, by their `api`.
+        verifiers: asked for the principal of a request when its credential is no static key.
     """
 
     gateway: Gateway
     demo: Demo | None
     kinds: Mapping[str, KindFactory]
+    verifiers: tuple[Verifier, ...]
 
     async def reload(self, config: Config) -> None:
         """New requests see this configuration; running streams keep theirs."""
         self.demo = await _demo(config, self.demo)
         gateway = self.gateway
-        gateway.snapshot = _snapshot(config, self.demo, self.kinds, gateway.snapshot.upstreams)
+        gateway.snapshot = _snapshot(config, self.demo, self.kinds, self.verifiers, gateway.snapshot.upstreams)
         _prepare(gateway.metrics, gateway.snapshot)
         gateway.registry.memory.limit = config.server.max_log_bytes
         gateway.addresses.plan = _address_plan(config)
@@ -71,20 +74,27 @@ class App:
             await self.demo.close()
 
 
-async def make_app(config: Config, worker: int | None = None, *, kinds: Mapping[str, KindFactory] = KINDS) -> App:
+async def make_app(
+    config: Config,
+    worker: int | None = None,
+    *,
+    kinds: Mapping[str, KindFactory] = KINDS,
+    verifiers: Sequence[Verifier] = (),
+) -> App:
     """The gateway of this configuration, ready to serve; needs a running loop.
 
     Args:
         config: what is served.
         worker: its number among several, None for the only one.
         kinds: what routes can be, by their `api`.
+        verifiers: asked, in this order, for the principal of a request when its credential is no static key.
     """
     loop = asyncio.get_running_loop()
     clock, logger = Clock(loop), structlog.get_logger()
     metrics = Metrics(version=version("sse-gateway"))
     registry = Registry(clock.wheel, config.server.max_log_bytes, worker)
     demo = await _demo(config, None)
-    snapshot = _snapshot(config, demo, kinds)
+    snapshot = _snapshot(config, demo, kinds, tuple(verifiers))
     _prepare(metrics, snapshot)
     engine = Engine(clock, registry, metrics, logger, new_session(), {}, from_environment(clock.now, logger))
     per_address = config.limits.per_address
@@ -102,7 +112,7 @@ async def make_app(config: Config, worker: int | None = None, *, kinds: Mapping[
         max_streams=max_streams,
         max_connections=max_connections,
     )
-    return App(gateway, demo, kinds)
+    return App(gateway, demo, kinds, tuple(verifiers))
 
 
 def _descriptors() -> int:
@@ -140,7 +150,7 @@ def _prepare(metrics: Metrics, snapshot: Snapshot) -> None:
 
 def _address_plan(config: Config) -> Plan:
     limits = config.limits.per_address
-    return Plan("address", limits.requests, limits.connections)
+    return Plan(PER_ADDRESS, make_limits(limits.requests, limits.connections))
 
 
 def _upstream(name: str, settings: UpstreamConfig, demo_url: str, old: Mapping[str, Upstream]) -> Upstream:
@@ -153,15 +163,18 @@ def _snapshot(
     config: Config,
     demo: Demo | None,
     kinds: Mapping[str, KindFactory],
+    verifiers: tuple[Verifier, ...],
     old: Mapping[str, Upstream] = MappingProxyType({}),
 ) -> Snapshot:
     demo_url = demo.url if demo is not None else ""
     upstreams = {name: _upstream(name, settings, demo_url, old) for name, settings in config.upstreams.items()}
     keys = [Key(key.id, key.digest, key.plan, frozenset(key.scopes), key.expires_at) for key in config.auth.keys]
-    plans = {name: Plan(name, plan.requests, plan.streams, plan.tokens) for name, plan in config.plans.items()}
+    plans = {
+        name: Plan(name, make_limits(plan.requests, plan.streams, plan.tokens)) for name, plan in config.plans.items()
+    }
     return Snapshot(
         config=config,
-        keyring=Keyring(keys),
+        verifiers=(Keyring(keys), *verifiers) if keys else verifiers,
         plans=plans,
         upstreams=upstreams,
         router=Router(_endpoints(config, upstreams, kinds), Endpoint("_none", Nowhere(), public=True)),

@@ -9,7 +9,9 @@ import pytest
 from gateway.app import App, make_app
 from gateway.config import ChatRoute, Config
 from gateway.core.credential import Principal
-from gateway.core.quota import Lease
+from gateway.core.limiter import Lease
+from gateway.core.limits import make_limits
+from gateway.core.rate import Rate
 from gateway.core.sessions import Sessions
 
 TINY = {"dialect": "openai", "targets": [{"url": "http://127.0.0.1:9/v1"}], "model": "tiny"}
@@ -53,13 +55,13 @@ async def test_reload_keeps_the_health_of_an_upstream_until_its_settings_change(
 
 
 def who(snapshot: Any, key: str) -> str | None:
-    principal: Principal | None = snapshot.keyring.match(key, 0.0)
+    principal: Principal | None = snapshot.verifiers[0].match(key, 0.0)
     return principal.id if principal is not None else None
 
 
 async def test_reload_keeps_what_streams_and_limits_live_in(app: App) -> None:
     gateway = app.gateway
-    lease = gateway.limiter.admit(gateway.snapshot.plans["default"], "anna", 0, 0.0)
+    lease = gateway.limiter.admit(gateway.snapshot.plans["default"], "key:anna", {"streams": 1}, 0.0)
     assert isinstance(lease, Lease)
     before = (gateway.registry, gateway.limiter, gateway.addresses, gateway.engine, gateway.metrics)
     await app.reload(config())
@@ -70,7 +72,7 @@ async def test_reload_changes_bounds_that_live_on(app: App) -> None:
     limits = {"per_address": {"requests": "7/s", "connections": 3}}
     await app.reload(config(server={"max_log_bytes": "5MiB"}, limits=limits))
     assert app.gateway.registry.memory.limit == 5 << 20
-    assert (app.gateway.addresses.plan.requests.amount, app.gateway.addresses.plan.streams) == (7, 3)
+    assert app.gateway.addresses.plan.limits == make_limits(Rate(7, 1.0), 3)
 
 
 async def test_reload_changes_the_models_that_metrics_know(app: App) -> None:

@@ -87,10 +87,10 @@ class Log(Section):
 
 
 class Key(Section):
-    """A static key: a client that shows it acts as the principal `id`."""
+    """A static key: a client that shows it acts as the principal `key:` and its `id`."""
 
     id: Name
-    """The principal: what limits count by and logs say. Never the key itself."""
+    """Names the principal, `key:web` for the id `web`: what limits count by and logs say. Never the key itself."""
     sha256: Annotated[
         str | None, Text(64, 64, r"[0-9A-Fa-f]{64}", "the hexadecimal digits that `gateway hash` prints", optional=True)
     ] = Field(None, repr=False)

@@ -1,9 +1,9 @@
-"""Who asks: where a credential is looked for, whose it is, and from which address it came.
+"""Credentials and principals: where a credential is looked for, whose it is, and from which address it came.
 
 Invariants:
 
 - Only hashes of keys are kept, and a hash is compared in constant time.
-- Why a credential did not match is told to nobody: unknown, expired and oversized all are None.
+- No caller learns why a credential did not match: unknown, expired and oversized all are None.
 - A cookie counts only when the request can be shown to come from an allowed page.
 - What is stripped for an upstream leaves every other byte as it was.
 
@@ -14,9 +14,9 @@ import hashlib
 import hmac
 import ipaddress
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Collection, Iterable, Mapping, Sequence
 from functools import lru_cache
-from typing import Final, Literal, NamedTuple
+from typing import Final, Literal, NamedTuple, Protocol
 from urllib.parse import unquote_plus
 
 import msgspec
@@ -33,26 +33,47 @@ MAX_PEER: Final = 64
 """Characters kept of a peer that is no IP address."""
 INDEX: Final = 4
 """Bytes of a digest by which keys are found: all that timing can tell about one, of 32."""
+KEY: Final = "key"
+"""The kind of a principal that showed a static key."""
+ADDRESS: Final = "addr"
+"""The kind of a principal that showed no credential."""
 IPV6_PREFIX: Final = 64
 """Bits of an IPv6 address that name a customer: what one holder can change at will must not count as many."""
 
 
 class Principal(msgspec.Struct, frozen=True):
-    """Who a request acts for: the owner of logs, sessions and quotas.
+    """Who a request acts for: the owner of streams and chat histories, and the one whom limits count.
+
+    `str()` gives `key:web` or `addr:192.0.2.7`. Logs, limits and histories use this form, so that an id of one kind
+    cannot be taken for the same id of another kind.
 
     Attributes:
-        id: unique among principals; safe to log.
+        kind: `key` for the holder of a static key, `addr` for a client without a credential. Holds no colon.
+        id: unique among the principals of its kind; safe to log.
         plan: a key of the config's `plans`.
         scopes: what it may do, of `stream`, `publish`, `admin`.
         expires: unix seconds by the wall clock, None for never.
-        anonymous: whether `id` is only an address.
     """
 
+    kind: str
     id: str
     plan: str
     scopes: frozenset[str]
     expires: float | None = None
-    anonymous: bool = False
+
+    def __str__(self) -> str:
+        return f"{self.kind}:{self.id}"
+
+    @property
+    def anonymous(self) -> bool:
+        """Whether only its address is known."""
+        return self.kind == ADDRESS
+
+    @property
+    def owner(self) -> str:
+        """The owner of its streams. All addresses are one owner, `addr:`, because the address of a reader changes with
+        its network: the stream id, which nobody can guess, is what lets an anonymous reader resume."""
+        return f"{ADDRESS}:" if self.anonymous else str(self)
 
 
 class Key(msgspec.Struct, frozen=True):
@@ -65,8 +86,8 @@ class Key(msgspec.Struct, frozen=True):
     expires: float | None = None
 
     def principal(self) -> Principal:
-        """Whom the key's holder acts as."""
-        return Principal(self.id, self.plan, self.scopes, self.expires)
+        """The principal that the key's holder acts as."""
+        return Principal(KEY, self.id, self.plan, self.scopes, self.expires)
 
 
 class Presented(NamedTuple):
@@ -74,6 +95,44 @@ class Presented(NamedTuple):
 
     secret: str
     source: Source
+
+
+class Facts(NamedTuple):
+    """What a verifier may look at beside the credential that was presented.
+
+    Attributes:
+        address: the client's address, the proxies' claims considered.
+        headers: the request's headers, found by name in any case.
+        cookies: by name.
+        query: the decoded query parameters by name.
+    """
+
+    address: str
+    headers: Mapping[str, str]
+    cookies: Mapping[str, str]
+    query: Mapping[str, str]
+
+
+Verdict = Principal | None | Awaitable[Principal | None]
+"""The principal; None for a credential that is not valid, or not this verifier's; or something to wait for that gives
+one of the two."""
+
+
+class Verifier(Protocol):
+    """Knows one kind of credential."""
+
+    def verify(self, presented: Presented | None, facts: Facts, now: float) -> Verdict:
+        """The principal that the request acts for.
+
+        Args:
+            presented: the credential where the configuration looks for one, None where there is none. A cookie among
+                them counts only from an allowed page, which the caller sees to.
+            facts: the rest of the request. A verifier that believes another cookie must ask `cookie_allowed` itself.
+            now: unix seconds by the wall clock.
+
+        Raises:
+            Exception: it cannot be found out; the request ends with an error.
+        """
 
 
 def digest(secret: str) -> str:
@@ -87,7 +146,7 @@ def _digest(secret: str) -> bytes:
 
 
 class Keyring:
-    """The static keys.
+    """The static keys, as a verifier.
 
     A comparison of every key would be constant in time but grow with the keys, and a plain dict lookup decides by an
     ordinary comparison. So the first bytes of the digest find the candidates and a constant-time comparison decides.
@@ -99,6 +158,10 @@ class Keyring:
         self._keys: defaultdict[bytes, list[Key]] = defaultdict(list)
         for key in keys:
             self._keys[key.digest[:INDEX]].append(key)
+
+    def verify(self, presented: Presented | None, facts: Facts, now: float) -> Principal | None:
+        """See `Verifier`; a key is all that is looked at."""
+        return None if presented is None else self.match(presented.secret, now)
 
     def match(self, secret: str, now: float) -> Principal | None:
         """The principal whose key this is, None for any other secret and for an expired key.

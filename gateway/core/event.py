@@ -55,11 +55,13 @@ class Usage(msgspec.Struct, frozen=True, gc=False):
         input: tokens of the prompt, at least 0.
         output: tokens of the answer and its reasoning, at least 0.
         source: who counted.
+        cached_input: tokens of `input` that the provider had in its cache, 0 where it does not say.
     """
 
     input: int
     output: int
     source: UsageSource = "usage"
+    cached_input: int = 0
 
 
 class Done(msgspec.Struct, frozen=True):

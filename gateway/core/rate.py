@@ -1,7 +1,7 @@
 """A rate: so many of something in so long. Written `60/min`, `10/s`, `1000/h`, `100000/day`.
 
 Invariant: both numbers of a `Rate` are above 0.
-This file does not know what is counted, nor how a limit is kept (`quota.py` does).
+This file does not know what is counted, nor how a limit is kept (`limits.py` does).
 """
 
 import re

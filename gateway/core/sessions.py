@@ -95,7 +95,7 @@ class Sessions:
         """The messages so far, oldest first, [] for a session nobody knows. The list is the caller's.
 
         Args:
-            owner: a principal's id.
+            owner: the principal, as `str()` gives it.
             session: an id that `valid_session_id` accepts.
             now: seconds of a clock that does not run backwards.
         """

@@ -41,7 +41,6 @@ RescueResult = Literal["completed", "restarted", "failed"]
 Resume = Literal["resumed", "ended", "expired", "malformed"]
 """What a cursor led to: more events, 204 at the final cursor, `cursor_expired`, 400."""
 AuthFailure = Literal["missing", "unknown", "expired", "origin", "scope"]
-Limit = Literal["requests", "streams", "tokens", "address"]
 
 CONTENT_TYPE: Final = prometheus_client.CONTENT_TYPE_LATEST
 """The media type of `Metrics.render()`."""
@@ -52,7 +51,6 @@ MAX_NAMES: Final = 256
 
 _OUTCOMES: Final = frozenset(get_args(Outcome))
 _RESUMES: Final = frozenset(get_args(Resume))
-_LIMITS: Final = frozenset(get_args(Limit))
 _AUTH_FAILURES: Final = frozenset(get_args(AuthFailure))
 _METHODS: Final = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 
@@ -87,6 +85,7 @@ class Metrics:
         self._upstream_names = _Names()
         self._model_names = _Names()
         self._plan_names = _Names()
+        self._limit_names = _Names()
         self._register_requests()
         self._register_streams()
         self._register_upstreams()
@@ -147,9 +146,9 @@ class Metrics:
         """A request was refused for its credential."""
         self.auth_failures.labels(_one_of(_AUTH_FAILURES, reason)).inc()
 
-    def rate_limit(self, plan: str, limit: Limit) -> None:
+    def rate_limit(self, plan: str, limit: str) -> None:
         """A request or a stream ran into a limit of a plan; "" is the plan of limits that belong to none."""
-        self.rate_limited.labels(self._plan_names.fold(plan), _one_of(_LIMITS, limit)).inc()
+        self.rate_limited.labels(self._plan_names.fold(plan), self._limit_names.fold(limit)).inc()
 
     def render(self) -> bytes:
         """Everything in the text format of `CONTENT_TYPE`. Blocks for about 5 us a line."""

@@ -20,9 +20,11 @@ from typing import Protocol
 import aiohttp
 
 from gateway.clock import Deadline
+from gateway.core.cost import amounts
 from gateway.core.errors import GatewayError
-from gateway.core.event import Event
-from gateway.core.quota import Lease
+from gateway.core.event import Event, Usage
+from gateway.core.limiter import Lease
+from gateway.core.limits import TOKENS
 from gateway.dialects.base import BYTES_PER_TOKEN, Answer
 from gateway.observe.account import Account
 from gateway.streams.engine import Engine
@@ -114,7 +116,7 @@ class Attempt:
         self._call = call
         self._prefix = prefix
         self._heard = 0.0
-        self._paid = 0
+        self._paid = 0.0
         self._speaking = False
 
     async def run(self) -> None:
@@ -147,7 +149,7 @@ class Attempt:
                     return
                 self.answer = answer
                 self.carried = tokens_of(self.rescue.delivered) if self.rescue is not None and self._prefix else 0
-                self._paid = self._bytes_paid()
+                self._paid = self._bytes_paid(0)
                 await self._read(response, answer)
 
     def _last_heard(self) -> float:
@@ -227,13 +229,15 @@ class Attempt:
         work.transcript.begin(model, in_chunks=answer.in_chunks, announced=work.job.announce)
 
     def _pay(self, answer: Answer) -> None:
-        if not self._work.lease.spend(self._work.job.input_tokens + self.carried + answer.deltas, self._heard):
+        used = Usage(self._work.job.input_tokens, self.carried + answer.deltas, "estimate")
+        if not self._work.lease.spend(amounts(used, self._work.transcript.log.model), self._heard):
             raise GatewayError("budget")
-        self._paid = self._bytes_paid()
+        self._paid = self._bytes_paid(answer.size)
 
-    def _bytes_paid(self) -> int:
+    def _bytes_paid(self, size: int) -> float:
         """Bytes that an answer may have before there is something to pay; asking at each event would cost more."""
-        return BYTES_PER_TOKEN * (self._work.lease.reserved - self._work.job.input_tokens - self.carried)
+        before = self._work.job.input_tokens + self.carried
+        return BYTES_PER_TOKEN * (self._work.lease.due(TOKENS, before + size // BYTES_PER_TOKEN) - before)
 
 
 def _timeout() -> GatewayError:

@@ -29,10 +29,12 @@ import msgspec
 
 from gateway.clock import Timer
 from gateway.config import Timeouts
+from gateway.core.bucket import Gate
+from gateway.core.cost import amounts
 from gateway.core.cursor import Place
 from gateway.core.errors import GatewayError
 from gateway.core.event import DONE, ERROR, START, Done, Event, Usage
-from gateway.core.quota import Gate, Lease
+from gateway.core.limiter import Lease
 from gateway.observe.account import Account
 from gateway.observe.metrics import Outcome
 from gateway.observe.tracing.span import Opening as SpanOpening
@@ -260,7 +262,7 @@ class Generation:
         for code in list(run.timers):
             self._forget(code)
         usage = pump.usage
-        run.lease.settle(usage.input + usage.output, now)
+        run.lease.settle(amounts(usage, self.log.model), now)
         run.lease.close(now)
 
         self.log.close(self._terminal(run, pump, failure, usage))

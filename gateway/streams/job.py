@@ -49,7 +49,7 @@ class Job:
         stream: the route's stream settings, for the writer.
         timeouts: the route's time limits, in seconds.
         model: the model asked for, "" where none was named.
-        principal: who pays, as logs name it.
+        principal: the principal that pays, as `str()` gives it.
         request_id: the request that started it.
         trace: the trace which that request belongs to, None without one.
         format: how readers are sent the events.

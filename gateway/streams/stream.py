@@ -11,8 +11,8 @@ from typing import Literal, Protocol
 import msgspec
 
 from gateway.config import Stream as StreamConfig
+from gateway.core.bucket import Gate
 from gateway.core.cursor import Place
-from gateway.core.quota import Gate
 from gateway.formats import Format, Spec, View, load_format
 from gateway.observe.metrics import Outcome
 from gateway.streams.log import Log

@@ -1,16 +1,19 @@
-"""Admission: who may start a generation now. Here money is spent, so here everything is checked that can refuse.
+"""Admission: whether a request may start a generation now. The start costs money, so all that can refuse it is here.
 
 Invariants:
 
 - A refusal takes nothing: no slot, no token, no log.
-- What was admitted has a lease, and its generation gives it back whatever becomes of it.
+- An admitted generation has a lease, and gives it back however it ends.
 """
 
 import time
 from typing import Final
 
+from gateway.core.cost import amounts
 from gateway.core.errors import GatewayError
-from gateway.core.quota import Lease, Plan, Refusal
+from gateway.core.event import Usage
+from gateway.core.limiter import Lease
+from gateway.core.limits import REQUESTS, STREAMS, Amounts, Plan
 from gateway.streams.generation import Generation
 from gateway.streams.job import Job
 from gateway.streams.log import MemoryLog
@@ -27,7 +30,7 @@ def admit(exchange: Exchange, job: Job, max_tokens: int | None = None) -> Genera
     """A running generation for this request.
 
     Args:
-        exchange: who asks.
+        exchange: the request, authenticated.
         job: what is asked.
         max_tokens: the output tokens the client allows, None where it does not say.
 
@@ -35,14 +38,18 @@ def admit(exchange: Exchange, job: Job, max_tokens: int | None = None) -> Genera
         GatewayError: `draining`, `overloaded`, or one of the plan's limits, with the headers that tell when to retry.
     """
     gateway = exchange.gateway
-    _check_capacity(exchange)
-    lease = _lease(exchange, _estimate(job, max_tokens))
+    if gateway.draining:
+        raise GatewayError("draining", retry_after=2)
+    if len(gateway.engine.running) >= gateway.max_streams:
+        raise GatewayError("overloaded", retry_after=5, detail="as many streams as file descriptors allow are open")
+    demand = _demand(job, max_tokens)
+    lease = _lease(exchange, demand)
     max_bytes = job.stream.resume.max_bytes if job.stream.resume.enabled else UNRESUMABLE_LOG
 
     def make(stream_id: str, log: MemoryLog) -> Generation:
         stream = Stream(
             id=stream_id,
-            owner=exchange.owner,
+            owner=exchange.who.owner,
             route=job.route,
             created=int(time.time()),
             format=job.format,
@@ -55,17 +62,19 @@ def admit(exchange: Exchange, job: Job, max_tokens: int | None = None) -> Genera
         generation = gateway.registry.create(max_bytes, make)
     except GatewayError:
         now = gateway.clock.now()
-        lease.settle(0, now)
+        lease.settle(dict.fromkeys(demand, 0), now)
         lease.close(now)
         raise
     generation.start()
     return generation
 
 
-def _estimate(job: Job, max_tokens: int | None) -> int:
-    if not job.canonical:
-        return 0  # a proxy route asks no model that the gateway knows of
-    return job.input_tokens + min(max_tokens or OUTPUT_RESERVE, OUTPUT_RESERVE)
+def _demand(job: Job, max_tokens: int | None) -> Amounts:
+    start: dict[str, float] = {REQUESTS: 1, STREAMS: 1}
+    if job.canonical:  # a proxy route asks no model that the gateway knows of
+        output = min(max_tokens or OUTPUT_RESERVE, OUTPUT_RESERVE)
+        start |= amounts(Usage(job.input_tokens, output, "estimate"), job.model)
+    return start
 
 
 def expires_in(exchange: Exchange) -> float | None:
@@ -75,41 +84,24 @@ def expires_in(exchange: Exchange) -> float | None:
 
 
 def plan_of(exchange: Exchange) -> Plan:
-    """The limits of who asks."""
+    """The limits of the principal that asks."""
     plans = exchange.snapshot.plans
     return plans.get(exchange.who.plan) or plans["default"]
 
 
-def tell_limits(exchange: Exchange) -> None:
-    """The response will say where the principal stands with its limits."""
-    gateway, plan = exchange.gateway, plan_of(exchange)
-    quotas = gateway.limiter.snapshot(plan, exchange.who.id, gateway.clock.now())
-    exchange.headers |= exchange.endpoint.kind.limit_headers(quotas)
-
-
-def _check_capacity(exchange: Exchange) -> None:
-    gateway = exchange.gateway
-    if gateway.draining:
-        raise GatewayError("draining", retry_after=2)
-    if len(gateway.engine.running) >= gateway.max_streams:
-        raise GatewayError("overloaded", retry_after=5, detail="as many streams as file descriptors allow are open")
-
-
-def _lease(exchange: Exchange, tokens: int) -> Lease:
-    gateway, plan, now = exchange.gateway, plan_of(exchange), exchange.gateway.clock.now()
-    decision = gateway.limiter.admit(plan, exchange.who.id, tokens, now)
+def _lease(exchange: Exchange, demand: Amounts) -> Lease:
+    gateway, plan, principal = exchange.gateway, plan_of(exchange), str(exchange.who)
+    now = gateway.clock.now()
+    decision = gateway.limiter.admit(plan, principal, demand, now)
+    quotas = gateway.limiter.snapshot(plan, principal, now)
     if isinstance(decision, Lease):
-        tell_limits(exchange)
+        exchange.headers |= exchange.endpoint.kind.limit_headers(quotas)
         return decision
-    raise _refused(exchange, plan, decision)
-
-
-def _refused(exchange: Exchange, plan: Plan, refusal: Refusal) -> GatewayError:
-    gateway = exchange.gateway
-    gateway.metrics.rate_limit(plan.name, refusal.limit)
-    quotas = gateway.limiter.snapshot(plan, exchange.who.id, gateway.clock.now())
-    headers = exchange.endpoint.kind.limit_headers(quotas, refusal)
-    message = "" if refusal.retryable else f"This request alone is larger than the plan's {refusal.limit} limit."
-    return GatewayError(
-        refusal.code, message, retry_after=refusal.retry_after, retryable=refusal.retryable, headers=headers
+    gateway.metrics.rate_limit(plan.name, decision.limit)
+    raise GatewayError(
+        decision.code,
+        "" if decision.retryable else f"This request alone is larger than the plan's {decision.limit} limit.",
+        retry_after=decision.retry_after,
+        retryable=decision.retryable,
+        headers=exchange.endpoint.kind.limit_headers(quotas, decision),
     )

@@ -9,10 +9,12 @@ from aiohttp import hdrs, web
 
 from gateway.core.credential import Principal
 from gateway.core.errors import Failure, GatewayError
-from gateway.core.quota import Lease, Quota, Refusal, rate_limit_headers
+from gateway.core.limiter import Lease, Refusal
+from gateway.core.limits import Quota
 from gateway.formats import Format, compile_format, problem
 from gateway.observe.tracing.context import TRACEPARENT, TRACESTATE, TraceContext, read_context
 from gateway.web.connection import Connection
+from gateway.web.rate_limit_headers import rate_limit_headers
 from gateway.web.state import Gateway, Snapshot
 
 EVENT_STREAM: Final = "text/event-stream"
@@ -50,7 +52,6 @@ class Exchange:
         endpoint: what the path leads to.
         path_params: what the path's variables stand for, still percent-encoded.
         principal: who asks; None before authentication.
-        credential_source: where the credential was, "" without one.
         headers: goes on every response to this request.
         place: its place among the requests of its address, given back at its end; None before it has one.
         committed: the response whose head was sent, None before. Set where heads are written.
@@ -66,7 +67,6 @@ class Exchange:
     endpoint: "Endpoint"
     path_params: dict[str, str] = field(default_factory=dict)
     principal: Principal | None = None
-    credential_source: str = ""
     headers: dict[str, str] = field(default_factory=dict)
     place: Lease | None = None
     committed: Committed | None = None
@@ -93,12 +93,6 @@ class Exchange:
         """The principal of an authenticated request."""
         assert self.principal is not None, "the endpoint needs authentication"
         return self.principal
-
-    @property
-    def owner(self) -> str:
-        """Whose streams these are. An anonymous reader's address changes with its network, so what lets it resume is
-        the unguessable stream id alone."""
-        return "anonymous" if self.who.anonymous else self.who.id
 
 
 def peer_address(request: web.BaseRequest) -> str:
@@ -148,12 +142,14 @@ class Endpoint:
         kind: what it leads to.
         public: whether it needs no credential.
         named_streams: whether the path names a stream, so that one that is gone is 404.
+        scope: what a principal must be allowed to do here; nothing is asked where it is public.
     """
 
     label: str
     kind: Kind
     public: bool = False
     named_streams: bool = False
+    scope: str = "stream"
 
     def check_method(self, method: str) -> None:
         """Returns when the method is allowed.

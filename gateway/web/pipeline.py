@@ -1,25 +1,26 @@
 """The pipeline that every request goes through on its way to its handler: a list of middlewares, and a loop.
 
-Each of them is a plain function that does one thing: it returns None to let the request pass, or the answer to it, or
-raises what `answer` shapes into one. None is a coroutine, and nothing is wrapped around the handler but `serve` and
-`answer`: a stream lives inside its request, where each frame costs a quarter of a KiB for as long as it lasts.
+Each of them is a plain function that does one thing. It returns None to let the request pass, or the answer to it, or
+something that `answer` awaits before it goes on, or it raises what `answer` shapes into a response. Nothing is wrapped
+around the handler but `serve` and `answer`: a stream lives inside its request, where each frame costs a quarter of a
+KiB for as long as it lasts. A wait, too, is over before the handler begins.
 """
 
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Final
 
 from aiohttp import hdrs, web
 
-from gateway.core.credential import Presented, Principal, address_key, cookie_allowed, find_credential
+from gateway.core.credential import address_key
 from gateway.core.errors import GatewayError
-from gateway.core.quota import Lease, Refusal, rate_limit_headers
-from gateway.observe.metrics import AuthFailure
+from gateway.core.limiter import PER_ADDRESS, Lease, Refusal
 from gateway.web.cors import cors_headers, is_preflight, preflight
+from gateway.web.credentials import authenticate
 from gateway.web.exchange import Committed, Exchange
+from gateway.web.rate_limit_headers import rate_limit_headers
 from gateway.web.responses import error_response
 
-Middleware = Callable[[Exchange], web.StreamResponse | None]
+Middleware = Callable[[Exchange], web.StreamResponse | Awaitable[None] | None]
 
 
 async def serve(exchange: Exchange) -> web.StreamResponse:
@@ -48,8 +49,11 @@ async def answer(exchange: Exchange) -> web.StreamResponse:
     """
     try:
         for middleware in PIPELINE:
-            if (response := middleware(exchange)) is not None:
-                return response
+            if (passed := middleware(exchange)) is not None:
+                if isinstance(passed, web.StreamResponse):
+                    return passed
+                await passed
+                passed = None  # the stream that may follow is to keep nothing of the wait
         return await exchange.endpoint.kind.answer(exchange)
     except GatewayError as error:
         if error.detail:
@@ -86,7 +90,7 @@ def share(exchange: Exchange) -> web.StreamResponse | None:
 
 
 def limit_address(exchange: Exchange) -> None:
-    """Holds every client address to its request rate and its number of requests at once, whoever it claims to be."""
+    """Holds every client address to its request rate and its number of requests at once, whatever its credential."""
     gateway, address, now = exchange.gateway, address_key(exchange.address), exchange.started
     _refuse_address(exchange, gateway.addresses.request(address, now))
     lease = gateway.addresses.connect(address, now)
@@ -99,16 +103,6 @@ def limit_address(exchange: Exchange) -> None:
 def check_method(exchange: Exchange) -> None:
     """Refuses methods that the endpoint does not have."""
     exchange.endpoint.check_method(exchange.request.method)
-
-
-def authenticate(exchange: Exchange) -> None:
-    """Finds out who asks. One answer to every bad credential, whatever is wrong with it."""
-    if exchange.endpoint.public:
-        return
-    exchange.principal = _identify(exchange)
-    if "stream" not in exchange.principal.scopes:
-        exchange.gateway.metrics.auth_failure("scope")
-        raise GatewayError("forbidden", "This credential's scopes do not include 'stream'.")
 
 
 PIPELINE: Final[Sequence[Middleware]] = (share, limit_address, check_method, authenticate)
@@ -126,58 +120,17 @@ def _record(exchange: Exchange, status: int) -> None:
         status=status,
         duration_ms=round(seconds * 1000, 1),
         address=exchange.address,
-        principal=exchange.principal.id if exchange.principal else None,
+        principal=str(exchange.principal) if exchange.principal else None,
     )
 
 
 def _refuse_address(exchange: Exchange, refusal: Refusal | None) -> None:
     if refusal is None:
         return
-    exchange.gateway.metrics.rate_limit("", "address")
+    exchange.gateway.metrics.rate_limit("", PER_ADDRESS)
     raise GatewayError(
         "rate_limited",
         "Too many requests from this address.",
         retry_after=refusal.retry_after,
         headers=rate_limit_headers([refusal.quota], refusal),
     )
-
-
-def _identify(exchange: Exchange) -> Principal:
-    presented = _presented(exchange)
-    anonymous = exchange.snapshot.config.auth.anonymous
-    if presented is not None:
-        principal = exchange.snapshot.keyring.match(presented.secret, time.time())
-        if principal is not None:
-            return _believed(exchange, principal, presented)
-        if not anonymous or exchange.snapshot.config.auth.keys:
-            raise _unauthorized(exchange, "unknown")
-    if not anonymous:
-        raise _unauthorized(exchange, "missing")
-    return Principal(address_key(exchange.address), "default", frozenset({"stream"}), anonymous=True)
-
-
-def _believed(exchange: Exchange, principal: Principal, presented: Presented) -> Principal:
-    headers = exchange.request.headers
-    if presented.source == "cookie" and not cookie_allowed(
-        headers.get(hdrs.ORIGIN), headers.get("Sec-Fetch-Site"), exchange.snapshot.origins
-    ):
-        raise _unauthorized(exchange, "origin")
-    exchange.credential_source = presented.source
-    return principal
-
-
-def _presented(exchange: Exchange) -> Presented | None:
-    auth, request = exchange.snapshot.config.auth, exchange.request
-    return find_credential(
-        auth.sources,
-        request.headers.get(hdrs.AUTHORIZATION),
-        request.cookies,
-        request.query,
-        auth.cookie,
-        auth.query_param,
-    )
-
-
-def _unauthorized(exchange: Exchange, reason: AuthFailure) -> GatewayError:
-    exchange.gateway.metrics.auth_failure(reason)
-    return GatewayError("unauthorized")

@@ -15,8 +15,9 @@ from structlog.typing import FilteringBoundLogger
 
 from gateway.clock import Clock
 from gateway.config import Config, History
-from gateway.core.credential import Keyring
-from gateway.core.quota import AddressLimiter, Limiter, Plan
+from gateway.core.credential import Verifier
+from gateway.core.limiter import AddressLimiter, Limiter
+from gateway.core.limits import Plan
 from gateway.core.sessions import Sessions
 from gateway.observe.metrics import Metrics
 from gateway.streams.engine import Engine
@@ -35,7 +36,7 @@ class Snapshot:
 
     Attributes:
         config: as it was read.
-        keyring: the static keys.
+        verifiers: asked in this order for the principal of a request; the static keys first, where there are any.
         plans: limits by plan name.
         upstreams: by name.
         router: from path to endpoint.
@@ -44,7 +45,7 @@ class Snapshot:
     """
 
     config: Config
-    keyring: Keyring
+    verifiers: tuple[Verifier, ...]
     plans: Mapping[str, Plan]
     upstreams: Mapping[str, Upstream]
     router: "Router"

@@ -20,9 +20,9 @@ from aiohttp.client import ClientResponse
 from aiohttp.http_writer import StreamWriter
 from multidict import CIMultiDict
 
+from gateway.core.bucket import Gate
 from gateway.core.cursor import Place, parse_cursor
 from gateway.core.errors import GatewayError
-from gateway.core.quota import Gate
 from gateway.core.rate import Rate
 from gateway.observe.metrics import Outcome
 from gateway.streams.delivery import Delivery
@@ -137,7 +137,7 @@ def find_stream(exchange: Exchange, stream_id: str) -> Followed:
     Raises:
         GatewayError: `cursor_expired`, alike for unknown, expired and somebody else's.
     """
-    followed = exchange.gateway.registry.find(stream_id, exchange.owner)
+    followed = exchange.gateway.registry.find(stream_id, exchange.who.owner)
     if followed is None:
         raise _expired(exchange)
     return followed

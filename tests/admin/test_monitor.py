@@ -59,7 +59,7 @@ async def test_watcher_sees_a_stream_come_and_go(gateway: Gateway) -> None:
         assert (await source.until("now"))[-1].json()["streams"] == []
         answer = await ask(gateway)
         now = (await source.until("now"))[-1].json()
-        assert [(stream["principal"], stream["events"]) for stream in now["streams"]] == [("安娜", 1)]
+        assert [(stream["principal"], stream["events"]) for stream in now["streams"]] == [("key:安娜", 1)]
         assert (now["running"], now["draining"], now["reloaded"]) == (1, False, True)
         assert [(target["upstream"], target["open"], target["state"]) for target in now["targets"]] == [
             ("main", 1, "in service")

@@ -72,7 +72,7 @@ async def test_streams_lists_a_running_stream_and_forgets_it(gateway: Gateway) -
             assert stream == {
                 "id": source.current.headers["x-stream-id"],
                 "route": "/chat",
-                "principal": "anna",
+                "principal": "key:anna",
                 "upstream": "main",
                 "model": "scripted",
                 "state": "streaming",

@@ -39,8 +39,8 @@ def test_digest_is_the_sha256_in_hex() -> None:
 
 def test_keyring_finds_the_principal_of_a_secret() -> None:
     ring = Keyring([key("web", "s3cret"), key("ops", "钥匙，很长")])
-    assert ring.match("s3cret", NOW) == Principal("web", "default", STREAM)
-    assert ring.match("钥匙，很长", NOW) == Principal("ops", "default", STREAM)
+    assert ring.match("s3cret", NOW) == Principal("key", "web", "default", STREAM)
+    assert ring.match("钥匙，很长", NOW) == Principal("key", "ops", "default", STREAM)
 
 
 @pytest.mark.parametrize("secret", ["", "S3cret", "s3cret ", "s3cre", "\udce9", "x" * (MAX_SECRET + 1)])
@@ -57,7 +57,7 @@ def test_keyring_does_not_hash_what_is_too_long() -> None:
 
 def test_keyring_drops_a_key_at_its_expiry() -> None:
     ring = Keyring([key("web", "s3cret", expires=NOW)])
-    assert ring.match("s3cret", NOW - 0.001) == Principal("web", "default", STREAM, NOW)
+    assert ring.match("s3cret", NOW - 0.001) == Principal("key", "web", "default", STREAM, NOW)
     assert ring.match("s3cret", NOW) is None
 
 
@@ -65,7 +65,7 @@ def test_keyring_decides_by_the_whole_digest() -> None:
     whole = bytes.fromhex(digest("s3cret"))
     near = Key("near", whole[:INDEX] + bytes(32 - INDEX), "default", STREAM)
     assert Keyring([near]).match("s3cret", NOW) is None
-    assert Keyring([near, key("web", "s3cret")]).match("s3cret", NOW) == Principal("web", "default", STREAM)
+    assert Keyring([near, key("web", "s3cret")]).match("s3cret", NOW) == Principal("key", "web", "default", STREAM)
 
 
 # where they are looked for
@@ -209,3 +209,17 @@ def test_client_address_survives_any_header(forwarded: str) -> None:
 )
 def test_addresses_of_one_holder_share_a_key(address: str, name: str) -> None:
     assert address_key(address) == name
+
+
+# principals
+
+
+def test_principal_is_written_as_its_kind_and_id() -> None:
+    assert str(Principal("key", "web", "default", STREAM)) == "key:web"
+    assert str(Principal("addr", "2001:db8::/64", "default", STREAM)) == "addr:2001:db8::/64"
+
+
+def test_principal_owns_alone_and_addresses_own_together() -> None:
+    names = [("key", "anonymous"), ("key", "addr"), ("key", ""), ("user", "7"), ("addr", "a"), ("addr", "b")]
+    owners = [Principal(kind, name, "default", STREAM).owner for kind, name in names]
+    assert owners == ["key:anonymous", "key:addr", "key:", "user:7", "addr:", "addr:"]

@@ -215,7 +215,7 @@ async def test_every_stream_end_has_all_its_fields(afternoon: Afternoon) -> None
     assert [line for line in lines if set(line) != FIELDS] == []
     assert all(line["duration_ms"] >= (line["first_token_ms"] or 0) >= 0 for line in lines)
     [resumed] = [line for line in lines if line["request_id"] == afternoon.ids["resumed"]]
-    assert (resumed["outcome"], resumed["connections"], resumed["principal"]) == ("stopped", 2, "anna")
+    assert (resumed["outcome"], resumed["connections"], resumed["principal"]) == ("stopped", 2, "key:anna")
     assert resumed["bytes"] > 0
 
 

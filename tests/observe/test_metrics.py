@@ -94,9 +94,11 @@ def test_names_are_bounded_over_endless_reloads(metrics: Metrics) -> None:
         metrics.route(f"/{number}").events.inc()
         metrics.upstream_request(f"up{number}", 200)
         metrics.rate_limit(f"plan{number}", "requests")
+        metrics.rate_limit("plan0", f"limit{number}")
     assert value(metrics, "gateway_events_total", route=OTHER_NAME) == 50
     assert value(metrics, "gateway_upstream_requests_total", upstream=OTHER_NAME, code="200") == 50
     assert value(metrics, "gateway_rate_limited_total", plan=OTHER_NAME, limit="requests") == 50
+    assert value(metrics, "gateway_rate_limited_total", plan="plan0", limit=OTHER_NAME) == 51
 
 
 def test_outcome_outside_the_closed_list_is_a_mistake(metrics: Metrics) -> None:

@@ -120,7 +120,7 @@ async def test_operator_sees_a_stream_within_two_seconds_and_every_name_as_text(
         row = page.locator("#streams tbody tr")
         await expect(row).to_have_count(1, timeout=2000)
         await expect(row.locator("td.id")).to_have_text(answer.headers["x-stream-id"])
-        await expect(row.locator("td.principal")).to_have_text(PRINCIPAL)
+        await expect(row.locator("td.principal")).to_have_text(f"key:{PRINCIPAL}")
         await expect(row.locator("td.upstream")).to_contain_text(UPSTREAM)
         await expect(page.locator("#upstreams .name")).to_have_text(UPSTREAM)
         await expect(page.locator("[data-figure=figureStreams] dd").first).to_have_text("1")
@@ -203,7 +203,7 @@ async def test_operator_reads_it_on_a_phone_in_chinese(browser: Browser, gateway
     async with Ledger(gateway), phone as page, await ask(gateway, HOSTILE * 3):
         row = page.locator("#streams tbody tr")
         await expect(row).to_have_count(1)  # those of the test before may still be in the last sample
-        await expect(row.locator("td.principal")).to_have_text(PRINCIPAL)
+        await expect(row.locator("td.principal")).to_have_text(f"key:{PRINCIPAL}")
         await expect(page.locator("h1")).to_have_text("网关监控")
         await row.get_by_role("button").tap()
         await expect(row.get_by_role("button", name="保留")).to_be_visible()

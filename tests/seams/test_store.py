@@ -12,9 +12,9 @@ from typing import Any
 import msgspec
 import pytest
 
+from gateway.core.bucket import Gate
 from gateway.core.cursor import Place, new_stream_id
 from gateway.core.event import DONE, TOKEN, Done, Event, Usage
-from gateway.core.quota import Gate
 from gateway.formats import Format, OpenAIFormat, Verbatim, compile_format
 from gateway.observe.metrics import Outcome
 from gateway.streams.log import END, NOTHING, TRIMMED, Attached, Log, MemoryLog, ReadResult
@@ -118,7 +118,7 @@ def written(**changes: Any) -> bytes:
     form = compile_format({"preset": "events", "token": token})
     facts: dict[str, Any] = {
         "id": new_stream_id(),
-        "owner": "anonymous",
+        "owner": "addr:",
         "route": "/chat",
         "created": 7,
         "format": form,
@@ -160,7 +160,7 @@ def test_stream_is_the_same_when_it_was_written_down_and_read_again(form: Format
     assert stream.format.spec == form.spec
     assert type(stream.format) is type(form)
     assert stream.to_json() == Stream.from_json(stream.to_json()).to_json()
-    assert (stream.settings.boundary, stream.settings.merge, stream.owner) == ("sentence", True, "anonymous")
+    assert (stream.settings.boundary, stream.settings.merge, stream.owner) == ("sentence", True, "addr:")
 
 
 def test_stream_of_an_unknown_format_is_refused() -> None:

@@ -1,6 +1,6 @@
 """The pump from within: attempts, rescues and their bounds, with real upstreams that play scripts."""
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import AsyncExitStack
 from typing import Any
 
@@ -9,7 +9,7 @@ import pytest
 
 from gateway.core.errors import Failure
 from gateway.core.event import DONE, ERROR, RESTART, TOKEN, Done, Event
-from gateway.core.quota import Plan
+from gateway.core.limits import Plan, make_limits
 from gateway.core.rate import Rate
 from gateway.streams.reader import BEGINNING
 from tests.kit.upstream import (
@@ -95,8 +95,8 @@ async def test_reader_is_told_what_the_first_upstream_said_when_nobody_answers(w
 
 
 async def test_rate_limit_that_is_short_is_waited_out(works: Works) -> None:
-    busy = [http_head(429, "application/json", Retry_After="0.2", Content_Length="2") + b"{}"]
-    scripts = iter([busy, rest("hi")])
+    busy: list[Step] = [http_head(429, "application/json", Retry_After="0.2", Content_Length="2") + b"{}"]
+    scripts: Iterator[list[Step]] = iter([busy, rest("hi")])
     events, [asked] = await events_of(works, lambda _: next(scripts), upstream={"retries": 1})
     assert (text_of(events), len(asked)) == ("hi", 2)
     assert asked[1].opened_at - asked[0].opened_at >= 0.2
@@ -120,7 +120,7 @@ async def test_error_inside_an_answer_is_the_readers(works: Works) -> None:
 
 
 async def test_answer_that_uses_up_the_budget_ends_behind_a_whole_event(works: Works) -> None:
-    plan = Plan("small", None, None, Rate(40, 86400.0))
+    plan = Plan("small", make_limits(tokens=Rate(40, 86400.0)))
     events, _ = await events_of(works, [sse_head(), *[openai_delta("x" * 100)] * 9, Hang()], plan=plan)
     assert code(events) == "budget"
     assert works.outcomes() == {"budget": 1}
@@ -207,7 +207,10 @@ async def test_rescue_whose_answer_only_repeats_is_whole(works: Works) -> None:
 
 
 async def test_answer_that_broke_off_more_often_than_allowed_fails(works: Works) -> None:
-    scripts: list[Script] = [TORN, *[[sse_head(), openai_delta(f"{number} "), Reset()] for number in range(4)]]
+    def torn(number: int) -> list[Step]:
+        return [sse_head(), openai_delta(f"{number} "), Reset()]
+
+    scripts = [TORN, *map(torn, range(4))]
     events, asked = await events_of(works, *scripts)
     assert code(events) == "upstream_cut"
     assert [len(exchanges) for exchanges in asked] == [1, 1, 1, 1, 0]

@@ -11,7 +11,8 @@ import structlog
 from gateway.clock import Clock
 from gateway.config import Config
 from gateway.core.event import Event
-from gateway.core.quota import Lease, Limiter, Plan
+from gateway.core.limiter import Lease, Limiter
+from gateway.core.limits import Plan, make_limits
 from gateway.dialects.base import Answer, Call
 from gateway.formats import compile_format
 from gateway.observe.metrics import Metrics
@@ -27,7 +28,7 @@ from gateway.upstream.pool import Target, Upstream
 from gateway.web.kinds.asking import ChatSource
 from tests.kit.upstream import Hang, Step, openai_delta, sse_head
 
-PLAN = Plan("p", None, 3, None)
+PLAN = Plan("p", make_limits(streams=3))
 ENDLESS: list[Step] = [sse_head(), openai_delta("a"), Hang()]
 
 
@@ -86,7 +87,9 @@ class Works:
         }
         if changes.pop("unread", False):
             facts["source"] = Unread()
-        lease = self.limiter.admit(changes.pop("plan", PLAN), "me", 0, self.engine.clock.now())
+        lease = self.limiter.admit(
+            changes.pop("plan", PLAN), "me", {"requests": 1, "streams": 1, "tokens": 0}, self.engine.clock.now()
+        )
         assert isinstance(lease, Lease)
         job = Job(**facts | changes)
 

@@ -99,7 +99,7 @@ class RouteKind(Kind, Generic[R]):
             stream=self.route.stream,
             timeouts=self.route.timeouts,
             model=model,
-            principal=exchange.who.id,
+            principal=str(exchange.who),
             request_id=exchange.id,
             trace=exchange.trace,
             format=format_,

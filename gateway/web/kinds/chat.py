@@ -46,7 +46,7 @@ class Chat(RouteKind[ChatRoute]):
         else:
             message = _message(question.get(params.message), params.message)
             if history is not None:
-                messages += history.get(exchange.who.id, session, exchange.started)
+                messages += history.get(str(exchange.who), session, exchange.started)
             messages.append({"role": "user", "content": message})
 
         remember = None
@@ -54,7 +54,7 @@ class Chat(RouteKind[ChatRoute]):
             clock = exchange.gateway.clock
 
             def remember(answer: str) -> None:
-                history.add(exchange.who.id, session, message, answer, clock.now())
+                history.add(str(exchange.who), session, message, answer, clock.now())
 
         chat: dict[str, Any] = {"model": route.model or "", "messages": messages, "stream": True}
         if session:

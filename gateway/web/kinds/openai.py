@@ -13,7 +13,8 @@ from aiohttp import web
 from gateway.config import OpenAIRoute
 from gateway.core.errors import Failure, GatewayError
 from gateway.core.event import ERROR, Done
-from gateway.core.quota import Quota, Refusal, openai_rate_limit_headers
+from gateway.core.limiter import Refusal
+from gateway.core.limits import Quota
 from gateway.formats import Completion, OpenAIFormat, error_object
 from gateway.streams.generation import Generation
 from gateway.streams.log import END, NOTHING, State
@@ -23,6 +24,7 @@ from gateway.web.body import read_json_object
 from gateway.web.exchange import Exchange
 from gateway.web.kinds.asking import ChatSource, estimate_tokens
 from gateway.web.kinds.base import Asked, RouteKind
+from gateway.web.rate_limit_headers import openai_rate_limit_headers
 from gateway.web.responses import json_response
 from gateway.web.streaming import stream_new
 

@@ -28,6 +28,7 @@ from gateway.streams.sink import SlowReaderError
 from gateway.upstream.http import body_error, plain_headers, read_error_body
 from gateway.upstream.pool import Target, Upstream
 from gateway.web.body import read_body
+from gateway.web.credentials import knows_credentials
 from gateway.web.exchange import EVENT_STREAM, Committed, Exchange, peer_address
 from gateway.web.kinds.asking import check_encoding
 from gateway.web.kinds.base import Asked, RouteKind
@@ -171,7 +172,7 @@ class Proxy(RouteKind[ProxyRoute]):
     def _call(self, exchange: Exchange, body: bytes) -> Call:
         request, resumable = exchange.request, self.route.stream.resume.enabled
         own = ("last_event_id",) if resumable else ()
-        if _knows_credentials(exchange):
+        if knows_credentials(exchange.snapshot):
             own = (exchange.snapshot.config.auth.query_param, *own)
         query = strip_query(request.rel_url.raw_query_string, own)
         rest = "/" + exchange.path_params["path"] if "path" in exchange.path_params else ""
@@ -185,7 +186,7 @@ class Proxy(RouteKind[ProxyRoute]):
             for name in {name.lower() for name in request.headers}
             if name not in NOT_FORWARDED and name not in named
         }
-        if _knows_credentials(exchange):
+        if knows_credentials(exchange.snapshot):
             headers.pop("authorization", None)
             if cookie := strip_cookie(headers.pop("cookie", ""), exchange.snapshot.config.auth.cookie):
                 headers["cookie"] = cookie
@@ -209,11 +210,6 @@ def _reads_only_events(request: web.BaseRequest) -> bool:
         return False
     accepted = request.headers.get(hdrs.ACCEPT, "").lower().split(",")
     return all(part.partition(";")[0].strip() == EVENT_STREAM for part in accepted)
-
-
-def _knows_credentials(exchange: Exchange) -> bool:
-    auth = exchange.snapshot.config.auth
-    return bool(auth.keys) or not auth.anonymous
 
 
 def _response_headers(upstream: Mapping[str, str], own: Mapping[str, str]) -> list[tuple[str, str]]:
