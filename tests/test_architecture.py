@@ -1,11 +1,14 @@
-"""Architecture: imports go only downwards, in no circle, and the sans-IO rooms import nothing that does I/O."""
+"""Architecture: imports go only downwards, in no circle; the sans-IO rooms import nothing that does I/O; private names
+of aiohttp stand in one file a side."""
 
 import ast
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from copy import deepcopy
+from functools import cache
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
+import aiohttp
 import pytest
 
 ROOT = Path(__file__).parent.parent
@@ -29,6 +32,8 @@ ROOMS = (
 RANK = {room: rank for rank, rooms in enumerate(ROOMS) for room in rooms}
 PURE = ("core", "dialects", "formats")
 IMPURE = {"asyncio", "aiohttp", "time", "random", "logging", "structlog", "prometheus_client", "socket", "threading"}
+
+INTERNALS = {"gateway.upstream.aiohttp_internals", "gateway.web.aiohttp_internals"}
 
 Sources = dict[str, ast.Module]
 
@@ -103,6 +108,74 @@ def cycle(sources: Sources) -> list[str]:
     return []
 
 
+def is_private(name: str) -> bool:
+    return name.startswith("_") and not name.startswith("__") and name != "_"
+
+
+@cache
+def own_names(class_: ast.ClassDef) -> set[str]:
+    """The private names that a class gives to itself: methods, fields, slots."""
+    names: set[str] = set()
+    for node in ast.walk(class_):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            names.add(node.name)
+        elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+            names.add(node.id)
+        elif isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store) and is_self(node.value):
+            names.add(node.attr)
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+            names.add(node.value)  # in `__slots__`, or a text that is no name
+    return {name for name in names if is_private(name)}
+
+
+def is_self(node: ast.expr) -> bool:
+    return isinstance(node, ast.Name) and node.id in {"self", "cls"}
+
+
+def classes(trees: Iterable[ast.Module]) -> dict[str, ast.ClassDef]:
+    return {node.name: node for tree in trees for node in ast.walk(tree) if isinstance(node, ast.ClassDef)}
+
+
+def inherited(class_: ast.ClassDef, known: dict[str, ast.ClassDef], foreign: dict[str, ast.ClassDef]) -> set[str]:
+    """The private names of aiohttp that a class of ours inherits."""
+    names: set[str] = set()
+    for base in class_.bases:
+        package, _, name = ast.unparse(base).partition("[")[0].rpartition(".")
+        if name in known and not package:
+            names |= inherited(known[name], known, foreign)
+        elif name in foreign and foreign[name] is not class_:
+            names |= own_names(foreign[name]) | inherited(foreign[name], {}, foreign)
+    return names
+
+
+def intrusions(sources: Sources, foreign: dict[str, ast.ClassDef]) -> list[str]:
+    """Uses of private names of aiohttp: on other objects, and on `self` in classes that inherit them."""
+    known = classes(sources.values())
+    all_names = {name for class_ in foreign.values() for name in own_names(class_)}
+    found = []
+    for module, tree in sources.items():
+        if module in INTERNALS:
+            continue
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Attribute) and node.attr in all_names and not is_self(node.value):
+                found.append(f"{module}: {ast.unparse(node)}")
+            elif isinstance(node, ast.Call) and ast.unparse(node.func) in {"getattr", "setattr", "delattr", "hasattr"}:
+                named = {argument.value for argument in node.args if isinstance(argument, ast.Constant)}
+                found += [f"{module}: {name}" for name in named & all_names]
+            elif isinstance(node, ast.ClassDef):
+                taken = inherited(node, known, foreign)
+                uses = {use.attr for use in ast.walk(node) if isinstance(use, ast.Attribute) and is_self(use.value)}
+                found += [f"{module}: {node.name}.{name}" for name in sorted(taken & (uses | own_names(node)))]
+    return found
+
+
+@pytest.fixture(scope="module")
+def foreign() -> dict[str, ast.ClassDef]:
+    """The classes of aiohttp."""
+    assert aiohttp.__file__ is not None
+    return classes(ast.parse(path.read_bytes()) for path in Path(aiohttp.__file__).parent.glob("*.py"))
+
+
 def test_house_has_no_room_without_a_place(sources: Sources) -> None:
     assert {room(module) for module in sources} <= RANK.keys() | {"", "demo"}
 
@@ -117,6 +190,13 @@ def test_house_has_no_import_cycle(sources: Sources) -> None:
 
 def test_house_does_no_io_in_its_core(sources: Sources) -> None:
     assert impure(sources) == []
+
+
+def test_house_touches_private_names_of_aiohttp_in_one_file_a_side(
+    sources: Sources, foreign: dict[str, ast.ClassDef]
+) -> None:
+    assert intrusions(sources, foreign) == []
+    assert sources.keys() >= INTERNALS
 
 
 def test_house_says_what_each_file_is(sources: Sources) -> None:
@@ -147,3 +227,20 @@ def test_checker_sees_a_cycle() -> None:
 
 def test_checker_sees_io_in_the_core() -> None:
     assert impure(plans(core_a="from time import monotonic", web="import time")) == ["gateway.core.a imports time"]
+
+
+def test_checker_sees_a_private_name_of_aiohttp(foreign: dict[str, ast.ClassDef]) -> None:
+    def seen(text: str) -> list[str]:
+        return intrusions(plans(web=text), foreign)
+
+    assert seen("content._buffer = []") == ["gateway.web: content._buffer"]
+    assert seen("getattr(x, '_buffer')") == ["gateway.web: _buffer"]
+    assert seen("class Server(web.Server):\n def f(self):\n  self._kwargs") == ["gateway.web: Server._kwargs"]
+    assert seen("class A(web.Response):\n _send_headers_immediately = 1") == [
+        "gateway.web: A._send_headers_immediately"
+    ]
+    assert seen("class A(web.RequestHandler): ...\nclass B(A):\n def f(self):\n  self._drain_helper()") == [
+        "gateway.web: B._drain_helper"
+    ]
+    assert seen("class A(web.Server):\n def f(self):\n  self._own = self.connections") == []
+    assert seen("class A:\n def f(self):\n  self._buffer = []") == []

@@ -32,6 +32,7 @@ from gateway.streams.log import LogMemory, MemoryLog
 from gateway.streams.reader import Reader
 from gateway.streams.sink import Sink
 from gateway.streams.stream import ReaderSettings, Stream
+from gateway.web.aiohttp_internals import drain
 from gateway.web.responses import STREAM_HEADERS
 from gateway.web.state import Gateway
 
@@ -168,4 +169,4 @@ class _Peer:
         return self.protocol.writing_paused
 
     async def drained(self) -> None:
-        await self.protocol._drain_helper()
+        await drain(self.protocol)

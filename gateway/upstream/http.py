@@ -13,6 +13,7 @@ Invariants:
 
 import asyncio
 import re
+import socket
 import ssl
 from collections.abc import Mapping
 from contextvars import ContextVar
@@ -40,37 +41,67 @@ class _Trip:
     """How one request goes out.
 
     Attributes:
-        fresh: no idle connection may be taken.
-        reused: one was.
+        fresh: whether it must go out on a new connection.
+        dialled: whether a new connection was opened for it.
     """
 
-    __slots__ = ("fresh", "reused")
+    __slots__ = ("dialled", "fresh")
 
     def __init__(self, *, fresh: bool) -> None:
         self.fresh = fresh
-        self.reused = False
+        self.dialled = False
 
 
-_trip: Final[ContextVar[_Trip]] = ContextVar("trip")  # aiohttp tells its connector nothing of who asks
+_trip: Final[ContextVar[_Trip]] = ContextVar("trip")  # aiohttp hands nothing of a request's own to its connector
 
 
 class _Connector(aiohttp.TCPConnector):
-    async def _get(self, key: Any, traces: Any) -> Any:
-        trip = _trip.get(None) or _Trip(fresh=False)
-        if trip.fresh:
-            return None
-        # What came on an idle connection was not asked for; aiohttp would take it for the next request's answer.
-        while connection := await super()._get(key, traces):
-            if connection.protocol is None or not connection.protocol.should_close:
-                trip.reused = True
-                return connection
-            connection.close()
-        return None
+    """Hands out idle connections that are clean, and none to a request that needs a new one."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(socket_factory=_new_socket, **options)
+
+    async def connect(self, req: aiohttp.ClientRequest, traces: Any, timeout: aiohttp.ClientTimeout) -> Any:
+        trip = _trip.get(None)
+        if trip is None:  # no attempt of ours
+            _trip.set(trip := _Trip(fresh=False))
+        trip.dialled = False
+        passed_over = []
+        try:
+            while True:
+                connection = await super().connect(req, traces, timeout)
+                # Bytes that came on an idle connection were not asked for; they would be taken for this answer.
+                spoiled = connection.protocol is None or connection.protocol.should_close
+                if trip.dialled or not (trip.fresh or spoiled):
+                    return connection
+                passed_over.append(connection)
+        finally:
+            for connection in passed_over:
+                connection.release()  # it is idle again, or closed where it is spoiled
+
+
+def _new_socket(address: Any) -> socket.socket:
+    """A socket for a new connection, which the request that asks for it is told of."""
+    family, kind, protocol, *_ = address
+    _trip.get().dialled = True
+    return socket.socket(family, kind, protocol)
+
+
+class _LostError(aiohttp.ClientError):
+    """What aiohttp raised, in a form that it does not answer by sending the request again by itself."""
+
+
+async def _sent_once(request: aiohttp.ClientRequest, send: aiohttp.ClientHandlerType) -> aiohttp.ClientResponse:
+    """A client middleware: aiohttp sends a lost GET a second time; here only `_sent` decides that, and counts it."""
+    try:
+        return await send(request)
+    except (aiohttp.ClientOSError, aiohttp.ServerDisconnectedError) as error:
+        raise _LostError from error
 
 
 def new_session() -> aiohttp.ClientSession:
     """The process's one HTTP client. Connections are unlimited here; admission bounds the streams."""
-    session = aiohttp.ClientSession(
+    return aiohttp.ClientSession(
         connector=_Connector(limit=0, ttl_dns_cache=30, keepalive_timeout=30),
         timeout=aiohttp.ClientTimeout(total=None),
         cookie_jar=aiohttp.DummyCookieJar(),
@@ -80,10 +111,8 @@ def new_session() -> aiohttp.ClientSession:
         max_line_size=MAX_HEADER_FIELD,
         max_field_size=MAX_HEADER_FIELD,
         skip_auto_headers=(hdrs.USER_AGENT, hdrs.ACCEPT_ENCODING, hdrs.CONTENT_TYPE),
+        middlewares=(_sent_once,),
     )
-    # Requests are sent again by the pump, which counts them; there is no public switch for aiohttp's own.
-    session._retry_connection = False
-    return session
 
 
 async def attempt(
@@ -171,7 +200,7 @@ async def _sent(
     try:
         return await _send(session, call, options, trip)
     except GatewayError as error:
-        if not (again and trip.reused and error.code == "upstream_reset"):
+        if trip.dialled or not again or error.code != "upstream_reset":
             raise
     return await _send(session, call, options, _Trip(fresh=True))
 
@@ -183,6 +212,8 @@ async def _send(
     url = URL(call.url, encoded=True)
     try:
         return await session.request(call.method, url, data=call.body or None, allow_redirects=False, **options)
+    except _LostError as lost:
+        raise _opening_error(lost.__cause__ or lost) from lost.__cause__
     except (aiohttp.ClientError, OSError, TimeoutError, ValueError) as error:
         raise _opening_error(error) from error
 

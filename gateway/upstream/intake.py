@@ -5,6 +5,29 @@ collects for one window. One receive, one parse, one append and one write then s
 first event of a burst is never delayed, and a stream slower than the window never waits at all. Short windows open only
 behind two reads that were as close as that: for a slow stream, opening one for nothing is a fifth of the cost.
 
+The states, and what leads from one to the next:
+
+        relay()              something was relayed, and the last read was close
+    AWAY ──────▶ READING ────────────────────────────────────────────▶ WINDOW ──┐ the beat's poll found
+     ▲             │  ▲ ▲     the beat's poll found nothing, or enough    │  ▲   │ something: the window
+     │             │  │ └─────────────────────────────────────────────────┘  └───┘ begins anew
+     │  more than  │  │ next turn of
+     │  FLOOD came ▼  │ the loop
+     │           YIELDING
+     │
+     └── from any state: leave(), or the relay is over
+
+| state    | before the transport stands | the transport is | who goes on                                        |
+|----------|-----------------------------|------------------|----------------------------------------------------|
+| AWAY     | aiohttp's protocol          | read             | the caller, by `relay`                             |
+| READING  | the intake                  | read             | the event loop, with the next bytes                |
+| WINDOW   | the intake                  | paused           | the shared tick, which calls `_beat`               |
+| YIELDING | the intake                  | paused           | the loop's next turn: the other streams come first |
+
+A relay is over when `take` has enough (False), the body ended well (True), the body broke off or is malformed
+(`aiohttp.ClientError`), or `take` raised (what it raised). The loss of the connection ends the body in any state. A
+tick may call `_beat` after its window has ended: it finds another state and does nothing.
+
 Four means, each of them measured with 300 streams of 50 events a second, in CPU of the whole gateway per event:
 
 - *No task is woken*: `Intake` stands before aiohttp's protocol while it relays, and passes on what a read brought in
@@ -18,7 +41,7 @@ Four means, each of them measured with 300 streams of 50 events a second, in CPU
 A window longer than `BEAT` ends early when `enough` bytes wait in the kernel; that is looked at once a beat. Where the
 interval is left to the program, the loop's load decides how long windows are, and whether there are any.
 
-This file knows nothing of events, and keeps no time limits; the generation watches over those.
+The intake keeps no time limits; the generation watches over those.
 """
 
 import asyncio
@@ -34,15 +57,13 @@ from typing import Any, Final
 import aiohttp
 
 from gateway.clock import Clock
-from gateway.core.few import Few
+from gateway.upstream.aiohttp_internals import Body, forget_queue, parser_of
 from gateway.upstream.http import fail_body
 
 BEAT: Final = 0.05
 """Seconds between two looks at a stream that is in a window."""
 MAX_POLL: Final = 64 * 1024
 """Bytes one poll reads. A stream that has more than a window's worth goes back to events, which read at full speed."""
-
-
 FLOOD: Final = 32 * 1024
 """Bytes of one read behind which the other streams have their turn."""
 
@@ -58,54 +79,19 @@ class Taken(enum.Enum):
 Take = Callable[[bytes], Taken]
 
 
-class Body(aiohttp.StreamReader):
-    """A response body that hands out whatever came, in one piece, and what came before an error too.
+class State(enum.Enum):
+    """Who reads the connection, and whether it is read; see the drawing above."""
 
-    It is aiohttp's reader with another way of reading; an instance becomes one by `adopt`.
-    """
+    AWAY = "aiohttp's protocol has the connection"
+    READING = "every read is relayed in the call that brings it"
+    WINDOW = "the kernel collects until the next beat"
+    YIELDING = "paused for one turn of the loop"
 
-    __slots__ = ()
 
-    @classmethod
-    def adopt(cls, content: aiohttp.StreamReader) -> "Body":
-        """The same body, read in this way from now on."""
-        content.__class__ = cls  # the parser holds the instance already, and offers no way to give it another
-        content._http_chunk_splits = None  # 760 bytes that nobody reads any more, and a deque is as large
-        content._buffer = Few(content._buffer)  # type: ignore[assignment]
-        assert isinstance(content, Body)
-        return content
-
-    # Where HTTP chunks begin and end means nothing to an event stream. The parser tells of both for every chunk; a
-    # function of C that does nothing spares it two calls into Python.        -4 % of a window of ten
-    begin_http_chunk_receiving = staticmethod(bool)  # type: ignore[assignment]
-    end_http_chunk_receiving = staticmethod(bool)  # type: ignore[assignment]
-
-    def feed_data(self, data: bytes, size: int = 0) -> bool:
-        """More of the body came; above the high-water mark the transport is paused. Nobody waits in the reader."""
-        self._buffer.append(data)
-        self._size += len(data)
-        if self._size > self._high_water:
-            self._protocol.pause_reading()
-        return False
-
-    def take(self) -> bytes:
-        """What came since it was last asked for; something did."""
-        buffer = self._buffer
-        data = buffer[0] if len(buffer) == 1 else b"".join(buffer)
-        buffer.clear()
-        self._size = 0
-        if self._protocol._reading_paused:
-            self._protocol.resume_reading()
-        return data
-
-    def check(self) -> None:
-        """Returns where nothing went wrong so far.
-
-        Raises:
-            aiohttp.ClientError: the body broke off or is malformed.
-        """
-        if self._exception is not None:
-            raise self._exception
+AWAY: Final = State.AWAY
+READING: Final = State.READING
+WINDOW: Final = State.WINDOW
+YIELDING: Final = State.YIELDING
 
 
 class Intake(asyncio.Protocol):
@@ -116,6 +102,9 @@ class Intake(asyncio.Protocol):
         clock: the shared timers.
         interval: seconds a window lasts, 0 to relay every read at once, None to do what the load asks for.
         enough: bytes that end a window; a read of so many opens none.
+
+    Attributes:
+        state: as drawn above.
     """
 
     __slots__ = (
@@ -125,7 +114,6 @@ class Intake(asyncio.Protocol):
         "_descriptor",
         "_due",
         "_enough",
-        "_in_window",
         "_interval",
         "_latest",
         "_load",
@@ -137,6 +125,7 @@ class Intake(asyncio.Protocol):
         "_response",
         "_take",
         "_transport",
+        "state",
     )
 
     def __init__(self, response: aiohttp.ClientResponse, clock: Clock, interval: float | None, enough: int) -> None:
@@ -148,44 +137,43 @@ class Intake(asyncio.Protocol):
         self._now, self._load = clock.now, clock.load
         self._latest = self._due = 0.0
         self._enough = enough
-        self._transport: asyncio.Transport | None = None
-        self._in_window = self._beat_comes = False
+        self._beat_comes = False
+        self.state = AWAY
 
     def relay(self, take: Take) -> "asyncio.Future[bool]":
         """Hands what comes to `take` until that has enough (False), or the body ended well (True).
 
         The future fails with `aiohttp.ClientError` where the body broke off or is malformed, or with what `take`
-        raised. Whoever waits no longer calls `leave`.
+        raised. A caller that stops waiting for it must call `leave`, or `relay` again.
         """
         self._take = take
         self._over: asyncio.Future[bool] = self._loop.create_future()
         self.leave()
-        self._attach()
+        connection = self._response.connection
+        if connection is None or connection.protocol is None or connection.transport is None:
+            # The body has ended, or its connection is lost and the body learns of that in this turn of the loop.
+            self._loop.call_soon(self._pass_on)
+        else:
+            self._protocol = connection.protocol
+            self._transport: asyncio.Transport = connection.transport
+            forget_queue(self._protocol)
+            self._parser: Any = parser_of(self._protocol)
+            self._descriptor = _descriptor(self._transport)
+            self._transport.set_protocol(self)
+            self.state = READING
         self._pass_on()
         return self._over
 
     def leave(self) -> None:
         """Nothing more is relayed, and the connection is aiohttp's again. Doing it twice is harmless."""
-        transport, self._transport = self._transport, None
-        if transport is None:
+        state, self.state = self.state, AWAY
+        if state is AWAY:
             return
-        transport.set_protocol(self._protocol)
-        if self._in_window and not transport.is_closing():
-            transport.resume_reading()
-        self._in_window = False
+        self._transport.set_protocol(self._protocol)
+        if state is not READING and not self._transport.is_closing():
+            self._transport.resume_reading()
 
-    # -- its place on the connection -------------------------------------------------------------------------------
-
-    def _attach(self) -> None:
-        connection = self._response.connection
-        if connection is None or connection.protocol is None or connection.transport is None:
-            self._loop.call_soon(self._pass_on)  # the body has ended, or is being told that its connection is lost
-            return
-        self._protocol, self._transport = connection.protocol, connection.transport
-        self._protocol._buffer = Few(self._protocol._buffer)  # type: ignore[assignment]
-        self._parser: Any = self._protocol._parser
-        self._descriptor = _descriptor(self._transport)
-        self._transport.set_protocol(self)
+    # -- what the transport says -----------------------------------------------------------------------------------
 
     def data_received(self, data: bytes) -> None:
         """Bytes of the response, still in their HTTP framing."""
@@ -201,8 +189,7 @@ class Intake(asyncio.Protocol):
     def _drop(self, error: Exception | None) -> None:
         """The connection is of no further use; the body fails where it is not whole yet."""
         self._protocol.force_close()
-        if self._transport is not None:
-            self._transport.close()
+        self._transport.close()
         if error is not None:
             fail_body(self._response, "malformed", error)
 
@@ -214,7 +201,7 @@ class Intake(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """The connection is gone."""
         self._protocol.connection_lost(exc)
-        self._loop.call_soon(self._pass_on)  # behind whoever tells the body
+        self._loop.call_soon(self._pass_on)  # the body learns of it in a callback that is scheduled before this one
 
     def pause_writing(self) -> None:
         """The rest of the request has to wait."""
@@ -227,33 +214,34 @@ class Intake(asyncio.Protocol):
     # -- relaying --------------------------------------------------------------------------------------------------
 
     def _pass_on(self) -> None:
+        """Hands on what the body has; then ends the relay, begins a window, yields or reads on."""
         if self._over.done():
             return
         body, size, taken = self._body, 0, Taken.NOTHING
         try:
-            while body._size and taken is not Taken.ENOUGH:  # taking may let in more
+            while body.size and taken is not Taken.ENOUGH:  # taking may let in more
                 data = body.take()
                 size += len(data)
                 taken = self._take(data)
-            if taken is Taken.ENOUGH or body._eof or body._exception is not None:
-                self._end(taken)
+            if taken is Taken.ENOUGH or body.ended or body.failure is not None:
+                if taken is not Taken.ENOUGH and body.failure is not None:
+                    raise body.failure
+                self.leave()
+                self._over.set_result(taken is not Taken.ENOUGH)
                 return
         except Exception as error:  # noqa: BLE001 - the pump's to judge; the tick serves all streams and must go on
             self.leave()
             self._over.set_exception(error)
             return
-        if self._in_window:
+        if self.state is not READING:
             return
-        if size > FLOOD:
-            self._let_others()
+        if size > FLOOD and not self._transport.is_closing():
+            # The loop reads one socket up to 32 times before it looks at the next.
+            self._transport.pause_reading()
+            self.state = YIELDING
+            self._loop.call_soon(self._read_on, YIELDING)
         elif taken is Taken.RELAYED and (window := self._window):
             self._consider_window(size, window)
-
-    def _end(self, taken: Taken) -> None:
-        if taken is not Taken.ENOUGH:
-            self._body.check()
-        self.leave()
-        self._over.set_result(taken is not Taken.ENOUGH)
 
     @property
     def _window(self) -> float:
@@ -263,27 +251,22 @@ class Intake(asyncio.Protocol):
         before, self._latest = self._latest, self._now()
         gap = self._load.step.gap if self._interval is None else math.inf if window > BEAT else window
         fast = self._latest - before < gap
-        transport = self._transport
-        if fast and size < self._enough and transport is not None and not transport.is_closing():
-            transport.pause_reading()
-            self._in_window = True
+        if fast and size < self._enough and not self._transport.is_closing():
+            self._transport.pause_reading()
+            self.state = WINDOW
             self._wait(window)
 
-    def _let_others(self) -> None:
-        # The loop reads one socket up to 32 times before it looks at the next.
-        if self._transport is not None and not self._transport.is_closing():
-            self._transport.pause_reading()
-            self._loop.call_soon(self._go_on, self._transport)
-
-    def _go_on(self, transport: asyncio.Transport) -> None:
-        # A window began, or aiohttp itself has enough: whoever paused it goes on with it.
-        if not (self._in_window or self._protocol._reading_paused or transport.is_closing()):
-            transport.resume_reading()
+    def _read_on(self, after: State) -> None:
+        """Back to events, where nothing else happened in between."""
+        if self.state is after:
+            self.state = READING
+            if not self._transport.is_closing():
+                self._transport.resume_reading()
 
     # -- windows ---------------------------------------------------------------------------------------------------
 
     def _wait(self, window: float) -> None:
-        # Half a beat less: a tick that comes a little early must not cost another whole one.
+        # Subtract half a beat so that an early tick still counts as this window's end.
         patient = self._interval is not None and window > BEAT
         self._due = self._now() + window - BEAT / 2 if patient else 0.0
         self._wait_for_beat(BEAT if patient else window)
@@ -295,39 +278,34 @@ class Intake(asyncio.Protocol):
 
     def _beat(self) -> None:
         self._beat_comes = False
-        if not self._in_window:
+        if self.state is not WINDOW:
             return
         if self._due and self._now() < self._due and self._waiting() < self._enough:
             self._wait_for_beat(BEAT)
         elif self._poll() and (window := self._window):
             self._wait(window)
-        elif self._in_window:
-            self._go_back_to_events()
-
-    def _go_back_to_events(self) -> None:
-        self._in_window = False
-        if self._transport is not None and not self._transport.is_closing():
-            self._transport.resume_reading()
+        else:
+            self._read_on(WINDOW)
 
     def _waiting(self) -> int:
         """Bytes that wait in the kernel; where that cannot be told there are always enough."""
-        if self._transport is None or self._transport.is_closing() or self._descriptor < 0:
+        if self._transport.is_closing() or self._descriptor < 0:
             return self._enough
         return int.from_bytes(fcntl.ioctl(self._descriptor, termios.FIONREAD, b"\0" * 4), sys.byteorder)
 
     def _poll(self) -> bool:
         """Whether something came, was passed on, and the window may go on."""
         # A closing transport's descriptor may already be somebody else's.
-        if self._transport is None or self._transport.is_closing() or self._descriptor < 0:
+        if self._transport.is_closing() or self._descriptor < 0:
             return False
         try:
             data = os.read(self._descriptor, MAX_POLL)
         except OSError:
-            return False  # nothing there yet, or an error: either is the transport's to find
+            return False  # nothing came yet, or there is an error; the transport finds either
         if not data:
-            return False  # so is the end
+            return False  # the upstream's end, which the transport finds as well
         self.data_received(data)
-        return self._in_window and len(data) < self._enough
+        return self.state is WINDOW and len(data) < self._enough
 
 
 def _descriptor(transport: asyncio.BaseTransport) -> int:

@@ -7,7 +7,7 @@ import msgspec
 from aiohttp import StreamReader, hdrs, web
 
 from gateway.core.errors import GatewayError
-from gateway.core.few import Few
+from gateway.web.aiohttp_internals import forget_body
 
 BODY_TIME: Final = 10.0
 """Seconds for a body, and one more for every `BODY_RATE` bytes that came: a dribble ends, a slow upload does not."""
@@ -56,7 +56,7 @@ async def read_body(request: web.BaseRequest, limit: int) -> bytes:
     if len(body) > limit:
         raise _too_large(limit)
     if body:
-        content._buffer = Few()  # type: ignore[assignment]  # it is kept until the answer has ended
+        forget_body(content)
     return body
 
 

@@ -1,4 +1,30 @@
-"""Client connections: how many, how patient, and what a FIN means.
+"""Client connections: how many there may be, how long each may take, and what a FIN means.
+
+The states of a connection. `state` computes them from what aiohttp and this class know; nothing stores them.
+
+        a new connection
+               │
+               ▼    the head is whole            the handler is called
+        ┌──▶ HEAD ────────────────────▶ ASKED ───────────────────────────▶ ANSWERING
+        │                              ▲  ▲                                 │    │
+        │ a part of a head             │  │ the handler returned, and       │    │ the handler
+        │                a whole head  │  │ another whole head came before  │    │ returned
+        │                              │  └─────────────────────────────────┘    │
+        └───────────── IDLE ───────────┘                                         │
+                        ▲                                                        │
+                        └────────────────────────────────────────────────────────┘
+
+| state     | what it waits for               | time limit                         | a FIN                             |
+|-----------|---------------------------------|------------------------------------|-----------------------------------|
+| HEAD      | the rest of a request's head    | `HEAD_TIME`, then it is aborted    | closes it                         |
+| ASKED     | a handler for a whole request   | none, a handler begins at once, or | is kept for the handler, which    |
+|           |                                 | behind the answer before           | may refuse it (`check_open`)      |
+| ANSWERING | the handler                     | the handler's own                  | closes it, or after `outlive_fin` |
+|           |                                 |                                    | makes the handler speak           |
+| IDLE      | the next request                | `KEEP_ALIVE`, then it is closed    | closes it                         |
+
+A connection that was *half-closed* by a FIN and is still open ends with the answer to the last whole request. It ends
+sooner when a probe finds that the client has answered with a reset.
 
 Invariants:
 
@@ -9,11 +35,12 @@ Invariants:
   the reset came; whatever else is being made takes a FIN for a close. Nothing is read after a FIN, so the connection
   ends with the last answer that was asked for before.
 - What a client does not read waits in the kernel, not here: at most `WRITE_HIGH` bytes of user-space buffer.
-- A client that vanished without a FIN is given up by the kernel when bytes were not acknowledged for nine tenths of
-  the time that a stream gives a client to take what it is sent; the stream itself watches over one that is only slow.
+- The kernel gives up a client that vanished without a FIN, when it acknowledged nothing for nine tenths of the stream's
+  `write_timeout`. The stream itself watches over a client that is only slow.
 """
 
 import asyncio
+import enum
 import socket
 import sys
 from collections.abc import Awaitable, Callable
@@ -23,13 +50,13 @@ from aiohttp import web
 from aiohttp.http_parser import HttpRequestParser, HttpRequestParserPy
 
 from gateway.clock import Clock, Timer
-from gateway.core.few import Few
+from gateway.web.aiohttp_internals import drain, forget_queue, heads_parsed, is_answering
 
 HEAD_TIME: Final = 10.0
 KEEP_ALIVE: Final = 75.0
 """Seconds an idle connection is kept: longer than a proxy in front does, so that it is the one to close."""
 MAX_HEAD_LINE: Final = 16 * 1024
-"""Bytes of the request line; long query tokens and messages must fit."""
+"""Bytes of the request line, which may hold a token and a message."""
 MAX_HEADER_FIELD: Final = 8190
 MAX_HEADERS: Final = 128
 WRITE_HIGH: Final = 32 * 1024
@@ -53,14 +80,26 @@ if HttpRequestParser is HttpRequestParserPy:  # pragma: no cover - an installati
     sys.exit("aiohttp has only its pure-Python HTTP parser here, which most smuggling flaws hit; install a wheel of it")
 
 
+class State(enum.Enum):
+    """What a connection waits for; see the drawing above."""
+
+    HEAD = "the rest of a request's head"
+    ASKED = "a handler for a whole request"
+    ANSWERING = "the handler"
+    IDLE = "the next request"
+
+
 class Connection(web.RequestHandler):
-    """One client connection."""
+    """One client connection.
+
+    Who answers a request must call `begin` before anything else, and for a stream `begin_stream` and `outlive_fin`.
+    """
 
     __slots__ = ("_begun", "_clock", "_half_closed", "_head_timer", "_server", "_speak", "_user_timeout")
 
     def __init__(self, server: "Server", clock: Clock, **options: Any) -> None:
         super().__init__(server, **options)
-        self._messages = Few()  # type: ignore[assignment]
+        forget_queue(self)
         self._begun = 0
         self._clock = clock
         self._half_closed = False
@@ -68,6 +107,15 @@ class Connection(web.RequestHandler):
         self._server = server
         self._speak: Callable[[], None] | None = None
         self._user_timeout = USER_TIMEOUT
+
+    @property
+    def state(self) -> State:
+        """What the connection waits for."""
+        if is_answering(self):
+            return State.ANSWERING
+        if heads_parsed(self) > self._begun:
+            return State.ASKED
+        return State.IDLE if self._head_timer is None else State.HEAD
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Bounds are set before the first byte is read."""
@@ -79,51 +127,51 @@ class Connection(web.RequestHandler):
 
     def data_received(self, data: bytes) -> None:
         """Bytes of a request; those that begin a head start its time, those that complete it stop it."""
-        idle, seen = self._idle, self._request_count
+        state, seen = self.state, heads_parsed(self)
         super().data_received(data)
-        if self._request_count != seen:
+        if heads_parsed(self) != seen:
             self._forget_head()
-        elif idle and self._head_timer is None:
+        elif state is State.IDLE:
             self._expect_head()
 
     def begin(self) -> None:
         """The next request is being answered. A FIN closes the connection unless `outlive_fin` says otherwise."""
         self._begun += 1
-        self.keep_alive(True)  # its timer of half a KiB would run on; aiohttp sets another when the connection is idle
+        self.keep_alive(True)  # cancels the timer of `KEEP_ALIVE`, half a KiB; aiohttp sets another after the answer
         self._speak = None
         self._end_after_last()
 
     def outlive_fin(self, speak: Callable[[], None] | None) -> None:
-        """A FIN, even one that came before, closes the connection no longer.
+        """From now on a FIN, even one that came before, does not close the connection.
 
         Args:
-            speak: called at the FIN; something is to be written at once. None: a FIN closes again.
+            speak: called at the FIN; it must write something at once. None: a FIN closes the connection again.
         """
         self._speak = speak
         if speak is not None and self._half_closed:
             self._probe(speak)
 
     def begin_stream(self, write_timeout: float) -> None:
-        """A stream begins that gives its client so many seconds to take what it is sent."""
+        """A stream begins, whose client is given up when it takes nothing for `write_timeout` seconds."""
         self._user_timeout = VANISHED * write_timeout
         self._limit_silence(self._user_timeout)
 
     def check_open(self) -> None:
-        """Returns where no FIN came before the request began.
+        """Returns where no FIN came behind the request.
 
         Raises:
-            ConnectionError: one came, which is a close for an answer that nothing can be written of for long.
+            ConnectionError: one came. An answer that writes nothing for long must take it for a close.
         """
         if self._half_closed:
             raise ConnectionResetError("the client closed with its request")
 
     def eof_received(self) -> bool | None:  # type: ignore[override]
         """Whether the connection stays open for writing."""
-        # A client may close its side right behind the request: what to make of that is for the handler to say.
-        asked = self._request_count > self._begun and self._current_request is None
-        # What an answer that is over wanted to say no longer matters: the connection is idle.
-        speak = self._speak if self._current_request is not None else None
-        if self.transport is None or not (asked or speak):
+        state = self.state
+        # `_speak` may be left over from an answer that is over.
+        speak = self._speak if state is State.ANSWERING else None
+        # A client may close its side right behind the request: the handler decides what that means.
+        if self.transport is None or not (state is State.ASKED or speak):
             return None
         self._half_closed = True
         self._end_after_last()
@@ -132,20 +180,20 @@ class Connection(web.RequestHandler):
         return True
 
     def connection_lost(self, exc: BaseException | None) -> None:
-        """Timers and places are given back."""
+        """Timers are stopped; aiohttp cancels the handler."""
         self._forget_head()
         super().connection_lost(exc)
 
     async def drained(self) -> None:
-        """Returns when the client took enough of what it was sent.
+        """Returns when the client took enough of what it was sent. The caller must limit the time.
 
         Raises:
             ConnectionError: it is gone.
         """
-        # To the kernel, a client that acknowledges but takes nothing is late too. Whoever waits here has a limit.
+        # To the kernel, a client that acknowledges but takes nothing is silent as well. Here the caller has a limit.
         self._limit_silence(0)
         try:
-            await self._drain_helper()
+            await drain(self)
         finally:
             self._limit_silence(self._user_timeout)
 
@@ -175,6 +223,7 @@ class Connection(web.RequestHandler):
             self.transport.abort()
 
     def _probe(self, speak: Callable[[], None]) -> None:
+        """What is written now makes a client that closed answer with a reset; later looks find that reset."""
         speak()
         loop = asyncio.get_running_loop()
         for delay in PROBES:
@@ -187,12 +236,9 @@ class Connection(web.RequestHandler):
         if sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0] == TCP_CLOSE:
             self.transport.abort()
 
-    @property
-    def _idle(self) -> bool:
-        return self._request_count == self._begun and self._current_request is None
-
     def _end_after_last(self) -> None:
-        if self._half_closed and self._request_count == self._begun:
+        """After a FIN, the connection ends with the answer to the last request that came."""
+        if self._half_closed and heads_parsed(self) == self._begun:
             self.close()
 
     def _expect_head(self) -> None:
@@ -227,9 +273,20 @@ class Server(web.Server):
         clock: Clock,
         max_connections: int,
     ) -> None:
-        super().__init__(
-            handler,
-            handler_cancellation=True,
+        super().__init__(handler, handler_cancellation=True)
+        self.explain = explain
+        self.max_connections = max_connections
+        self._clock = clock
+        self._open = 0
+
+    def __call__(self) -> web.RequestHandler:
+        """The protocol of one new connection."""
+        if self._open >= self.max_connections:
+            return _Refuser()  # type: ignore[return-value]
+        return Connection(
+            self,
+            self._clock,
+            loop=asyncio.get_running_loop(),
             access_log=None,
             keepalive_timeout=KEEP_ALIVE,
             max_line_size=MAX_HEAD_LINE,
@@ -238,15 +295,16 @@ class Server(web.Server):
             auto_decompress=False,
             lingering_time=2.0,
         )
-        self.explain = explain
-        self.max_connections = max_connections
-        self._clock = clock
 
-    def __call__(self) -> web.RequestHandler:
-        """The protocol of one new connection."""
-        if len(self._connections) >= self.max_connections:
-            return _Refuser()  # type: ignore[return-value]
-        return Connection(self, self._clock, loop=self._loop, **self._kwargs)
+    def connection_made(self, handler: web.RequestHandler, transport: asyncio.Transport) -> None:
+        """A connection takes one of the `max_connections` places."""
+        super().connection_made(handler, transport)
+        self._open += 1
+
+    def connection_lost(self, handler: web.RequestHandler, exc: BaseException | None = None) -> None:
+        """It gives its place back."""
+        super().connection_lost(handler, exc)
+        self._open -= 1
 
 
 class _Refuser(asyncio.Protocol):
@@ -256,7 +314,7 @@ class _Refuser(asyncio.Protocol):
 
 
 def limit_silence(sock: socket.socket | None, seconds: float) -> None:
-    """The kernel gives a peer up that did not acknowledge something for so long; 0: not before its own limits."""
+    """The kernel gives up a peer that acknowledges nothing for `seconds`; 0: the kernel's own limits hold."""
     if sock is not None and sock.family in INTERNET:
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, round(seconds * 1000))
 

@@ -18,7 +18,6 @@ from typing import Final, cast
 from aiohttp import hdrs, web
 from aiohttp.client import ClientResponse
 from aiohttp.http_writer import StreamWriter
-from multidict import CIMultiDict
 
 from gateway.core.bucket import Gate
 from gateway.core.cursor import Place, parse_cursor
@@ -32,6 +31,7 @@ from gateway.streams.log import END
 from gateway.streams.reader import BEGINNING, Reader
 from gateway.streams.sink import Gzip, Sink
 from gateway.streams.stream import Followed
+from gateway.web.aiohttp_internals import event_stream
 from gateway.web.connection import Connection
 from gateway.web.exchange import Committed, Exchange
 from gateway.web.responses import STREAM_HEADERS, retry_ms
@@ -158,18 +158,6 @@ def reads_cursors(exchange: Exchange) -> bool:
     return "event-stream" in accept or "*/*" in accept
 
 
-class _EventStream(web.StreamResponse):
-    # The headers leave together with the first block: a client that has them has its first cursor too.
-    _send_headers_immediately = False
-
-    def forget_headers(self) -> None:
-        """They are on their way; for as long as the stream lasts they would be a fifteenth of its memory."""
-        self._headers = _SENT
-
-
-_SENT: Final = CIMultiDict[str]()
-
-
 class _Stay:
     """A reader's stay with a stream, left exactly once."""
 
@@ -220,15 +208,13 @@ async def _handed_over(connection: Connection, write_timeout: float) -> Outcome:
 
 
 async def _begin_response(exchange: Exchange, stream_id: str, gzipped: bool) -> tuple[web.StreamResponse, StreamWriter]:
-    response = _EventStream(headers={**STREAM_HEADERS, "X-Stream-Id": stream_id, **exchange.headers})
+    response = event_stream(exchange.request, {**STREAM_HEADERS, "X-Stream-Id": stream_id, **exchange.headers})
     if gzipped:
         response.headers[hdrs.CONTENT_ENCODING] = "gzip"
         response.headers.add(hdrs.VARY, hdrs.ACCEPT_ENCODING)
-    if exchange.request.version < (1, 1):
-        response.force_close()  # without chunks only the close tells where the body ends
     writer = cast(StreamWriter, await response.prepare(exchange.request))
     exchange.committed = Committed(response)
-    response.forget_headers()
+    response.headers.clear()  # for as long as the stream lasts they would be a fifteenth of its memory
     exchange.headers = {}
     return response, writer
 

@@ -205,7 +205,8 @@ class _Connection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         assert isinstance(transport, asyncio.Transport)
         self.transport = transport
-        transport.set_write_buffer_limits(0)  # so that a reset never overtakes what was said before
+        if transport.get_extra_info("sslcontext") is None:  # asyncio's TLS never says that an empty buffer is empty
+            transport.set_write_buffer_limits(0)  # so that a reset never overtakes what was said before
         self._upstream.accept(self)
 
     def data_received(self, data: bytes) -> None:
