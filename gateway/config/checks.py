@@ -14,6 +14,7 @@ from gateway.config.addresses import DEMO, Address, Listen, shape
 from gateway.config.model import Server, Stream
 from gateway.config.problems import KeyPath, suggestion
 from gateway.core.cursor import WORKERS
+from gateway.dialects import DIALECTS
 
 Finding = tuple[KeyPath, str]
 
@@ -221,9 +222,11 @@ def _chain(data: dict[str, Any], route: dict[str, Any]) -> Iterator[tuple[str, d
 
 
 def _lacks_model(route: dict[str, Any], upstream: dict[str, Any]) -> bool:
-    targets = _list(upstream, "targets")
+    """Whether the provider needs a model and none is configured: not here, not at its upstream, not at each target."""
+    name, targets = upstream.get("dialect"), _list(upstream, "targets")
+    dialect = DIALECTS.get(name) if isinstance(name, str) else None
     named = route.get("model") or upstream.get("model") or all(isinstance(t, dict) and t.get("model") for t in targets)
-    return upstream.get("dialect") in ("anthropic", "ollama") and bool(targets) and not named
+    return dialect is not None and dialect.needs_model and bool(targets) and not named
 
 
 def _mapping(data: Any, key: str) -> dict[str, Any]:

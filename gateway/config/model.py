@@ -22,9 +22,10 @@ from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, model_validator
 
 from gateway.config.addresses import DEMO, Address, Listen, Moment, Network, Origin, Path, Url
 from gateway.config.formatting import FormatRule
-from gateway.config.rules import Bytes, PerTime, Seconds, Text, Whole
+from gateway.config.rules import Bytes, OneOf, PerTime, Seconds, Text, Whole
 from gateway.core.cursor import WORKERS
 from gateway.core.rate import Rate
+from gateway.dialects import DIALECTS
 
 T = TypeVar("T")
 Many = Annotated[tuple[T, ...], Field(strict=False)]
@@ -271,7 +272,7 @@ class Breaker(Section):
 class Upstream(Section):
     """A provider: targets that speak one dialect and take one credential."""
 
-    dialect: Literal["openai", "anthropic", "ollama", "sse", "text"]
+    dialect: Annotated[str, OneOf(DIALECTS)]
     """What its answers look like: openai (and whatever is compatible with it), anthropic, ollama, any server-sent
     events, or plain text."""
     targets: Annotated[Many[Target], Field(min_length=1, max_length=32)]

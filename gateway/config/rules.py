@@ -12,6 +12,7 @@ This file does not know keys, lines or files.
 """
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -178,6 +179,29 @@ class Whole(Rule):
 
     def schema(self) -> dict[str, Any]:
         return {"type": "integer", "minimum": self.low, "maximum": self.high}
+
+
+@dataclass(frozen=True)
+class OneOf(Rule):
+    """One of some names.
+
+    Attributes:
+        names: what is allowed. It is read anew for every value, so a name that is added later is allowed too.
+    """
+
+    names: Mapping[str, object]
+
+    @property
+    def allowed(self) -> str:
+        return ", ".join(self.names)
+
+    def parse(self, value: object) -> str:
+        if not isinstance(value, str) or value not in self.names:
+            raise self.refusal("known here")
+        return value
+
+    def schema(self) -> dict[str, Any]:
+        return {"type": "string", "enum": list(self.names)}
 
 
 @dataclass(frozen=True)

@@ -160,7 +160,10 @@ class Anthropic(Dialect):
     """`POST {url}/messages`. Source: Anthropic API reference, messages."""
 
     name: ClassVar[str] = "anthropic"
+    provider: ClassVar[str] = "anthropic"
     stream_types: ClassVar[frozenset[str]] = frozenset({"text/event-stream"})
+    needs_model: ClassVar[bool] = True
+    prefills: ClassVar[bool] = True
 
     def call(self, chat: dict[str, Any], url: str, api_key: str) -> Call:
         headers = {"anthropic-version": VERSION, **self.credential(api_key)}

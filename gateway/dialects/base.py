@@ -189,15 +189,27 @@ class EventAnswer(UnitAnswer):
 
 
 class Dialect(ABC):
-    """One way upstreams are spoken to. Holds no state: one instance serves all answers."""
+    """One provider's API: how to ask it for a stream, and how to read the answer.
+
+    A dialect holds no state, so one instance serves all answers. What the rest of the program must know of a dialect is
+    said here, by the dialect itself; no other file tells dialects apart by their names.
+    """
 
     name: ClassVar[str]
+    """What `dialect:` of an upstream says in the configuration; a short word, unique among the dialects."""
+    provider: ClassVar[str] = ""
+    """`gen_ai.provider.name` in spans and metrics: whose API this is, not who runs the server. With "", the dialect
+    belongs to no provider: spans leave the attribute out, and there are no `gen_ai_…` metrics.
+    Source: OpenTelemetry semantic conventions for generative AI."""
     stream_types: ClassVar[frozenset[str]]
     """Media types that a good streaming answer has, without parameters; "" stands for no Content-Type at all."""
-    eof_ends: ClassVar[bool] = False
-    """As `Answer.eof_ends`."""
+    needs_model: ClassVar[bool] = False
+    """Whether the provider refuses a chat without a model. The configuration then has to name one for chat routes."""
     wants_session: ClassVar[bool] = False
-    """Whether `call` has a use for `chat["session_id"]`; other upstreams may refuse a key they do not know."""
+    """Whether `call` uses `chat["session_id"]`. It is left out for other dialects: a server may refuse unknown keys."""
+    prefills: ClassVar[bool] = False
+    """Whether an answer that broke off can be continued: the provider is given its beginning, as `prefilled` writes it,
+    and goes on from there. Without it the question is asked again and the answer begins anew."""
 
     @abstractmethod
     def call(self, chat: dict[str, Any], url: str, api_key: str) -> Call:
@@ -213,7 +225,12 @@ class Dialect(ABC):
         """
 
     def prefilled(self, chat: dict[str, Any], prefix: str) -> dict[str, Any]:
-        """The chat with the beginning of the answer in it, from which this dialect's targets are to go on."""
+        """The chat with the beginning of its answer as the last message, which is the way most providers take it.
+
+        Args:
+            chat: an OpenAI chat.completions request; it is not changed.
+            prefix: the answer so far, not blank. Called only where `prefills`.
+        """
         return {**chat, "messages": [*chat["messages"], {"role": "assistant", "content": prefix}]}
 
     def credential(self, api_key: str) -> dict[str, str]:

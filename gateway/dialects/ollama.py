@@ -109,7 +109,10 @@ class Ollama(Dialect):
     """`POST {url}/api/chat`. Source: Ollama API, generate a chat message."""
 
     name: ClassVar[str] = "ollama"
+    provider: ClassVar[str] = "ollama"
     stream_types: ClassVar[frozenset[str]] = frozenset({"application/x-ndjson", "application/ndjson"})
+    needs_model: ClassVar[bool] = True
+    prefills: ClassVar[bool] = True
 
     def call(self, chat: dict[str, Any], url: str, api_key: str) -> Call:
         extra = {key: chat[key] for key in ("think", "keep_alive") if key in chat}

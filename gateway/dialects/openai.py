@@ -259,7 +259,9 @@ class OpenAI(Dialect):
     """`POST {url}/chat/completions`. Source: OpenAI API reference, chat/create and chat/streaming."""
 
     name: ClassVar[str] = "openai"
+    provider: ClassVar[str] = "openai"
     stream_types: ClassVar[frozenset[str]] = frozenset({"text/event-stream"})
+    prefills: ClassVar[bool] = True
 
     def call(self, chat: dict[str, Any], url: str, api_key: str) -> Call:
         options = chat.get("stream_options")

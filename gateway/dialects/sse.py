@@ -122,8 +122,8 @@ class SSE(Dialect):
     name: ClassVar[str] = "sse"
     stream_types: ClassVar[frozenset[str]] = frozenset({"text/event-stream"})
     accept: ClassVar[str] = "text/event-stream"
-    eof_ends: ClassVar[bool] = True
     wants_session: ClassVar[bool] = True
+    prefills: ClassVar[bool] = True
 
     def call(self, chat: dict[str, Any], url: str, api_key: str) -> Call:
         asked = typed(chat)

@@ -11,8 +11,6 @@ generation ends.
 Source: OpenTelemetry semantic conventions for generative AI, metrics.
 """
 
-from collections.abc import Mapping
-from types import MappingProxyType
 from typing import Final, NamedTuple
 
 from prometheus_client import CollectorRegistry
@@ -21,10 +19,6 @@ from gateway.core.errors import KINDS
 from gateway.core.event import Usage
 from gateway.observe.meters import HistogramMeter
 
-PROVIDERS: Final[Mapping[str, str]] = MappingProxyType(
-    {"openai": "openai", "anthropic": "anthropic", "ollama": "ollama"}
-)
-"""`gen_ai.provider.name` by dialect: it says which provider's flavour is spoken, not who runs the server."""
 OPERATION: Final = "chat"
 """`gen_ai.operation.name`."""
 OTHER_ERROR: Final = "_OTHER"

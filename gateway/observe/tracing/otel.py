@@ -30,7 +30,8 @@ from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter, Spa
 from opentelemetry.trace import NonRecordingSpan, SpanContext, SpanKind, Status, StatusCode, TraceFlags, TraceState
 from structlog.typing import FilteringBoundLogger
 
-from gateway.observe.gen_ai import OPERATION, PROVIDERS
+from gateway.dialects import DIALECTS
+from gateway.observe.gen_ai import OPERATION
 from gateway.observe.tracing.context import TRACEPARENT, TRACESTATE, TraceContext
 from gateway.observe.tracing.span import Ending, Opening, Span, Tracing
 
@@ -169,7 +170,8 @@ def _first_attributes(opening: Opening) -> Attributes:
 
 
 def _provider(dialect: str) -> Attributes:
-    return {"gen_ai.provider.name": PROVIDERS[dialect]} if dialect in PROVIDERS else {}
+    provider = DIALECTS[dialect].provider if dialect else ""
+    return {"gen_ai.provider.name": provider} if provider else {}
 
 
 def _server(url: str) -> Attributes:
