@@ -33,7 +33,7 @@ from gateway.config.model import (
     Timeouts,
     Upstream,
 )
-from gateway.config.problems import ConfigError, Problem, check_lines
+from gateway.config.problems import ConfigError, Problem
 from gateway.config.schema import schema
 
 __all__ = [
@@ -63,7 +63,6 @@ __all__ = [
     "Target",
     "Timeouts",
     "Upstream",
-    "check_lines",
     "load",
     "load_text",
     "schema",

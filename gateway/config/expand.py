@@ -14,7 +14,6 @@ Invariants:
 - All that one `Expander` puts in is at most 4 MiB.
 """
 
-import hashlib
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -40,7 +39,6 @@ class Expander:
         self._environ = environ
         self._folder = folder
         self._total = 0
-        self._digest = hashlib.sha256()
 
     def expand(self, text: str) -> str:
         """`text` with all that was put in.
@@ -49,10 +47,6 @@ class Expander:
             ValueError: a variable is not defined, a file cannot be read, or a reference is malformed.
         """
         return _REFERENCE.sub(self._replace, text) if "$" in text else text
-
-    def hexdigest(self) -> str:
-        """A SHA-256 of all that was put in so far."""
-        return self._digest.hexdigest()
 
     def _replace(self, match: re.Match[str]) -> str:
         if match[0] == "$$":
@@ -63,7 +57,6 @@ class Expander:
         self._total += len(value)
         if self._total > MAX_TOTAL:
             raise ValueError("the values put into this file are too long; allowed: 4 MiB together")
-        self._digest.update(f"{len(value)}:{value}".encode("utf-8", "surrogatepass"))
         return value
 
     def _value(self, reference: str) -> str:

@@ -6,7 +6,6 @@ no YAML at all hides the others.
 This file does not know what any single key means.
 """
 
-import hashlib
 import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -60,12 +59,10 @@ def load_text(
     """
     if len(text.encode("utf-8", "surrogatepass")) > MAX_BYTES:
         raise ConfigError([Problem(name, 1, "", "is too large; allowed: 1 MiB")])
-    expander = Expander(os.environ if environ is None else environ, folder or Path())
-    document = Document(text, expander)
+    document = Document(text, Expander(os.environ if environ is None else environ, folder or Path()))
     config, wrong = _validated(document)
     if config is None or wrong:
         raise ConfigError(Problem(name, line, dotted(path), message) for line, path, message in wrong)
-    config._source_hash = hashlib.sha256(f"{expander.hexdigest()}\n{text}".encode("utf-8", "surrogatepass")).hexdigest()
     return config
 
 

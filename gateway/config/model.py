@@ -18,7 +18,7 @@ from datetime import datetime
 from ipaddress import IPv4Network, IPv6Network
 from typing import Annotated, Any, Final, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from gateway.config.addresses import DEMO, Address, Listen, Moment, Network, Origin, Path, Url
 from gateway.config.formatting import FormatRule
@@ -398,14 +398,6 @@ class Config(Section):
     """The providers by name; 1 to 100."""
     routes: Annotated[Many[Annotated[Route, Field(discriminator="api")]], Field(min_length=1, max_length=1000)]
     """The paths that are served; 1 to 1000."""
-
-    _source_hash: str = PrivateAttr("")
-
-    @property
-    def source_hash(self) -> str:
-        """A hexadecimal SHA-256 of the file and of all that was put into it; equal hashes mean equal configs.
-        Not for display: what was put in may be a weak secret."""
-        return self._source_hash
 
     @model_validator(mode="before")
     @classmethod

@@ -47,11 +47,6 @@ class ConfigError(Exception):
         super().__init__("\n".join(map(str, self.problems)))
 
 
-def check_lines(error: ConfigError) -> list[str]:
-    """The lines that `gateway check` prints: `file:line: key: what is wrong; allowed: …`."""
-    return [str(problem) for problem in error.problems]
-
-
 def dotted(path: KeyPath) -> str:
     """`path` as people write it, as in `routes[0].path`, on one line and of bounded length."""
     joined = "".join(f"[{part}]" if isinstance(part, int) else f".{_printable(part)}" for part in path)

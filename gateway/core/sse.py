@@ -242,19 +242,6 @@ class Decoder:
             self.retry = int(value)
 
 
-def encode(event: Event) -> str:
-    """The whole block of an event, blank line included; an empty type or id has no line.
-
-    Raises:
-        ValueError: CR, LF or NUL in the type or the id.
-
-    Source: WHATWG HTML 9.2.5
-    """
-    name = f"event: {_one_line(event.type)}\n" if event.type else ""
-    cursor = f"id: {_one_line(event.id)}\n" if event.id else ""
-    return f"{name}{cursor}{data_lines(event.data)}\n"
-
-
 def data_lines(data: str) -> str:
     r"""The `data:` lines of a payload, one for each of its lines, each ended by LF.
 
@@ -276,7 +263,7 @@ def comment(text: str = "") -> str:
 
 
 def clean_name(name: str) -> str:
-    """An upstream's event name made fit for `encode`: its first 256 characters less the control characters."""
+    """An upstream's event name made fit for one line: its first 256 characters less the control characters."""
     name = name[:MAX_NAME]
     return name if name.isprintable() else name.translate(_CONTROLS)
 
@@ -299,12 +286,6 @@ def _named(text: str) -> list[Event]:
         if not blank and name.startswith("event: ") and data.startswith("data: ")
     ]
     return events if len(events) * 3 + 1 == len(lines) else []
-
-
-def _one_line(value: str) -> str:
-    if "\n" in value or "\r" in value or "\0" in value:
-        raise ValueError("CR, LF or NUL in an event's type or id")
-    return value
 
 
 def _prefixed(prefix: str, text: str) -> str:
