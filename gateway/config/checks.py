@@ -1,7 +1,7 @@
-"""What must agree between two keys of a config.
+"""Checks that compare keys of a config with one another.
 
-The checks look at the data as it was written, so they find what they can even where another key is wrong, and leave
-what is ill-typed to the model.
+The checks read the data as it was written, before the model converts it. So they also find their mistakes in a file
+that the model refuses, and they must skip values of a wrong type: those are reported by the model.
 
 This file does not know lines or files.
 """
@@ -19,13 +19,13 @@ from gateway.dialects import DIALECTS
 Finding = tuple[KeyPath, str]
 
 RESERVED: Final = ("streams", "tickets")
-"""First segments of the gateway's own paths. A `{parameter}` there is fine: the gateway's own paths win."""
+"""First segments of the gateway's own paths. A route with a `{parameter}` there is allowed: the gateway's paths win."""
 
 _OWN_PARAMETERS: Final = ("last_event_id", "ticket")
 
 
 def findings(data: dict[str, Any]) -> Iterator[Finding]:
-    """All that does not agree in `data`, as key path and message."""
+    """Every disagreement in `data`, as key path and message."""
     for check in CHECKS:
         yield from check(data)
 
@@ -44,6 +44,7 @@ def check_workers(data: dict[str, Any]) -> Iterator[Finding]:
     addresses, workers = _addresses(data), _mapping(data, "server").get("workers")
     if addresses is None or not isinstance(workers, int) or not 1 < workers <= WORKERS:
         return
+    # Worker N has the admin port `first + N`. With port 0 the system picks free ports, so nothing can collide.
     public, (host, first) = addresses
     last = first + workers - 1
     if last > 65535:
@@ -119,6 +120,7 @@ def check_paths(data: dict[str, Any]) -> Iterator[Finding]:
 
 
 def check_shorthand(data: dict[str, Any]) -> Iterator[Finding]:
+    """A key of `stream` may stand on the route itself, but not in both places."""
     for place, route in _items(data, "routes"):
         for key in _mapping(route, "stream"):
             if key in route and key in Stream.model_fields:
@@ -139,6 +141,7 @@ def check_params(data: dict[str, Any]) -> Iterator[Finding]:
     for place, route in _items(data, "routes"):
         if route.get("api") != "chat":
             continue
+        # With the defaults of `Params`: what `auth.query_param` says may collide with those as well.
         params = {"message": "message", "session": "session_id"} | _mapping(route, "params")
         for key, name in params.items():
             if name in taken:
@@ -174,7 +177,7 @@ CHECKS: Final[tuple[Callable[[dict[str, Any]], Iterator[Finding]], ...]] = (
 
 
 def _addresses(data: dict[str, Any]) -> tuple[Address, Address] | None:
-    """Where the file says to listen, None where it says one of them wrongly or not at all."""
+    """The two listening addresses, None where one is turned off or written wrongly."""
     server = {"listen": str(Server().listen), "admin_listen": str(Server().admin_listen)} | _mapping(data, "server")
     try:
         return Listen().parse(server["listen"]), Listen().parse(server["admin_listen"])
@@ -190,12 +193,14 @@ def _check_secret(path: KeyPath, key: dict[str, Any], digests: set[str]) -> Iter
     text = key[given[0]]
     if not isinstance(text, str):
         return
+    # Half a character cannot be encoded; it is let through here, because `document.py` has reported it already.
     digest = text.lower() if given == ["sha256"] else hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
     if _is_repeated(digest, digests):
         yield (*path, given[0]), "another entry has the same key; allowed: one entry a key"
 
 
 def _is_repeated(value: Any, seen: set[Any]) -> bool:
+    """Whether the text `value` is in `seen`; if not, it is added. What is no text is left to the model."""
     if not isinstance(value, str) or value in seen:
         return isinstance(value, str)
     seen.add(value)
@@ -213,7 +218,7 @@ def _own_paths(page: bool) -> str:
 
 
 def _chain(data: dict[str, Any], route: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
-    """The route's upstream and its fallbacks, as far as they exist."""
+    """The route's upstream and its fallbacks, by name, as far as they exist."""
     upstreams = _mapping(data, "upstreams")
     names = [route.get("upstream"), *_list(upstreams.get(str(route.get("upstream"))), "fallback")]
     for name in dict.fromkeys(name for name in names if isinstance(name, str)):

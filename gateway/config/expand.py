@@ -1,4 +1,4 @@
-"""What `${…}` in a scalar stands for: an environment variable, a default, or the content of a file.
+"""The references `${…}` in scalars, and what replaces them: an environment variable, a default, or a file's content.
 
     ${VAR}            the variable; an error where it is not defined
     ${VAR:-default}   the default where the variable is not defined or empty
@@ -6,12 +6,12 @@
     ${file:/path}     the content of a file of at most 64 KiB, without the line feeds at its end
     $$                a dollar sign
 
-A bare `$name` is left alone. What was put in is not looked at again, and a default holds no `}`.
+A bare `$name` is left as it is. References inside a replacement are not replaced again, and a default holds no `}`.
 
 Invariants:
 
-- No message holds what a variable or a file holds.
-- All that one `Expander` puts in is at most 4 MiB.
+- No message holds the value of a variable or the content of a file.
+- All replacements by one `Expander` together are at most 4 MiB.
 """
 
 import re
@@ -28,11 +28,11 @@ _FORMS: Final = "${NAME}, ${NAME:-default}, ${NAME:?message}, ${file:/path}, and
 
 
 class Expander:
-    """Puts variables and files into the scalars of one config.
+    """Replaces the references in the scalars of one config.
 
     Args:
         environ: the variables.
-        folder: where relative paths of `${file:…}` start.
+        folder: relative paths of `${file:…}` start here.
     """
 
     def __init__(self, environ: Mapping[str, str], folder: Path) -> None:
@@ -41,7 +41,7 @@ class Expander:
         self._total = 0
 
     def expand(self, text: str) -> str:
-        """`text` with all that was put in.
+        """`text` with its references replaced.
 
         Raises:
             ValueError: a variable is not defined, a file cannot be read, or a reference is malformed.
