@@ -2,9 +2,9 @@
 
 Invariants:
 
-- A tool call comes whole; its arguments leave here as the JSON text that OpenAI has.
+- A tool call comes in one piece; its arguments leave this file as JSON text, which is OpenAI's form.
 - `done: true` is the end marker; nothing after it is read.
-- Images are sent as their bytes only: a URL of an image is refused, as this gateway fetches nothing for clients.
+- Images are sent as their bytes. The URL of an image is refused, because this gateway fetches nothing for clients.
 """
 
 from typing import Any, ClassVar, Final
@@ -68,12 +68,13 @@ class OllamaAnswer(UnitAnswer):
         self._tools = 0
 
     def _rest(self) -> list[Event]:
-        """The events of a last line that lacks its LF; half an object is a torn tail and not counted as noise."""
-        return self._take([line for line in self._lines.close() if read(_LINE, line)])
+        """The events of a last line without its LF. Half an object there was cut off and does not count as noise."""
+        return self._translate([line for line in self._lines.close() if read(_LINE, line)])
 
-    def _one(self, text: str, out: list[Event]) -> None:
+    def _translate_one(self, text: str, out: list[Event]) -> None:
         if not text.strip():
             return
+        # A line that says nothing known is an error or noise; the last line may have no message.
         line = read(_LINE, text)
         if line is None or line.error or (line.message is None and not line.done):
             self._aside(Event("", text))
@@ -100,6 +101,7 @@ class OllamaAnswer(UnitAnswer):
     def _end(self, line: _Line) -> None:
         reason = line.done_reason or "stop"
         reason = _FINISH.get(reason, reason)
+        # Ollama says `stop` also when it wants a tool called; OpenAI's clients look for `tool_calls`.
         self.finish_reason = "tool_calls" if self._tools and reason == "stop" else reason
         self.usage = usage_of(line.prompt_eval_count, line.eval_count)
         self.ended = True
@@ -124,7 +126,7 @@ class Ollama(Dialect):
 
 
 def _chat_url(url: str) -> str:
-    """The URL of the chat call, whether the base URL names the server, its `/api` or the call itself."""
+    """The URL of the chat call, whether the base URL names the server, its `/api`, or the call itself."""
     whole = endpoint(url, "/api/chat")
     return url if whole == url else endpoint(endpoint(url, "/api"), "/chat")
 
@@ -167,7 +169,7 @@ def _format(chat: Chat) -> str | dict[str, Any] | None:
 
 
 def _messages(messages: list[Message]) -> list[dict[str, Any]]:
-    """The conversation; a tool's result names its tool, which OpenAI says only by the id of the call."""
+    """The conversation. A tool's result names its tool, while OpenAI only gives the id of the call."""
     names: dict[str, str] = {}
     turns: list[dict[str, Any]] = []
     for message in messages:

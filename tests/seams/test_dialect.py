@@ -37,7 +37,7 @@ class ToyAnswer(UnitAnswer):
     def __init__(self) -> None:
         super().__init__(LineSplitter())
 
-    def _one(self, unit: str, out: list[Event]) -> None:
+    def _translate_one(self, unit: str, out: list[Event]) -> None:
         if unit == ".":
             self.ended = True
         else:
