@@ -1,12 +1,12 @@
-"""The OpenTelemetry twins: what generations took and used, under the names of the conventions for generative AI.
+"""Metrics under OpenTelemetry's names for generative AI: what generations took and used.
 
-- Told once, when a generation has ended; an event costs nothing here.
-- Only upstreams that speak a provider's dialect have them, and an estimate is no usage.
-- Label values are a closed set: providers, error codes, and the first `MAX_PAIRS` pairs of models; the caller folds
-  models that are not configured.
+- A generation is counted once, at its end; an event costs nothing here.
+- Only upstreams whose dialect names a provider are counted, and an estimate is not reported as usage.
+- Label values are a closed set: providers, error codes, and the first `MAX_PAIRS` pairs of models. The caller has
+  replaced models that are not configured.
 
-Prometheus writes the conventions' dots as underscores and appends the unit of seconds. This file does not know when a
-generation ends.
+Prometheus writes the dots of the conventions as underscores, and appends the unit "seconds". This file does not know
+when a generation ends.
 
 Source: OpenTelemetry semantic conventions for generative AI, metrics.
 """
@@ -41,12 +41,12 @@ class Operation(NamedTuple):
     """One generation that has ended; times in seconds.
 
     Attributes:
-        request_model, response_model: asked for and said to have answered; "" where nobody said.
+        request_model, response_model: the model that was asked for, and the one that answered; "" if unknown.
         error: the code it failed with, "" for none.
         served: from its admission to its end.
         asked: from first asking an upstream to its end.
         first_token: from its admission to the first token, None without one.
-        usage: what it used.
+        usage: the tokens.
     """
 
     request_model: str
@@ -86,14 +86,21 @@ class Twins:
         )
 
     def observe(self, provider: str, operation: Operation) -> None:
-        """A generation of this provider has ended."""
+        """Counts a generation that has ended, for this provider."""
         labels = (OPERATION, provider, *self._models(operation))
         error = operation.error if operation.error in KINDS or not operation.error else OTHER_ERROR
         self._served.labels(*labels, error).observe(operation.served)
         self._asked.labels(*labels, error).observe(operation.asked)
-        self._count(labels, operation.usage)
+        usage = operation.usage
+        counted = usage.source == "usage"  # "… MUST NOT report usage metric" where the count is a guess
+        if counted:
+            self._usage.labels(*labels, "input").observe(usage.input)
+            self._usage.labels(*labels, "output").observe(usage.output)
         if not error and operation.first_token is not None:
-            self._time_tokens(labels, operation, operation.first_token)
+            self._first.labels(*labels).observe(operation.first_token)
+            if counted and usage.output > 1:
+                later = operation.served - operation.first_token
+                self._per_token.labels(*labels).observe(later / (usage.output - 1))
 
     def _models(self, operation: Operation) -> tuple[str, str]:
         pair = operation.request_model, operation.response_model
@@ -101,15 +108,3 @@ class Twins:
             return OTHER_MODEL, OTHER_MODEL
         self._pairs.add(pair)
         return pair
-
-    def _count(self, labels: tuple[str, ...], usage: Usage) -> None:
-        # "… MUST NOT report usage metric" where the count is a guess.
-        if usage.source == "usage":
-            self._usage.labels(*labels, "input").observe(usage.input)
-            self._usage.labels(*labels, "output").observe(usage.output)
-
-    def _time_tokens(self, labels: tuple[str, ...], operation: Operation, first_token: float) -> None:
-        self._first.labels(*labels).observe(first_token)
-        later = operation.usage.output - 1
-        if operation.usage.source == "usage" and later > 0:
-            self._per_token.labels(*labels).observe((operation.served - first_token) / later)
