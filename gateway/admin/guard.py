@@ -42,6 +42,7 @@ def is_same_origin(headers: Mapping[str, str]) -> bool:
     Source: Fetch Metadata Request Headers 2.2, RFC 6454 7.
     """
     origin = headers.get("Origin")
+    # A client that is no browser sends neither header. "none" means that the user typed the address.
     ours = origin is None or origin.partition("://")[2] == headers.get("Host")
     return ours and headers.get("Sec-Fetch-Site", "same-origin") in ("same-origin", "none")
 

@@ -51,6 +51,7 @@ class AdminService:
     async def _answer(self, request: web.BaseRequest) -> web.StreamResponse:
         if probe := _PROBES.get(request.path):
             return _unless_written(request) or probe(self._gateway)
+        # Everything below shows or ends streams, so from here on a browser's word is checked.
         if not is_known_host(request.headers.get(hdrs.HOST), self._host):
             return _text(403, "Ask for this by IP address, as localhost, or by the name in server.admin_listen.\n")
         return await self._guarded(request)

@@ -55,6 +55,7 @@ class Wheel:
         return timer
 
     def _place(self, timer: Timer) -> None:
+        # Rounded up, so that no timer fires early.
         number = math.ceil(min(timer.deadline, self.now() + HORIZON) / GRANULARITY)
         bucket = self._buckets.get(number)
         if bucket is None:

@@ -99,6 +99,7 @@ class Origin(Rule):
         if value == "*":
             return "*"
         url = _split(value)
+        # Written as browsers write it, so that serving compares two texts: lower case, no default port.
         if url is None or url.path or url.query or url.fragment:
             raise self.refusal("an origin")
         return f"{url.scheme}://{_host(url)}{_port(url)}"
@@ -172,6 +173,7 @@ class Moment(Rule):
         return "a date or time, as in 2027-01-31 or 2027-01-31T12:00:00+08:00 (UTC without a zone)"
 
     def parse(self, value: object) -> datetime:
+        # `fromisoformat` also reads week dates and 20270131; one way to write a date is enough.
         if not isinstance(value, str) or not re.match(r"[0-9]{4}-[0-9]{2}-[0-9]{2}", value):
             raise self.refusal("a date")
         try:

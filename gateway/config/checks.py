@@ -63,7 +63,7 @@ def check_cors(data: dict[str, Any]) -> Iterator[Finding]:
 
 
 def check_keys(data: dict[str, Any]) -> Iterator[Finding]:
-    plans = {"default", *_mapping(data, "plans")}
+    plans = {"default", *_mapping(data, "plans")}  # `default` exists even where it is not written down
     ids: set[Any] = set()
     digests: set[str] = set()
     for place, key in _items(_mapping(data, "auth"), "keys"):
@@ -86,6 +86,7 @@ def check_upstreams(data: dict[str, Any]) -> Iterator[Finding]:
 
 
 def check_fallbacks(data: dict[str, Any]) -> Iterator[Finding]:
+    # Fallbacks of fallbacks are never asked, so there can be no circle beyond an upstream that names itself.
     names = _mapping(data, "upstreams")
     for name, upstream in names.items():
         seen: set[Any] = set()
@@ -113,6 +114,7 @@ def check_paths(data: dict[str, Any]) -> Iterator[Finding]:
         path = route.get("path")
         if not isinstance(path, str):
             continue
+        # By shape, so that /a/{id} and /a/{name} are one path.
         if _is_repeated(shape(path), shapes):
             yield ("routes", place, "path"), "another route has this path; allowed: a path of its own"
         if _is_reserved(path, page):

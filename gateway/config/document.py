@@ -96,6 +96,7 @@ class Document:
     def _mapping(self, node: MappingNode, path: KeyPath) -> dict[str, Any]:
         mapping: dict[str, Any] = {}
         for key, value in node.value:
+            # A key with a problem is left out with its value; of two equal keys the first one stays.
             complaint = _complaint(key, mapping)
             if complaint:
                 self._refuse(_line(key), (*path, key.value) if isinstance(key, ScalarNode) else path, complaint)
@@ -191,6 +192,7 @@ def _resolve(text: str) -> Any:
 
 
 def _resolve_replaced(text: str) -> Any:
+    # A key such as 1e5 or null from a variable is more often a secret than a fraction or nothing. bool is an `int`.
     value = _resolve(text)
     return value if isinstance(value, int) else text
 

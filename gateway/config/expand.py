@@ -54,6 +54,7 @@ class Expander:
         if not match[0].endswith("}"):
             raise ValueError(f"holds a ${{ that is not closed; allowed: {_FORMS}")
         value = self._value(match[1])
+        # One file of 64 KiB may be put in by thousands of references of a few bytes each.
         self._total += len(value)
         if self._total > MAX_TOTAL:
             raise ValueError("the values put into this file are too long; allowed: 4 MiB together")
@@ -80,6 +81,7 @@ class Expander:
         return value
 
     def _file(self, name: str) -> str:
+        # Only regular files: a pipe or a device could block the reload, or never end.
         path = self._folder / name
         if not path.is_file():
             raise ValueError(f"the file {name} does not exist or is no regular file")

@@ -434,10 +434,12 @@ def resolve(data: dict[str, Any]) -> dict[str, Any]:
 
 
 def _resolve_route(route: dict[str, Any], data: dict[str, Any]) -> dict[str, Any]:
+    # Three layers, each over the one before: the top level's `stream`, the route's, and keys directly on the route.
     direct = {key: value for key, value in route.items() if key in Stream.model_fields}
     kept = {key: value for key, value in route.items() if key not in direct}
     stream = _overlay(data.get("stream", {}), route.get("stream", {}))
     if isinstance(stream, dict):
+        # Events of other routes are the provider's own, and must not be joined.
         stream = _overlay(stream, direct) | ({} if route.get("api") == "chat" else {"merge": False})
     return kept | {"stream": stream, "timeouts": _overlay(data.get("timeouts", {}), route.get("timeouts", {}))}
 

@@ -65,6 +65,7 @@ class Rule:
         return ValueError(f"is not {what}; allowed: {self.allowed}{' or null' if self.optional else ''}")
 
     def __get_pydantic_core_schema__(self, source: object, handler: GetCoreSchemaHandler) -> CoreSchema:
+        # A plain validator: pydantic does not look at the type beside the rule, so nothing else converts the value.
         return core_schema.no_info_plain_validator_function(self._parse_optional)
 
     def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:

@@ -29,7 +29,7 @@ def merge(events: Sequence[Event], after: int, max_bytes: int) -> list[tuple[int
         after: the sequence number before the first of them, at least 0.
         max_bytes: the largest data of a joined event, in bytes of UTF-8; at least 1.
     """
-    if len(events) == 1:
+    if len(events) == 1:  # nearly always, while the loop is idle
         return [(after + 1, events[0])]
     merged: list[tuple[int, Event]] = []
     for kind, group in groupby(events, _TYPE):
@@ -37,7 +37,7 @@ def merge(events: Sequence[Event], after: int, max_bytes: int) -> list[tuple[int
         if kind in _TEXTS and len(run) > 1:
             merged += _joined(run, after, max_bytes)
         else:
-            merged += enumerate(run, after + 1)
+            merged += enumerate(run, after + 1)  # tool calls, chunks, the end: each by itself
         after += len(run)
     return merged
 

@@ -32,10 +32,10 @@ class Breaker:
     def __init__(self, failures: int, open_for: float) -> None:
         self._failures = failures
         self._open_for = open_for
-        self._failed = 0
-        self._until = 0.0
+        self._failed = 0  # failures in a row
+        self._until = 0.0  # when a probe may be sent
         self._calls = 0
-        self._probe = 0
+        self._probe = 0  # the number of the call that is the probe, 0 for none
 
     @property
     def is_open(self) -> bool:
@@ -71,6 +71,7 @@ class Breaker:
 
     def fail(self, now: float, call: int = 0) -> None:
         """The call failed, and the target is to blame."""
+        # A call that was sent before the breaker opened must not prolong the time until the next probe.
         if self.is_open and not self._is_probe(call):
             return
         self._failed += 1

@@ -76,7 +76,7 @@ def new_stream_id(worker: int | None = None) -> str:
     """
     if worker is None:
         return secrets.token_urlsafe(16)
-    return _ALPHABET[worker] + secrets.token_urlsafe(16)[:21]
+    return _ALPHABET[worker] + secrets.token_urlsafe(16)[:21]  # 21 characters of 6 bits
 
 
 def worker_of(stream_id: str) -> int:
@@ -100,6 +100,7 @@ def parse_cursor(text: str) -> Cursor:
     Raises:
         GatewayError: `bad_cursor`, the text is no cursor of this gateway.
     """
+    # Cut before it is matched: the header of a stranger may have any length.
     if match := _CURSOR.fullmatch(text[: MAX_CURSOR + 1]):
         return Cursor(match[1], int(match[2]), int(match[3]))
     if _FINAL.fullmatch(text[: MAX_CURSOR + 1]):

@@ -30,6 +30,7 @@ class Window(NamedTuple):
     narrow: float
 
 
+# The share to narrow at is far below the share to widen at, because a wider window itself makes the loop less busy.
 WINDOWS: Final = (
     Window(seconds=0.0, gap=0.0, widen=0.20, narrow=0.0),
     Window(seconds=0.05, gap=0.025, widen=0.15, narrow=0.06),

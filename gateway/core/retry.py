@@ -77,6 +77,7 @@ def decide(
         return Decision(Step.FALLBACK)
     if error.code in _SILENT:
         return Decision(Step.OTHER_TARGET)
+    # A wait that is longer than the client's patience would end in a timeout: better another provider now.
     delay = _delay(error, tried, jitter)
     if delay > min(patience, MAX_WAIT):
         return Decision(Step.FALLBACK)
@@ -101,6 +102,7 @@ def _delay(error: GatewayError, tried: int, jitter: float) -> float:
 
 def counts_against_target(error: GatewayError) -> bool:
     """Whether the failure says something about the target's health, and not about the request, our key or our rate."""
+    # Our key is refused by every target alike, and a size limit is ours: taking the target out of service helps nobody.
     if error.code in ("upstream_auth", "upstream_oversize"):
         return False
     return error.status >= 500 and (error.code.startswith("upstream_") or _is_own(error))

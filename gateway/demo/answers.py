@@ -52,6 +52,7 @@ def answer(request: ChatRequest) -> Script:
     reason = "tool_calls" if "tool_calls" in deltas[-1] else "stop"
     rate = next((RATES[hint] for hint in RATES if hint in hints), RATE)
     fault: Fault = next((fault for fault in FAULTS if fault in hints), "")
+    # The beginning of an answer is continued without the fault, so that the rescue of a broken answer succeeds.
     if request.messages[-1].role == "assistant":
         rest = joined(deltas, "content").removeprefix(request.messages[-1].text)
         deltas, reason, fault = _spoken(rest or "\n"), "stop", ""

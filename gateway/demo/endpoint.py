@@ -82,7 +82,7 @@ async def _complete(request: web.Request) -> web.StreamResponse:
         return _json(protocol.error(str(wrong), "invalid_request_error"), status=400)
     script = answer(chat)
     await asyncio.sleep(FIRST_TOKEN / request.app[_SPEED])
-    if script.fault in ("error", "busy"):
+    if script.fault in ("error", "busy"):  # before the status; the other faults strike in the middle
         return _refusal(script.fault)
     ids = request.app[_IDS]
     reply = protocol.Reply(

@@ -98,6 +98,7 @@ class Reply(msgspec.Struct, frozen=True):
 def frames(reply: Reply, include_usage: bool) -> Iterator[bytes]:
     """The frames of the stream from the role to the usage, without `[DONE]`; frame N is the Nth delta, counted from
     1."""
+    # The order of OpenAI's own streams: the role, the deltas, the finish reason, and the usage if it was asked for.
     yield _frame(reply, _choice({"role": "assistant", "content": ""}), include_usage)
     for delta in reply.deltas:
         yield _frame(reply, _choice(delta), include_usage)

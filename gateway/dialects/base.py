@@ -118,6 +118,7 @@ class Answer(ABC):
 
     def feed(self, data: bytes) -> list[Event]:
         """The events that `data` completed."""
+        # A unit that breaks a cap does not take those before it away: they are translated, then the answer fails.
         if self.ended or self.failure is not None:
             return []
         try:
@@ -125,6 +126,7 @@ class Answer(ABC):
         except Oversize as error:
             events = self._translate(error.whole)
             self._broke(error)
+        # Comments and unknown events cost nothing to keep, but an upstream may send them for ever.
         self._noise = 0 if events else self._noise + len(data)
         if self._noise > MAX_NOISE:
             self._broke(Oversize(f"{MAX_NOISE} bytes without an event"))
@@ -148,6 +150,7 @@ class Answer(ABC):
     def _say(self, kind: str, text: object, out: list[Event]) -> None:
         """Appends a delta of the answer. An empty text, and anything that is no text, is left out."""
         if isinstance(text, str) and text:
+            # The length in UTF-8; a half character, which JSON can carry, counts as one.
             self.size += len(text) if text.isascii() else len(text.encode("utf-8", "replace"))
             out.append(Event(kind, text))
 
@@ -267,6 +270,7 @@ def usage_of(prompt: object, completion: object) -> Usage | None:
 
 def count_of(value: object) -> int | None:
     """A count of tokens; None where it is missing, negative or nonsense."""
+    # Some servers send counts as 12.0; a bool is an `int`, but no count.
     if isinstance(value, bool) or not isinstance(value, int | float):
         return None
     return int(value) if 0 <= value <= MAX_TOKENS else None

@@ -171,6 +171,7 @@ def arguments_of(call: ToolCall) -> dict[str, Any]:
 
 def base64_image(url: str) -> tuple[str, str] | None:
     """The media type and the Base64 text of a `data:` URL; None for any other URL. Source: RFC 2397."""
+    # Cut at the first comma, without looking at the data: it may be megabytes.
     head, comma, data = url.partition(",")
     if not (comma and head.startswith("data:") and head.endswith(";base64")):
         return None

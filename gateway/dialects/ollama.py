@@ -94,6 +94,7 @@ class OllamaAnswer(UnitAnswer):
         index = self._tools
         self._tools += 1
         said = call.function.arguments
+        # Ollama sends an object; servers that imitate it also send OpenAI's text.
         arguments = said if isinstance(said, str) else _json.encode(said or {}).decode()
         function = {"name": call.function.name, "arguments": arguments}
         return {"index": index, "id": call.id or f"call_{index}", "type": "function", "function": function}
@@ -117,6 +118,7 @@ class Ollama(Dialect):
     prefills: ClassVar[bool] = True
 
     def call(self, chat: dict[str, Any], url: str, api_key: str) -> Call:
+        # Ollama's own keys, which OpenAI's request does not have; a client may send them all the same.
         extra = {key: chat[key] for key in ("think", "keep_alive") if key in chat}
         payload = _payload(typed(chat)) | extra
         return post(_chat_url(url), payload, self.credential(api_key), "application/x-ndjson")
@@ -132,6 +134,7 @@ def _chat_url(url: str) -> str:
 
 
 def _payload(chat: Chat) -> dict[str, Any]:
+    # Ollama has no `tool_choice`. "none" is said by sending no tools; every other choice is left to the model.
     tools = [] if chat.tool_choice == "none" else chat.tools
     return given(
         model=chat.model,

@@ -27,6 +27,7 @@ class _Pieces:
         self._decoder = _new_decoder("replace")
 
     def feed(self, data: bytes) -> list[str]:
+        # A character that is cut between two pieces waits in the decoder for its rest.
         return [self._decoder.decode(data[start : start + MAX_TOKEN]) for start in range(0, len(data), MAX_TOKEN)]
 
     def close(self) -> str:

@@ -106,6 +106,7 @@ class Account:
         """`count` events came in one read."""
         if self._inter_token is None:
             self._inter_token = self.metrics.model(self.upstream, model).inter_token
+        # Events that came together share the time since the read before: as a reader sees them, on average.
         if self.first:
             self._inter_token.observe((now - self.last) / count)
         else:
@@ -136,7 +137,7 @@ class Account:
             )
             self.metrics.operation(self.upstream, operation)
         self._unanswered()
-        span, self.span = self.span, UNTRACED
+        span, self.span = self.span, UNTRACED  # what is reported after the end must not touch a closed span
         if span.recording:
             span.end(
                 Ending(

@@ -25,6 +25,7 @@ OTHER_ERROR: Final = "_OTHER"
 OTHER_MODEL: Final = "_other"
 MAX_PAIRS: Final = 256
 
+# The bounds that the conventions advise.
 _TOKENS: Final = tuple(4.0**power for power in range(14))
 _SECONDS: Final = tuple(0.01 * 2.0**power for power in range(14))
 _FIRST_TOKEN: Final = (0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0)
@@ -88,6 +89,7 @@ class Twins:
     def observe(self, provider: str, operation: Operation) -> None:
         """Counts a generation that has ended, for this provider."""
         labels = (OPERATION, provider, *self._models(operation))
+        # A provider may report errors under codes of its own; those are no label values.
         error = operation.error if operation.error in KINDS or not operation.error else OTHER_ERROR
         self._served.labels(*labels, error).observe(operation.served)
         self._asked.labels(*labels, error).observe(operation.asked)

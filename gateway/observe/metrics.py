@@ -104,7 +104,7 @@ class Metrics:
 
     def model(self, upstream: str, model: str) -> "ModelMetrics":
         """The metrics of one model of one upstream. All models that are not in `known_models` share one."""
-        key = (self.upstream_label(upstream), self._model_label(model))
+        key = (self.upstream_label(upstream), self._model_label(model))  # folded, so `_models` is bounded as well
         bound = self._models.get(key)
         if bound is None:
             bound = self._models[key] = ModelMetrics(self, *key)
@@ -118,6 +118,7 @@ class Metrics:
         """Counts a generation that has ended under OpenTelemetry's names; `upstream` was asked last."""
         provider = self.providers.get(upstream)
         if provider is not None:
+            # Clients choose the one and upstreams the other: only configured names may become label values.
             request_model, response_model = map(self._named_model, operation[:2])
             folded = operation._replace(request_model=request_model, response_model=response_model)
             self._twins.observe(provider, folded)
@@ -191,6 +192,7 @@ class Metrics:
             "gateway_overhead_seconds", "Time the gateway itself took before it asked the upstream.", _OVERHEAD, "route"
         )
         self.events = counter("gateway_events_total", "Events of all generations.", "route")
+        # Counted for every write, hence meters and not the client library's own metrics.
         self.sent_bytes = CounterMeter(
             "gateway_sent_bytes_total", "Bytes written to readers.", ["route"], self.registry
         )

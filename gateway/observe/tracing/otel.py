@@ -66,6 +66,7 @@ class Recording(Tracing):
 
     def span(self, context: TraceContext | None, opening: Opening) -> Span:
         """The span of a generation that begins now; the span of the client's request is its parent."""
+        # The span's times are wall-clock times. Only its begin is read from that clock, which may jump.
         begun = time.time_ns()
         span = self._tracer.start_span(
             _name(opening),
@@ -113,7 +114,7 @@ class Recorded(Span):
 
     def ask(self, upstream: str, dialect: str, url: str) -> None:
         """A target of this upstream is being asked."""
-        self._asked[upstream] = dialect, url
+        self._asked[upstream] = dialect, url  # bounded by the chain of fallbacks
 
     def attempt_failed(self, upstream: str, code: str) -> None:
         """An attempt failed: an event of the span."""
