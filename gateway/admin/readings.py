@@ -164,10 +164,10 @@ def _tree(after: Tally, before: Tally) -> dict[str, Any]:
     tree: dict[str, Any] = {}
     for (*path, leaf), value in after.items():
         if more := value - before.get((*path, leaf), 0.0):
-            place = tree
+            node = tree
             for name in path:
-                place = place.setdefault(name, {})
-            place[leaf] = more
+                node = node.setdefault(name, {})
+            node[leaf] = more
     return tree
 
 

@@ -66,8 +66,8 @@ def check_keys(data: dict[str, Any]) -> Iterator[Finding]:
     plans = {"default", *_mapping(data, "plans")}  # `default` exists even where it is not written down
     ids: set[Any] = set()
     digests: set[str] = set()
-    for place, key in _items(_mapping(data, "auth"), "keys"):
-        path: KeyPath = ("auth", "keys", place)
+    for index, key in _items(_mapping(data, "auth"), "keys"):
+        path: KeyPath = ("auth", "keys", index)
         yield from _check_secret(path, key, digests)
         if _is_repeated(key.get("id"), ids):
             yield (*path, "id"), "another key has this id; allowed: an id of its own"
@@ -77,10 +77,10 @@ def check_keys(data: dict[str, Any]) -> Iterator[Finding]:
 
 def check_upstreams(data: dict[str, Any]) -> Iterator[Finding]:
     for name, upstream in _mapping(data, "upstreams").items():
-        for place, target in _items(upstream, "targets"):
+        for index, target in _items(upstream, "targets"):
             if target.get("url") == DEMO and upstream.get("dialect") != "openai":
                 yield (
-                    ("upstreams", name, "targets", place, "url"),
+                    ("upstreams", name, "targets", index, "url"),
                     f"{DEMO} speaks one dialect; allowed: dialect: openai",
                 )
 
@@ -90,8 +90,8 @@ def check_fallbacks(data: dict[str, Any]) -> Iterator[Finding]:
     names = _mapping(data, "upstreams")
     for name, upstream in names.items():
         seen: set[Any] = set()
-        for place, other in enumerate(_list(upstream, "fallback")):
-            path: KeyPath = ("upstreams", name, "fallback", place)
+        for index, other in enumerate(_list(upstream, "fallback")):
+            path: KeyPath = ("upstreams", name, "fallback", index)
             if other == name:
                 yield path, "is the upstream itself; allowed: another upstream"
             elif _is_repeated(other, seen):
@@ -102,62 +102,62 @@ def check_fallbacks(data: dict[str, Any]) -> Iterator[Finding]:
 
 def check_upstream_names(data: dict[str, Any]) -> Iterator[Finding]:
     names = _mapping(data, "upstreams")
-    for place, route in _items(data, "routes"):
+    for index, route in _items(data, "routes"):
         if isinstance(route.get("upstream"), str) and route["upstream"] not in names:
-            yield ("routes", place, "upstream"), f"there is no such upstream; {suggestion(route['upstream'], names)}"
+            yield ("routes", index, "upstream"), f"there is no such upstream; {suggestion(route['upstream'], names)}"
 
 
 def check_paths(data: dict[str, Any]) -> Iterator[Finding]:
     shapes: set[Any] = set()
     page = _mapping(data, "server").get("demo_page", True) is not False
-    for place, route in _items(data, "routes"):
+    for index, route in _items(data, "routes"):
         path = route.get("path")
         if not isinstance(path, str):
             continue
         # By shape, so that /a/{id} and /a/{name} are one path.
         if _is_repeated(shape(path), shapes):
-            yield ("routes", place, "path"), "another route has this path; allowed: a path of its own"
+            yield ("routes", index, "path"), "another route has this path; allowed: a path of its own"
         if _is_reserved(path, page):
-            yield ("routes", place, "path"), f"is the gateway's own; allowed: anything but {_own_paths(page)}"
+            yield ("routes", index, "path"), f"is the gateway's own; allowed: anything but {_own_paths(page)}"
 
 
 def check_shorthand(data: dict[str, Any]) -> Iterator[Finding]:
     """A key of `stream` may stand on the route itself, but not in both places."""
-    for place, route in _items(data, "routes"):
+    for index, route in _items(data, "routes"):
         for key in _mapping(route, "stream"):
             if key in route and key in Stream.model_fields:
-                yield ("routes", place, key), f"is also under stream; allowed: {key} or stream.{key}, not both"
+                yield ("routes", index, key), f"is also under stream; allowed: {key} or stream.{key}, not both"
 
 
 def check_merge(data: dict[str, Any]) -> Iterator[Finding]:
-    for place, route in _items(data, "routes"):
+    for index, route in _items(data, "routes"):
         for path, part in (((), route), (("stream",), _mapping(route, "stream"))):
             if part.get("merge") is True and route.get("api") in ("proxy", "openai"):
-                yield ("routes", place, *path, "merge"), "does nothing here; allowed: true with api: chat only"
+                yield ("routes", index, *path, "merge"), "does nothing here; allowed: true with api: chat only"
 
 
 def check_params(data: dict[str, Any]) -> Iterator[Finding]:
     if _mapping(data, "auth").get("query_param") in _OWN_PARAMETERS:
         yield ("auth", "query_param"), "is a parameter of the gateway's own; allowed: another name"
     taken = (*_OWN_PARAMETERS, _mapping(data, "auth").get("query_param", "token"))
-    for place, route in _items(data, "routes"):
+    for index, route in _items(data, "routes"):
         if route.get("api") != "chat":
             continue
         # With the defaults of `Params`: what `auth.query_param` says may collide with those as well.
         params = {"message": "message", "session": "session_id"} | _mapping(route, "params")
         for key, name in params.items():
             if name in taken:
-                yield ("routes", place, "params", key), "is a parameter of the gateway's own; allowed: another name"
+                yield ("routes", index, "params", key), "is a parameter of the gateway's own; allowed: another name"
         if params["message"] == params["session"]:
-            yield ("routes", place, "params"), "message and session have one name; allowed: two names"
+            yield ("routes", index, "params"), "message and session have one name; allowed: two names"
 
 
 def check_models(data: dict[str, Any]) -> Iterator[Finding]:
-    for place, route in _items(data, "routes"):
+    for index, route in _items(data, "routes"):
         for name, upstream in _chain(data, route):
             if route.get("api") == "chat" and _lacks_model(route, upstream):
                 yield (
-                    ("routes", place),
+                    ("routes", index),
                     f"names no model, which {upstream['dialect']} requires; allowed: model here or at upstream {name}",
                 )
 
@@ -247,4 +247,4 @@ def _list(data: Any, key: str) -> list[Any]:
 
 
 def _items(data: Any, key: str) -> Iterator[tuple[int, dict[str, Any]]]:
-    return ((place, item) for place, item in enumerate(_list(data, key)) if isinstance(item, dict))
+    return ((index, item) for index, item in enumerate(_list(data, key)) if isinstance(item, dict))

@@ -138,9 +138,10 @@ class ChunkAnswer(_OpenAIAnswer):
     def __init__(self, keep_usage: bool = False) -> None:
         super().__init__(CHUNK)
         self._keep_usage = keep_usage
-        self._seen: tuple[int | None, ...] = ()
-        self._finished: tuple[int | None, ...] = ()
-        self._known = self._whole_body = False
+        self._seen: tuple[int | None, ...] = ()  # the choices that have begun
+        self._finished: tuple[int | None, ...] = ()  # those of them that have a finish reason
+        self._known = False  # whether the model and the first choice are known, so that the quick way may be taken
+        self._whole_body = False  # whether the body ended well
 
     @property
     def complete(self) -> bool:
@@ -152,17 +153,17 @@ class ChunkAnswer(_OpenAIAnswer):
         return super()._rest()
 
     def _translate(self, units: list[Event]) -> list[Event]:
-        # The quick way: chunks that fit `_Running` are passed on undecoded. The slow way reads everything: the first
-        # chunks, as they name the model and begin the first choice, and every read with a chunk that does not fit.
+        # The quick way: a read whose chunks all fit `_Running` is passed on, and nothing else in them matters. The slow
+        # way is for the first chunks, which name the model and begin the choice, and for any read with another chunk.
         if not self._known:
             events = super()._translate(units)
             self._known = bool(self.model) and 0 in self._seen
             return events
         try:
-            for place, event in enumerate(units):
+            for index, event in enumerate(units):
                 _RUNNING.decode(event.data)
                 if event.id or event.type is not CHUNK:
-                    units[place] = Event(CHUNK, event.data)  # an upstream that names or numbers its chunks
+                    units[index] = Event(CHUNK, event.data)  # an upstream that names or numbers its chunks
         except (ValueError, RecursionError):
             return super()._translate(units)
         self.size += BYTES_PER_TOKEN * len(units)
@@ -224,7 +225,7 @@ class TextAnswer(_OpenAIAnswer):
         self._note(chunk)
         for choice in chunk.choices or ():
             if choice.index:
-                continue  # one stream of tokens has room for one choice; the first is the one that has no other number
+                continue  # the events have room for one choice; the first has the index 0, or none
             if choice.delta is not None:
                 self._delta(choice.delta, out)
             if choice.finish_reason:

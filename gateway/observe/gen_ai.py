@@ -59,7 +59,7 @@ class Operation(NamedTuple):
     usage: Usage
 
 
-class Twins:
+class GenAIMetrics:
     """The histograms of the conventions.
 
     Args:

@@ -17,7 +17,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 from gateway.core.errors import KINDS
 from gateway.core.event import Usage
-from gateway.observe.gen_ai import Operation, Twins
+from gateway.observe.gen_ai import GenAIMetrics, Operation
 from gateway.observe.meters import CounterMeter, HistogramMeter
 
 Outcome = Literal[
@@ -92,7 +92,7 @@ class Metrics:
         self._register_streams()
         self._register_upstreams()
         self._register_process(version)
-        self._twins = Twins(self.registry)
+        self._gen_ai = GenAIMetrics(self.registry)
 
     def route(self, name: str) -> "RouteMetrics":
         """The metrics of one route, by its path in the config; made once, shared by all its requests."""
@@ -121,7 +121,7 @@ class Metrics:
             # Clients choose the one and upstreams the other: only configured names may become label values.
             request_model, response_model = map(self._named_model, operation[:2])
             folded = operation._replace(request_model=request_model, response_model=response_model)
-            self._twins.observe(provider, folded)
+            self._gen_ai.observe(provider, folded)
 
     def _model_label(self, model: str) -> str:
         return self._model_names.fold(model) if model in self.known_models else OTHER_NAME

@@ -294,10 +294,10 @@ def _bound(address: Address, shared: bool) -> Iterator[socket.socket]:
     # One name may have several addresses. With port 0, the system picks the port of the first socket, and the others
     # get the same.
     port, missing = address.port, None
-    places = socket.getaddrinfo(address.host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-    for family, _, _, _, place in places:
+    found = socket.getaddrinfo(address.host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    for family, _, _, _, sockaddr in found:
         try:
-            sock = _bound_one(family, (place[0], port, *place[2:]), shared)
+            sock = _bound_one(family, (sockaddr[0], port, *sockaddr[2:]), shared)
         except OSError as error:
             if error.errno not in (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT):
                 raise
@@ -309,7 +309,7 @@ def _bound(address: Address, shared: bool) -> Iterator[socket.socket]:
         raise missing
 
 
-def _bound_one(family: int, place: tuple[Any, ...], shared: bool) -> socket.socket:
+def _bound_one(family: int, sockaddr: tuple[Any, ...], shared: bool) -> socket.socket:
     sock = socket.socket(family, socket.SOCK_STREAM)
     try:
         sock.setblocking(False)
@@ -317,7 +317,7 @@ def _bound_one(family: int, place: tuple[Any, ...], shared: bool) -> socket.sock
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, int(shared))
         if family == socket.AF_INET6:
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-        sock.bind(place)
+        sock.bind(sockaddr)
     except BaseException:
         sock.close()
         raise
