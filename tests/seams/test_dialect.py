@@ -3,31 +3,22 @@
 The toy is asked with JSON and answers with one word a line; a line that is a full stop ends the answer.
 """
 
-import asyncio
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+import json
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
 
-from gateway.app import make_app
 from gateway.config import ConfigError, load_text, schema
 from gateway.core.event import TOKEN, Event
 from gateway.core.sse import LineSplitter
 from gateway.dialects import DIALECTS, Answer, Call, Dialect
 from gateway.dialects.base import UnitAnswer, post
-from gateway.web.connection import Server
-from gateway.web.service import WebService
 from tests.kit.sse_client import request
 from tests.kit.upstream import LAST_CHUNK, Cut, ScriptedUpstream, Step, chunk, http_head
+from tests.seams.serving import serving
+from tests.web.stage import EVENTS
 
-CONFIG = """\
-auth: {{anonymous: true}}
-upstreams:
-  main: {{dialect: toy, targets: [{{url: "{url}"}}, {{url: "{url}"}}]}}
-routes:
-  - {{path: /chat, api: chat, upstream: main{model}}}
-"""
 HEAD = http_head(content_type="text/x-toy", Transfer_Encoding="chunked")
 
 
@@ -74,8 +65,13 @@ def toy(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(DIALECTS, "toy", Toy())
 
 
-def config(url: str = "http://127.0.0.1:9", model: str = ", model: wooden") -> str:
-    return CONFIG.format(url=url, model=model)
+def config(url: str = "http://127.0.0.1:9", **route: str) -> dict[str, Any]:
+    """A chat route whose upstream, of two targets, speaks the toy dialect."""
+    return {
+        "auth": {"anonymous": True},
+        "upstreams": {"main": {"dialect": "toy", "targets": [{"url": url}, {"url": url}]}},
+        "routes": [{"path": "/chat", "api": "chat", "upstream": "main"} | route],
+    }
 
 
 def says(*lines: str, end: Step | None = None) -> Sequence[Step]:
@@ -83,50 +79,35 @@ def says(*lines: str, end: Step | None = None) -> Sequence[Step]:
     return [HEAD, chunk("".join(f"{line}\n" for line in lines)), end or chunk(".\n") + LAST_CHUNK]
 
 
-@asynccontextmanager
-async def served(text: str) -> AsyncIterator[tuple[str, Any]]:
-    """The URL of a gateway in this process with this configuration, and its metrics."""
-    app = await make_app(load_text(text))
-    service = WebService(app.gateway)
-    server = Server(service, service.explain, app.gateway.clock, 10)
-    listener = await asyncio.get_running_loop().create_server(server, "127.0.0.1", 0)
-    try:
-        yield f"http://127.0.0.1:{listener.sockets[0].getsockname()[1]}", app.gateway.metrics
-    finally:
-        listener.close()
-        await server.shutdown(1)
-        await app.close()
-
-
 async def heard(url: str) -> list[tuple[str, str]]:
     """The tokens and the end of the answer to a question."""
-    async with await request(f"{url}/chat?message=hi", headers={"Accept": "text/event-stream"}) as answer:
+    async with await request(f"{url}/chat?message=hi", headers=EVENTS) as answer:
         events = [(message.type, message.json()) async for message in answer.messages()]
     return [(kind, data.get("text", "")) for kind, data in events if kind != "connected"]
 
 
 @pytest.mark.usefixtures("toy")
 async def test_toy_dialect_serves_a_chat_route_and_is_told_to_the_metrics() -> None:
-    async with ScriptedUpstream(says("one ", "two")) as upstream, served(config(upstream.url)) as (url, metrics):
-        assert await heard(url) == [("token", "one two"), ("done", "")]
+    script = says("one ", "two")
+    async with ScriptedUpstream(script) as upstream, serving(config(upstream.url, model="wooden")) as gateway:
+        assert await heard(gateway.url) == [("token", "one two"), ("done", "")]
         asked = await upstream.exchange()
         assert asked.json() == {"toy": "wooden", "said": ["hi"]}
         models = {"gen_ai_request_model": "wooden", "gen_ai_response_model": "wooden"}
         labels = {"gen_ai_operation_name": "chat", "gen_ai_provider_name": "toyshop", "error_type": ""} | models
-        assert metrics.registry.get_sample_value("gen_ai_server_request_duration_seconds_count", labels) == 1
+        registry = gateway.app.gateway.metrics.registry
+        assert registry.get_sample_value("gen_ai_server_request_duration_seconds_count", labels) == 1
 
 
 @pytest.mark.usefixtures("toy")
 def test_toy_dialect_needs_a_model_so_the_config_has_to_name_one() -> None:
     with pytest.raises(ConfigError, match=r"routes\[0\]: names no model, which toy requires"):
-        load_text(config(model=""))
+        load_text(json.dumps(config()))
 
 
 def test_config_names_the_dialects_there_are(monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(
-        ConfigError, match=r"dialect: is not known here; allowed: openai, anthropic, ollama, sse, text$"
-    ):
-        load_text(config())
+    with pytest.raises(ConfigError, match=r"dialect: is not known .* openai, anthropic, ollama, sse, text$"):
+        load_text(json.dumps(config()))
     monkeypatch.setitem(DIALECTS, "toy", Toy())
     assert schema()["$defs"]["Upstream"]["properties"]["dialect"]["anyOf"][0]["enum"][-1] == "toy"
 
@@ -139,6 +120,6 @@ async def test_dialect_says_how_a_broken_answer_is_finished(
 ) -> None:
     monkeypatch.setitem(DIALECTS, "toy", dialect)
     broken, whole = says("one", end=Cut()), says(*([] if dialect.prefills else ["one"]), " two")
-    async with ScriptedUpstream(broken, whole) as upstream, served(config(upstream.url)) as (url, _):
-        assert await heard(url) == [("token", "one"), ("token", " two"), ("done", "")]
+    async with ScriptedUpstream(broken, whole) as upstream, serving(config(upstream.url, model="wooden")) as gateway:
+        assert await heard(gateway.url) == [("token", "one"), ("token", " two"), ("done", "")]
         assert [(await upstream.exchange(number)).json()["said"] for number in (0, 1)] == [["hi"], second]
