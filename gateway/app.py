@@ -17,7 +17,7 @@ from gateway.core.errors import GatewayError
 from gateway.core.limiter import PER_ADDRESS, AddressLimiter, Limiter
 from gateway.core.limits import Plan, make_limits
 from gateway.demo import Demo, start_demo
-from gateway.observe.gen_ai import PROVIDERS
+from gateway.dialects import DIALECTS
 from gateway.observe.metrics import Metrics
 from gateway.observe.tracing import from_environment
 from gateway.streams.engine import Engine
@@ -144,7 +144,8 @@ def _prepare(metrics: Metrics, snapshot: Snapshot) -> None:
         models |= {name for name in (upstream.model, *(target.model for target in upstream.targets)) if name}
     metrics.known_models = frozenset(models)
     upstreams = config.upstreams.items()
-    metrics.providers = {name: PROVIDERS[up.dialect] for name, up in upstreams if up.dialect in PROVIDERS}
+    providers = {name: DIALECTS[upstream.dialect].provider for name, upstream in upstreams}
+    metrics.providers = {name: provider for name, provider in providers.items() if provider}
     metrics.log_limit.set(config.server.max_log_bytes)
 
 

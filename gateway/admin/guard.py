@@ -1,15 +1,15 @@
-"""Which requests of a browser the admin listener believes: it asks for no credential, so the browser's word must do.
+"""Which requests the admin listener accepts from browsers. It asks for no credential, so the headers must do.
 
 Invariants:
 
-- A page of another site cannot make anything happen here: what changes something must come from our own page, or from
-  something that is no browser and says so by saying nothing.
-- A name that an attacker points at this machine (DNS rebinding) makes his page our "own" origin. So who wants the
-  streams has to call the listener by an IP address, as localhost, or by the name it was configured to listen on: no
-  name that somebody else can give away.
+- A page of another site cannot change anything here. A request that changes something must come from our own page, or
+  from a client that is no browser and therefore sends neither `Origin` nor `Sec-Fetch-Site`.
+- A name that an attacker points at this machine (DNS rebinding) makes his page "our own" origin. So the streams are
+  only shown under an IP address, as localhost, or under the name that the listener was configured with: nobody else
+  can give those names away.
 
-Probes and metrics are asked for under any name: Kubernetes and Prometheus have their own for every process, and
-nothing there tells who is using the gateway. This file does not know paths.
+Probes and metrics are answered under any name: Kubernetes and Prometheus use names of their own, and those answers do
+not say who uses the gateway. This file does not know paths.
 """
 
 import ipaddress
@@ -21,11 +21,11 @@ LOCAL: Final = "localhost"
 
 
 def is_known_host(host: str | None, configured: str) -> bool:
-    """Whether a `Host` header names this listener in a way that nobody else can.
+    """Whether a `Host` header names this listener by a name that nobody else controls.
 
     Args:
-        host: the header, None where there was none, which no browser does.
-        configured: the host that `server.admin_listen` names.
+        host: the header, None if there was none; browsers always send one.
+        configured: the host in `server.admin_listen`.
     """
     if host is None:
         return True
@@ -42,6 +42,7 @@ def is_same_origin(headers: Mapping[str, str]) -> bool:
     Source: Fetch Metadata Request Headers 2.2, RFC 6454 7.
     """
     origin = headers.get("Origin")
+    # A client that is no browser sends neither header. "none" means that the user typed the address.
     ours = origin is None or origin.partition("://")[2] == headers.get("Host")
     return ours and headers.get("Sec-Fetch-Site", "same-origin") in ("same-origin", "none")
 

@@ -1,12 +1,12 @@
-"""What the monitor reads off the process: once a second what happened since the last look, and how it stands now.
+"""What the monitor shows of the process: once a second, what happened since the last sample, and the state now.
 
 Invariants:
 
-- A sample holds differences and leaves out what is zero, so that a quiet second is small.
-- Everything that is told has a bound: labels are closed sets, and of streams and targets the first `LISTED` are told.
-- It reads what is counted anyway; nothing is counted for it.
+- A sample holds differences and leaves out zeros, so that a quiet second is small.
+- Everything is bounded: labels are closed sets, and only the first `LISTED` streams and targets are described.
+- It reads what is counted anyway; nothing is counted for the monitor alone.
 
-This file does not know who looks, nor when.
+This file does not know who looks, or when.
 """
 
 import os
@@ -24,7 +24,7 @@ from gateway.upstream.pool import Target
 from gateway.web.state import Gateway
 
 LISTED: Final = 200
-"""Streams and targets that are told in full; of more than that only the number."""
+"""Streams and targets that are described; of any further ones only the number is given."""
 
 _PAGE: Final = os.sysconf("SC_PAGE_SIZE")
 _MEMORY: Final = Path("/proc/self/statm")
@@ -33,7 +33,7 @@ Tally = dict[tuple[str, ...], float]
 
 
 class Totals:
-    """Everything that only grows, at one moment.
+    """All counters at one moment.
 
     Args:
         gateway: the process.
@@ -46,7 +46,7 @@ class Totals:
         self.cpu = time.process_time()
         self.ended = tally(metrics.streams, "_total", "outcome")
         self.started = sum(self.ended.values()) + len(running)
-        # Its route counts the events of a stream when it has ended.
+        # The counter of a route gets the events of a stream when it has ended; those of running ones are added here.
         events = sum([generation.account.events for generation in running.values()])
         self.events = sum(tally(metrics.events, "_total").values()) + events
         self.tokens = tally(metrics.tokens, "_total", "type")
@@ -68,13 +68,14 @@ class Readings:
         self._before = Totals(gateway, gateway.clock.now())
         self._about = {"version": version("sse-gateway"), "pid": os.getpid(), "since": time.time()}
         server = gateway.snapshot.config.server
-        # A reload cannot move the listener, so what it says of it would mislead.
+        # From the configuration at the start: a reload cannot move the listener, so a later one may not be true.
         self._listen = str(server.listen) if server.demo_page and server.listen.port else None
 
     def sample(self) -> dict[str, Any]:
         """What happened since the last sample: numbers by name, those of upstreams by upstream.
 
-        `t` is in unix seconds, `s` the seconds it covers, `first` and `lag` count by bucket ("lower upper", seconds).
+        `t` is the time in Unix seconds, `s` how many seconds the sample covers. `first` and `lag` count by bucket; the
+        key of a bucket is "lower upper", in seconds.
         """
         gateway, before = self._gateway, self._before
         after = self._before = Totals(gateway, gateway.clock.now())
@@ -100,7 +101,7 @@ class Readings:
         } | {name: value for name, value in happened.items() if value}
 
     def now(self) -> dict[str, Any]:
-        """How the process stands: its state, its targets and its oldest streams."""
+        """The state of the process, its targets and its oldest streams."""
         gateway = self._gateway
         running = gateway.engine.running
         return self._about | {
@@ -119,17 +120,17 @@ class Readings:
 
 
 def readers(gateway: Gateway) -> int:
-    """Readers that follow a stream now."""
+    """How many readers follow a stream now."""
     return int(sum(tally(gateway.metrics.connections_active, "").values()))
 
 
 def tally(metric: Collector, suffix: str, *labels: str) -> Tally:
-    """The values of a metric, added up by these labels.
+    """The values of a metric, summed by these labels.
 
     Args:
         metric: a counter or a gauge.
-        suffix: what its samples' names end with.
-        labels: names of labels it has.
+        suffix: the end of its samples' names.
+        labels: names of labels that it has.
     """
     found: Tally = defaultdict(float)
     for family in metric.collect():
@@ -140,7 +141,10 @@ def tally(metric: Collector, suffix: str, *labels: str) -> Tally:
 
 
 def buckets(metric: Collector, *labels: str) -> Tally:
-    """The values of a histogram in each bucket by itself; the last part of a key is "lower upper"."""
+    """The observations in each bucket of a histogram by itself; Prometheus adds up all buckets below.
+
+    The last part of a key is "lower upper".
+    """
     found: Tally = defaultdict(float)
     below, before = "0", 0.0
     for family in metric.collect():
@@ -160,10 +164,10 @@ def _tree(after: Tally, before: Tally) -> dict[str, Any]:
     tree: dict[str, Any] = {}
     for (*path, leaf), value in after.items():
         if more := value - before.get((*path, leaf), 0.0):
-            place = tree
+            node = tree
             for name in path:
-                place = place.setdefault(name, {})
-            place[leaf] = more
+                node = node.setdefault(name, {})
+            node[leaf] = more
     return tree
 
 
@@ -191,5 +195,5 @@ def _state(target: Target, now: float) -> str:
 
 
 def _resident() -> int:
-    # Where there is no /proc, nobody is told a figure rather than a wrong one.
+    # Without /proc there is no figure, which is better than a wrong one.
     return int(_MEMORY.read_text().split()[1]) * _PAGE if _MEMORY.exists() else 0

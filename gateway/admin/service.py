@@ -1,9 +1,14 @@
-"""What the admin listener answers.
+"""The answers of the admin listener.
 
-`/livez` says that the loop turns; `/readyz` that new streams are welcome; `/metrics` is for Prometheus; `/streams`
-lists what runs now; `/` is the monitor page, `/events` its feed, and `POST /streams/{id}/stop` ends a stream. No
-credential is asked for: the listener is for the operators' network, by default this machine. So `guard.py` sees to it
-that no page from elsewhere can use an operator's browser to read or end streams.
+    /livez                      200 while the loop runs
+    /readyz                     200 while new streams are welcome, 503 while draining
+    /metrics                    for Prometheus
+    /streams                    the running streams, as JSON
+    / and its files, /events    the monitor page and its feed
+    POST /streams/{id}/stop     ends a stream
+
+No credential is asked for: the listener belongs to the operators' network, by default to this machine. `guard.py` keeps
+pages of other sites from using an operator's browser to read or end streams.
 """
 
 import asyncio
@@ -20,7 +25,7 @@ from gateway.admin.monitor import Monitor
 from gateway.observe.metrics import CONTENT_TYPE
 from gateway.web.state import Gateway
 
-Answer = Callable[[Gateway], web.Response]
+Probe = Callable[[Gateway], web.Response]
 
 STOP: Final = re.compile(r"/streams/([A-Za-z0-9_-]{22})/stop")
 
@@ -44,8 +49,9 @@ class AdminService:
         return self._answer(request)
 
     async def _answer(self, request: web.BaseRequest) -> web.StreamResponse:
-        if answer := _PROBES.get(request.path):
-            return _unless_written(request) or answer(self._gateway)
+        if probe := _PROBES.get(request.path):
+            return _unless_written(request) or probe(self._gateway)
+        # Everything below shows or ends streams, so from here on a browser's word is checked.
         if not is_known_host(request.headers.get(hdrs.HOST), self._host):
             return _text(403, "Ask for this by IP address, as localhost, or by the name in server.admin_listen.\n")
         return await self._guarded(request)
@@ -67,7 +73,7 @@ class AdminService:
         if generation is None:
             return _text(404, "No such stream is running.\n")
         generation.stop()
-        await asyncio.shield(generation.ended)  # who leaves cancels its own waiting, not the end
+        await asyncio.shield(generation.ended)  # an operator who leaves must not cancel the generation's future
         self._gateway.logger.info("stopped_by_operator", stream_id=stream_id)
         return _json({"id": stream_id, "state": generation.state})
 
@@ -93,10 +99,10 @@ def _metrics(gateway: Gateway) -> web.Response:
 
 def _show_breakers(gateway: Gateway) -> None:
     metrics = gateway.metrics
-    metrics.breaker_open.clear()  # or a target that a reload took away would stay as it was for ever
+    metrics.breaker_open.clear()  # else a target that a reload removed would keep its last value for ever
     for upstream in gateway.snapshot.upstreams.values():
         for target in sorted(upstream.targets, key=lambda target: target.breaker.is_open):
-            # Targets of one host and port share a line, which an open one has the last word on.
+            # Targets with the same host and port share a series. Open ones come last, so they decide its value.
             labels = metrics.upstream_label(upstream.name), target.label
             metrics.breaker_open.labels(*labels).set(target.breaker.is_open)
 
@@ -113,7 +119,7 @@ def _streams(gateway: Gateway) -> web.Response:
     return _json([generation.describe() for generation in gateway.engine.running.values()])
 
 
-_PROBES: dict[str, Answer] = {"/metrics": _metrics, "/livez": _live, "/readyz": _ready}
+_PROBES: dict[str, Probe] = {"/metrics": _metrics, "/livez": _live, "/readyz": _ready}
 
 
 def _json(value: object) -> web.Response:

@@ -1,13 +1,13 @@
-"""Shared timers: thousands of streams wait on a handful of loop timers.
+"""Shared timers: thousands of streams wait with a handful of the loop's timers.
 
-Two kinds of waiting, both coarse on purpose:
+There are two kinds of waiting, both coarse on purpose:
 
 - `Wheel` and `Deadline`: deadlines that hardly ever fire (heartbeats, idle limits).
-- `Tick`: a beat that many streams wait for together, the window of a batch. Streams are cheapest all at once, so a beat
-  is parted only where it would hold the loop up.
+- `Tick`: a beat that many streams wait for together, such as the window of a batch. It costs least to serve them all
+  at once; a beat is divided only if it would block the loop for too long.
 
-All times are `time.monotonic`, the clock of every event loop here, though uvloop's own `time()` has only milliseconds.
-A jump of the wall clock changes nothing.
+All times are `time.monotonic`, which every event loop here uses for its timers. uvloop's own `time()` is not used, as
+it only has milliseconds. A jump of the wall clock changes nothing.
 """
 
 from gateway.clock.beats import MAX_AT_ONCE, Clock, Tick

@@ -1,4 +1,4 @@
-"""Beats that many streams wait for together, and the one clock that a process has of each kind."""
+"""Beats that many streams wait for together, and the clock that each event loop has one of."""
 
 import asyncio
 import time
@@ -11,16 +11,16 @@ from gateway.core.load import Load
 Callbacks = list[Callable[[], object]]
 
 MAX_AT_ONCE: Final = 64
-"""Callbacks of a beat after which the loop has its turn; of as many fast streams they take some 2 ms."""
+"""After so many callbacks of a beat the loop gets a turn. Those of 64 fast streams take about 2 ms."""
 
 
 class Tick:
-    """A beat every `interval` seconds while somebody waits for it; silent otherwise.
+    """A beat every `interval` seconds while something waits for it; no timer runs otherwise.
 
     Args:
-        loop: where it waits.
+        loop: the loop that it waits in.
         interval: seconds from beat to beat.
-        run: calls all who waited for a beat.
+        run: calls the callbacks of a beat.
     """
 
     def __init__(self, loop: asyncio.AbstractEventLoop, interval: float, run: Callable[[Callbacks], None]) -> None:
@@ -31,8 +31,9 @@ class Tick:
         self._next = 0.0
 
     def add(self, callback: Callable[[], None]) -> None:
-        """Calls back once, at the next beat, at most `interval` seconds from now."""
+        """Has `callback` called once, at the next beat, at most `interval` seconds from now."""
         if not self._waiting:
+            # Beats keep their rhythm while there is one; after a silence a new rhythm begins now.
             now = time.monotonic()
             if self._next <= now:
                 self._next = now + self._interval
@@ -46,14 +47,14 @@ class Tick:
 
     def _go_on(self, waiting: Callbacks) -> None:
         self._run(waiting[:MAX_AT_ONCE])
-        if len(waiting) > MAX_AT_ONCE:  # after what those left for soon
+        if len(waiting) > MAX_AT_ONCE:  # the others come after the writes that these left to `Clock.soon`
             self._loop.call_soon(self._go_on, waiting[MAX_AT_ONCE:])
 
 
 class Clock:
-    """The wheel, the ticks and the load of one event loop; the load is noted by whoever runs the loop.
+    """The wheel, the ticks and the load of one event loop. Whoever runs the loop calls `load.note`.
 
-    Ticks are kept by interval; a configuration knows few of them, and every one of them is idle unless waited for.
+    There is one tick for each interval; a configuration has few of them, and an idle one costs nothing.
     """
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
@@ -71,10 +72,10 @@ class Clock:
         return self._ticks[interval]
 
     def soon(self, transport: asyncio.WriteTransport, data: bytes) -> None:
-        """Writes when the loop has read what had come for all streams, before anything that is scheduled later.
+        """Writes `data` after the loop has read what has come for all streams, before anything scheduled later.
 
-        Where the connection is lost meanwhile, nothing is written. When the writes of all streams follow each other
-        closely, the readers' side is awake after the first, and every further one costs the kernel a third.
+        If the connection is lost before that, nothing is written. So the writes of all streams follow one another:
+        the first wakes the readers' side up, and each further one costs the kernel a third of the first.
         """
         if not self._late:
             self._loop.call_soon(self._catch_up)
@@ -86,14 +87,14 @@ class Clock:
             try:
                 if not transport.is_closing():
                     transport.write(data)
-            except Exception as error:  # noqa: BLE001  # the other writes are other streams'
+            except Exception as error:  # noqa: BLE001  # the other writes belong to other streams
                 self._report(error)
 
     def _call(self, callbacks: Callbacks) -> None:
         for callback in callbacks:
             try:
                 callback()
-            except Exception as error:  # noqa: BLE001  # one beat serves many streams
+            except Exception as error:  # noqa: BLE001  # the other callbacks belong to other streams
                 self._report(error)
 
     def _report(self, error: Exception) -> None:

@@ -1,7 +1,7 @@
 """Deadlines that hardly ever fire: heartbeats, idle limits, the ends of logs.
 
-Moving a deadline later is one attribute write; the wheel looks again when the old deadline comes. Deadlines fire at
-most `GRANULARITY` seconds late, and one that fails takes no other with it.
+Moving a deadline to later is one attribute write: the wheel looks at the timer when the old deadline comes, and puts it
+into a later bucket. Deadlines fire at most `GRANULARITY` seconds late. One that raises does not stop the others.
 """
 
 import asyncio
@@ -12,11 +12,11 @@ from typing import Final
 
 GRANULARITY: Final = 0.025
 HORIZON: Final = 60.0
-"""Seconds after which a timer is looked at again at the latest, so that those cancelled early do not pile up."""
+"""Seconds after which every timer is looked at again, so that cancelled ones do not pile up until their deadline."""
 
 
 class Timer:
-    """One deadline on a wheel. `deadline` may be moved later at any time, at no cost; `cancel()` forgets it."""
+    """One deadline on a wheel. `deadline` may be moved to later at any time, at no cost; `cancel()` drops the timer."""
 
     __slots__ = ("_callback", "deadline")
 
@@ -25,7 +25,7 @@ class Timer:
         self._callback: Callable[[], None] | None = callback
 
     def cancel(self) -> None:
-        """Never fires after this."""
+        """The timer never fires after this."""
         self._callback = None
 
     @property
@@ -34,14 +34,14 @@ class Timer:
         return self._callback is None
 
     def fire(self) -> None:
-        """Call back, once."""
+        """Calls back, once."""
         callback, self._callback = self._callback, None
         if callback is not None:
             callback()
 
 
 class Wheel:
-    """Deadlines in buckets of `GRANULARITY` seconds, one loop timer a bucket."""
+    """Deadlines in buckets of `GRANULARITY` seconds, with one timer of the loop for each bucket."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
@@ -55,6 +55,7 @@ class Wheel:
         return timer
 
     def _place(self, timer: Timer) -> None:
+        # Rounded up, so that no timer fires early.
         number = math.ceil(min(timer.deadline, self.now() + HORIZON) / GRANULARITY)
         bucket = self._buckets.get(number)
         if bucket is None:
@@ -63,6 +64,7 @@ class Wheel:
         bucket.append(timer)
 
     def _turn(self, number: int) -> None:
+        # Three cases: cancelled meanwhile, moved to later meanwhile, or due.
         now = self.now()
         for timer in self._buckets.pop(number):
             if timer.cancelled:
@@ -75,20 +77,20 @@ class Wheel:
     def _fire(self, timer: Timer) -> None:
         try:
             timer.fire()
-        except Exception as error:  # noqa: BLE001  # the other timers of this bucket are other streams'
+        except Exception as error:  # noqa: BLE001  # the other timers of this bucket belong to other streams
             self._loop.call_exception_handler({"message": "a timer's callback failed", "exception": error})
 
 
 class Deadline:
-    """A limit on the time of a block of code, anew from each sign of life; when it passes, the block is cancelled.
+    """A limit on the time of a block of code, counted anew from each sign of life. Then the block is cancelled.
 
-    Use as a context manager within a task. Unlike with `asyncio.timeout`, a sign of life costs nothing here: whoever is
-    alive notes when, and is asked once the limit seems to have passed.
+    Used as a context manager inside a task. Unlike with `asyncio.timeout`, a sign of life costs nothing here: the one
+    who is alive notes the time, and `alive` is asked for it only when the limit seems to have passed.
 
     Args:
-        wheel: where it waits.
-        late: made and raised at the end of the block when the limit has passed.
-        alive: tells when the last sign of life was, on the wheel's clock.
+        wheel: the wheel that it waits on.
+        late: makes the exception that is raised at the end of the block when the limit has passed.
+        alive: gives the time of the last sign of life, on the wheel's clock.
     """
 
     __slots__ = ("_alive", "_cancelling", "_late", "_passed", "_seconds", "_since", "_task", "_timer", "_wheel")
@@ -111,14 +113,14 @@ class Deadline:
         return self
 
     def set(self, seconds: float, late: Callable[[], Exception] | None = None) -> None:
-        """The block has so many seconds from now on, and from each sign of life; `late` replaces what is raised."""
+        """From now on the block has `seconds`, and again from each sign of life; `late` replaces the exception."""
         self._late = late or self._late
         self.clear()
         self._seconds, self._since = seconds, self._wheel.now()
         self._timer = self._wheel.after(seconds, self._look)
 
     def clear(self) -> None:
-        """The block has all the time it wants."""
+        """From now on the block has no limit."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
@@ -127,11 +129,12 @@ class Deadline:
         self.clear()
         if not self._passed or kind is not asyncio.CancelledError or self._task is None:
             return
-        # Somebody else may have cancelled the task too; then that is what it was cancelled for.
+        # If the task was cancelled by somebody else as well, their cancellation goes on.
         if self._task.uncancel() <= self._cancelling:
             raise self._late() from None
 
     def _look(self) -> None:
+        # Signs of life moved the deadline without touching the timer, so only now is it known whether it has passed.
         left = max(self._since, self._alive()) + self._seconds - self._wheel.now()
         if left > 0:
             self._timer = self._wheel.after(left, self._look)

@@ -1,10 +1,16 @@
-"""The config: what a file may say, read once, with every mistake named by file, line and key.
+"""The config: the file is read once, and every mistake in it is reported with file, line and key.
 
-`load` goes through these files: `document.py` reads YAML strictly and keeps the lines, `expand.py` puts variables and
-files in, `model.py` says which keys exist and why their defaults are what they are (`rules.py`, `addresses.py` and
-`formatting.py` say how single values are written), `checks.py` looks at what must agree, `schema.py` tells editors.
+`load` goes through these files in this order:
 
-Nothing in here is called while a request is served: the rest of the program reads attributes of a frozen `Config`.
+    document.py   reads YAML strictly and notes the line of every key
+    expand.py     replaces `${…}` by variables and files
+    model.py      says which keys exist, and why their defaults are what they are; `rules.py`, `addresses.py` and
+                  `formatting.py` say how single values are written
+    checks.py     compares keys with one another
+    problems.py   words what is wrong
+
+`schema.py` turns the model into a JSON Schema for editors. Nothing in this folder is called while a request is served:
+the rest of the program reads the attributes of a frozen `Config`.
 """
 
 from gateway.config.addresses import DEMO, Address
@@ -33,7 +39,7 @@ from gateway.config.model import (
     Timeouts,
     Upstream,
 )
-from gateway.config.problems import ConfigError, Problem, check_lines
+from gateway.config.problems import ConfigError, Problem
 from gateway.config.schema import schema
 
 __all__ = [
@@ -63,7 +69,6 @@ __all__ = [
     "Target",
     "Timeouts",
     "Upstream",
-    "check_lines",
     "load",
     "load_text",
     "schema",

@@ -1,6 +1,6 @@
-"""Where things are: listening addresses, networks, origins, upstream URLs, paths, and the moment a key ends.
+"""The rules for listening addresses, networks, origins, upstream URLs, paths, and the moment a key expires.
 
-Invariant: what these rules let through can be bound, matched or requested without being looked at again.
+Invariant: a value that these rules accept can be bound, matched or requested without another check.
 This file opens no connection and resolves no name.
 """
 
@@ -14,7 +14,7 @@ from urllib.parse import SplitResult, urlsplit
 from gateway.config.rules import Rule
 
 DEMO: Final = "demo:"
-"""The upstream URL of the LLM stand-in inside the program."""
+"""The upstream URL that stands for the LLM stand-in inside the program."""
 
 _LISTEN: Final = re.compile(
     r"(?:\[(?P<six>[0-9A-Fa-f:.]+)\]|(?P<host>[A-Za-z0-9](?:[A-Za-z0-9.-]*[A-Za-z0-9])?)):(?P<port>[0-9]{1,5})"
@@ -38,7 +38,8 @@ class Address(NamedTuple):
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
     def collides(self, other: "Address") -> bool:
-        """Whether both cannot be listened on at once."""
+        """Whether the two cannot be listened on at the same time."""
+        # A wildcard takes the port on every address. Two ports 0 never collide: the system picks two.
         same = self.host == other.host or not {self.host, other.host}.isdisjoint(_WILDCARDS)
         return same and self.port == other.port != 0
 
@@ -98,6 +99,7 @@ class Origin(Rule):
         if value == "*":
             return "*"
         url = _split(value)
+        # Written as browsers write it, so that serving compares two texts: lower case, no default port.
         if url is None or url.path or url.query or url.fragment:
             raise self.refusal("an origin")
         return f"{url.scheme}://{_host(url)}{_port(url)}"
@@ -131,7 +133,7 @@ class Path(Rule):
     """The path of a route.
 
     Attributes:
-        variable: whether whole segments may be parameters: `{name}` for one, `{path}` at the end for all the rest.
+        variable: whether whole segments may be parameters: `{name}` for one segment, `{path}` at the end for the rest.
     """
 
     variable: bool = False
@@ -164,13 +166,14 @@ class Path(Rule):
 
 @dataclass(frozen=True)
 class Moment(Rule):
-    """A date (its first second) or a date and time; UTC where it names no other zone."""
+    """A date (meaning its first second) or a date and time; UTC where no other zone is named."""
 
     @property
     def allowed(self) -> str:
         return "a date or time, as in 2027-01-31 or 2027-01-31T12:00:00+08:00 (UTC without a zone)"
 
     def parse(self, value: object) -> datetime:
+        # `fromisoformat` also reads week dates and 20270131; one way to write a date is enough.
         if not isinstance(value, str) or not re.match(r"[0-9]{4}-[0-9]{2}-[0-9]{2}", value):
             raise self.refusal("a date")
         try:
@@ -184,7 +187,7 @@ class Moment(Rule):
 
 
 def shape(path: str) -> str:
-    """What `path` matches, whatever its parameters are called: two routes of one shape shadow each other."""
+    """`path` without the names of its parameters. Two routes with the same shape match the same requests."""
     return _SEGMENT.sub(lambda match: match[0] if match[1] == "path" else "{}", path)
 
 
@@ -196,7 +199,7 @@ def _is_ipv6(text: str) -> bool:
 
 
 def _split(value: object) -> SplitResult | None:
-    """The parts of an http or https URL with a host and no user; None for anything else."""
+    """The parts of an http or https URL with a host and without a user; None for anything else."""
     if not isinstance(value, str) or len(value) > 2048 or re.search(r"[\s\x00-\x1f\x7f\\]", value):
         return None
     try:
@@ -210,7 +213,7 @@ def _split(value: object) -> SplitResult | None:
 def _host(url: SplitResult) -> str:
     """The host as a browser writes it: lower case, names in other scripts as `xn--`, IPv6 in brackets."""
     host = url.hostname or ""
-    return f"[{host}]" if ":" in host else host.encode("idna").decode("ascii")
+    return f"[{host}]" if ":" in host else host.encode("idna").decode("ascii")  # raises a ValueError if it has none
 
 
 def _port(url: SplitResult) -> str:

@@ -1,7 +1,7 @@
-"""What must agree between two keys of a config.
+"""Checks that compare keys of a config with one another.
 
-The checks look at the data as it was written, so they find what they can even where another key is wrong, and leave
-what is ill-typed to the model.
+The checks read the data as it was written, before the model converts it. So they also find their mistakes in a file
+that the model refuses, and they must skip values of a wrong type: those are reported by the model.
 
 This file does not know lines or files.
 """
@@ -14,17 +14,18 @@ from gateway.config.addresses import DEMO, Address, Listen, shape
 from gateway.config.model import Server, Stream
 from gateway.config.problems import KeyPath, suggestion
 from gateway.core.cursor import WORKERS
+from gateway.dialects import DIALECTS
 
 Finding = tuple[KeyPath, str]
 
 RESERVED: Final = ("streams", "tickets")
-"""First segments of the gateway's own paths. A `{parameter}` there is fine: the gateway's own paths win."""
+"""First segments of the gateway's own paths. A route with a `{parameter}` there is allowed: the gateway's paths win."""
 
 _OWN_PARAMETERS: Final = ("last_event_id", "ticket")
 
 
 def findings(data: dict[str, Any]) -> Iterator[Finding]:
-    """All that does not agree in `data`, as key path and message."""
+    """Every disagreement in `data`, as key path and message."""
     for check in CHECKS:
         yield from check(data)
 
@@ -43,6 +44,7 @@ def check_workers(data: dict[str, Any]) -> Iterator[Finding]:
     addresses, workers = _addresses(data), _mapping(data, "server").get("workers")
     if addresses is None or not isinstance(workers, int) or not 1 < workers <= WORKERS:
         return
+    # Worker N has the admin port `first + N`. With port 0 the system picks free ports, so nothing can collide.
     public, (host, first) = addresses
     last = first + workers - 1
     if last > 65535:
@@ -61,11 +63,11 @@ def check_cors(data: dict[str, Any]) -> Iterator[Finding]:
 
 
 def check_keys(data: dict[str, Any]) -> Iterator[Finding]:
-    plans = {"default", *_mapping(data, "plans")}
+    plans = {"default", *_mapping(data, "plans")}  # `default` exists even where it is not written down
     ids: set[Any] = set()
     digests: set[str] = set()
-    for place, key in _items(_mapping(data, "auth"), "keys"):
-        path: KeyPath = ("auth", "keys", place)
+    for index, key in _items(_mapping(data, "auth"), "keys"):
+        path: KeyPath = ("auth", "keys", index)
         yield from _check_secret(path, key, digests)
         if _is_repeated(key.get("id"), ids):
             yield (*path, "id"), "another key has this id; allowed: an id of its own"
@@ -75,20 +77,21 @@ def check_keys(data: dict[str, Any]) -> Iterator[Finding]:
 
 def check_upstreams(data: dict[str, Any]) -> Iterator[Finding]:
     for name, upstream in _mapping(data, "upstreams").items():
-        for place, target in _items(upstream, "targets"):
+        for index, target in _items(upstream, "targets"):
             if target.get("url") == DEMO and upstream.get("dialect") != "openai":
                 yield (
-                    ("upstreams", name, "targets", place, "url"),
+                    ("upstreams", name, "targets", index, "url"),
                     f"{DEMO} speaks one dialect; allowed: dialect: openai",
                 )
 
 
 def check_fallbacks(data: dict[str, Any]) -> Iterator[Finding]:
+    # Fallbacks of fallbacks are never asked, so there can be no circle beyond an upstream that names itself.
     names = _mapping(data, "upstreams")
     for name, upstream in names.items():
         seen: set[Any] = set()
-        for place, other in enumerate(_list(upstream, "fallback")):
-            path: KeyPath = ("upstreams", name, "fallback", place)
+        for index, other in enumerate(_list(upstream, "fallback")):
+            path: KeyPath = ("upstreams", name, "fallback", index)
             if other == name:
                 yield path, "is the upstream itself; allowed: another upstream"
             elif _is_repeated(other, seen):
@@ -99,59 +102,62 @@ def check_fallbacks(data: dict[str, Any]) -> Iterator[Finding]:
 
 def check_upstream_names(data: dict[str, Any]) -> Iterator[Finding]:
     names = _mapping(data, "upstreams")
-    for place, route in _items(data, "routes"):
+    for index, route in _items(data, "routes"):
         if isinstance(route.get("upstream"), str) and route["upstream"] not in names:
-            yield ("routes", place, "upstream"), f"there is no such upstream; {suggestion(route['upstream'], names)}"
+            yield ("routes", index, "upstream"), f"there is no such upstream; {suggestion(route['upstream'], names)}"
 
 
 def check_paths(data: dict[str, Any]) -> Iterator[Finding]:
     shapes: set[Any] = set()
     page = _mapping(data, "server").get("demo_page", True) is not False
-    for place, route in _items(data, "routes"):
+    for index, route in _items(data, "routes"):
         path = route.get("path")
         if not isinstance(path, str):
             continue
+        # By shape, so that /a/{id} and /a/{name} are one path.
         if _is_repeated(shape(path), shapes):
-            yield ("routes", place, "path"), "another route has this path; allowed: a path of its own"
+            yield ("routes", index, "path"), "another route has this path; allowed: a path of its own"
         if _is_reserved(path, page):
-            yield ("routes", place, "path"), f"is the gateway's own; allowed: anything but {_own_paths(page)}"
+            yield ("routes", index, "path"), f"is the gateway's own; allowed: anything but {_own_paths(page)}"
 
 
 def check_shorthand(data: dict[str, Any]) -> Iterator[Finding]:
-    for place, route in _items(data, "routes"):
+    """A key of `stream` may stand on the route itself, but not in both places."""
+    for index, route in _items(data, "routes"):
         for key in _mapping(route, "stream"):
             if key in route and key in Stream.model_fields:
-                yield ("routes", place, key), f"is also under stream; allowed: {key} or stream.{key}, not both"
+                yield ("routes", index, key), f"is also under stream; allowed: {key} or stream.{key}, not both"
 
 
 def check_merge(data: dict[str, Any]) -> Iterator[Finding]:
-    for place, route in _items(data, "routes"):
+    for index, route in _items(data, "routes"):
         for path, part in (((), route), (("stream",), _mapping(route, "stream"))):
             if part.get("merge") is True and route.get("api") in ("proxy", "openai"):
-                yield ("routes", place, *path, "merge"), "does nothing here; allowed: true with api: chat only"
+                yield ("routes", index, *path, "merge"), "does nothing here; allowed: true with api: chat only"
 
 
 def check_params(data: dict[str, Any]) -> Iterator[Finding]:
     if _mapping(data, "auth").get("query_param") in _OWN_PARAMETERS:
         yield ("auth", "query_param"), "is a parameter of the gateway's own; allowed: another name"
     taken = (*_OWN_PARAMETERS, _mapping(data, "auth").get("query_param", "token"))
-    for place, route in _items(data, "routes"):
+    for index, route in _items(data, "routes"):
         if route.get("api") != "chat":
             continue
+        # With the defaults of `Params`: what `auth.query_param` says may collide with those as well.
         params = {"message": "message", "session": "session_id"} | _mapping(route, "params")
         for key, name in params.items():
             if name in taken:
-                yield ("routes", place, "params", key), "is a parameter of the gateway's own; allowed: another name"
+                yield ("routes", index, "params", key), "is a parameter of the gateway's own; allowed: another name"
         if params["message"] == params["session"]:
-            yield ("routes", place, "params"), "message and session have one name; allowed: two names"
+            yield ("routes", index, "params"), "message and session have one name; allowed: two names"
 
 
 def check_models(data: dict[str, Any]) -> Iterator[Finding]:
-    for place, route in _items(data, "routes"):
+    for index, route in _items(data, "routes"):
         for name, upstream in _chain(data, route):
             if route.get("api") == "chat" and _lacks_model(route, upstream):
                 yield (
-                    ("routes", place),
+                    ("routes", index),
                     f"names no model, which {upstream['dialect']} requires; allowed: model here or at upstream {name}",
                 )
 
@@ -173,7 +179,7 @@ CHECKS: Final[tuple[Callable[[dict[str, Any]], Iterator[Finding]], ...]] = (
 
 
 def _addresses(data: dict[str, Any]) -> tuple[Address, Address] | None:
-    """Where the file says to listen, None where it says one of them wrongly or not at all."""
+    """The two listening addresses, None where one is turned off or written wrongly."""
     server = {"listen": str(Server().listen), "admin_listen": str(Server().admin_listen)} | _mapping(data, "server")
     try:
         return Listen().parse(server["listen"]), Listen().parse(server["admin_listen"])
@@ -189,12 +195,14 @@ def _check_secret(path: KeyPath, key: dict[str, Any], digests: set[str]) -> Iter
     text = key[given[0]]
     if not isinstance(text, str):
         return
+    # Half a character cannot be encoded; it is let through here, because `document.py` has reported it already.
     digest = text.lower() if given == ["sha256"] else hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
     if _is_repeated(digest, digests):
         yield (*path, given[0]), "another entry has the same key; allowed: one entry a key"
 
 
 def _is_repeated(value: Any, seen: set[Any]) -> bool:
+    """Whether the text `value` is in `seen`; if not, it is added. What is no text is left to the model."""
     if not isinstance(value, str) or value in seen:
         return isinstance(value, str)
     seen.add(value)
@@ -212,7 +220,7 @@ def _own_paths(page: bool) -> str:
 
 
 def _chain(data: dict[str, Any], route: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
-    """The route's upstream and its fallbacks, as far as they exist."""
+    """The route's upstream and its fallbacks, by name, as far as they exist."""
     upstreams = _mapping(data, "upstreams")
     names = [route.get("upstream"), *_list(upstreams.get(str(route.get("upstream"))), "fallback")]
     for name in dict.fromkeys(name for name in names if isinstance(name, str)):
@@ -221,9 +229,11 @@ def _chain(data: dict[str, Any], route: dict[str, Any]) -> Iterator[tuple[str, d
 
 
 def _lacks_model(route: dict[str, Any], upstream: dict[str, Any]) -> bool:
-    targets = _list(upstream, "targets")
+    """Whether the provider needs a model and none is configured: not here, not at its upstream, not at each target."""
+    name, targets = upstream.get("dialect"), _list(upstream, "targets")
+    dialect = DIALECTS.get(name) if isinstance(name, str) else None
     named = route.get("model") or upstream.get("model") or all(isinstance(t, dict) and t.get("model") for t in targets)
-    return upstream.get("dialect") in ("anthropic", "ollama") and bool(targets) and not named
+    return dialect is not None and dialect.needs_model and bool(targets) and not named
 
 
 def _mapping(data: Any, key: str) -> dict[str, Any]:
@@ -237,4 +247,4 @@ def _list(data: Any, key: str) -> list[Any]:
 
 
 def _items(data: Any, key: str) -> Iterator[tuple[int, dict[str, Any]]]:
-    return ((place, item) for place, item in enumerate(_list(data, key)) if isinstance(item, dict))
+    return ((index, item) for index, item in enumerate(_list(data, key)) if isinstance(item, dict))

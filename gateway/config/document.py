@@ -1,14 +1,16 @@
 """A YAML document read strictly: plain data, the line of every key, and every problem on the way.
 
-A subset of YAML 1.2 that has one reading. Anchors, aliases, merge keys, tags and duplicate keys are problems. Plain
-scalars are null, true, false, whole numbers and decimal fractions as in the core schema, and text otherwise: `no`,
-`on`, `22:30` and `2027-01-31` are text. References are replaced after parsing, so what they hold is never YAML; a plain
-scalar that held one is a whole number or a boolean if it reads as one afterwards, and text if not.
+The subset of YAML 1.2 that is read has only one interpretation. Anchors, aliases, merge keys, tags and duplicate keys
+are problems. Plain scalars are null, true, false, whole numbers and decimal fractions as in the core schema, and text
+otherwise: `no`, `on`, `22:30` and `2027-01-31` are text.
+
+References are replaced after the YAML was parsed, so a variable's value can never add a key. A plain scalar that held a
+reference is a whole number or a boolean if it looks like one after the replacement, and text if not.
 
 Invariants:
 
-- Reading ends with what could be read, however much is wrong.
-- A document is at most 1 MiB, nested at most 32 deep.
+- Whatever is wrong, the rest of the document is read.
+- A document is at most 1 MiB, and nested at most 32 levels deep.
 
 This file does not know which keys exist. Source: YAML 1.2.2 10.3.2.
 """
@@ -37,17 +39,17 @@ _WORDS: Final[dict[str, bool | None]] = (
 
 
 class Document:
-    """What a text of YAML says.
+    """The content of a YAML text.
 
     Args:
         text: the document, at most `MAX_BYTES`.
-        expander: what replaces references.
+        expander: replaces references.
 
     Attributes:
         data: dicts, lists, str, int, float, bool and None; None where nothing could be read.
-        lines: the line of every key and list item, from 1 on.
-        problems: line, key path and message of all that is wrong.
-        unread: where a value could not be read, and an empty text stands instead.
+        lines: the line of every key and list item, counted from 1.
+        problems: line, key path and message of everything that is wrong.
+        unread: the paths of values that could not be read; `data` has an empty text there.
     """
 
     def __init__(self, text: str, expander: Expander) -> None:
@@ -59,7 +61,7 @@ class Document:
         self._read(text)
 
     def line(self, path: KeyPath) -> int:
-        """The line of `path`, or of the nearest thing around it that exists."""
+        """The line of `path`, or of the innermost mapping or list around it that exists."""
         while path not in self.lines:
             path = path[:-1]
         return self.lines[path]
@@ -94,6 +96,7 @@ class Document:
     def _mapping(self, node: MappingNode, path: KeyPath) -> dict[str, Any]:
         mapping: dict[str, Any] = {}
         for key, value in node.value:
+            # A key with a problem is left out with its value; of two equal keys the first one stays.
             complaint = _complaint(key, mapping)
             if complaint:
                 self._refuse(_line(key), (*path, key.value) if isinstance(key, ScalarNode) else path, complaint)
@@ -109,13 +112,13 @@ class Document:
             self._refuse(_line(node), path, str(error))
             self.unread.add(path)
             return ""
-        if node.style is not None:
+        if node.style is not None:  # quoted, or a block: text whatever it looks like
             return text
         return _resolve(text) if text == node.value else _resolve_replaced(text)
 
 
 class _Composer(yaml.SafeLoader):
-    """PyYAML's composer, less what makes a config ambiguous."""
+    """PyYAML's composer without the parts of YAML that make a config ambiguous."""
 
     def __init__(self, text: str, refuse: Callable[[int, KeyPath, str], None]) -> None:
         super().__init__(text)
@@ -123,6 +126,7 @@ class _Composer(yaml.SafeLoader):
         self._depth = 0
 
     def compose_node(self, parent: Node | None, index: int) -> Node | None:
+        # Called for every node before it is built, so nothing that is refused here ever becomes data.
         event: Any = self.peek_event()  # type: ignore[no-untyped-call]
         line = event.start_mark.line + 1
         if isinstance(event, yaml.AliasEvent):
@@ -156,7 +160,7 @@ def _blank(event: Any) -> ScalarNode:
 
 
 def _complaint(key: Node, known: dict[str, Any]) -> str:
-    """What is wrong with `key` beside the `known` ones, "" for nothing."""
+    """What is wrong with `key`, given the keys before it in its mapping; "" for nothing."""
     if not isinstance(key, ScalarNode):
         return "a key must be a word; allowed: text"
     if key.value == "<<" and key.style is None:
@@ -167,7 +171,7 @@ def _complaint(key: Node, known: dict[str, Any]) -> str:
 
 
 def _encodable(text: str) -> str:
-    """`text`, which UTF-8 can carry.
+    """`text`, if it can be written in UTF-8.
 
     Raises:
         ValueError: it holds half a character.
@@ -178,6 +182,7 @@ def _encodable(text: str) -> str:
 
 
 def _resolve(text: str) -> Any:
+    """The value of a plain scalar, by the core schema of YAML 1.2. Longer numbers and infinities are text."""
     if text in _WORDS:
         return _WORDS[text]
     if _INT.fullmatch(text):
@@ -187,6 +192,7 @@ def _resolve(text: str) -> Any:
 
 
 def _resolve_replaced(text: str) -> Any:
+    # A key such as 1e5 or null from a variable is more often a secret than a fraction or nothing. bool is an `int`.
     value = _resolve(text)
     return value if isinstance(value, int) else text
 

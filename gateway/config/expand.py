@@ -1,4 +1,4 @@
-"""What `${…}` in a scalar stands for: an environment variable, a default, or the content of a file.
+"""The references `${…}` in scalars, and what replaces them: an environment variable, a default, or a file's content.
 
     ${VAR}            the variable; an error where it is not defined
     ${VAR:-default}   the default where the variable is not defined or empty
@@ -6,15 +6,14 @@
     ${file:/path}     the content of a file of at most 64 KiB, without the line feeds at its end
     $$                a dollar sign
 
-A bare `$name` is left alone. What was put in is not looked at again, and a default holds no `}`.
+A bare `$name` is left as it is. References inside a replacement are not replaced again, and a default holds no `}`.
 
 Invariants:
 
-- No message holds what a variable or a file holds.
-- All that one `Expander` puts in is at most 4 MiB.
+- No message holds the value of a variable or the content of a file.
+- All replacements by one `Expander` together are at most 4 MiB.
 """
 
-import hashlib
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -29,30 +28,25 @@ _FORMS: Final = "${NAME}, ${NAME:-default}, ${NAME:?message}, ${file:/path}, and
 
 
 class Expander:
-    """Puts variables and files into the scalars of one config.
+    """Replaces the references in the scalars of one config.
 
     Args:
         environ: the variables.
-        folder: where relative paths of `${file:…}` start.
+        folder: relative paths of `${file:…}` start here.
     """
 
     def __init__(self, environ: Mapping[str, str], folder: Path) -> None:
         self._environ = environ
         self._folder = folder
         self._total = 0
-        self._digest = hashlib.sha256()
 
     def expand(self, text: str) -> str:
-        """`text` with all that was put in.
+        """`text` with its references replaced.
 
         Raises:
             ValueError: a variable is not defined, a file cannot be read, or a reference is malformed.
         """
         return _REFERENCE.sub(self._replace, text) if "$" in text else text
-
-    def hexdigest(self) -> str:
-        """A SHA-256 of all that was put in so far."""
-        return self._digest.hexdigest()
 
     def _replace(self, match: re.Match[str]) -> str:
         if match[0] == "$$":
@@ -60,10 +54,10 @@ class Expander:
         if not match[0].endswith("}"):
             raise ValueError(f"holds a ${{ that is not closed; allowed: {_FORMS}")
         value = self._value(match[1])
+        # One file of 64 KiB may be put in by thousands of references of a few bytes each.
         self._total += len(value)
         if self._total > MAX_TOTAL:
             raise ValueError("the values put into this file are too long; allowed: 4 MiB together")
-        self._digest.update(f"{len(value)}:{value}".encode("utf-8", "surrogatepass"))
         return value
 
     def _value(self, reference: str) -> str:
@@ -87,6 +81,7 @@ class Expander:
         return value
 
     def _file(self, name: str) -> str:
+        # Only regular files: a pipe or a device could block the reload, or never end.
         path = self._folder / name
         if not path.is_file():
             raise ValueError(f"the file {name} does not exist or is no regular file")

@@ -1,6 +1,6 @@
-"""The `format` of a chat route, as far as the config checks it: it compiles.
+"""The rule for the `format` of a chat route: a preset's name, or a mapping that compiles.
 
-This file does not know what a format does with an event; `formats.py` does.
+This file does not know what a format does with an event; the folder `formats/` does.
 """
 
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ KINDS: Final = (event.START, event.THINKING, event.TOKEN, event.TOOL, event.REST
 
 @dataclass(frozen=True)
 class FormatRule(Rule):
-    """A preset's name, or a mapping of kinds of event to what is sent for them."""
+    """A preset's name, or a mapping from kinds of event to what is sent for them."""
 
     @property
     def allowed(self) -> str:

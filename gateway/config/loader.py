@@ -1,12 +1,11 @@
-"""From a file to a `Config`, or to everything that is wrong with it.
+"""From a file to a `Config`, or to a list of everything that is wrong with it.
 
-Invariant: a `ConfigError` names every problem that can be seen, each once, at the line of its key; only a text that is
-no YAML at all hides the others.
+Invariant: a `ConfigError` names every problem that can be found, each once, at the line of its key. Only a text that is
+no YAML at all hides other problems.
 
 This file does not know what any single key means.
 """
 
-import hashlib
 import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -34,6 +33,7 @@ def load(path: str | Path, environ: Mapping[str, str] | None = None) -> Config:
     """
     try:
         with Path(path).open("rb") as file:
+            # One byte more than is allowed, so that `load_text` can tell; the cut may go through a character.
             content = file.read(MAX_BYTES + 1)
         text = content.decode("utf-8-sig", "replace" if len(content) > MAX_BYTES else "strict")
     except OSError as error:
@@ -60,12 +60,10 @@ def load_text(
     """
     if len(text.encode("utf-8", "surrogatepass")) > MAX_BYTES:
         raise ConfigError([Problem(name, 1, "", "is too large; allowed: 1 MiB")])
-    expander = Expander(os.environ if environ is None else environ, folder or Path())
-    document = Document(text, expander)
+    document = Document(text, Expander(os.environ if environ is None else environ, folder or Path()))
     config, wrong = _validated(document)
     if config is None or wrong:
         raise ConfigError(Problem(name, line, dotted(path), message) for line, path, message in wrong)
-    config._source_hash = hashlib.sha256(f"{expander.hexdigest()}\n{text}".encode("utf-8", "surrogatepass")).hexdigest()
     return config
 
 
@@ -77,10 +75,11 @@ def _validated(document: Document) -> tuple[Config | None, list[Wrong]]:
         return None, document.problems
     if not isinstance(document.data, dict):
         return None, [*document.problems, (1, (), "is not a mapping; allowed: key: value on each line")]
+    # Model and checks see the same data, and may both complain of one place: a dict keeps one of two equal messages.
     config, complaints = _modelled(document)
     wrong = {(path, message): line for line, path, message in document.problems}
     for path, message in (*complaints, *findings(document.data)):
-        if path not in document.unread:
+        if path not in document.unread:  # the empty text there stands for a value whose problem is reported already
             wrong.setdefault((path, message), document.line(path))
     return config, [(line, path, message) for (path, message), line in wrong.items()]
 
@@ -93,7 +92,7 @@ def _modelled(document: Document) -> tuple[Config | None, list[tuple[KeyPath, st
 
 
 def _is_aftermath(detail: ErrorDetails) -> bool:
-    """Whether a list is only called too short because its items, which have problems of their own, do not count."""
+    """Whether a list is reported as too short only because the items with problems of their own are not counted."""
     return detail["type"] == "too_short" and len(detail["input"]) >= detail["ctx"]["min_length"]
 
 
@@ -130,7 +129,9 @@ _MESSAGES: Final[dict[str, str]] = {
 
 
 def _written(loc: tuple[str | int, ...], document: Document) -> KeyPath:
-    """Where in the file the value at `loc` of the model comes from."""
+    """The place in the file of the value at `loc` in the model."""
+    # pydantic's `loc` has "[key]" behind a mapping's key, and the kind of route behind a route's index. Neither stands
+    # in the file. And a value of a route's `stream` may have been written in any of three places.
     if loc[-1:] == ("[key]",):
         loc = loc[:-1]
     if loc[:1] != ("routes",) or len(loc) < 3:
@@ -140,7 +141,7 @@ def _written(loc: tuple[str | int, ...], document: Document) -> KeyPath:
 
 
 def _sources(path: KeyPath) -> Iterator[KeyPath]:
-    """Where a part of a route may have been written: in its own place, directly on the route, at the top level."""
+    """The places where a part of a route may stand: under `stream`, directly on the route, or at the top level."""
     yield path
     if path[2:3] == ("stream",) and path[3:]:
         yield path[:2] + path[3:]
@@ -149,6 +150,7 @@ def _sources(path: KeyPath) -> Iterator[KeyPath]:
 
 
 def _known_keys(loc: tuple[str | int, ...]) -> set[str]:
+    # A mapping with free keys cannot have an unknown one, so there is always a model here.
     model = _inside(Config, loc[:-1])
     assert issubclass(model, BaseModel)
     direct = set(Stream.model_fields) if model in ROUTES.values() else set()
@@ -156,7 +158,7 @@ def _known_keys(loc: tuple[str | int, ...]) -> set[str]:
 
 
 def _inside(kind: Any, loc: tuple[str | int, ...]) -> Any:
-    """The model that stands at `loc` of a value of `kind`."""
+    """The model at `loc` inside a value of the type `kind`."""
     if get_origin(kind) is Annotated:
         return _inside(get_args(kind)[0], loc)
     if not loc:

@@ -1,16 +1,17 @@
 """The config as the program uses it: every key, its type, its default and the reason for that default.
 
-The text under a key is its reference: the schema and the editors show it, with the bounds of its rule added.
+The text under a key is its reference. The schema, editors and docs/configuration.md show it, together with the bounds
+of its rule.
 
 Invariants:
 
 - A `Config` never changes after it was made; a reload makes another one.
-- Attributes are called like the keys of the file. Durations are float seconds, sizes int bytes, rates `Rate`.
-- A route holds its resolved `stream` and `timeouts`: the file's own, with the route's parts laid over them.
-- Whatever holds requests, bytes or names has a bound, here or by the rule of its key.
+- An attribute has the name of its key in the file. Durations are float seconds, sizes int bytes, rates `Rate`.
+- A route's `stream` and `timeouts` are complete: the top-level ones, replaced where the route says something else.
+- Whatever holds requests, bytes or names has an upper bound, here or in the rule of its key.
 
-This file does not know YAML, files, the environment or line numbers, and checks no key against another one:
-`checks.py` does, which also sees what is wrong where this model could not be built. So build a `Config` by `load`.
+Each key is checked by itself here. `checks.py` compares keys with one another, also where this model could not be
+built. So make a `Config` with `load`, which runs both. This file does not know YAML, the environment or line numbers.
 """
 
 import hashlib
@@ -18,13 +19,14 @@ from datetime import datetime
 from ipaddress import IPv4Network, IPv6Network
 from typing import Annotated, Any, Final, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from gateway.config.addresses import DEMO, Address, Listen, Moment, Network, Origin, Path, Url
 from gateway.config.formatting import FormatRule
-from gateway.config.rules import Bytes, PerTime, Seconds, Text, Whole
+from gateway.config.rules import Bytes, OneOf, PerTime, Seconds, Text, Whole
 from gateway.core.cursor import WORKERS
 from gateway.core.rate import Rate
+from gateway.dialects import DIALECTS
 
 T = TypeVar("T")
 Many = Annotated[tuple[T, ...], Field(strict=False)]
@@ -41,7 +43,7 @@ Scope = Literal["stream", "publish", "admin"]
 
 
 class Section(BaseModel):
-    """A mapping of the file. Unknown keys are errors and nothing is converted silently."""
+    """A mapping of the file. An unknown key is an error, and no value is converted silently."""
 
     model_config = ConfigDict(
         extra="forbid", frozen=True, strict=True, hide_input_in_errors=True, use_attribute_docstrings=True
@@ -52,66 +54,67 @@ class Server(Section):
     """The process: where it listens and how much it takes on."""
 
     listen: Annotated[Address, Listen()] = Address("127.0.0.1", 8080)
-    """Where browsers and API clients connect. Only this machine by default: nobody else spends your tokens unasked.
-    Port 0 lets the system pick one."""
+    """The address for browsers and API clients. By default only this machine can connect, so that nobody else spends
+    your tokens. With port 0 the system picks a free port."""
     admin_listen: Annotated[Address | None, Listen(optional=True)] = Address("127.0.0.1", 9090)
-    """Where /metrics, /livez, /readyz, /streams and the monitor page are; null turns them off. They need no credential,
-    hence a listener of their own that only this machine sees by default."""
+    """The address of /metrics, /livez, /readyz, /streams and the monitor page; null turns them off. They ask for no
+    credential, so they have a listener of their own, which by default only this machine can reach."""
     workers: Annotated[int, Whole(1, WORKERS)] = 1
-    """Processes on the port, as many as CPUs may be kept busy. One by default: some thousand streams need no more. Each
-    has `max_connections`, `max_log_bytes`, limits and chat histories of its own, and its admin listener one port higher
-    than the one before."""
+    """Processes that share the port: as many as the CPUs you want to keep busy. 1 by default, which is enough for a
+    thousand streams and more. Each worker has its own `max_connections`, `max_log_bytes`, limits and chat histories.
+    The admin listener of each worker is one port above that of the worker before it."""
     trusted_proxies: Annotated[Many[Annotated[IPv4Network | IPv6Network, Network()]], Field(max_length=1000)] = ()
-    """Networks whose X-Forwarded-For is believed; at most 1000. None by default, as anybody can write that header.
-    Name your nginx here, or all clients share its address and with it the limits of one."""
+    """Networks whose X-Forwarded-For header is believed; at most 1000. None by default, as anybody can write that
+    header. Name your nginx here. Otherwise all clients seem to have its address, and share the limits of one client."""
     max_connections: Annotated[int, Whole(1, 1_000_000)] = 10_000
-    """Open client connections; more are refused. 10000 at some 70 KB each stay below 1 GB."""
+    """Open client connections; further ones are refused. 10000 connections of about 70 KB each stay below 1 GB."""
     max_body: Annotated[int, Bytes("1KiB", "1GiB")] = 4 << 20
-    """The largest request body. 4MiB lets a chat with a few images through."""
+    """The largest request body. 4MiB is enough for a chat with a few images."""
     drain: Annotated[float, Seconds("0s", "1h")] = 30.0
-    """How long running streams may go on after a TERM. 30s is the patience of Kubernetes."""
+    """How long running streams may continue after a TERM. Kubernetes waits 30s, too."""
     demo_page: bool = True
-    """Whether GET / is the chat page and GET /client.js the browser client, so a first run shows something."""
+    """Whether GET / is the chat page and GET /client.js the browser client, so that a first run shows something."""
     max_log_bytes: Annotated[int, Bytes("1MiB", "1024GiB")] = 512 << 20
-    """Memory that the resume logs of all streams may take together. When it is full, the oldest finished logs are
-    forgotten first. 512MiB are some 10000 long answers."""
+    """Memory for the resume logs of all streams together. When it is full, the logs that finished first are dropped
+    first. 512MiB holds about 10000 long answers."""
 
 
 class Log(Section):
     """What the program writes about itself, on stdout. Never a credential, a prompt or an answer."""
 
     level: Literal["debug", "info", "warning", "error"] = "info"
-    """The least serious line that is written. info is one line a request."""
+    """The least serious level that is written. info is one line a request."""
     format: Literal["json", "console"] = "json"
     """json for machines, console for people."""
 
 
 class Key(Section):
-    """A static key: a client that shows it acts as the principal `key:` and its `id`."""
+    """A static key. A client that sends it is the principal `key:` and its `id`."""
 
     id: Name
-    """Names the principal, `key:web` for the id `web`: what limits count by and logs say. Never the key itself."""
+    """Names the principal, `key:web` for the id `web`: limits are counted for it, and logs show it. It is not the key
+    itself."""
     sha256: Annotated[
         str | None, Text(64, 64, r"[0-9A-Fa-f]{64}", "the hexadecimal digits that `gateway hash` prints", optional=True)
     ] = Field(None, repr=False)
-    """The key's SHA-256, so that the file holds no secret. Either this or `key`."""
+    """The SHA-256 of the key, so that the file holds no secret. Give either this or `key`."""
     key: Annotated[str | None, Text(1, 4096, optional=True)] = Field(None, repr=False)
-    """The key itself, best as ${VAR} or ${file:…}. Either this or `sha256`."""
+    """The key itself, best as ${VAR} or ${file:…}. Give either this or `sha256`."""
     plan: Name = "default"
     """The plan whose limits apply."""
     expires: Annotated[datetime | None, Moment(optional=True)] = None
-    """The moment from which the key is refused; a date means its first second. null, the default: it stays valid."""
+    """From this moment on the key is refused; a date means its first second. null, the default: the key stays valid."""
     scopes: Annotated[Many[Scope], Field(max_length=3)] = ("stream",)
-    """What the key may do. Only streams by default."""
+    """What the key may do. By default it may only use streams."""
 
     @property
     def digest(self) -> bytes:
-        """The SHA-256 of the key, 32 bytes, whichever way it was configured."""
+        """The SHA-256 of the key, 32 bytes, whichever of the two was configured."""
         return bytes.fromhex(self.sha256) if self.sha256 else hashlib.sha256((self.key or "").encode()).digest()
 
     @property
     def expires_at(self) -> float | None:
-        """The end of the key as wall-clock Unix seconds, None when it has none."""
+        """The end of the key in Unix seconds, None when it has none."""
         return self.expires.timestamp() if self.expires else None
 
 
@@ -119,14 +122,16 @@ class Auth(Section):
     """Who may use the gateway."""
 
     anonymous: bool = False
-    """true: no credential is needed, and the limits of the plan `default` go by client address. false by default:
-    an open gateway spends your tokens for anybody."""
+    """true: no credential is needed, and the limits of the plan `default` apply to each client address. false by
+    default, because an open gateway spends your tokens for anybody."""
     sources: Annotated[Many[Literal["header", "cookie", "query"]], Field(max_length=3)] = ("header", "cookie", "query")
-    """Where a credential is looked for; the first one found counts. EventSource cannot set headers, so all three."""
+    """Where a credential is looked for, in this order; the first one found counts. All three by default, because
+    EventSource cannot set headers."""
     query_param: Word = "token"
     """The query parameter that holds a credential."""
     cookie: Word = "gateway_token"
-    """The cookie that holds a credential. Honoured for the origins in `cors.origins` and the same origin only."""
+    """The cookie that holds a credential. It is read only in requests from pages of the gateway's own origin and of the
+    origins in `cors.origins`."""
     keys: Annotated[Many[Key], Field(max_length=10_000)] = ()
     """The static keys; at most 10000."""
 
@@ -136,122 +141,129 @@ class Cors(Section):
 
     origins: Annotated[Many[Annotated[str, Origin()]], Field(max_length=1000)] = ()
     """The origins, exactly as browsers send them, or "*" for all; at most 1000. None by default: only pages of the
-    gateway's own origin."""
+    gateway's own origin may use it."""
     credentials: bool = False
-    """Whether those pages may send cookies. Not by default, and never together with "*"."""
+    """Whether pages of those origins may send cookies. false by default, and never allowed together with "*"."""
     max_age: Annotated[float, Seconds("0s", "24h")] = 600.0
-    """How long a browser may remember a preflight. 10m saves most of them and lets a change take effect soon."""
+    """How long a browser may remember the answer to a preflight. 10m saves most preflights, and a change of the origins
+    still takes effect soon."""
 
 
 class Plan(Section):
-    """Limits of one principal. What is left out is unlimited."""
+    """Limits of one principal. A limit that is left out is unlimited."""
 
     requests: Annotated[Rate | None, PerTime(optional=True)] = None
-    """Requests in a window, spread smoothly; a whole window's worth may come at once. Unlimited by default."""
+    """Requests in a window, spread smoothly; those of a whole window may come at once. Unlimited by default."""
     streams: Annotated[int | None, Whole(1, 1_000_000, optional=True)] = None
-    """Generations and connections open at once. Unlimited by default, up to `server.max_connections`."""
+    """Generations and connections open at the same time. Unlimited by default, up to `server.max_connections`."""
     tokens: Annotated[Rate | None, PerTime(optional=True)] = None
     """Input and output tokens in a window. Unlimited by default."""
 
 
 class PerAddress(Section):
-    """Limits of one client address (IPv6: one /64), before anybody is asked who they are."""
+    """Limits of one client address (of one /64 with IPv6). They are checked first, before any credential is."""
 
     requests: Annotated[Rate | None, PerTime(optional=True)] = Rate(600, 60.0)
-    """Requests in a window; null = unlimited. 600/min is far above a person and far below a flood."""
+    """Requests in a window; null = unlimited. 600/min is far more than a person sends and far less than a flood."""
     connections: Annotated[int | None, Whole(1, 1_000_000, optional=True)] = 100
-    """Connections open at once; null = unlimited. 100 leaves room for an office behind one address."""
+    """Connections open at the same time; null = unlimited. 100 is enough for an office behind one address."""
 
 
 class Limits(Section):
-    """Limits that hold whatever the plan says."""
+    """Limits that apply whatever the plan says."""
 
     per_address: PerAddress = Field(default_factory=PerAddress)
-    """Limits of one client address. Set `server.trusted_proxies` behind a proxy, or it is one address for all."""
+    """Limits of one client address. Behind a proxy, set `server.trusted_proxies`; without it all clients count as one
+    address."""
 
 
 class Batch(Section):
     """How events are gathered into one write."""
 
     interval: Annotated[float | None, Seconds("0s", "10s", word="auto")] = None
-    """How long an event may wait for others; the first of a burst never waits. 0 sends each at once. auto does so too
-    while the process is idle, and lets events wait 50ms, then 100ms, as its loop fills (from a fifth of a core on): too
-    short to mind, and most of the difference in cost. With a boundary other than event, 2s is the longest such wait."""
+    """How long an event may wait for others; the first of a burst never waits. 0 sends each at once. auto does the same
+    while the process is idle; as it gets busy (from a fifth of a core on), events wait 50ms, then 100ms. That is too
+    short to notice, and saves most of what a longer wait would save. With a boundary other than event, an event waits
+    up to 2s for the boundary."""
     max_bytes: Annotated[int, Bytes("1KiB", "1MiB")] = 16 << 10
-    """What was gathered is sent when it is this large. 16KiB is one TLS record."""
+    """As soon as the gathered events have this size, they are sent. 16KiB is one TLS record."""
     boundary: Literal["event", "sentence", "paragraph"] = "event"
-    """Where a batch may end. event is the smoothest; sentence and paragraph (Western and Chinese punctuation, code
-    blocks kept whole) suit speech output and slow screens."""
+    """Where a batch may end. event is the smoothest. sentence and paragraph suit speech output and slow screens; they
+    know Western and Chinese punctuation, and never cut a code block."""
 
 
 class Resume(Section):
-    """How a dropped stream is taken up again."""
+    """How a dropped stream is resumed."""
 
     enabled: bool = True
     """Whether events carry cursors and are kept for readers that come back."""
     ttl: Annotated[float, Seconds("1s", "24h")] = 300.0
-    """How long a finished stream is kept. 5m outlasts a tunnel, a lift and a reload of the page."""
+    """How long a finished stream is kept. 5m is longer than a tunnel, a lift or a reload of the page."""
     max_bytes: Annotated[int, Bytes("4KiB", "1GiB")] = 8 << 20
-    """What one stream may keep; the oldest events go first. 8MiB is more than any answer of today's models."""
+    """How much of one stream is kept; the oldest events are dropped first. 8MiB is more than any answer of today's
+    models."""
 
 
 class OnDisconnect(Section):
-    """What becomes of a generation that nobody reads."""
+    """What happens to a generation that nobody reads."""
 
     after: Annotated[float | None, Seconds("0s", "24h", word="never")] = 30.0
-    """The generation is cancelled when no reader is left for so long. 0s: at once; never: it runs to its end. 30s is
-    long enough to come back and short enough not to pay for what nobody wants."""
+    """A generation is cancelled when it has had no reader for so long. 0s: at once; never: it runs to its end. 30s is
+    long enough to come back, and short enough not to pay for an answer that nobody wants."""
 
 
 class Stream(Section):
-    """How events travel to the reader. A route may override any of these."""
+    """How events travel to the reader. A route may override any of these keys."""
 
     heartbeat: Annotated[float, Seconds("100ms", "1h")] = 15.0
-    """A comment is sent whenever nothing else was for so long. Proxies and load balancers cut at 30s to 60s."""
+    """A comment is sent when nothing else was sent for so long. Proxies and load balancers cut silent connections after
+    30s to 60s."""
     batch: Batch = Field(default_factory=Batch)
     """How events are gathered into one write."""
     merge: bool = True
-    """Whether the deltas of one batch are joined into one event: fewer bytes, same text. For api: chat only; elsewhere
-    it is false, as an event there is the provider's own."""
+    """Whether the deltas of one batch are joined into one event: fewer bytes, same text. For api: chat only. On other
+    routes it is false, as their events are the provider's own."""
     resume: Resume = Field(default_factory=Resume)
-    """How a dropped stream is taken up again."""
+    """How a dropped stream is resumed."""
     on_disconnect: OnDisconnect = Field(default_factory=OnDisconnect)
-    """What becomes of a generation that nobody reads."""
+    """What happens to a generation that nobody reads."""
     retry: Annotated[float, Seconds("100ms", "1h")] = 2.0
-    """The base of the jittered `retry:` that tells browsers when to reconnect. 2s is gentle after a restart."""
+    """How long browsers wait before they reconnect, on average: each is sent a `retry:` that differs a little. 2s is
+    gentle after a restart."""
     commit_after: Annotated[float, Seconds("0s", "1m")] = 2.0
-    """The answer's headers wait this long for the upstream's real status, then it is 200 and heartbeats. Most errors
-    come sooner than 2s, most first tokens too."""
+    """The response's headers wait so long for the upstream's real status. After that the status is 200, and heartbeats
+    begin. Most errors and most first tokens come within 2s."""
     write_timeout: Annotated[float, Seconds("1s", "10m")] = 20.0
-    """A reader that takes nothing for so long is cut; it may resume. 20s survives a change of networks."""
+    """A reader that accepts no bytes for so long is disconnected; it may resume. 20s is long enough for a change of
+    networks."""
     compress: bool = False
-    """Whether answers are compressed when the client accepts it, flushed at every write. Off by default: it costs
-    CPU and memory a stream, and merge saves most of the bytes already."""
+    """Whether answers are compressed for clients that accept it, flushed at every write. Off by default: it costs CPU
+    and memory for each stream, and merge saves most of the bytes already."""
 
 
 class Timeouts(Section):
-    """How long an upstream may take. A route may override any of these."""
+    """How long an upstream may take. A route may override any of these keys."""
 
     connect: Annotated[float, Seconds("10ms", "5m")] = 5.0
-    """Until the connection stands, with DNS and TLS. 5s is two lost packets."""
+    """Until the connection is open, DNS and TLS included. 5s allows for two lost packets."""
     first_event: Annotated[float, Seconds("10ms", "1h")] = 60.0
-    """Until the first event after the request was sent. 60s lets a large model load and think."""
+    """From sending the request to the first event. 60s is enough for a large model to load and to think."""
     idle: Annotated[float, Seconds("10ms", "1h")] = 30.0
-    """Between two signs of life of a stream that began. 30s is no pause that a working model makes."""
+    """The longest silence in a stream that has begun. No working model pauses for 30s."""
     total: Annotated[float, Seconds("100ms", "24h")] = 1800.0
-    """For the whole generation. 30m is above the longest reasoning answers and below for ever."""
+    """For the whole generation. 30m is more than the longest reasoning answers need."""
 
 
 class Target(Section):
     """One server of an upstream."""
 
     url: Annotated[str, Url()]
-    """The base URL, as http://127.0.0.1:8000/v1; what comes after it is the dialect's. `demo:` is an LLM stand-in
-    inside the program."""
+    """The base URL, as http://127.0.0.1:8000/v1; the dialect appends the rest of the path. `demo:` is a stand-in for an
+    LLM inside the program."""
     weight: Annotated[int, Whole(1, 1000)] = 1
-    """Its share of the streams beside the other targets. Equal by default."""
+    """Its share of the streams, relative to the other targets. All shares are equal by default."""
     model: Annotated[str | None, Text(1, 256, optional=True)] = None
-    """The model asked for at this target; null leaves it to the upstream, the route or the client."""
+    """The model that this target is asked for; null: the model of the upstream, the route or the client."""
 
     @property
     def demo(self) -> bool:
@@ -260,43 +272,47 @@ class Target(Section):
 
 
 class Breaker(Section):
-    """Takes a target out of service that fails again and again."""
+    """Takes a target out of service when it fails again and again."""
 
     failures: Annotated[int, Whole(1, 1000)] = 5
-    """Failures in a row that open it. 5 are no coincidence."""
+    """So many failures in a row open the breaker. 5 are no coincidence."""
     open: Annotated[float, Seconds("100ms", "1h")] = 30.0
-    """How long nobody is sent there; then one request at a time tries it. 30s is about a restart."""
+    """While the breaker is open, the target gets no requests. After this time one request at a time tries it again. A
+    restart takes about 30s."""
 
 
 class Upstream(Section):
-    """A provider: targets that speak one dialect and take one credential."""
+    """A provider: targets that speak one dialect and accept one credential."""
 
-    dialect: Literal["openai", "anthropic", "ollama", "sse", "text"]
-    """What its answers look like: openai (and whatever is compatible with it), anthropic, ollama, any server-sent
-    events, or plain text."""
+    dialect: Annotated[str, OneOf(DIALECTS)]
+    """The API that the targets speak: openai (and compatible servers), anthropic, ollama, sse (an endpoint of your own
+    with server-sent events) or text (one with plain text)."""
     targets: Annotated[Many[Target], Field(min_length=1, max_length=32)]
     """The servers; 1 to 32."""
     api_key: Annotated[str, Text(0, 8192, r"[^\x00-\x1f\x7f]*", "one line")] = Field("", repr=False)
-    """The credential for the provider, sent as its dialect wants it; empty for none. Best as ${VAR} or ${file:…}."""
+    """The credential for the provider, sent in the header that its dialect uses; empty for none. Best as ${VAR} or
+    ${file:…}."""
     headers: Annotated[dict[HeaderName, HeaderValue], Field(max_length=64)] = Field(default_factory=dict, repr=False)
-    """Further request headers; at most 64. They win over the client's."""
+    """Further request headers; at most 64. They replace the client's headers of the same name."""
     balance: Literal["least_streams", "round_robin"] = "least_streams"
-    """Which target is next. least_streams by default, as streams differ in length a hundredfold."""
+    """How the next target is chosen. least_streams by default, because one stream can be a hundred times as long as
+    another."""
     retries: Annotated[int, Whole(0, 10)] = 2
-    """Attempts beyond the first, as long as nothing was delivered. 2 get over a restart; more would only add to an
-    outage."""
+    """Attempts after the first one, as long as the client has received no event. 2 are enough during a restart; more
+    would only add load to an outage."""
     breaker: Breaker = Field(default_factory=Breaker)
     """When a target is taken out of service for a while."""
     fallback: Annotated[Many[Name], Field(max_length=8)] = ()
     """Upstreams that are asked, in this order, when this one cannot answer; at most 8. They may speak another dialect.
-    None by default: another model is another answer, and another bill."""
+    None by default: another model gives another answer, and costs another price."""
     rescue: bool = True
-    """Whether an answer that breaks off is finished on another target or a fallback. Chat and openai routes only."""
+    """Whether an answer that breaks off is finished by another target or a fallback. Only on routes with api: chat or
+    openai."""
     model: Annotated[str | None, Text(1, 256, optional=True)] = None
-    """The model asked for here; null leaves it to the route or the client."""
+    """The model that this upstream is asked for; null: the model of the route or the client."""
     verify_tls: bool = True
-    """Whether the certificate of an https target is checked. Turn it off for a test only: it hands your key to
-    whoever answers."""
+    """Whether the certificate of an https target is checked. Turn it off for a test only: without the check, any server
+    that answers gets your key."""
 
 
 class BaseRoute(Section):
@@ -311,60 +327,62 @@ class BaseRoute(Section):
 
 
 class ProxyRoute(BaseRoute):
-    """A route to an existing SSE, NDJSON or text endpoint, with all methods; events keep their names and data."""
+    """A route to an existing SSE, NDJSON or text endpoint, for all methods. Events keep their names and data."""
 
     api: Literal["proxy"]
     """What kind of route this is."""
     path: Annotated[str, Path(variable=True)]
-    """The path. `{name}` stands for one segment, `{path}` at the end for all the rest, which the upstream gets."""
+    """The path. `{name}` stands for one segment; `{path}` at the end stands for the rest, which is passed on to the
+    upstream."""
 
 
 class OpenAIRoute(BaseRoute):
-    """A route that takes OpenAI chat requests and answers like OpenAI, streaming or not."""
+    """A route that accepts OpenAI chat requests and answers like OpenAI, streaming or not."""
 
     api: Literal["openai"]
     """What kind of route this is."""
     path: Annotated[str, Path()]
     """The path; official SDKs expect it to end with /chat/completions."""
     model: Annotated[str | None, Text(1, 256, optional=True)] = None
-    """The model when the client names none."""
+    """The model where the client names none."""
 
 
 class History(Section):
     """What a chat session remembers, in memory."""
 
     turns: Annotated[int, Whole(1, 1000)] = 20
-    """The question and answer pairs sent along with the next message. 20 keep a chat coherent and the bill small."""
+    """How many earlier questions with their answers are sent along with the next message. 20 keep a chat coherent and
+    cheap."""
     ttl: Annotated[float, Seconds("1s", "168h")] = 3600.0
-    """How long after its last message a session is forgotten. 1h is a coffee break."""
+    """A session is forgotten when its last message is this old. 1h is a coffee break."""
 
 
 class Params(Section):
-    """What the parameters of a chat request are called, in the query and in JSON alike."""
+    """The names of a chat request's parameters, the same in the query and in JSON."""
 
     message: Word = "message"
     """The user's message."""
     session: Word = "session_id"
-    """The session, whose history is sent along."""
+    """The session; its history is sent along."""
 
 
 class ChatRoute(BaseRoute):
-    """A route for browsers: an EventSource GET or a POST with JSON, answered with events of a chosen format."""
+    """A route for browsers: a GET by EventSource or a POST of JSON, answered with events in a format of your choice."""
 
     api: Literal["chat"]
     """What kind of route this is."""
     path: Annotated[str, Path()]
     """The path."""
     model: Annotated[str | None, Text(1, 256, optional=True)] = None
-    """The model asked for; null leaves it to the upstream."""
+    """The model to ask for; null: the model of the upstream."""
     system: Annotated[str | None, Text(1, 65536, optional=True)] = None
     """The system prompt; null, the default, for none."""
     format: Annotated[str | dict[str, Any], FormatRule()] = "events"
-    """What clients receive: a preset (events, data, typed, openai) or a mapping of one's own."""
+    """What clients receive: a preset (events, data, typed, openai) or a mapping of your own."""
     history: History | None = Field(default_factory=History)
-    """What a session remembers; null for nothing. A client that names no session is never remembered."""
+    """What a session remembers; null for nothing. Without a session in its request, a client is never remembered."""
     params: Params = Field(default_factory=Params)
-    """What the parameters of a request are called."""
+    """The names of a request's parameters."""
 
 
 Route = ProxyRoute | OpenAIRoute | ChatRoute
@@ -377,7 +395,7 @@ class Config(Section):
     server: Server = Field(default_factory=Server)
     """The process: where it listens and how much it takes on."""
     store: Literal["memory"] = "memory"
-    """Where resume logs, limits and sessions live. This version knows the process's own memory."""
+    """Where resume logs, limits and sessions are kept. This version has one store: the memory of the process."""
     log: Log = Field(default_factory=Log)
     """What the program writes about itself."""
     auth: Auth = Field(default_factory=Auth)
@@ -385,10 +403,10 @@ class Config(Section):
     cors: Cors = Field(default_factory=Cors)
     """Which pages of other origins may use the gateway."""
     plans: Annotated[dict[Name, Plan], Field(max_length=1000)] = Field(default_factory=dict)
-    """Limits by principal (by client address when anonymous); at most 1000 plans. `default` always exists and is
-    unlimited unless it is written down."""
+    """Limits for principals (for client addresses when anonymous); at most 1000 plans. The plan `default` always
+    exists; it is unlimited unless you define it."""
     limits: Limits = Field(default_factory=Limits)
-    """Limits that hold whatever the plan says."""
+    """Limits that apply whatever the plan says."""
     stream: Stream = Field(default_factory=Stream)
     """How events travel to the reader, where a route says nothing else."""
     timeouts: Timeouts = Field(default_factory=Timeouts)
@@ -398,14 +416,6 @@ class Config(Section):
     routes: Annotated[Many[Annotated[Route, Field(discriminator="api")]], Field(min_length=1, max_length=1000)]
     """The paths that are served; 1 to 1000."""
 
-    _source_hash: str = PrivateAttr("")
-
-    @property
-    def source_hash(self) -> str:
-        """A hexadecimal SHA-256 of the file and of all that was put into it; equal hashes mean equal configs.
-        Not for display: what was put in may be a weak secret."""
-        return self._source_hash
-
     @model_validator(mode="before")
     @classmethod
     def _resolve(cls, data: Any) -> Any:
@@ -413,7 +423,7 @@ class Config(Section):
 
 
 def resolve(data: dict[str, Any]) -> dict[str, Any]:
-    """`data` with the default plan added, and with each route's stream and timeouts laid over the top-level ones."""
+    """`data` with the default plan added, and with the top-level `stream` and `timeouts` filled in on every route."""
     resolved = dict(data)
     if isinstance(data.get("plans", {}), dict):
         resolved["plans"] = {"default": {}} | data.get("plans", {})
@@ -425,16 +435,19 @@ def resolve(data: dict[str, Any]) -> dict[str, Any]:
 
 
 def _resolve_route(route: dict[str, Any], data: dict[str, Any]) -> dict[str, Any]:
+    # Three layers, each over the one before: the top level's `stream`, the route's, and keys directly on the route.
     direct = {key: value for key, value in route.items() if key in Stream.model_fields}
     kept = {key: value for key, value in route.items() if key not in direct}
     stream = _overlay(data.get("stream", {}), route.get("stream", {}))
     if isinstance(stream, dict):
+        # Events of other routes are the provider's own, and must not be joined.
         stream = _overlay(stream, direct) | ({} if route.get("api") == "chat" else {"merge": False})
     return kept | {"stream": stream, "timeouts": _overlay(data.get("timeouts", {}), route.get("timeouts", {}))}
 
 
 def _overlay(under: Any, over: Any) -> Any:
-    """`over`, completed by `under` where both are mappings; what is ill-typed is left for its own error."""
+    """`over`, completed by `under` where both are mappings. An ill-typed value stays as it is, so that its own key's
+    check reports it."""
     if not isinstance(under, dict) or not isinstance(over, dict):
         return over
     return under | {key: _overlay(under.get(key), value) for key, value in over.items()}

@@ -1,6 +1,6 @@
-"""What is wrong with a config: every problem with its file, line and key.
+"""How mistakes in a config are reported: every problem with its file, line and key.
 
-Invariant: a message says what is allowed, and never holds a value of the file or of the environment.
+Invariant: a message says what is allowed, and never holds a value from the file or the environment.
 This file does not know how problems are found.
 """
 
@@ -9,7 +9,7 @@ from difflib import get_close_matches
 from typing import NamedTuple
 
 KeyPath = tuple[str | int, ...]
-"""Where something is in the file: keys of mappings and indices of lists."""
+"""A place in the file: the keys of mappings and the indices of lists that lead there."""
 
 
 class Problem(NamedTuple):
@@ -17,7 +17,7 @@ class Problem(NamedTuple):
 
     Attributes:
         file: the file's name as it was given.
-        line: from 1 on.
+        line: counted from 1.
         key: the dotted key, as in `routes[0].path`; "" for the file as a whole.
         message: what is wrong, and what is allowed.
     """
@@ -36,20 +36,15 @@ class Problem(NamedTuple):
 
 
 class ConfigError(Exception):
-    """The config cannot be used.
+    """The config cannot be used. As text: a line for each problem, as `gateway check` prints it.
 
     Attributes:
-        problems: all that is wrong with it, by line; at least one.
+        problems: everything that is wrong, by line; at least one.
     """
 
     def __init__(self, problems: Iterable[Problem]) -> None:
         self.problems = sorted(problems, key=lambda problem: problem.line)
         super().__init__("\n".join(map(str, self.problems)))
-
-
-def check_lines(error: ConfigError) -> list[str]:
-    """The lines that `gateway check` prints: `file:line: key: what is wrong; allowed: …`."""
-    return [str(problem) for problem in error.problems]
 
 
 def dotted(path: KeyPath) -> str:
@@ -59,7 +54,7 @@ def dotted(path: KeyPath) -> str:
 
 
 def suggestion(name: object, allowed: Iterable[str]) -> str:
-    """How a message about an unknown `name` goes on: what it may have meant, and what is allowed."""
+    """The end of a message about an unknown `name`: the name that was probably meant, and all that are allowed."""
     names = sorted(allowed)
     near = get_close_matches(str(name)[:128], names, 1)
     meant = f"did you mean {near[0]}? " if near else ""

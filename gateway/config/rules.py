@@ -1,17 +1,18 @@
-"""The scalars of the config: how each is written, what its bounds are, what an editor is told about it.
+"""The rules for single values: how a value is written, what its bounds are, and what an editor is told about it.
 
-A rule stands beside a type, `Annotated[float, Seconds("0s", "1h")]`, and is the only place that knows how that value
-is written, what its bounds are and how an editor's schema says so.
+A rule stands beside a type, as in `Annotated[float, Seconds("0s", "1h")]`. Nothing else knows how that value is
+written.
 
 Invariants:
 
-- A message never holds the value that was refused: it may come from a secret.
+- A message never holds the value that was refused, as it may be part of a secret.
 - Every message names what is allowed.
 
 This file does not know keys, lines or files.
 """
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -30,7 +31,7 @@ SIZE: Final = r"[0-9]{1,12}(?:B|KiB|MiB|GiB)"
 
 @dataclass(frozen=True, kw_only=True)
 class Rule:
-    """One kind of scalar.
+    """One kind of value.
 
     Attributes:
         optional: whether null stands for "none".
@@ -64,6 +65,7 @@ class Rule:
         return ValueError(f"is not {what}; allowed: {self.allowed}{' or null' if self.optional else ''}")
 
     def __get_pydantic_core_schema__(self, source: object, handler: GetCoreSchemaHandler) -> CoreSchema:
+        # A plain validator: pydantic does not look at the type beside the rule, so nothing else converts the value.
         return core_schema.no_info_plain_validator_function(self._parse_optional)
 
     def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
@@ -78,9 +80,9 @@ class Seconds(Rule):
     """A duration as float seconds, from `low` to `high`.
 
     Attributes:
-        low: the shortest, as a user writes it; `0` without a unit is read where it is 0.
-        high: the longest, likewise.
-        word: a word that stands for None, "" where there is none.
+        low: the shortest, as a user writes it. Where it is `0s`, the number 0 is accepted too.
+        high: the longest, as a user writes it.
+        word: a word that stands for None; "" if there is none.
     """
 
     low: str
@@ -94,7 +96,7 @@ class Seconds(Rule):
     def parse(self, value: object) -> float | None:
         if self.word and value == self.word:
             return None
-        if type(value) is int and value == 0:
+        if type(value) is int and value == 0:  # not False, which equals 0
             value = "0s"
         if not isinstance(value, str) or not re.fullmatch(DURATION, value):
             raise self.refusal("a duration (written like 250ms, 15s, 5m or 1h)")
@@ -170,7 +172,7 @@ class Whole(Rule):
         return str(self.low) if self.low == self.high else f"{self.low} to {self.high}"
 
     def parse(self, value: object) -> int:
-        if type(value) is not int:
+        if type(value) is not int:  # True is an `int` too, but not a number here
             raise self.refusal("a whole number")
         if not self.low <= value <= self.high:
             raise self.refusal("in range")
@@ -181,12 +183,35 @@ class Whole(Rule):
 
 
 @dataclass(frozen=True)
+class OneOf(Rule):
+    """One of some names.
+
+    Attributes:
+        names: what is allowed. It is read anew for every value, so a name that is added later is allowed too.
+    """
+
+    names: Mapping[str, object]
+
+    @property
+    def allowed(self) -> str:
+        return ", ".join(self.names)
+
+    def parse(self, value: object) -> str:
+        if not isinstance(value, str) or value not in self.names:
+            raise self.refusal("known here")
+        return value
+
+    def schema(self) -> dict[str, Any]:
+        return {"type": "string", "enum": list(self.names)}
+
+
+@dataclass(frozen=True)
 class Text(Rule):
     """Text of `low` to `high` characters.
 
     Attributes:
         pattern: what the whole text must match, in syntax that Python and ECMA 262 share; "" for anything.
-        says: what the pattern means.
+        says: the pattern in words.
     """
 
     low: int
@@ -218,19 +243,19 @@ class Text(Rule):
 
 
 def parse_duration(text: str) -> float:
-    """The seconds that `text` writes down; `text` must match `DURATION`."""
+    """The seconds that `text` stands for; `text` must match `DURATION`."""
     unit = text.lstrip("0123456789.")
-    return round(float(text.removesuffix(unit)) * UNITS_OF_TIME[unit], 6)
+    return round(float(text.removesuffix(unit)) * UNITS_OF_TIME[unit], 6)  # 0.001 has no exact binary form
 
 
 def parse_size(text: str) -> int:
-    """The bytes that `text` writes down; `text` must match `SIZE`."""
+    """The bytes that `text` stands for; `text` must match `SIZE`."""
     unit = text.lstrip("0123456789")
     return int(text.removesuffix(unit)) * UNITS_OF_SIZE[unit]
 
 
 def show_duration(seconds: float) -> str:
-    """`seconds` as a user would write them, in the largest unit that leaves a whole number."""
+    """`seconds` as a user would write them, in the largest unit that gives a whole number."""
     unit = next(
         (name for name in ("h", "m", "s") if seconds >= UNITS_OF_TIME[name] and not seconds % UNITS_OF_TIME[name]), "ms"
     )
@@ -238,6 +263,6 @@ def show_duration(seconds: float) -> str:
 
 
 def show_size(size: int) -> str:
-    """`size` bytes as a user would write them, in the largest unit that leaves a whole number."""
+    """`size` as a user would write it, in the largest unit that gives a whole number."""
     unit = next(name for name, factor in reversed(UNITS_OF_SIZE.items()) if not size % factor)
     return f"{size // UNITS_OF_SIZE[unit]}{unit}"

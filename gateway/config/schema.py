@@ -1,9 +1,9 @@
-"""The JSON Schema (draft 2020-12) of what users write, for editors: durations, sizes and references as text.
+"""The JSON Schema (draft 2020-12) of a config as users write it, for editors: durations, sizes and references are text.
 
-Made from the model, so that no key, bound, default or reason is written twice.
+It is made from the model, so every key, bound, default and reason is written once.
 
-Invariant: what `load` accepts is valid here, save values of a reference that no schema can see. The converse does not
-hold: what must agree between two keys is checked by `load` only.
+Invariant: a file that `load` accepts is valid under this schema, except for what a reference is replaced by, which no
+schema can see. The converse does not hold: only `load` compares keys with one another.
 """
 
 import copy
@@ -30,6 +30,8 @@ def schema() -> Node:
     definitions = whole["$defs"]
     for model in _models(Section):
         _describe(model, whole if model is Config else definitions.get(model.__name__, {}))
+    # A route may override `stream` and `timeouts` in part. Its copies of their models have no defaults, or an editor
+    # would show the program's default where the top level's value applies.
     definitions |= {f"Route{name}": _override(definitions[name]) for name in _OVERRIDES}
     for model in ROUTES.values():
         _add_overrides(definitions[model.__name__]["properties"], definitions["RouteStream"]["properties"])
@@ -45,7 +47,7 @@ def _models(base: type[Section]) -> Iterator[type[Section]]:
 
 
 def _describe(model: type[Section], node: Node) -> None:
-    """Adds to each key of `node` what its rule knows: the bounds, and the default as a user would write it."""
+    """Adds what its rule knows to each key of `node`: the bounds, and the default as a user would write it."""
     for name, field in model.model_fields.items() if node else ():
         rule = next((entry for entry in field.metadata if isinstance(entry, Rule)), None)
         key = node["properties"][name]
@@ -56,7 +58,7 @@ def _describe(model: type[Section], node: Node) -> None:
 
 
 def _override(node: Node) -> Node:
-    """`node` as part of a route: nothing has a default, as the top level decides."""
+    """`node` as part of a route: without defaults, as the top level gives the values that a route leaves out."""
     own = copy.deepcopy(node)
     for key in own["properties"].values():
         key.pop("default", None)
@@ -72,13 +74,13 @@ def _add_overrides(route: Node, stream: Node) -> None:
 
 
 def _tidy(node: Any) -> Any:
-    """`node` with a reference allowed beside every scalar, and without what helps no editor."""
+    """`node` with a reference allowed in place of every scalar, and without what no editor needs."""
     if isinstance(node, list):
         return [_tidy(item) for item in node]
     if not isinstance(node, dict):
         return node
     tidy = {key: _tidy_part(key, value) for key, value in node.items() if key not in {"title", "discriminator"}}
-    if "patternProperties" in tidy:
+    if "patternProperties" in tidy:  # a mapping with free but well-formed names
         tidy["additionalProperties"] = False
     return _with_reference(tidy) if _is_narrow(tidy) else tidy
 

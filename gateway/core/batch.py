@@ -1,12 +1,12 @@
-"""Fewer, larger events: `merge` joins the deltas of a batch, `Hold` keeps deltas back until a sentence ends.
+"""Fewer, larger events: `merge` joins the deltas of a batch; `Hold` keeps deltas back until a sentence has ended.
 
 Invariants:
 
-- No event is split, altered or reordered; only neighbouring texts of one kind are joined, and the joined event stands
-  at the place of its last part, so a reader who has seen it has seen them all.
-- What is held or joined never exceeds `max_bytes`, unless a single event does.
+- No event is split, altered or reordered. Only neighbouring texts of the same kind are joined. The joined event has the
+  sequence number of its last part, so a reader that resumes behind it has received all parts.
+- What is held or joined is never larger than `max_bytes`, unless a single event is.
 
-This file does not know who reads, how an event is spelled, or what time it is: `now` is handed in.
+This file asks no clock (`now` is an argument) and does not know how an event looks on the wire.
 """
 
 from collections.abc import Sequence
@@ -22,14 +22,14 @@ _TYPE: Final = attrgetter("type")
 
 
 def merge(events: Sequence[Event], after: int, max_bytes: int) -> list[tuple[int, Event]]:
-    """The events with their sequence numbers, runs of tokens and runs of thinking joined.
+    """The events with their sequence numbers; runs of tokens and runs of thinking are joined.
 
     Args:
         events: consecutive entries of a log.
         after: the sequence number before the first of them, at least 0.
-        max_bytes: of UTF-8 in the data of a joined event, at least 1.
+        max_bytes: the largest data of a joined event, in bytes of UTF-8; at least 1.
     """
-    if len(events) == 1:
+    if len(events) == 1:  # nearly always, while the loop is idle
         return [(after + 1, events[0])]
     merged: list[tuple[int, Event]] = []
     for kind, group in groupby(events, _TYPE):
@@ -37,21 +37,21 @@ def merge(events: Sequence[Event], after: int, max_bytes: int) -> list[tuple[int
         if kind in _TEXTS and len(run) > 1:
             merged += _joined(run, after, max_bytes)
         else:
-            merged += enumerate(run, after + 1)
+            merged += enumerate(run, after + 1)  # tool calls, chunks, the end: each by itself
         after += len(run)
     return merged
 
 
 class Hold:
-    """Keeps the deltas of one stream back until they make whole sentences or paragraphs.
+    """Keeps the deltas of one stream back until they form whole sentences or paragraphs.
 
     Attributes:
-        due: when what is held must go, on the clock of `now`; None while nothing is held.
+        due: when the held events must be sent, on the clock of `now`; None while nothing is held.
 
     Args:
         kind: what is kept whole.
-        max_bytes: of UTF-8 in the data of all held events, at least 1.
-        max_wait: seconds the first held event may wait, at least 0.
+        max_bytes: the data of all held events, in bytes of UTF-8; at least 1.
+        max_wait: seconds that the first held event may wait, at least 0.
     """
 
     def __init__(self, kind: Kind, max_bytes: int, max_wait: float) -> None:
@@ -64,10 +64,15 @@ class Hold:
         self._boundaries = _boundaries(kind)
 
     def feed(self, events: Sequence[Event], now: float) -> list[list[Event]]:
-        """The groups that may go now, oldest first; each ends on a boundary, at a limit, or with no delta at all.
+        """The groups of events that may be sent now, oldest first.
 
-        An event goes whole: a boundary inside it lets it go with what was held before it. Any event that is not a
-        delta goes at once and takes along what is held; a delta of the other kind first lets go what is held.
+        There are four reasons to release what is held:
+
+        1. A sentence ends in the new event. An event is never split, so the whole of it goes with the group; only where
+           the boundary is at its very start does it begin the next group.
+        2. The new event is a delta of the other kind, or would make the group too large.
+        3. The new event is no delta (a tool call, the end): it goes at once, behind what is held.
+        4. `due` has passed.
 
         Args:
             events: what the log holds next.
@@ -81,12 +86,12 @@ class Hold:
                 self._feed_text(event, now, released)
             else:
                 released.append([*self.flush(), event])
-                if event.type == RESTART:
+                if event.type == RESTART:  # the text begins anew, and with it its sentences
                     self._boundaries = _boundaries(self._kind)
         return released
 
     def flush(self) -> list[Event]:
-        """What is held, which is then held no more; empty if nothing is."""
+        """The held events, which are then no longer held; empty if there are none."""
         held, self._held = self._held, []
         self._size = 0
         self.due = None
@@ -120,7 +125,8 @@ def _joined(run: list[Event], after: int, max_bytes: int) -> list[tuple[int, Eve
 
 
 def _parts(run: list[Event], max_bytes: int) -> list[list[Event]]:
-    """The run cut into pieces that fit; 4 is the most bytes a character can take."""
+    """The run, cut into pieces of at most `max_bytes`."""
+    # A character has 4 bytes at most, so a short run needs no counting.
     if sum([len(event.data) for event in run]) * 4 <= max_bytes:
         return [run]
     parts: list[list[Event]] = []

@@ -2,17 +2,18 @@
 
 Invariants:
 
-- Every decision depends on the text alone, never on how it was cut into pushes: a boundary of any cut is a boundary of
-  the whole text, and a text pushed one character at a time shows them all, each once.
-- Nothing is cut inside a fenced code block; there is one boundary after the line that closes it.
+- A boundary depends on the text alone, not on how it is cut into pushes: each boundary found in any cut is a boundary
+  of the whole text, and a text that is pushed one character at a time gives all of them, each once.
+- There is no boundary inside a fenced code block, and one behind the line that closes it.
 - State is bounded: a few hundred characters of the current line, however long the line, the fence or the text.
 
-A sentence's boundary is the whole white space behind it. It is known when the next character is seen, and reported as
-the earliest offset of that space which lies in the text being pushed: pieces that begin with their space, as models
-write them (`Hello.`, ` How`), are never torn. A line's or a paragraph's boundary is exactly behind its line feed.
+At the end of a sentence, any place in the white space behind it is the boundary. It is known when the next character
+comes, and given as the earliest place of that white space inside the text that is being pushed. So pieces that begin
+with their space, as models write them (`Hello.`, ` How`), are never cut. The boundary of a line or a paragraph is
+exactly behind its line feed.
 
-This file does not know who writes, what is held back for a boundary, or for how long. It has no dictionary either: a
-short list of abbreviations stands in for one, and leans towards too few cuts.
+There is no dictionary. A short list of abbreviations stands in for one; in doubt a sentence goes on. This file does
+not know who writes, or how long somebody waits for a boundary.
 """
 
 import re
@@ -24,7 +25,7 @@ _WIDE_STOPS: Final = "。！？；｡"
 _STOPS: Final = ".!?…؟।॥۔։" + _WIDE_STOPS
 _CLOSERS: Final = "\"'”’»)]}*_`」』）】》〉］｝"
 _PAIRED: Final = {'"': '"', "'": "'", "`": "`", "*": "**", "_": "__"}
-"""Closers that also open, and what opens and closes with them."""
+"""Closing marks that look like opening ones, and what must stand an odd number of times before them to be open."""
 
 _SENTENCE: Final = re.compile(f"[{re.escape(_STOPS)}\n]")
 _PARAGRAPH: Final = re.compile("\n")
@@ -69,19 +70,19 @@ class Boundary:
     def __init__(self, kind: Kind) -> None:
         self._sentences = kind == "sentence"
         self._stops = _SENTENCE if self._sentences else _PARAGRAPH
-        self._head = ""
-        self._tail = ""
-        self._fence = ""
-        self._run = ""
-        self._wide = False
-        self._digit_wanted = False
-        self._gap = -1
-        self._content = False
+        self._head = ""  # of the current line: tells lists, headings and fences
+        self._tail = ""  # of the current line: tells abbreviations and open quotes
+        self._fence = ""  # the marker that opened a code block, "" outside of one
+        self._run = ""  # the stops and closing marks that wait for a decision
+        self._wide = False  # whether the run needs no white space behind it
+        self._digit_wanted = False  # whether the run follows a word like "No." that a number may follow
+        self._gap = -1  # where the white space behind the run began in this push, -1 for none yet
+        self._content = False  # whether anything but white space came since the last boundary
 
     def push(self, text: str) -> int | None:
-        """The offset in `text` of the last boundary that `text` decided, from 0 to its length; None if there is none.
+        """The place in `text` of the last boundary that `text` made known, from 0 to its length; None if there is none.
 
-        0 says that what was pushed before ended a sentence or paragraph.
+        0 means that the text pushed before ended a sentence or paragraph.
         """
         found = None
         at = 0
@@ -103,7 +104,7 @@ class Boundary:
         return found
 
     def _skip(self, text: str, at: int) -> int:
-        """The offset of the next character that may decide something, at least `at`."""
+        """The place of the next character that may decide something, at least `at`."""
         if self._run:
             return at
         stop = (_PARAGRAPH if self._fence else self._stops).search(text, at)
@@ -120,7 +121,7 @@ class Boundary:
             self._content = True
 
     def _stop(self, char: str) -> None:
-        """Begin to wait for what follows a stop, unless the stop ends nothing."""
+        """Begins to wait for what follows a stop, unless the stop ends no sentence."""
         word = _last_word(self._tail)
         if not _FENCE_LINE.match(self._head) and not (char == "." and self._abbreviates(word)):
             self._run = char
@@ -135,7 +136,7 @@ class Boundary:
         return initial or bool(_ORDINAL.fullmatch(self._head))
 
     def _continues(self, char: str, at: int) -> bool:
-        """Whether the run of stops and closers, or the white space behind it, goes on with `char`."""
+        """Whether `char` continues the run of stops and closing marks, or the white space behind it."""
         if self._gap < 0 and (char in _STOPS or self._closes(char)):
             self._run = (self._run + char)[-_RUN:]
             self._wide = self._wide or char in _WIDE_STOPS or self._run.endswith("……")
@@ -147,13 +148,14 @@ class Boundary:
         return True
 
     def _closes(self, char: str) -> bool:
-        # Before white space a mark must be closing. Where no space is written, it closes only what the line opened.
+        # Behind a stop that needs white space, a mark can only be closing. Behind a wide stop the next sentence may
+        # begin at once, with an opening mark that looks the same: there a mark closes only what the line has opened.
         if char not in _CLOSERS or not self._wide or char not in _PAIRED:
             return char in _CLOSERS
         return self._tail.count(_PAIRED[char]) % 2 == 1
 
     def _decide(self, char: str, at: int) -> int | None:
-        """Where the text is cut now that `char` follows, None where it is not."""
+        """The place of the boundary, now that `char` follows; None if there is none."""
         ends = self._wide or (self._gap >= 0 and self._begins(char))
         cut = at if self._gap < 0 else self._gap
         self._forget()
@@ -163,7 +165,7 @@ class Boundary:
         return cut
 
     def _begins(self, char: str) -> bool:
-        """Whether a sentence may begin with `char` after the run and white space."""
+        """Whether a sentence may begin with `char`, behind the run and white space."""
         if char in _STOPS or char in ",;:":
             return False
         if self._digit_wanted and char.isdigit():
@@ -175,7 +177,7 @@ class Boundary:
         self._gap = -1
 
     def _end_line(self) -> bool:
-        """Whether there is a boundary behind the line feed that ends the current line."""
+        """Whether the line feed at the end of the current line is a boundary."""
         head, stopped = self._head, bool(self._run)
         self._head = self._tail = ""
         self._forget()

@@ -1,4 +1,4 @@
-"""A circuit breaker for one target: after failures in a row nobody is sent there, but for one probe at a time.
+"""A circuit breaker for one target: after some failures in a row the target gets no calls, except one probe at a time.
 
     closed --failures in a row--> open --after `open_for`--> half-open --probe succeeds--> closed
                                    ^                             |
@@ -6,19 +6,21 @@
 
 Invariants:
 
-- While open, nothing passes; while half-open, exactly one call is under way.
-- While it is not closed, only the probe decides: a call that was sent before it opened tells nothing new, and may end
-  much later.
-- A probe that ends without a verdict (its client left) gives its place to the next one.
-- A probe succeeds when it begins to answer; for the failures in a row only an answer that was whole is a success, so
-  that a target which cuts every answer is found out.
+- While it is open, no call passes. While it is half-open, exactly one call is under way: the probe.
+- While it is not closed, only the probe changes it. A call that was sent earlier says nothing new about the target, and
+  may end much later.
+- A probe that ends without a verdict (its client left) makes room for the next one.
+- A probe succeeds when its answer begins. The failures in a row are only reset by a whole answer: otherwise a target
+  that cuts every answer would never be taken out of service.
 
-`now` is monotonic seconds. This file does not know what a failure is; `retry.py` does.
+`now` is monotonic seconds. This file does not know which errors are failures; `retry.py` does.
 """
 
 
 class Breaker:
     """The state of one target.
+
+    Every call that `allows` lets through must be reported by `start`, and afterwards by `release`, whatever happened.
 
     Args:
         failures: failures in a row that open it, at least 1.
@@ -30,14 +32,14 @@ class Breaker:
     def __init__(self, failures: int, open_for: float) -> None:
         self._failures = failures
         self._open_for = open_for
-        self._failed = 0
-        self._until = 0.0
+        self._failed = 0  # failures in a row
+        self._until = 0.0  # when a probe may be sent
         self._calls = 0
-        self._probe = 0
+        self._probe = 0  # the number of the call that is the probe, 0 for none
 
     @property
     def is_open(self) -> bool:
-        """Whether the target is out of service, probes aside."""
+        """Whether the target is out of service (open or half-open)."""
         return self._failed >= self._failures
 
     def allows(self, now: float) -> bool:
@@ -49,26 +51,27 @@ class Breaker:
         return max(0.0, self._until - now) if self.is_open else 0.0
 
     def start(self) -> int:
-        """A call that `allows` let through is being sent; its number, by which the others here know it."""
+        """The number of a call that is being sent now; the other methods ask for it."""
         self._calls += 1
         if self.is_open:
             self._probe = self._calls
         return self._calls
 
     def begin(self, call: int) -> None:
-        """The call has the beginning of an answer; a probe's work is done with it."""
+        """The call's answer has begun. That closes the breaker if the call is its probe."""
         if self._is_probe(call):
             self.succeed(call)
 
     def succeed(self, call: int = 0) -> None:
-        """The call was answered in whole."""
+        """The call was answered completely."""
         if self.is_open and not self._is_probe(call):
             return
         self._failed = 0
         self._probe = 0
 
     def fail(self, now: float, call: int = 0) -> None:
-        """The call failed by the target's fault."""
+        """The call failed, and the target is to blame."""
+        # A call that was sent before the breaker opened must not prolong the time until the next probe.
         if self.is_open and not self._is_probe(call):
             return
         self._failed += 1
@@ -76,7 +79,7 @@ class Breaker:
         self._until = now + self._open_for
 
     def release(self, call: int) -> None:
-        """The call ended; without a verdict its place as a probe is free again."""
+        """The call ended. If it was the probe and nobody judged it, another probe may be sent."""
         if self._is_probe(call):
             self._probe = 0
 

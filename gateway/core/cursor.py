@@ -1,14 +1,16 @@
-"""The reader's place in a stream, as the opaque text that browsers hand back in `Last-Event-ID`.
+"""Cursors: a reader's place in a stream, as the opaque text that browsers send back in `Last-Event-ID`.
+
+    <stream id of 22 characters>.<sequence number>.<token events sent>        ~<22 characters>, the end of any stream
 
 Invariants:
 
-- A cursor is at most 128 bytes of `[A-Za-z0-9._~-]`, so a cross-origin reconnect needs no preflight for it.
-- It holds the generation's unguessable id, so a bare sequence number is never reused between generations.
-- Where several workers share a port, the id's first character names the one that has the stream.
-- It also holds how many token events its reader was sent, so `$index` goes on counting after a resume even
+- A cursor is at most 128 bytes of `[A-Za-z0-9._~-]`, so that a cross-origin reconnect with it needs no preflight.
+- It holds the unguessable id of its generation, so it is never valid for another one.
+- Where several workers share a port, the first character of the id names the worker that has the stream.
+- It holds the number of token events that its reader was sent. So `$index` continues correctly after a resume, even
   where several deltas were merged into one event.
 
-Knowing a cursor is not a permission: whoever resumes must also own the stream.
+A cursor gives no permission: only the owner of a stream may resume it.
 """
 
 import re
@@ -19,7 +21,7 @@ from gateway.core.errors import GatewayError
 
 MAX_CURSOR: Final = 128
 WORKERS: Final = 64
-"""Workers that an id can tell apart."""
+"""The number of workers that an id can name."""
 _ALPHABET: Final = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_"
 _ID: Final = "[A-Za-z0-9_-]{22}"
 _STREAM_ID: Final = re.compile(_ID)
@@ -32,7 +34,7 @@ class Place(NamedTuple):
 
     Attributes:
         seq: sequence number of the last event that the reader has; 0 before the first.
-        tokens: token events that the reader was sent since the answer began; the next one's `$index`.
+        tokens: token events that the reader was sent since the answer began. It is the `$index` of the next one.
     """
 
     seq: int
@@ -43,9 +45,9 @@ class Cursor(NamedTuple):
     """A place in one stream.
 
     Attributes:
-        stream_id: the generation's id, "" for a final cursor that belongs to no stream.
+        stream_id: the generation's id; "" for a final cursor, which belongs to no stream.
         seq: sequence number of the last event that the reader has; 0 before the first.
-        tokens: token events the reader was sent so far.
+        tokens: token events that the reader has been sent.
     """
 
     stream_id: str
@@ -62,23 +64,23 @@ class Cursor(NamedTuple):
 
     @property
     def is_final(self) -> bool:
-        """Whether nothing can follow, whatever the stream."""
+        """Whether nothing can follow, in whatever stream."""
         return not self.stream_id
 
 
 def new_stream_id(worker: int | None = None) -> str:
-    """A fresh id of 128 random bits in 22 URL-safe characters; of 126 where it names a worker.
+    """A new id in 22 URL-safe characters, with 128 random bits; with 126 where it names a worker.
 
     Args:
         worker: 0 to 63; None where there is only one process.
     """
     if worker is None:
         return secrets.token_urlsafe(16)
-    return _ALPHABET[worker] + secrets.token_urlsafe(16)[:21]
+    return _ALPHABET[worker] + secrets.token_urlsafe(16)[:21]  # 21 characters of 6 bits
 
 
 def worker_of(stream_id: str) -> int:
-    """The number that a valid id names, 0 to 63; a random one where the id was made without."""
+    """The number of the worker that a valid id names, 0 to 63; a random number if the id was made without."""
     return _ALPHABET.index(stream_id[0])
 
 
@@ -88,7 +90,7 @@ def valid_stream_id(text: str) -> bool:
 
 
 def final_cursor() -> str:
-    """A cursor at which nothing is left to read: the answer to a reconnect with it is 204."""
+    """A cursor after which nothing is left to read: a reconnect with it is answered with 204."""
     return f"~{new_stream_id()}"
 
 
@@ -96,8 +98,9 @@ def parse_cursor(text: str) -> Cursor:
     """The place that a cursor names.
 
     Raises:
-        GatewayError: `bad_cursor` when the text was never a cursor of ours.
+        GatewayError: `bad_cursor`, the text is no cursor of this gateway.
     """
+    # Cut before it is matched: the header of a stranger may have any length.
     if match := _CURSOR.fullmatch(text[: MAX_CURSOR + 1]):
         return Cursor(match[1], int(match[2]), int(match[3]))
     if _FINAL.fullmatch(text[: MAX_CURSOR + 1]):

@@ -1,7 +1,7 @@
-"""Every way a request or a stream can fail, in one table: code, HTTP status, whether coming back may help.
+"""Every way a request or a stream can fail, in one table: code, HTTP status, and whether another try may help.
 
-A `GatewayError` carries what a reader may know (`message`) apart from what only the log may know (`detail`).
-This file does not know in which shape an error reaches a client; `formats.py` and `web/responses.py` do.
+A `GatewayError` keeps what a client may read (`message`) apart from what only the log may hold (`detail`).
+This file does not know how an error looks when it reaches a client; `formats/` and `web/responses.py` do.
 """
 
 from typing import Final, NamedTuple
@@ -10,7 +10,7 @@ import msgspec
 
 
 class Kind(NamedTuple):
-    """What is true of every error with one code."""
+    """What all errors with one code have in common."""
 
     status: int
     retryable: bool
@@ -67,11 +67,11 @@ class Failure(msgspec.Struct, frozen=True):
     """The data of an `ERROR` event.
 
     Attributes:
-        code: a key of `KINDS`, or the provider's own code for an error it sent inside a stream.
+        code: a key of `KINDS`, or the provider's own code for an error that it sent inside a stream.
         message: for people; holds no secret, prompt or answer.
         retryable: whether the same request may succeed later.
-        retry_after: seconds after which to come back, None where nobody knows.
-        status: the HTTP status this failure has where no stream was begun.
+        retry_after: seconds after which the client should try again, None where nobody knows.
+        status: the HTTP status of this failure if no stream has begun.
     """
 
     code: str
@@ -85,14 +85,14 @@ class GatewayError(Exception):
     """A request or a stream failed, for a reason with a code.
 
     Args:
-        code: a key of `KINDS`; anything else is taken as a provider's own code with the status and retryability
-            of `upstream_error`.
-        message: what the client reads; the code's own message when empty.
-        retry_after: seconds after which coming back is worth while.
+        code: a key of `KINDS`. Any other is a provider's own code, with the status and retryability of
+            `upstream_error`.
+        message: what the client reads; "" for the code's own message.
+        retry_after: seconds after which another try makes sense.
         detail: for the log only; may name hosts and files, never a secret.
         status: replaces the code's status.
         retryable: replaces the code's retryability.
-        headers: further response headers where a status is sent.
+        headers: further response headers, sent together with the status.
     """
 
     def __init__(
@@ -117,9 +117,9 @@ class GatewayError(Exception):
         super().__init__(f"{code}: {self.message}")
 
     def failure(self) -> Failure:
-        """The part of this error that clients are told."""
+        """What clients are told of this error."""
         return Failure(self.code, self.message, self.retryable, self.retry_after, self.status)
 
     def to_json(self) -> str:
-        """The data of an `ERROR` event that tells of it."""
+        """The data of the `ERROR` event for this error."""
         return msgspec.json.encode(self.failure()).decode()

@@ -2,11 +2,11 @@
 
 Invariants:
 
-- An `Event` never changes after it was made; it is shared by every reader of a log.
-- The types below are the gateway's own vocabulary. A log of a `proxy` route holds the upstream's events instead,
-  with whatever type the upstream gave them; the route decides which of the two a log speaks, never a single event.
+- An `Event` never changes after it was made; all readers of a log share it.
+- The types below are the gateway's own. The log of a `proxy` route holds the upstream's events instead, with the
+  upstream's types. The route decides which of the two a log holds; no log holds both.
 
-This file does not know how an event is spelled on any wire.
+This file does not know how an event looks on any wire.
 """
 
 from typing import Final, Literal
@@ -14,7 +14,7 @@ from typing import Final, Literal
 import msgspec
 
 START: Final = "start"
-"""The stream exists. `data` is empty; who reads it is told the stream's and the session's id."""
+"""The stream exists. `data` is empty; formats add the ids of the stream and the session for each reader."""
 THINKING: Final = "thinking"
 """A piece of the model's reasoning. `data` is the text."""
 TOKEN: Final = "token"  # noqa: S105 - a kind of event
@@ -37,10 +37,9 @@ class Event(msgspec.Struct, frozen=True, gc=False):
     """One event of a stream: the triple of WHATWG HTML 9.2.6.
 
     Attributes:
-        type: the event's name; in a gateway log one of the constants of this module, in a proxy log the upstream's
-            name, or "" for an event that had none.
+        type: the event's name: one of the constants above, or on a proxy route the upstream's name, "" if it had none.
         data: the payload, lines joined by LF.
-        id: the upstream's own id, "" where it gave none; readers are sent cursors instead when resume is on.
+        id: the upstream's own id, "" if it gave none. Where resume is on, readers get cursors instead.
     """
 
     type: str
@@ -49,12 +48,12 @@ class Event(msgspec.Struct, frozen=True, gc=False):
 
 
 class Usage(msgspec.Struct, frozen=True, gc=False):
-    """Tokens a generation consumed, as the upstream said (`usage`) or as counted from bytes (`estimate`).
+    """The tokens of one generation.
 
     Attributes:
         input: tokens of the prompt, at least 0.
         output: tokens of the answer and its reasoning, at least 0.
-        source: who counted.
+        source: `usage` if the upstream counted, `estimate` if the gateway guessed from bytes.
         cached_input: tokens of `input` that the provider had in its cache, 0 where it does not say.
     """
 
@@ -69,9 +68,9 @@ class Done(msgspec.Struct, frozen=True):
 
     Attributes:
         finish_reason: OpenAI's word (`stop`, `length`, `tool_calls`, `content_filter`), or the upstream's own.
-        usage: tokens consumed; None only where the dialect has none and nothing was estimated.
+        usage: the tokens; None only where the upstream gave none and nothing was estimated.
         full_text: all `TOKEN` texts joined.
-        in_chunks: whether the log holds the upstream's own chunks to the last, finish reason and usage among them.
+        in_chunks: whether the whole log consists of the upstream's own chunks, with finish reason and usage in them.
     """
 
     finish_reason: str

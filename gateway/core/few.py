@@ -1,6 +1,6 @@
-"""A queue for what hardly ever waits.
+"""A queue that is nearly always empty or short.
 
-`collections.deque` takes 760 bytes however little it holds; three of those for every stream were 6 % of its memory.
+`collections.deque` takes 760 bytes even when it is empty; three of them for every stream were 6 % of its memory.
 """
 
 from typing import TypeVar
@@ -9,14 +9,15 @@ T = TypeVar("T")
 
 
 class Few(list[T]):
-    """A list that can stand in for a deque; taking the first item costs what moving the others does."""
+    """A list with the one method of a deque that is needed. `popleft` moves all other items, which is cheap for a
+    few."""
 
     __slots__ = ()
 
     def popleft(self) -> T:
-        """The first item, which is no longer in the queue.
+        """Removes the first item and returns it.
 
         Raises:
-            IndexError: there is none.
+            IndexError: the queue is empty.
         """
         return self.pop(0)

@@ -1,12 +1,13 @@
-"""What a failed attempt means for the next one, decided by the kind of failure. A plain function; it waits for nothing.
+"""What to do after a failed attempt, decided by the kind of failure. Plain functions; nothing waits here.
 
-Only failures before the first event reached the reader are decided here; afterwards it is a rescue.
+`decide` is for failures before the first event reached the reader. Afterwards the answer needs a rescue, and
+`may_be_rescued` says whether there can be one.
 
-- A refusal (the request itself is at fault, or filtered) is final: asking elsewhere would route around it. Only what a
-  fallback does not take, though the upstream asked for might have, is left to the next one.
-- A target that was silent or could not be reached is not asked again; one that failed at once may be.
-- An error under a provider's own code is judged by its status and by whether it may be repeated.
-- Waiting for a rate limit is worth while only when the wait is short and the upstream's own word is kept.
+- A refusal (the request itself is wrong, or was filtered) is final: another provider must not be asked to get around
+  it. One exception: a fallback may refuse what the first upstream would accept, so then the next one is asked.
+- A target that was silent or unreachable is not asked again. One that failed at once may be.
+- An error with a provider's own code is judged by its status and by whether it is retryable.
+- After a rate limit it is worth waiting only if the wait is short, and only as long as the upstream said.
 """
 
 from enum import Enum
@@ -16,13 +17,14 @@ from gateway.core.errors import KINDS, GatewayError
 
 BACKOFF_BASE: Final = 0.25
 BACKOFF_MAX: Final = 8.0
-"""Seconds between which retries back off."""
+"""Seconds: the shortest and the longest pause between retries."""
 MAX_WAIT: Final = 20.0
-"""Seconds that a `Retry-After` is waited for at most; for longer the fallback is asked, or the client told."""
+"""Seconds: a longer `Retry-After` is not waited for. The fallback is asked, or the client is told."""
 
 NOT_SENT: Final = frozenset({"upstream_unreachable", "upstream_tls"})
-"""Failures after which the upstream cannot have seen the request."""
+"""Failures after which the upstream certainly has not received the request."""
 
+# A code may stand in several of these; `decide` asks in this order.
 _FINAL: Final = frozenset({"content_filter", "upstream_oversize", "budget"})
 _REFUSED: Final = frozenset({"upstream_refused", "bad_request"})
 _ELSEWHERE: Final = frozenset({"context_length_exceeded", "upstream_auth", "upstream_encoding", "upstream_tls"})
@@ -50,7 +52,7 @@ class Step(Enum):
 
 
 class Decision(NamedTuple):
-    """The next step, and how many seconds to wait before it."""
+    """The next step, and the seconds to wait before it."""
 
     step: Step
     delay: float = 0.0
@@ -65,9 +67,9 @@ def decide(
         error: why the attempt failed.
         tried: attempts at this upstream so far, at least 1.
         retries: attempts beyond the first that the upstream is allowed.
-        patience: seconds that are left to begin an answer.
+        patience: seconds left until an answer must have begun.
         jitter: a random number from 0 to 1.
-        first: whether the upstream is the one that was asked for, and no fallback.
+        first: whether this is the route's own upstream, and no fallback.
     """
     if _is_final(error) or (first and error.code in _REFUSED):
         return Decision(Step.GIVE_UP)
@@ -75,6 +77,7 @@ def decide(
         return Decision(Step.FALLBACK)
     if error.code in _SILENT:
         return Decision(Step.OTHER_TARGET)
+    # A wait that is longer than the client's patience would end in a timeout: better another provider now.
     delay = _delay(error, tried, jitter)
     if delay > min(patience, MAX_WAIT):
         return Decision(Step.FALLBACK)
@@ -93,12 +96,13 @@ def _delay(error: GatewayError, tried: int, jitter: float) -> float:
     if error.retry_after is not None:
         return error.retry_after + jitter * BACKOFF_BASE
     if tried == 1 and error.status != 429:
-        return 0.0  # a reset or a single 500 is most often gone at once
+        return 0.0  # a reset or a single 500 is usually over at once
     return float(min(BACKOFF_MAX, BACKOFF_BASE * 2**tried) * (0.5 + 0.5 * jitter))
 
 
 def counts_against_target(error: GatewayError) -> bool:
-    """Whether the failure says something about the target's health, not about the request, our key or our rate."""
+    """Whether the failure says something about the target's health, and not about the request, our key or our rate."""
+    # Our key is refused by every target alike, and a size limit is ours: taking the target out of service helps nobody.
     if error.code in ("upstream_auth", "upstream_oversize"):
         return False
     return error.status >= 500 and (error.code.startswith("upstream_") or _is_own(error))

@@ -1,13 +1,13 @@
-"""Server-sent events on the wire: bytes to events, events to text; and bytes to lines, for NDJSON.
+"""Server-sent events on the wire: bytes to events, and text to lines of a block; also bytes to lines, for NDJSON.
 
 Invariants:
 
-- The same bytes give the same events however they are cut into reads. Nothing is decoded before its line has ended,
-  so no character, line end or byte order mark is ever looked at by halves.
-- Time is linear in the bytes, whatever the reads; memory is bounded by the two caps and one read.
-- What `encode` writes, `Decoder` reads back: no payload can open a second field or event.
+- The same bytes give the same events, however they are cut into reads. A line is decoded only when it has ended, so
+  half of a character, of a line end or of a byte order mark is never looked at.
+- Time is linear in the bytes, however many reads they come in. Memory is bounded by the two caps and one read.
+- `Decoder` reads what `data_lines` writes as one event's data: no payload can open a second field or event.
 
-This file does not know what any event means, nor what a last event id or a reconnection time is good for.
+This file does not know what an event means, nor what a last event id or a reconnection time is used for.
 """
 
 from collections.abc import Sequence
@@ -25,10 +25,10 @@ _CONTROLS: Final = dict.fromkeys((*range(0x20), *range(0x7F, 0xA0)))
 
 
 class Oversize(ValueError):  # noqa: N818 - named for what is wrong with the input, as faults are throughout
-    """A line or an event broke its cap; the reader that raised this is of no further use.
+    """A line or an event is longer than its cap. The reader that raised this must not be used any more.
 
     Attributes:
-        whole: what the reader had read whole in the same call, before the break: events or lines.
+        whole: the events or lines that became complete in the same call, before the one that is too long.
     """
 
     def __init__(self, message: str, whole: Sequence[Any] = ()) -> None:
@@ -37,9 +37,9 @@ class Oversize(ValueError):  # noqa: N818 - named for what is wrong with the inp
 
 
 class _WholeLines:
-    """Reads in, the text of all lines they ended out; keeps the unfinished last one.
+    """Turns reads into the text of all lines that they completed, and keeps the last line until it is complete.
 
-    `overflow` is true once a line was longer than `max_line` bytes; from there on nothing more comes out.
+    `overflow` is true once a line was longer than `max_line` bytes; after that no more text comes.
     """
 
     __slots__ = ("_first", "_tail", "max_line", "overflow")
@@ -51,6 +51,7 @@ class _WholeLines:
         self._first = True
 
     def text(self, data: bytes) -> str:
+        # `data` may end several lines, end none, or end the kept one: only what stands up to its last LF is decoded.
         if self._first:
             data = self._without_bom(data)
         end = data.rfind(b"\n") + 1
@@ -102,10 +103,10 @@ class _WholeLines:
 
 
 class LineSplitter:
-    """Lines of UTF-8 text, as NDJSON has them: ended by LF or CRLF, empty ones included, one leading BOM dropped.
+    """Lines of UTF-8 text, as in NDJSON: ended by LF or CRLF, empty ones included, one leading byte order mark dropped.
 
     Args:
-        max_line: bytes of one line without its LF, at least 1.
+        max_line: the most bytes of a line without its LF, at least 1.
 
     Source: https://github.com/ndjson/ndjson-spec 3.1
     """
@@ -114,7 +115,7 @@ class LineSplitter:
         self._whole = _WholeLines(max_line)
 
     def feed(self, data: bytes) -> list[str]:
-        """The lines that `data` ended, without their line ends; invalid UTF-8 reads as U+FFFD.
+        """The lines that `data` completed, without their line ends; invalid UTF-8 is read as U+FFFD.
 
         Raises:
             Oversize: a line is longer than `max_line`; `Oversize.whole` holds the lines before it.
@@ -127,22 +128,28 @@ class LineSplitter:
         return lines
 
     def close(self) -> list[str]:
-        """The last line where the text ended without a line end, else nothing."""
+        """The last line, if the text ended without a line end; else nothing."""
         rest = self._whole.rest().removesuffix("\r")
         return [rest] if rest else []
 
 
 class Decoder:
-    """Events out of the bytes of one `text/event-stream`; a block the stream did not finish is never dispatched.
+    """The events of one `text/event-stream`. A block that the stream did not complete gives no event.
 
-    An event's `type` is `unnamed` where its block named none, its `id` is "" where its own block gave none.
+    The `type` of an event is `unnamed` if its block names none; its `id` is "" if its own block has none.
+
+    There are three ways through `feed`, which give the same events; the first is taken by nearly all reads:
+
+    1. One block with one data line, and nothing left from earlier reads: the payload is cut out.
+    2. Whole blocks, all with one data line (or one event line and one data line): `split` does the work.
+    3. Anything else: line by line.
 
     Attributes:
-        retry: the reconnection time last seen, in milliseconds, None before there was one.
+        retry: the last reconnection time that was sent, in milliseconds; None before there was one.
 
     Args:
-        max_line: bytes of one line without its line end, comments included, at least 1.
-        max_event: bytes of the data lines of one event as UTF-8, field names and line ends included, at least 1.
+        max_line: the most bytes of a line without its line end, comments included; at least 1.
+        max_event: the most bytes of the data lines of one event, with field names and line ends, as UTF-8; at least 1.
         unnamed: the type of an event whose block names none.
 
     Source: WHATWG HTML 9.2.5, 9.2.6
@@ -168,18 +175,17 @@ class Decoder:
         self._unnamed = unnamed
         self._whole = _WholeLines(max_line)
         self._max_event = max_event
-        self._max_plain = min(max_line, max_event // 4)
+        self._max_plain = min(max_line, max_event // 4)  # a text that can break neither cap, whatever its characters
         self._after_cr = False
-        self._fresh = False
+        self._fresh = False  # whether the next read begins a block, with nothing of the one before pending
         self._start_block()
 
     def feed(self, data: bytes) -> list[Event]:
-        """The events that `data` completed, in order; invalid UTF-8 reads as U+FFFD.
+        """The events that `data` completed, in order; invalid UTF-8 is read as U+FFFD.
 
         Raises:
-            Oversize: a line or an event broke its cap; `Oversize.whole` holds the events before it.
+            Oversize: a line or an event is too long; `Oversize.whole` holds the events before it.
         """
-        # The usual read, whole blocks of one data line each, is worth a path of its own.
         if self._fresh and 13 not in data and len(data) <= self._max_plain:
             text = data.decode("utf-8", "replace")
             if text.find("\n") == len(text) - 2 and text[-1] == "\n" and text.startswith("data: "):
@@ -195,6 +201,7 @@ class Decoder:
         return events
 
     def _with_lf_only(self, data: bytes) -> bytes:
+        # A CR ends its line at once. If the next read begins with LF, that was one CRLF, and its LF is dropped.
         if self._after_cr and data:
             data = data.removeprefix(b"\n")
             self._after_cr = False
@@ -206,10 +213,10 @@ class Decoder:
     def _read(self, text: str) -> list[Event]:
         events: list[Event] = []
         lines = text.split("\n")
-        lines.pop()
+        lines.pop()  # what follows the last LF: always empty
         for line in lines:
             if line:
-                self._take(line)
+                self._field(line)
             elif self._open:
                 if self._data:
                     events.append(Event(self._type or self._unnamed, "\n".join(self._data), self._id))
@@ -224,7 +231,8 @@ class Decoder:
         self._data: list[str] = []
         self._size = 0
 
-    def _take(self, line: str) -> None:
+    def _field(self, line: str) -> None:
+        # A line without a known name, a comment among them, leaves no trace, so it cannot fill memory.
         name, _, value = line.partition(":")
         if value.startswith(" "):
             value = value[1:]
@@ -235,30 +243,17 @@ class Decoder:
         elif name == "event":
             self._open = True
             self._type = value
-        elif name == "id" and "\0" not in value:
+        elif name == "id" and "\0" not in value:  # WHATWG HTML 9.2.6: an id with NUL is ignored
             self._open = True
             self._id = value
         elif name == "retry" and value.isascii() and value.isdigit() and len(value) <= _RETRY_DIGITS:
             self.retry = int(value)
 
 
-def encode(event: Event) -> str:
-    """The whole block of an event, blank line included; an empty type or id has no line.
-
-    Raises:
-        ValueError: CR, LF or NUL in the type or the id.
-
-    Source: WHATWG HTML 9.2.5
-    """
-    name = f"event: {_one_line(event.type)}\n" if event.type else ""
-    cursor = f"id: {_one_line(event.id)}\n" if event.id else ""
-    return f"{name}{cursor}{data_lines(event.data)}\n"
-
-
 def data_lines(data: str) -> str:
     r"""The `data:` lines of a payload, one for each of its lines, each ended by LF.
 
-    CR and CRLF inside `data` part lines as LF does and reach the reader as LF: the format has no spelling for them.
+    CR and CRLF inside `data` end a line as LF does, and reach the reader as LF: the format cannot carry them.
 
     Source: WHATWG HTML 9.2.5
     """
@@ -268,7 +263,7 @@ def data_lines(data: str) -> str:
 
 
 def comment(text: str = "") -> str:
-    """A block of comment lines, which readers skip; blank line included.
+    """A block of comment lines with its blank line; readers skip it.
 
     Source: WHATWG HTML 9.2.5
     """
@@ -276,13 +271,13 @@ def comment(text: str = "") -> str:
 
 
 def clean_name(name: str) -> str:
-    """An upstream's event name made fit for `encode`: its first 256 characters less the control characters."""
+    """An upstream's event name, safe to write in one line: its first 256 characters without control characters."""
     name = name[:MAX_NAME]
     return name if name.isprintable() else name.translate(_CONTROLS)
 
 
 def _plain(text: str, unnamed: str) -> list[Event]:
-    """The events of whole blocks that are all one data line, or all one event and one data line; else nothing."""
+    """The events of whole blocks that all are one data line, or all are one event line and one data line; else none."""
     if not text.startswith("data: "):
         return _named(text) if text.startswith("event: ") else []
     payloads = text[6:-2].split("\n\ndata: ")
@@ -299,12 +294,6 @@ def _named(text: str) -> list[Event]:
         if not blank and name.startswith("event: ") and data.startswith("data: ")
     ]
     return events if len(events) * 3 + 1 == len(lines) else []
-
-
-def _one_line(value: str) -> str:
-    if "\n" in value or "\r" in value or "\0" in value:
-        raise ValueError("CR, LF or NUL in an event's type or id")
-    return value
 
 
 def _prefixed(prefix: str, text: str) -> str:

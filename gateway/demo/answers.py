@@ -1,8 +1,8 @@
-"""What the stand-in says: a request in, an `Answer` out, always the same one for the same request.
+"""What the stand-in says: a request in, a `Script` out, always the same one for the same request.
 
-The language is the last user's: Chinese for Chinese, English for everything else. Deltas are cut between characters,
-a word or one or two Chinese characters each, so that they look like a tokenizer's.
-This file does not know chunks, sockets or clocks; speeds are figures to it.
+The language is that of the last message of the user: Chinese for Chinese, English for everything else. Deltas are cut
+between characters, a word or one or two Chinese characters each, so that they look like those of a tokenizer.
+This file does not know chunks, sockets or clocks: a speed is only a number here.
 """
 
 import re
@@ -28,14 +28,14 @@ _HAN: Final = re.compile(r"[\u3400-\u9fff]")
 _KANA: Final = re.compile(r"[\u3040-\u30ff]")
 
 
-class Answer(NamedTuple):
+class Script(NamedTuple):
     """What is sent, how fast, and what goes wrong.
 
     Attributes:
         deltas: one token each.
         finish_reason: OpenAI's.
         rate: deltas a second, above 0.
-        fault: "" for none; `cut` and `stall` strike after half of the deltas, the others before the first.
+        fault: "" for none; `cut` and `stall` happen after half of the deltas, the others before the first.
     """
 
     deltas: tuple[Delta, ...]
@@ -44,25 +44,30 @@ class Answer(NamedTuple):
     fault: Fault = ""
 
 
-def answer(request: ChatRequest) -> Answer:
-    """The answer to a request; a last message of the assistant's is continued, and then nothing goes wrong."""
+def answer(request: ChatRequest) -> Script:
+    """The script for a request. If the last message is the assistant's, it is continued, and nothing goes wrong."""
     asked = _last(request.messages, "user")
     hints = set(_HINT.findall(asked))
     deltas = _deltas(request.messages, hints, TEXTS[_language(request.messages)])
-    finish_reason = "tool_calls" if "tool_calls" in deltas[-1] else "stop"
-    whole = Answer(deltas, finish_reason, _rate(hints), _fault(hints))
+    reason = "tool_calls" if "tool_calls" in deltas[-1] else "stop"
+    rate = next((RATES[hint] for hint in RATES if hint in hints), RATE)
+    fault: Fault = next((fault for fault in FAULTS if fault in hints), "")
+    # The beginning of an answer is continued without the fault, so that the rescue of a broken answer succeeds.
     if request.messages[-1].role == "assistant":
-        whole = _continued(whole, request.messages[-1].text)
-    return _limited(whole, request.longest)
+        rest = joined(deltas, "content").removeprefix(request.messages[-1].text)
+        deltas, reason, fault = _spoken(rest or "\n"), "stop", ""
+    if request.longest is not None and len(deltas) > request.longest:
+        deltas, reason = deltas[: request.longest], "length"
+    return Script(deltas, reason, rate, fault)
 
 
 def tokens(text: str) -> list[str]:
-    """The pieces a tokenizer might make of a text; joined they are the text."""
+    """Pieces as a tokenizer might make them; joined they are the text."""
     return _TOKEN.findall(text)
 
 
 def prompt_tokens(messages: list[Message]) -> int:
-    """Tokens of a conversation, with a few for the frame of each message as OpenAI counts them."""
+    """The tokens of a conversation, with a few for the frame of each message as OpenAI counts them."""
     return 3 + sum(4 + len(tokens(message.text)) for message in messages)
 
 
@@ -100,20 +105,8 @@ def _called(name: str, arguments: dict[str, str]) -> tuple[Delta, ...]:
     return ({"tool_calls": [call]}, *({"tool_calls": [{"index": 0, "function": {"arguments": p}}]} for p in pieces))
 
 
-def _continued(whole: Answer, prefix: str) -> Answer:
-    text = joined(whole.deltas, "content")
-    rest = text.removeprefix(prefix) or "\n"
-    return whole._replace(deltas=_spoken(rest), finish_reason="stop", fault="")
-
-
-def _limited(whole: Answer, longest: int | None) -> Answer:
-    if longest is None or len(whole.deltas) <= longest:
-        return whole
-    return whole._replace(deltas=whole.deltas[:longest], finish_reason="length")
-
-
 def _language(messages: list[Message]) -> Literal["zh", "en"]:
-    """The language of the last user message that has a word in it besides hints."""
+    """The language of the last user message that has any word besides hints."""
     said = (_HINT.sub("", message.text).strip() for message in reversed(messages) if message.role == "user")
     text = next(filter(None, said), "")
     return "zh" if _HAN.search(text) and not _KANA.search(text) else "en"
@@ -126,11 +119,3 @@ def _last(messages: list[Message], role: str) -> str:
 def _excerpt(text: str) -> str:
     flat = " ".join(text.split())
     return flat if len(flat) <= EXCERPT else flat[:EXCERPT] + "…"
-
-
-def _rate(hints: set[str]) -> float:
-    return next((RATES[hint] for hint in RATES if hint in hints), RATE)
-
-
-def _fault(hints: set[str]) -> Fault:
-    return next((fault for fault in FAULTS if fault in hints), "")

@@ -1,6 +1,6 @@
-"""The stand-in on a socket: `POST /v1/chat/completions` and `GET /v1/models`, paced like a model.
+"""The stand-in as a server: `POST /v1/chat/completions` and `GET /v1/models`, as slow as a model.
 
-A client that goes away ends its answer at once. No credential is looked at and none is needed; the port is bound on
+When a client goes away, its answer ends at once. No credential is needed and none is read; the port is bound on
 127.0.0.1 only. This file does not know what the answers say.
 """
 
@@ -14,7 +14,7 @@ import msgspec
 from aiohttp import web
 
 from gateway.demo import protocol
-from gateway.demo.answers import Answer, answer, prompt_tokens
+from gateway.demo.answers import Script, answer, prompt_tokens
 
 FIRST_TOKEN: Final = 0.3
 MAX_BODY: Final = 16 * 1024 * 1024
@@ -29,7 +29,7 @@ def make_demo_app(speed: float = 1.0) -> web.Application:
     """The stand-in as an application.
 
     Args:
-        speed: factor on every pace, above 0; `math.inf` answers without any pause.
+        speed: multiplies every speed, above 0; with `math.inf` answers come without any pause.
     """
     app = web.Application(client_max_size=MAX_BODY)
     app[_SPEED] = speed
@@ -42,19 +42,19 @@ class Demo(NamedTuple):
     """A stand-in that listens.
 
     Attributes:
-        url: the base url an OpenAI client is given, ending in `/v1`.
+        url: the base URL for an OpenAI client, ending in `/v1`.
     """
 
     url: str
     runner: web.AppRunner
 
     async def close(self) -> None:
-        """Stop listening and end the answers under way, within about a second."""
+        """Stops listening and ends the answers under way, within about a second."""
         await self.runner.cleanup()
 
 
 async def start_demo(speed: float = 1.0) -> Demo:
-    """A stand-in on a free port of 127.0.0.1, listening when this returns.
+    """A stand-in on a free port of 127.0.0.1; it listens when this returns.
 
     Args:
         speed: as in `make_demo_app`.
@@ -80,24 +80,23 @@ async def _complete(request: web.Request) -> web.StreamResponse:
         chat = msgspec.json.decode(await request.read(), type=protocol.ChatRequest)
     except msgspec.DecodeError as wrong:
         return _json(protocol.error(str(wrong), "invalid_request_error"), status=400)
-    said = answer(chat)
+    script = answer(chat)
     await asyncio.sleep(FIRST_TOKEN / request.app[_SPEED])
-    if said.fault in ("error", "busy"):
-        return _refusal(said.fault)
-    reply = _reply(request, chat, said)
-    return await (_stream(request, chat, said, reply) if chat.stream else _whole(request, said, reply))
-
-
-def _reply(request: web.Request, chat: protocol.ChatRequest, said: Answer) -> protocol.Reply:
+    if script.fault in ("error", "busy"):  # before the status; the other faults strike in the middle
+        return _refusal(script.fault)
     ids = request.app[_IDS]
-    return protocol.Reply(
+    reply = protocol.Reply(
         id=f"chatcmpl-demo-{next(ids)}",
         created=int(time.time()),
         model=chat.model,
-        deltas=said.deltas,
-        finish_reason=said.finish_reason,
+        deltas=script.deltas,
+        finish_reason=script.finish_reason,
         prompt_tokens=prompt_tokens(chat.messages),
     )
+    if chat.stream:
+        return await _stream(request, chat, script, reply)
+    await _broken(request, script)
+    return _json(protocol.completion(reply))
 
 
 def _refusal(fault: str) -> web.Response:
@@ -107,34 +106,29 @@ def _refusal(fault: str) -> web.Response:
     return _json(protocol.error("The model failed; you asked for this with /error.", "server_error"), status=500)
 
 
-async def _whole(request: web.Request, said: Answer, reply: protocol.Reply) -> web.Response:
-    await _broken(request, said)
-    return _json(protocol.completion(reply))
-
-
 async def _stream(
-    request: web.Request, chat: protocol.ChatRequest, said: Answer, reply: protocol.Reply
+    request: web.Request, chat: protocol.ChatRequest, script: Script, reply: protocol.Reply
 ) -> web.StreamResponse:
     response = web.StreamResponse(headers={"Content-Type": "text/event-stream", "Cache-Control": "no-cache"})
     await response.prepare(request)
-    clock, half = asyncio.get_running_loop().time, len(said.deltas) // 2
-    begun, pause = clock(), 1 / said.rate / request.app[_SPEED]
+    clock, half = asyncio.get_running_loop().time, len(script.deltas) // 2
+    begun, pause = clock(), 1 / script.rate / request.app[_SPEED]
     for index, frame in enumerate(protocol.frames(reply, chat.wants_usage)):
-        await asyncio.sleep(begun + index * pause - clock())
+        await asyncio.sleep(begun + index * pause - clock())  # from the beginning, so that delays do not add up
         await response.write(frame)
-        if index == half and await _broken(request, said):
+        if index == half and await _broken(request, script):
             return response
     await response.write(protocol.DONE)
     return response
 
 
-async def _broken(request: web.Request, said: Answer) -> bool:
-    """Let the answer's fault happen: for ever silent, or True when the connection was closed."""
-    if said.fault == "stall":
+async def _broken(request: web.Request, script: Script) -> bool:
+    """Lets the script's fault happen: silence without end, or the connection is closed, which returns True."""
+    if script.fault == "stall":
         await asyncio.Event().wait()
-    if said.fault == "cut" and request.transport is not None:
+    if script.fault == "cut" and request.transport is not None:
         request.transport.close()
-    return said.fault == "cut"
+    return script.fault == "cut"
 
 
 def _json(body: bytes, status: int = 200, headers: dict[str, str] | None = None) -> web.Response:

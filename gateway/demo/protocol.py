@@ -1,6 +1,6 @@
 """OpenAI's chat completions as the stand-in speaks them: requests in, chunks and completions out.
 
-Unknown fields of a request are ignored, as OpenAI's own client libraries expect of compatible servers.
+Unknown fields of a request are ignored, as OpenAI's own client libraries expect it of compatible servers.
 This file does not know what the answers say, how fast they come, or how bytes reach a socket.
 
 Source: OpenAI API reference, "Create chat completion" and "The chat completion chunk object".
@@ -45,7 +45,7 @@ class StreamOptions(msgspec.Struct):
 
 
 class ChatRequest(msgspec.Struct):
-    """The body of `POST /v1/chat/completions`, as much of it as matters here."""
+    """The body of `POST /v1/chat/completions`, as far as it matters here."""
 
     messages: Annotated[list[Message], msgspec.Meta(min_length=1)]
     model: str = "demo"
@@ -66,12 +66,12 @@ class ChatRequest(msgspec.Struct):
 
 
 class Reply(msgspec.Struct, frozen=True):
-    """One completion, ready to be spelled.
+    """One completion, ready to be encoded.
 
     Attributes:
         id: the completion's id.
         created: seconds since the epoch.
-        model: the name the client asked for.
+        model: the name that the client asked for.
         deltas: the answer, one token each.
         finish_reason: `stop`, `length` or `tool_calls`.
         prompt_tokens: tokens of the request, at least 0.
@@ -96,7 +96,9 @@ class Reply(msgspec.Struct, frozen=True):
 
 
 def frames(reply: Reply, include_usage: bool) -> Iterator[bytes]:
-    """The stream's frames from the role to the usage, without `[DONE]`; frame N is the Nth delta, counted from 1."""
+    """The frames of the stream from the role to the usage, without `[DONE]`; frame N is the Nth delta, counted from
+    1."""
+    # The order of OpenAI's own streams: the role, the deltas, the finish reason, and the usage if it was asked for.
     yield _frame(reply, _choice({"role": "assistant", "content": ""}), include_usage)
     for delta in reply.deltas:
         yield _frame(reply, _choice(delta), include_usage)

@@ -1,14 +1,14 @@
-"""The stand-in's sentences, once a language.
+"""The sentences of the stand-in, in every language.
 
-Every language has every text. `{question}`, `{turn}`, `{count}`, `{number}` and `{result}` are filled in by
-`answers.py`, which alone knows when each is said.
+Every language has every text. `answers.py` fills in `{question}`, `{turn}`, `{count}`, `{number}` and `{result}`, and
+decides when each text is said.
 """
 
 from typing import Final, NamedTuple
 
 
 class Texts(NamedTuple):
-    """All that can be said in one language; the names say when."""
+    """All texts in one language; the names say when each is used."""
 
     intro: str
     outro: str

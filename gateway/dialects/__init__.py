@@ -1,7 +1,7 @@
-"""The languages upstreams speak, by the name the configuration has for them.
+"""The APIs that upstreams speak, by the name that `dialect:` has in the configuration.
 
-A dialect stands on the writer's edge only: it turns a chat into a request and an answer's bytes into events. A new one
-is a file beside these and a line below; no format, route or reader changes with it.
+A dialect is used on the writer's side only: it turns a chat into a request, and the bytes of the answer into events. A
+new one is a file beside these and a line in `DIALECTS`. The configuration, metrics and spans read the rest from it.
 """
 
 from typing import Final

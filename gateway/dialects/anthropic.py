@@ -3,11 +3,11 @@
 Invariants:
 
 - Content blocks come one after the other, so the state of an answer is the one block that is open.
-- Tool calls leave here in OpenAI's shape, counted from 0 over the answer.
-- `output_tokens` is a running total; it is added to nothing.
+- Tool calls leave this file in OpenAI's shape, counted from 0 over the whole answer.
+- `output_tokens` is a running total; it is never added up.
 
-Of a chat, what Anthropic has no words for is either refused (unknown content) or, where it only tunes the answer
-(penalties, seed), left out.
+Unknown content in a chat is refused. A setting that only tunes the answer (penalties, seed) is left out, as Anthropic
+has none like it.
 """
 
 from typing import Any, ClassVar, Final
@@ -30,7 +30,7 @@ from gateway.dialects.chat import (
 
 VERSION: Final = "2023-06-01"
 MAX_TOKENS_DEFAULT: Final = 4096
-"""Anthropic demands a limit where OpenAI has none: the largest that every model it ever served accepts."""
+"""Anthropic requires a limit, OpenAI does not. This is the largest that every model it ever served accepts."""
 
 _FINISH: Final = {
     "end_turn": "stop",
@@ -87,19 +87,20 @@ class AnthropicAnswer(EventAnswer):
         self._tools = 0
         self._tool_block: int | None = None
 
-    def _take(self, units: list[Event]) -> list[Event]:
-        out = super()._take(units)
+    def _translate(self, units: list[Event]) -> list[Event]:
+        out = super()._translate(units)
+        # Until the end of the answer Anthropic has counted the prompt only; the output is estimated, so that an answer
+        # that breaks off has a usage too.
         if self._input is not None and (self.usage is None or self.usage.source == "estimate"):
             self.usage = Usage(self._input, self.deltas, "estimate")
         return out
 
-    def _one(self, event: Event, out: list[Event]) -> None:
+    def _translate_one(self, event: Event, out: list[Event]) -> None:
         said = read(_EVENT, event.data)
-        kind = said.type or event.type if said else ""
-        if said is None or not self._known(kind, said, out):
+        if said is None:
             self._aside(event)
-
-    def _known(self, kind: str, said: _Event, out: list[Event]) -> bool:
+            return
+        kind = said.type or event.type
         if kind == "content_block_delta" and said.delta:
             self._delta(said.index, said.delta, out)
         elif kind == "content_block_start" and said.content_block:
@@ -107,20 +108,16 @@ class AnthropicAnswer(EventAnswer):
         elif kind == "message_delta":
             self._end(said)
         elif kind == "message_start" and said.message:
-            self._begin(said.message)
+            message = said.message
+            self.model = message.model if isinstance(message.model, str) else ""
+            self._input = _prompt_of(message.usage) if isinstance(message.usage, dict) else self._input
         elif kind == "message_stop":
             self.ended = True
-        else:
-            return kind in ("ping", "content_block_stop")
-        return True
-
-    def _begin(self, message: _Message) -> None:
-        self.model = message.model if isinstance(message.model, str) else ""
-        if isinstance(message.usage, dict):
-            self._input = _prompt_of(message.usage)
+        elif kind not in ("ping", "content_block_stop"):
+            self._aside(event)
 
     def _start(self, index: int, block: _Block, out: list[Event]) -> None:
-        self._tool_block = None
+        self._tool_block = None  # the block before has ended: a late delta of it is no argument of this one
         if block.type == "tool_use":
             self._tool_block = index
             self._tools += 1
@@ -149,7 +146,7 @@ class AnthropicAnswer(EventAnswer):
 
 
 def _prompt_of(usage: dict[str, Any]) -> int | None:
-    """All tokens of the prompt: Anthropic counts those read from and written to its cache apart."""
+    """All tokens of the prompt. Anthropic counts those read from its cache and written to it separately."""
     fresh = count_of(usage.get("input_tokens"))
     written = count_of(usage.get("cache_creation_input_tokens")) or 0
     cached = count_of(usage.get("cache_read_input_tokens")) or 0
@@ -160,7 +157,10 @@ class Anthropic(Dialect):
     """`POST {url}/messages`. Source: Anthropic API reference, messages."""
 
     name: ClassVar[str] = "anthropic"
+    provider: ClassVar[str] = "anthropic"
     stream_types: ClassVar[frozenset[str]] = frozenset({"text/event-stream"})
+    needs_model: ClassVar[bool] = True
+    prefills: ClassVar[bool] = True
 
     def call(self, chat: dict[str, Any], url: str, api_key: str) -> Call:
         headers = {"anthropic-version": VERSION, **self.credential(api_key)}
@@ -182,7 +182,8 @@ def _payload(chat: Chat) -> dict[str, Any]:
         messages=_messages(chat.messages),
         tools=_tools(chat) or None,
         tool_choice=_tool_choice(chat) if chat.tools else None,
-        stop_sequences=[text for text in chat.stops if text.strip()] or None,
+        stop_sequences=[text for text in chat.stops if text.strip()] or None,  # blank ones are refused
+        # OpenAI allows temperatures up to 2.
         temperature=None if chat.temperature is None else min(max(chat.temperature, 0.0), 1.0),
         top_p=chat.top_p,
         top_k=chat.top_k,
@@ -196,7 +197,7 @@ def _system(chat: Chat) -> str:
 
 
 def _shape(chat: Chat) -> str:
-    """What `response_format` demands, in words, as there is no key for it."""
+    """The demand of `response_format` in words, as there is no key for it."""
     wanted = chat.response_format
     if wanted is None or wanted.type == "text":
         return ""
@@ -206,7 +207,7 @@ def _shape(chat: Chat) -> str:
 
 
 def _messages(messages: list[Message]) -> list[dict[str, Any]]:
-    """The conversation with the roles taking turns, as Anthropic wants it; messages without content are left out."""
+    """The conversation with alternating roles, as Anthropic requires it; messages without content are left out."""
     turns: list[dict[str, Any]] = []
     for message in messages:
         role = "assistant" if message.role == "assistant" else "user"
@@ -215,11 +216,7 @@ def _messages(messages: list[Message]) -> list[dict[str, Any]]:
             turns[-1]["content"] += blocks
         elif blocks:
             turns.append({"role": role, "content": blocks})
-    return _trimmed(turns)
-
-
-def _trimmed(turns: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The turns with an answer to be continued cut at its last word: Anthropic refuses one that ends in a space."""
+    # An answer to be continued loses the white space at its end: Anthropic refuses a request that ends with it.
     last = turns[-1]["content"][-1] if turns and turns[-1]["role"] == "assistant" else {}
     if last.get("type") == "text":
         last["text"] = last["text"].rstrip()
@@ -242,14 +239,10 @@ def _block(part: Part) -> dict[str, Any]:
         return {"type": "text", "text": part.text}
     if part.type != "image_url":
         cannot_say(f"content of the type {part.type!r}")
-    return {"type": "image", "source": _source(part.url)}
-
-
-def _source(url: str) -> dict[str, str]:
-    image = base64_image(url)
+    image = base64_image(part.url)
     if image is None:
-        return {"type": "url", "url": url}
-    return {"type": "base64", "media_type": image[0], "data": image[1]}
+        return {"type": "image", "source": {"type": "url", "url": part.url}}
+    return {"type": "image", "source": {"type": "base64", "media_type": image[0], "data": image[1]}}
 
 
 def _tools(chat: Chat) -> list[dict[str, Any]]:
@@ -264,6 +257,7 @@ def _tools(chat: Chat) -> list[dict[str, Any]]:
 
 
 def _tool_choice(chat: Chat) -> dict[str, Any] | None:
+    # "One call at a time" is a part of the choice here, so it needs one even where the client made none.
     choice = chat.tool_choice
     if isinstance(choice, ToolChoice):
         said: dict[str, Any] = {"type": "tool", "name": choice.function.name}

@@ -1,9 +1,9 @@
-"""The canonical chat request, typed: an OpenAI chat.completions request as the other dialects need it.
+"""A chat request, typed: an OpenAI chat.completions request as the other dialects need it.
 
 Invariants:
 
-- What has the wrong type is refused here, with the place it stands at; a translator never meets it.
-- Keys that are not listed are left out: only the openai dialect sends on what it does not understand.
+- A value of a wrong type is refused here, and the error names its place. So a translator never meets one.
+- Keys that are not listed are dropped: only the openai dialect sends on what it does not understand.
 
 This file does not know any dialect.
 """
@@ -69,7 +69,7 @@ class Message(msgspec.Struct):
 
     @property
     def instructs(self) -> bool:
-        """Whether it speaks for the operator rather than for the user."""
+        """Whether it holds instructions by the operator and not a turn of the conversation."""
         return self.role in ("system", "developer")
 
 
@@ -82,7 +82,7 @@ class Function(msgspec.Struct):
 
 
 class Tool(msgspec.Struct):
-    """A tool of the only type all dialects share."""
+    """A tool of the only type that all dialects know."""
 
     function: Function
 
@@ -100,13 +100,13 @@ class ToolChoice(msgspec.Struct):
 
 
 class JSONSchema(msgspec.Struct):
-    """The schema an answer has to fit."""
+    """The schema that the answer must fit."""
 
     schema: dict[str, Any] | None = None
 
 
 class ResponseFormat(msgspec.Struct):
-    """The shape an answer has to have."""
+    """The form that the answer must have."""
 
     type: str = "text"
     json_schema: JSONSchema | None = None
@@ -160,7 +160,7 @@ def typed(chat: dict[str, Any]) -> Chat:
 
 
 def arguments_of(call: ToolCall) -> dict[str, Any]:
-    """The arguments of a call as an object; what the model wrote amiss stays readable under `arguments`."""
+    """The arguments of a call as an object. If the model wrote malformed JSON, its text stands under `arguments`."""
     text = call.function.arguments
     try:
         value = _any.decode(text or "{}")
@@ -170,7 +170,8 @@ def arguments_of(call: ToolCall) -> dict[str, Any]:
 
 
 def base64_image(url: str) -> tuple[str, str] | None:
-    """The media type and the Base64 text of a `data:` URL, or None for any other URL. Source: RFC 2397."""
+    """The media type and the Base64 text of a `data:` URL; None for any other URL. Source: RFC 2397."""
+    # Cut at the first comma, without looking at the data: it may be megabytes.
     head, comma, data = url.partition(",")
     if not (comma and head.startswith("data:") and head.endswith(";base64")):
         return None
@@ -178,7 +179,7 @@ def base64_image(url: str) -> tuple[str, str] | None:
 
 
 def cannot_say(what: str) -> NoReturn:
-    """Refuse a request that the upstream's dialect has no words for.
+    """Refuses a request that the upstream's dialect cannot express.
 
     Raises:
         GatewayError: `bad_request`, always.

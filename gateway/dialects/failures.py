@@ -1,13 +1,13 @@
-"""What an upstream's own words for a failure mean here: which code, which status, and what a reader may be told.
+"""What an upstream's report of a failure means here: which code, which status, and what a client may read.
 
 Invariants:
 
-- Only a message that stands in a known place of a JSON error reaches `message`; a page, a trace or a body of an
-  unknown shape never does.
-- Whatever comes of the gateway's own credential is `upstream_auth`, whose message is ours: providers quote keys.
+- Only a message in a known place of a JSON error reaches `message`; an HTML page, a stack trace or a body of an unknown
+  shape never does.
+- A failure of the gateway's own credential is `upstream_auth` with our own message, because providers quote keys.
 - Text from outside is bounded and holds no control characters.
 
-This file does not know dialects apart: their error objects are alike, and what differs is looked for in all of them.
+This file does not tell dialects apart: their error objects are alike, and every place is looked at for all of them.
 """
 
 import re
@@ -38,7 +38,7 @@ _FILTERED: Final = re.compile(
     r"content_?(filter|policy)|responsible_?ai|moderation|data_?inspection|safety", re.IGNORECASE
 )
 _BLOCKED: Final = re.compile(r"blocked by.{0,20}content.{0,2}filter", re.IGNORECASE)
-"""What Anthropic says of a filtered answer: only the text tells it from any other bad request."""
+"""What Anthropic says of a filtered answer. Only this text tells it from any other bad request."""
 _WORDS: Final = tuple(
     (re.compile(pattern, re.IGNORECASE), code)
     for pattern, code in (
@@ -59,12 +59,12 @@ _BY_STATUS: Final = {
     503: "upstream_unavailable",
     529: "upstream_unavailable",
 }
-_TOLD: Final = frozenset({"upstream_refused", "context_length_exceeded", "content_filter"})
+_MESSAGE_PASSED_ON: Final = frozenset({"upstream_refused", "context_length_exceeded", "content_filter"})
 _any = msgspec.json.Decoder()
 
 
 class _Said(msgspec.Struct, frozen=True):
-    """What a provider said of a failure, cleaned: its words for it, and its text for people."""
+    """A provider's report of a failure, cleaned: its codes, and its text for people."""
 
     code: str = ""
     type: str = ""
@@ -77,24 +77,24 @@ class _Said(msgspec.Struct, frozen=True):
 
 
 def clean(text: str, limit: int = MAX_MESSAGE) -> str:
-    """The text in one line of at most `limit` characters, without control characters."""
+    """The text as one line of at most `limit` characters, without control characters."""
     return _CONTROLS.sub(" ", text[: limit * 2]).strip()[:limit]
 
 
 def refusal(status: int, headers: Mapping[str, str], body: bytes, now: float | None = None) -> GatewayError:
-    """The error that an answer other than a good stream stands for.
+    """The error for an answer that is no good stream.
 
     Args:
         status: the upstream's HTTP status.
         headers: the upstream's headers, in any case.
-        body: what was read of the body; over 256 KiB nothing of it is used.
-        now: Unix time in seconds, used for a Retry-After date where the answer has no Date of its own.
+        body: what was read of the body; if it is longer than 256 KiB, nothing of it is used.
+        now: Unix time in seconds, for a Retry-After date if the answer has no Date of its own.
     """
     said = _said_in(body)
     code = _code_of_refusal(status, said)
     return GatewayError(
         code,
-        said.message if code in _TOLD else "",
+        said.message if code in _MESSAGE_PASSED_ON else "",
         retry_after=retry_after(headers, now) if status in (429, 503, 529) else None,
         detail=_detail(status, code, said),
         status=status if code == "upstream_refused" and status in (400, 404, 422) else None,
@@ -102,7 +102,7 @@ def refusal(status: int, headers: Mapping[str, str], body: bytes, now: float | N
 
 
 def in_stream(event_type: str, data: str) -> GatewayError | None:
-    """The failure that an event of a stream reports, under the provider's own code; None where it reports none.
+    """The failure that an event of a stream reports, with the provider's own code; None if it reports none.
 
     Args:
         event_type: the event's name; `error` makes any data a failure.
@@ -115,7 +115,7 @@ def in_stream(event_type: str, data: str) -> GatewayError | None:
 
 
 def in_object(event_type: str, value: dict[str, Any]) -> GatewayError | None:
-    """As `in_stream`, for data that was decoded already."""
+    """Like `in_stream`, for data that is decoded already."""
     named = "error" in (event_type, value.get("type"), value.get("object"))
     return _reported(_said_by(value)) if named or value.get("error") else None
 
@@ -124,15 +124,17 @@ def _reported(said: _Said) -> GatewayError:
     kind = _code_in_stream(said)
     if kind == "upstream_auth":
         return GatewayError(kind, detail=_detail(0, kind, said))
-    code = _own_code(said, kind)
+    # The provider's own word, unless it has none or the word means something else in the gateway's own table.
+    own = said.code or said.type
+    code = kind if not own or own in KINDS else own
     return GatewayError(code, said.message, status=KINDS[kind].status, retryable=KINDS[kind].retryable)
 
 
 def retry_after(headers: Mapping[str, str], now: float | None = None) -> float | None:
-    """Seconds the upstream wants to be left alone, 0 to a day; None where it does not say.
+    """Seconds the upstream wants to be left alone, 0 to one day; None if it does not say.
 
-    A date is counted from the answer's own Date, so that the two clocks need not agree, else from `now` (Unix time).
-    Source: RFC 9110 10.2.3; retry-after-ms is what OpenAI and Azure send besides.
+    A date is compared with the answer's own Date, so that the two clocks need not agree; without one with `now` (Unix
+    time). Source: RFC 9110 10.2.3; OpenAI and Azure also send retry-after-ms.
     """
     lower = {name.lower(): value for name, value in headers.items()}
     milliseconds = _number(lower.get("retry-after-ms", ""))
@@ -168,6 +170,7 @@ def _unix(date: str) -> float | None:
 def _code_of_refusal(status: int, said: _Said) -> str:
     if not 400 <= status <= 599:
         return "upstream_protocol"
+    # The body is believed where it is more exact than the status; never for 401 and 429, which mean one thing.
     if status < 500 and status not in (401, 429) and _is_filtered(said):
         return "content_filter"
     if status in (400, 413, 422) and _is_too_long(said):
@@ -180,6 +183,7 @@ def _code_in_stream(said: _Said) -> str:
         return _code_of_refusal(said.status, said)
     if _is_filtered(said):
         return "content_filter"
+    # Many providers send "invalid request" for a prompt that is too long; only the text says which of the two it is.
     code = next((code for pattern, code in _WORDS if pattern.search(said.words)), "upstream_error")
     too_long = code in ("upstream_refused", "upstream_error") and _is_too_long(said)
     return "context_length_exceeded" if too_long else code
@@ -193,15 +197,12 @@ def _is_too_long(said: _Said) -> bool:
     return bool(_TOO_LONG.search(said.words) or _TOO_LONG.search(said.message))
 
 
-def _own_code(said: _Said, kind: str) -> str:
-    """The provider's word, unless it has none or the word means something else in the gateway's own table."""
-    own = said.code or said.type
-    return kind if not own or own in KINDS else own
-
-
 def _detail(status: int, code: str, said: _Said) -> str:
-    """What the log is told. A provider may quote the prompt in its text, so only why our key was refused is kept of it,
-    without anything that looks like one."""
+    """The text for the log.
+
+    A provider may quote the prompt in its message. So its message is kept only where our key was refused, and without
+    anything that looks like a key.
+    """
     text = _LIKE_A_KEY.sub("…", said.message)[:MAX_DETAIL] if code == "upstream_auth" else ""
     parts = (f"HTTP {status}" if status else "", said.words.strip(), text)
     return " ".join(part for part in parts if part)
@@ -246,7 +247,7 @@ def _word(value: object) -> str:
 
 
 def _status(value: object) -> int:
-    """The HTTP status a provider gave as its code, or 0."""
+    """The HTTP status that a provider gave as its code; 0 for none."""
     if isinstance(value, str) and re.fullmatch(r"[45][0-9]{2}", value, re.ASCII):
         value = int(value)
     return value if type(value) is int and 400 <= value <= 599 else 0

@@ -2,9 +2,9 @@
 
 Invariants:
 
-- A tool call comes whole; its arguments leave here as the JSON text that OpenAI has.
+- A tool call comes in one piece; its arguments leave this file as JSON text, which is OpenAI's form.
 - `done: true` is the end marker; nothing after it is read.
-- Images are sent as their bytes only: a URL of an image is refused, as this gateway fetches nothing for clients.
+- Images are sent as their bytes. The URL of an image is refused, because this gateway fetches nothing for clients.
 """
 
 from typing import Any, ClassVar, Final
@@ -68,12 +68,13 @@ class OllamaAnswer(UnitAnswer):
         self._tools = 0
 
     def _rest(self) -> list[Event]:
-        """The events of a last line that lacks its LF; half an object is a torn tail and not counted as noise."""
-        return self._take([line for line in self._lines.close() if read(_LINE, line)])
+        """The events of a last line without its LF. Half an object there was cut off and does not count as noise."""
+        return self._translate([line for line in self._lines.close() if read(_LINE, line)])
 
-    def _one(self, text: str, out: list[Event]) -> None:
+    def _translate_one(self, text: str, out: list[Event]) -> None:
         if not text.strip():
             return
+        # A line that says nothing known is an error or noise; the last line may have no message.
         line = read(_LINE, text)
         if line is None or line.error or (line.message is None and not line.done):
             self._aside(Event("", text))
@@ -93,6 +94,7 @@ class OllamaAnswer(UnitAnswer):
         index = self._tools
         self._tools += 1
         said = call.function.arguments
+        # Ollama sends an object; servers that imitate it also send OpenAI's text.
         arguments = said if isinstance(said, str) else _json.encode(said or {}).decode()
         function = {"name": call.function.name, "arguments": arguments}
         return {"index": index, "id": call.id or f"call_{index}", "type": "function", "function": function}
@@ -100,6 +102,7 @@ class OllamaAnswer(UnitAnswer):
     def _end(self, line: _Line) -> None:
         reason = line.done_reason or "stop"
         reason = _FINISH.get(reason, reason)
+        # Ollama says `stop` also when it wants a tool called; OpenAI's clients look for `tool_calls`.
         self.finish_reason = "tool_calls" if self._tools and reason == "stop" else reason
         self.usage = usage_of(line.prompt_eval_count, line.eval_count)
         self.ended = True
@@ -109,9 +112,13 @@ class Ollama(Dialect):
     """`POST {url}/api/chat`. Source: Ollama API, generate a chat message."""
 
     name: ClassVar[str] = "ollama"
+    provider: ClassVar[str] = "ollama"
     stream_types: ClassVar[frozenset[str]] = frozenset({"application/x-ndjson", "application/ndjson"})
+    needs_model: ClassVar[bool] = True
+    prefills: ClassVar[bool] = True
 
     def call(self, chat: dict[str, Any], url: str, api_key: str) -> Call:
+        # Ollama's own keys, which OpenAI's request does not have; a client may send them all the same.
         extra = {key: chat[key] for key in ("think", "keep_alive") if key in chat}
         payload = _payload(typed(chat)) | extra
         return post(_chat_url(url), payload, self.credential(api_key), "application/x-ndjson")
@@ -121,12 +128,13 @@ class Ollama(Dialect):
 
 
 def _chat_url(url: str) -> str:
-    """The URL of the chat call, whether the base URL names the server, its `/api` or the call itself."""
+    """The URL of the chat call, whether the base URL names the server, its `/api`, or the call itself."""
     whole = endpoint(url, "/api/chat")
     return url if whole == url else endpoint(endpoint(url, "/api"), "/chat")
 
 
 def _payload(chat: Chat) -> dict[str, Any]:
+    # Ollama has no `tool_choice`. "none" is said by sending no tools; every other choice is left to the model.
     tools = [] if chat.tool_choice == "none" else chat.tools
     return given(
         model=chat.model,
@@ -164,7 +172,7 @@ def _format(chat: Chat) -> str | dict[str, Any] | None:
 
 
 def _messages(messages: list[Message]) -> list[dict[str, Any]]:
-    """The conversation; a tool's result names its tool, which OpenAI says only by the id of the call."""
+    """The conversation. A tool's result names its tool, while OpenAI only gives the id of the call."""
     names: dict[str, str] = {}
     turns: list[dict[str, Any]] = []
     for message in messages:

@@ -1,15 +1,15 @@
-"""OpenAI chat.completions, and the many servers that speak it almost.
+"""OpenAI chat.completions, and the many servers that speak nearly the same.
 
 Invariants:
 
-- A chunk is kept to the letter or taken apart into text, by what the route's clients speak; never both.
-- `choices` may be missing, null or empty, `usage` null, and a chunk may hold text, finish reason and usage at once.
-- With several choices the answer is complete when the last of them finished; a body that breaks off before all that
-  were asked for have begun is a cut, one that ends well has all there will be.
+- A chunk is either kept to the letter or translated into text, depending on what the route's clients speak.
+- `choices` may be missing, null or empty, `usage` null; a chunk may hold text, finish reason and usage together.
+- An answer with several choices is complete when all of them have finished. If the body breaks off before all choices
+  that were asked for have begun, the answer was cut; if the body ends well, no more choices will come.
 
-This is the hot path. What nearly all chunks look like is written as a type, so one decode in C both reads a chunk and
-says whether it is ordinary, and costs less than searching its text for what would make it special. Only what does not
-fit the type is looked at again.
+This is the hot path. What nearly all chunks look like is written as a type (`_Running`, `_Spoken`). One decode in C
+then reads a chunk and says whether it is ordinary, which costs less than searching its text for anything special. Only
+a chunk that does not fit the type is read a second time.
 """
 
 from typing import Any, ClassVar, Final, Literal
@@ -20,11 +20,11 @@ from gateway.core.event import CHUNK, THINKING, TOKEN, TOOL, Event
 from gateway.dialects.base import BYTES_PER_TOKEN, Answer, Call, Dialect, EventAnswer, endpoint, post, read, usage_of
 
 MAX_CHOICES: Final = 128
-"""As many choices as OpenAI lets a request ask for."""
+"""The most choices that OpenAI lets a request ask for."""
 
 
 class _Part(msgspec.Struct):
-    """A piece of content in the list form that Mistral's reasoning models use."""
+    """A part of the content, in the list form that Mistral's reasoning models use."""
 
     type: str = ""
     text: str | None = None
@@ -58,7 +58,7 @@ class _KeptChoice(msgspec.Struct):
 
 
 class _KeptChunk(msgspec.Struct):
-    """A chunk as far as it matters where it is passed on to the letter."""
+    """What must be read of a chunk that is passed on to the letter."""
 
     choices: list[_KeptChoice] | None = None
     usage: Any = None
@@ -72,7 +72,7 @@ class _RunningChoice(msgspec.Struct, gc=False):
 
 
 class _Running(msgspec.Struct, gc=False):
-    """What nearly all chunks are, as a type: one more delta of the first choice, which goes on."""
+    """What nearly all chunks are: one more delta of the first choice, which has not finished."""
 
     choices: tuple[_RunningChoice]
     usage: None = None
@@ -92,7 +92,7 @@ class _SpokenChoice(_RunningChoice, gc=False, kw_only=True):
 
 
 class _Spoken(msgspec.Struct, gc=False):
-    """A running chunk that holds nothing but text."""
+    """A running chunk that holds text and nothing else."""
 
     choices: tuple[_SpokenChoice]
     usage: None = None
@@ -106,7 +106,7 @@ _SPOKEN: Final = msgspec.json.Decoder(_Spoken)
 
 
 class _OpenAIAnswer(EventAnswer):
-    """What both readers of OpenAI chunks share."""
+    """What the two readers of OpenAI chunks have in common."""
 
     __slots__ = ()
 
@@ -138,9 +138,10 @@ class ChunkAnswer(_OpenAIAnswer):
     def __init__(self, keep_usage: bool = False) -> None:
         super().__init__(CHUNK)
         self._keep_usage = keep_usage
-        self._seen: tuple[int | None, ...] = ()
-        self._finished: tuple[int | None, ...] = ()
-        self._known = self._whole_body = False
+        self._seen: tuple[int | None, ...] = ()  # the choices that have begun
+        self._finished: tuple[int | None, ...] = ()  # those of them that have a finish reason
+        self._known = False  # whether the model and the first choice are known, so that the quick way may be taken
+        self._whole_body = False  # whether the body ended well
 
     @property
     def complete(self) -> bool:
@@ -151,34 +152,35 @@ class ChunkAnswer(_OpenAIAnswer):
         self._whole_body = True
         return super()._rest()
 
-    def _take(self, units: list[Event]) -> list[Event]:
-        if not self._known:  # the first chunks say who answers
-            events = super()._take(units)
+    def _translate(self, units: list[Event]) -> list[Event]:
+        # The quick way: a read whose chunks all fit `_Running` is passed on, and nothing else in them matters. The slow
+        # way is for the first chunks, which name the model and begin the choice, and for any read with another chunk.
+        if not self._known:
+            events = super()._translate(units)
             self._known = bool(self.model) and 0 in self._seen
             return events
         try:
-            for place, event in enumerate(units):
+            for index, event in enumerate(units):
                 _RUNNING.decode(event.data)
                 if event.id or event.type is not CHUNK:
-                    units[place] = Event(CHUNK, event.data)  # an upstream that names or numbers its chunks
+                    units[index] = Event(CHUNK, event.data)  # an upstream that names or numbers its chunks
         except (ValueError, RecursionError):
-            return super()._take(units)
+            return super()._translate(units)
         self.size += BYTES_PER_TOKEN * len(units)
         return units
 
-    def _one(self, event: Event, out: list[Event]) -> None:
+    def _translate_one(self, event: Event, out: list[Event]) -> None:
         chunk = read(_KEPT, event.data)
         if chunk is None or not _is_chunk(chunk):
             self._no_chunk(event)
-        elif self._is_kept(chunk):
-            self.size += BYTES_PER_TOKEN
-            out.append(Event(CHUNK, event.data))
-
-    def _is_kept(self, chunk: _KeptChunk) -> bool:
+            return
         self._note(chunk)
         for choice in chunk.choices or ():
             self._follow(choice)
-        return bool(chunk.choices) or self._keep_usage or chunk.usage is None
+        # The gateway always asks for the usage; a client that did not must not see the chunk that holds nothing else.
+        if chunk.choices or self._keep_usage or chunk.usage is None:
+            self.size += BYTES_PER_TOKEN
+            out.append(Event(CHUNK, event.data))
 
     def _follow(self, choice: _KeptChoice) -> None:
         if choice.index not in self._seen and len(self._seen) < MAX_CHOICES:
@@ -190,31 +192,29 @@ class ChunkAnswer(_OpenAIAnswer):
 
 
 class TextAnswer(_OpenAIAnswer):
-    """Takes the chunks of the first choice apart into thinking, tokens and tool calls."""
+    """Translates the chunks of the first choice into thinking, tokens and tool calls."""
 
     __slots__ = ()
 
-    def _take(self, units: list[Event]) -> list[Event]:
+    def _translate(self, units: list[Event]) -> list[Event]:
+        # The quick way: chunks that fit `_Spoken` hold text and nothing else. The first ones also name the model.
         if not self.model:
-            return super()._take(units)
+            return super()._translate(units)
         out: list[Event] = []
         for event in units:
             try:
                 delta = _SPOKEN.decode(event.data).choices[0].delta
             except (ValueError, RecursionError):
-                self._one(event, out)
+                self._translate_one(event, out)
                 if self.over:
                     break
             else:
-                self._spoken(delta, out)
+                if delta.reasoning_content:
+                    self._say(THINKING, delta.reasoning_content, out)
+                self._say(TOKEN, delta.content, out)
         return out
 
-    def _spoken(self, delta: _SpokenDelta, out: list[Event]) -> None:
-        if delta.reasoning_content:
-            self._say(THINKING, delta.reasoning_content, out)
-        self._say(TOKEN, delta.content, out)
-
-    def _one(self, event: Event, out: list[Event]) -> None:
+    def _translate_one(self, event: Event, out: list[Event]) -> None:
         chunk = read(CHUNK_DECODER, event.data)
         if chunk is None or not _is_chunk(chunk):
             self._no_chunk(event)
@@ -224,14 +224,12 @@ class TextAnswer(_OpenAIAnswer):
     def _chunk(self, chunk: _Chunk, out: list[Event]) -> None:
         self._note(chunk)
         for choice in chunk.choices or ():
-            if not choice.index:
-                self._choice(choice, out)
-
-    def _choice(self, choice: _Choice, out: list[Event]) -> None:
-        if choice.delta is not None:
-            self._delta(choice.delta, out)
-        if choice.finish_reason:
-            self.finish_reason = choice.finish_reason
+            if choice.index:
+                continue  # the events have room for one choice; the first has the index 0, or none
+            if choice.delta is not None:
+                self._delta(choice.delta, out)
+            if choice.finish_reason:
+                self.finish_reason = choice.finish_reason
 
     def _delta(self, delta: _Delta, out: list[Event]) -> None:
         self._say(THINKING, delta.reasoning_content or delta.reasoning, out)
@@ -240,7 +238,7 @@ class TextAnswer(_OpenAIAnswer):
         else:
             self._say(TOKEN, delta.content, out)
         self._say(TOKEN, delta.refusal, out)
-        for call in delta.tool_calls or ():
+        for call in delta.tool_calls or ():  # kept as JSON: clients get OpenAI's own objects
             text = str(bytes(call), "utf-8")
             self._say(TOOL, text if text.startswith("{") else "", out)
 
@@ -259,7 +257,9 @@ class OpenAI(Dialect):
     """`POST {url}/chat/completions`. Source: OpenAI API reference, chat/create and chat/streaming."""
 
     name: ClassVar[str] = "openai"
+    provider: ClassVar[str] = "openai"
     stream_types: ClassVar[frozenset[str]] = frozenset({"text/event-stream"})
+    prefills: ClassVar[bool] = True
 
     def call(self, chat: dict[str, Any], url: str, api_key: str) -> Call:
         options = chat.get("stream_options")
@@ -268,8 +268,8 @@ class OpenAI(Dialect):
         return post(endpoint(url, "/chat/completions"), payload, self.credential(api_key))
 
     def prefilled(self, chat: dict[str, Any], prefix: str) -> dict[str, Any]:
-        # vLLM goes on from the last message only when it is told so; a server that does not know these keys refuses
-        # them, and is asked anew, which is better than an answer that begins again behind its own beginning.
+        # vLLM continues the last message only if these keys ask for it. A server that does not know them refuses the
+        # request and is asked again without a prefix. Without the keys, an answer could begin again in the middle.
         return {**super().prefilled(chat, prefix), "continue_final_message": True, "add_generation_prompt": False}
 
     def answer(self, *, keep_chunks: bool = False, keep_usage: bool = False) -> Answer:

@@ -1,14 +1,14 @@
-"""An existing SSE endpoint of somebody's own, which a chat route speaks to.
+"""Somebody's own SSE endpoint behind a chat route.
 
-Nobody specified these streams, so this reads what they have in common: text in an unnamed event, bare or under one of
-a few names, something that says it is the end, something that says it failed.
+Nobody has specified these streams. This file reads what they have in common: text in an unnamed event, bare or under
+one of a few keys; something that marks the end; something that reports an error.
 
 Invariants:
 
-- The first text decides whether the endpoint sends bare text or JSON. After JSON, what is not JSON is noise; after
-  bare text, JSON that says nothing known is text too: a model may well write `{"a": 1}`.
-- Bare text is kept as it stands, with its spaces.
-- Where no end marker came, the end of a body that ended well is the end of the answer.
+- The first text decides whether the endpoint sends bare text or JSON. After JSON, anything that is no JSON is noise.
+  After bare text, JSON that is not understood is text too: a model may well write `{"a": 1}`.
+- Bare text keeps its spaces.
+- Without an end marker, the answer ends with the body, if the body ended well.
 """
 
 from typing import Any, ClassVar, Final
@@ -31,16 +31,16 @@ _ANY: Final = msgspec.json.Decoder()
 
 
 class SSEAnswer(openai.TextAnswer):
-    """Reads a stream whose shape is found out on the way."""
+    """Reads a stream whose shape is found out while it is read."""
 
     eof_ends: ClassVar[bool] = True
-    _take = EventAnswer._take  # the quick way of `TextAnswer` reads no names of events; here they mean something
+    _translate = EventAnswer._translate  # not the quick way of `TextAnswer`: it ignores the names of events
 
     def __init__(self) -> None:
         super().__init__()
-        self._bare: bool | None = None
+        self._bare: bool | None = None  # whether the endpoint sends bare text; None until the first text
 
-    def _one(self, event: Event, out: list[Event]) -> None:
+    def _translate_one(self, event: Event, out: list[Event]) -> None:
         name = event.type.lower()
         if name == "error":
             self.failure = failures.in_stream(name, event.data)
@@ -50,6 +50,8 @@ class SSEAnswer(openai.TextAnswer):
             self._payload(event, read(_ANY, event.data), out)
 
     def _payload(self, event: Event, value: Any, out: list[Event]) -> None:
+        # Four cases: an object that is understood; a JSON string; something that cannot be text, as the endpoint sends
+        # JSON; and bare text, which may look like JSON by chance.
         if isinstance(value, dict) and self._object(event, value, out):
             return
         if isinstance(value, str) and not self._bare:
@@ -62,7 +64,7 @@ class SSEAnswer(openai.TextAnswer):
             self._say(_kind(event.type), event.data, out)
 
     def _object(self, event: Event, value: dict[str, Any], out: list[Event]) -> bool:
-        """Whether the object is understood, and has been taken."""
+        """Whether the object is understood; if so, its meaning is in `out` and in the answer's state."""
         name = value.get("type")
         name = name.lower() if isinstance(name, str) else ""
         self.failure = failures.in_object(name, value)
@@ -71,18 +73,15 @@ class SSEAnswer(openai.TextAnswer):
         if name in _ENDS:
             self._finish(value)
             return True
-        return self._chunked(event, value, out) or self._text(name or event.type, value, out)
-
-    def _chunked(self, event: Event, value: dict[str, Any], out: list[Event]) -> bool:
         chunk = read(openai.CHUNK_DECODER, event.data) if "choices" in value else None
-        if chunk is None or chunk.choices is None:
-            return False
-        self._bare = False
-        self._chunk(chunk, out)
-        return True
+        if chunk is not None and chunk.choices is not None:  # an OpenAI chunk, whatever the event is called
+            self._bare = False
+            self._chunk(chunk, out)
+            return True
+        return self._text(name or event.type, value, out)
 
     def _text(self, name: str, value: dict[str, Any], out: list[Event]) -> bool:
-        text = _text_of(value)
+        text = next((value[key] for key in _TEXTS if isinstance(value.get(key), str)), None)
         if text is not None:
             self._bare = False
             self._say(_kind(name), text, out)
@@ -100,20 +99,13 @@ class SSEAnswer(openai.TextAnswer):
         if isinstance(reason, str) and reason:
             self.finish_reason = reason
         if isinstance(usage, dict):
-            self.usage = _usage(usage) or self.usage
-
-
-def _usage(usage: dict[str, Any]) -> Any:
-    openai_said = usage_of(usage.get("prompt_tokens"), usage.get("completion_tokens"))
-    return openai_said or usage_of(usage.get("input_tokens"), usage.get("output_tokens"))
+            like_openai = usage_of(usage.get("prompt_tokens"), usage.get("completion_tokens"))
+            like_anthropic = usage_of(usage.get("input_tokens"), usage.get("output_tokens"))
+            self.usage = like_openai or like_anthropic or self.usage
 
 
 def _kind(name: str) -> str:
     return THINKING if name.lower() in _THOUGHTS else TOKEN
-
-
-def _text_of(value: dict[str, Any]) -> str | None:
-    return next((value[key] for key in _TEXTS if isinstance(value.get(key), str)), None)
 
 
 class SSE(Dialect):
@@ -122,8 +114,8 @@ class SSE(Dialect):
     name: ClassVar[str] = "sse"
     stream_types: ClassVar[frozenset[str]] = frozenset({"text/event-stream"})
     accept: ClassVar[str] = "text/event-stream"
-    eof_ends: ClassVar[bool] = True
     wants_session: ClassVar[bool] = True
+    prefills: ClassVar[bool] = True
 
     def call(self, chat: dict[str, Any], url: str, api_key: str) -> Call:
         asked = typed(chat)

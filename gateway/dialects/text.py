@@ -1,11 +1,11 @@
-"""An endpoint that answers with the text itself, as it is written.
+"""An endpoint that answers with the text itself while it is being written.
 
 Invariants:
 
-- The text does not depend on where the bytes were cut; how it is divided into tokens does.
-- No token is longer than `MAX_TOKEN` bytes, so an event has a bound like everywhere else.
+- The text does not depend on how the bytes were cut into reads; its division into tokens does.
+- No token is longer than `MAX_TOKEN` bytes, so events have a bound here as everywhere.
 
-There is no end marker, no error and no usage: only HTTP knows whether the body ended well.
+There is no end marker, no error and no usage. Only HTTP can say whether the body ended well.
 """
 
 import codecs
@@ -27,6 +27,7 @@ class _Pieces:
         self._decoder = _new_decoder("replace")
 
     def feed(self, data: bytes) -> list[str]:
+        # A character that is cut between two pieces waits in the decoder for its rest.
         return [self._decoder.decode(data[start : start + MAX_TOKEN]) for start in range(0, len(data), MAX_TOKEN)]
 
     def close(self) -> str:
@@ -34,7 +35,7 @@ class _Pieces:
 
 
 class PlainAnswer(UnitAnswer):
-    """Makes each read a token. Source: WHATWG Encoding 6 (UTF-8 decode)."""
+    """Makes a token of each read. Source: WHATWG Encoding 6 (UTF-8 decode)."""
 
     eof_ends: ClassVar[bool] = True
 
@@ -42,11 +43,11 @@ class PlainAnswer(UnitAnswer):
         self._pieces = _Pieces()
         super().__init__(self._pieces)
 
-    def _one(self, unit: str, out: list[Event]) -> None:
+    def _translate_one(self, unit: str, out: list[Event]) -> None:
         self._say(TOKEN, unit, out)
 
     def _rest(self) -> list[Event]:
-        return self._take([self._pieces.close()])
+        return self._translate([self._pieces.close()])
 
 
 class Text(SSE):

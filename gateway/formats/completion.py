@@ -40,8 +40,6 @@ class Completion:
     """
 
     def __init__(self, max_chars: int = 64 * 1024 * 1024) -> None:
-        self.skipped = 0
-        """Chunks that were no JSON object, or nested too deep."""
         self._left = max_chars
         self._top: dict[str, Any] = {}
         self._choices: dict[int, dict[str, Any]] = {}
@@ -74,7 +72,6 @@ class Completion:
     def _add_chunk(self, data: str) -> None:
         chunk = _object(data)
         if chunk is None:
-            self.skipped += 1
             return
         choices = chunk.pop("choices", None)
         self._top.update({key: value for key, value in chunk.items() if value is not None})

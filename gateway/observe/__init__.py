@@ -1,1 +1,1 @@
-"""What is counted, logged and traced. Nothing in here ever decides anything."""
+"""What is counted, logged and traced. Nothing in this folder ever decides anything."""

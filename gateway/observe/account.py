@@ -1,10 +1,13 @@
-"""What one generation consumed and how it went: counted while it runs, told once at its end.
+"""The figures of one generation: counted while it runs, reported once at its end.
+
+    ask -> answer or attempt_failed -> read, read …     again for each attempt
+    settled -> ended -> report                          once; `report` when the readers have gone, too
 
 Invariants:
 
-- Exactly one outcome is counted for a generation, and exactly one line logged, whatever happened and however many
+- Exactly one outcome is counted for a generation and exactly one line is logged, whatever happened and however many
   readers it had.
-- Counting never decides anything; the generation would run the same without it.
+- Counting never decides anything: without it the generation would run in the same way.
 """
 
 from dataclasses import dataclass, field
@@ -20,27 +23,29 @@ from gateway.observe.metrics import Metrics, Outcome, Rescue, RescueResult
 from gateway.observe.tracing.span import UNTRACED, Ending, Span
 
 AS_WANTED: Final[frozenset[Outcome]] = frozenset({"completed", "stopped", "client_gone"})
-"""Ends that are nobody's failure."""
+"""Outcomes that are no failure: the answer is whole, or the client wanted no more of it."""
 
 
 @dataclass(slots=True, kw_only=True)
 class Account:
-    """The figures of one generation; times are the loop's clock, in seconds.
+    """The figures of one generation. Times are the loop's clock, in seconds.
 
     Attributes:
-        requested: the model that was asked for, "" where none was named.
+        requested: the model that was asked for, "" if the client named none.
         model: the model that answered; known at the end.
+        facts: what every log line about this generation holds.
         started: when it was admitted.
-        asked: when the upstream was first asked, 0 before.
-        attempts: how often upstreams were asked.
-        answered: whether the upstream answered with a status.
-        first: when the first event came, 0 before.
-        finished: when the generation ended, 0 before.
-        events: events that went into the log.
-        sent_bytes: bytes that readers who left were sent.
-        connections: readers it ever had.
-        finish_reason: the upstream's, "" where it gave none; known at the end.
-        span: what is told of it to a tracing system; `UNTRACED` once it has ended.
+        asked: when an upstream was first asked, 0 before that.
+        attempts: how often an upstream was asked.
+        answered: whether the upstream of the current attempt answered with a status.
+        first: when the first event came, 0 before that.
+        last: when the latest events came.
+        finished: when the generation ended, 0 before that.
+        events: events that were appended to the log.
+        sent_bytes: bytes sent to readers that have left.
+        connections: readers that there ever were.
+        finish_reason: the upstream's, "" if it gave none; known at the end.
+        span: its span in a tracing system; `UNTRACED` after its end.
     """
 
     metrics: Metrics
@@ -68,12 +73,12 @@ class Account:
     _inter_token: Distribution | None = None
 
     def ask(self, upstream: str, now: float) -> None:
-        """This upstream is being asked."""
+        """An attempt begins: this upstream is asked now."""
         self.upstream = upstream
         self.asked = self.asked or now
         self.attempts += 1
         self.answered = False
-        self._inter_token = None
+        self._inter_token = None  # bound by the first events, which may come from another upstream than before
 
     def answer(self, status: int) -> None:
         """The upstream answered with this status."""
@@ -81,25 +86,27 @@ class Account:
         self.metrics.upstream_request(self.upstream, status)
 
     def attempt_failed(self, upstream: str, code: str) -> None:
-        """An attempt failed; the next one or the end of the generation comes after it."""
+        """The attempt failed. What follows is another one, or the end of the generation."""
         self.metrics.upstream_error(upstream, code)
         self.span.attempt_failed(upstream, code)
         self._unanswered()
 
     def rescue(self, kind: Rescue, result: RescueResult) -> None:
-        """A broken answer was finished, begun anew, or given up."""
+        """A broken answer was continued, begun again, or given up."""
         self.metrics.rescue(kind, result)
         self.span.rescue(kind, result)
 
     def _unanswered(self) -> None:
+        # An attempt is counted once: with the status of its answer, or here without one.
         if self.asked and not self.answered:
             self.metrics.upstream_request(self.upstream, None)
             self.answered = True
 
     def read(self, count: int, model: str, now: float) -> None:
-        """So many events came at once."""
+        """`count` events came in one read."""
         if self._inter_token is None:
             self._inter_token = self.metrics.model(self.upstream, model).inter_token
+        # Events that came together share the time since the read before: as a reader sees them, on average.
         if self.first:
             self._inter_token.observe((now - self.last) / count)
         else:
@@ -109,59 +116,55 @@ class Account:
         self.events += count
 
     def ended(self, outcome: Outcome, failure: GatewayError | None, now: float) -> None:
-        """The generation ended this way; it was settled before."""
+        """The generation has ended. `settled` was called before, so the usage is known."""
         self.outcome = outcome
         self.finished = now
+        error = failure.code if failure is not None and outcome not in AS_WANTED else ""
+        model = self.model if self.first else ""
         route = self.metrics.route(self.route)
         route.stream_ended(self.upstream, outcome, now - self.started)
         route.events.inc(self.events)
         if self.asked:
             route.overhead.observe(self.asked - self.started)
-            self.metrics.operation(self.upstream, self._operation(outcome, failure))
+            operation = Operation(
+                request_model=self.requested,
+                response_model=model,
+                error=error,
+                served=now - self.started,
+                asked=now - self.asked,
+                first_token=self.first - self.started if self.first else None,
+                usage=self.usage,
+            )
+            self.metrics.operation(self.upstream, operation)
         self._unanswered()
-        self._end_span(outcome, failure)
+        span, self.span = self.span, UNTRACED  # what is reported after the end must not touch a closed span
+        if span.recording:
+            span.end(
+                Ending(
+                    outcome=outcome,
+                    error=error,
+                    upstream=self.upstream,
+                    model=model,
+                    finish_reason=self.finish_reason,
+                    usage=self.usage,
+                    asked=self.asked,
+                    first=self.first,
+                    finished=self.finished,
+                    attempts=self.attempts,
+                    events=self.events,
+                )
+            )
         if failure is not None and failure.detail:
             self.logger.warning("stream_failed", code=failure.code, detail=failure.detail, **self.facts)
 
-    def _end_span(self, outcome: Outcome, failure: GatewayError | None) -> None:
-        span, self.span = self.span, UNTRACED
-        if not span.recording:
-            return
-        span.end(
-            Ending(
-                outcome=outcome,
-                error=_error(outcome, failure),
-                upstream=self.upstream,
-                model=self.model if self.first else "",
-                finish_reason=self.finish_reason,
-                usage=self.usage,
-                asked=self.asked,
-                first=self.first,
-                finished=self.finished,
-                attempts=self.attempts,
-                events=self.events,
-            )
-        )
-
-    def _operation(self, outcome: Outcome, failure: GatewayError | None) -> Operation:
-        return Operation(
-            request_model=self.requested,
-            response_model=self.model if self.first else "",
-            error=_error(outcome, failure),
-            served=self.finished - self.started,
-            asked=self.finished - self.asked,
-            first_token=self.first - self.started if self.first else None,
-            usage=self.usage,
-        )
-
     def settled(self, usage: Usage, model: str) -> None:
-        """So many tokens were consumed."""
+        """The tokens that the generation used are known, and the model that they are counted for."""
         self.usage, self.model = usage, model
         if self.asked:
             self.metrics.model(self.upstream, model).used(usage)
 
     def report(self, model: str) -> None:
-        """The one log line of its end, once its readers are gone too; saying it again changes nothing."""
+        """Logs the one line about the generation, after its readers have gone. Further calls do nothing."""
         if self.reported:
             return
         self.reported = True
@@ -182,7 +185,3 @@ class Account:
             output_tokens=self.usage.output,
             usage_source=self.usage.source,
         )
-
-
-def _error(outcome: Outcome, failure: GatewayError | None) -> str:
-    return failure.code if failure is not None and outcome not in AS_WANTED else ""

@@ -1,18 +1,16 @@
-"""The OpenTelemetry twins: what generations took and used, under the names of the conventions for generative AI.
+"""Metrics under OpenTelemetry's names for generative AI: what generations took and used.
 
-- Told once, when a generation has ended; an event costs nothing here.
-- Only upstreams that speak a provider's dialect have them, and an estimate is no usage.
-- Label values are a closed set: providers, error codes, and the first `MAX_PAIRS` pairs of models; the caller folds
-  models that are not configured.
+- A generation is counted once, at its end; an event costs nothing here.
+- Only upstreams whose dialect names a provider are counted, and an estimate is not reported as usage.
+- Label values are a closed set: providers, error codes, and the first `MAX_PAIRS` pairs of models. The caller has
+  replaced models that are not configured.
 
-Prometheus writes the conventions' dots as underscores and appends the unit of seconds. This file does not know when a
-generation ends.
+Prometheus writes the dots of the conventions as underscores, and appends the unit "seconds". This file does not know
+when a generation ends.
 
 Source: OpenTelemetry semantic conventions for generative AI, metrics.
 """
 
-from collections.abc import Mapping
-from types import MappingProxyType
 from typing import Final, NamedTuple
 
 from prometheus_client import CollectorRegistry
@@ -21,16 +19,13 @@ from gateway.core.errors import KINDS
 from gateway.core.event import Usage
 from gateway.observe.meters import HistogramMeter
 
-PROVIDERS: Final[Mapping[str, str]] = MappingProxyType(
-    {"openai": "openai", "anthropic": "anthropic", "ollama": "ollama"}
-)
-"""`gen_ai.provider.name` by dialect: it says which provider's flavour is spoken, not who runs the server."""
 OPERATION: Final = "chat"
 """`gen_ai.operation.name`."""
 OTHER_ERROR: Final = "_OTHER"
 OTHER_MODEL: Final = "_other"
 MAX_PAIRS: Final = 256
 
+# The bounds that the conventions advise.
 _TOKENS: Final = tuple(4.0**power for power in range(14))
 _SECONDS: Final = tuple(0.01 * 2.0**power for power in range(14))
 _FIRST_TOKEN: Final = (0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0)
@@ -47,12 +42,12 @@ class Operation(NamedTuple):
     """One generation that has ended; times in seconds.
 
     Attributes:
-        request_model, response_model: asked for and said to have answered; "" where nobody said.
+        request_model, response_model: the model that was asked for, and the one that answered; "" if unknown.
         error: the code it failed with, "" for none.
         served: from its admission to its end.
         asked: from first asking an upstream to its end.
         first_token: from its admission to the first token, None without one.
-        usage: what it used.
+        usage: the tokens.
     """
 
     request_model: str
@@ -64,7 +59,7 @@ class Operation(NamedTuple):
     usage: Usage
 
 
-class Twins:
+class GenAIMetrics:
     """The histograms of the conventions.
 
     Args:
@@ -92,14 +87,22 @@ class Twins:
         )
 
     def observe(self, provider: str, operation: Operation) -> None:
-        """A generation of this provider has ended."""
+        """Counts a generation that has ended, for this provider."""
         labels = (OPERATION, provider, *self._models(operation))
+        # A provider may report errors under codes of its own; those are no label values.
         error = operation.error if operation.error in KINDS or not operation.error else OTHER_ERROR
         self._served.labels(*labels, error).observe(operation.served)
         self._asked.labels(*labels, error).observe(operation.asked)
-        self._count(labels, operation.usage)
+        usage = operation.usage
+        counted = usage.source == "usage"  # "… MUST NOT report usage metric" where the count is a guess
+        if counted:
+            self._usage.labels(*labels, "input").observe(usage.input)
+            self._usage.labels(*labels, "output").observe(usage.output)
         if not error and operation.first_token is not None:
-            self._time_tokens(labels, operation, operation.first_token)
+            self._first.labels(*labels).observe(operation.first_token)
+            if counted and usage.output > 1:
+                later = operation.served - operation.first_token
+                self._per_token.labels(*labels).observe(later / (usage.output - 1))
 
     def _models(self, operation: Operation) -> tuple[str, str]:
         pair = operation.request_model, operation.response_model
@@ -107,15 +110,3 @@ class Twins:
             return OTHER_MODEL, OTHER_MODEL
         self._pairs.add(pair)
         return pair
-
-    def _count(self, labels: tuple[str, ...], usage: Usage) -> None:
-        # "… MUST NOT report usage metric" where the count is a guess.
-        if usage.source == "usage":
-            self._usage.labels(*labels, "input").observe(usage.input)
-            self._usage.labels(*labels, "output").observe(usage.output)
-
-    def _time_tokens(self, labels: tuple[str, ...], operation: Operation, first_token: float) -> None:
-        self._first.labels(*labels).observe(first_token)
-        later = operation.usage.output - 1
-        if operation.usage.source == "usage" and later > 0:
-            self._per_token.labels(*labels).observe((operation.served - first_token) / later)

@@ -1,9 +1,9 @@
-"""Logs: one line per thing worth knowing, as JSON or for a console, written so that serving never waits for it.
+"""Logs: one line for each thing worth knowing, as JSON or for a console, written so that serving never waits for it.
 
-- Whoever logs only appends to a bounded queue. One daemon thread writes; when nobody reads, the disk is full or the
-  stream is gone, lines are dropped and counted, and that is all that happens.
-- `redact` is the last belt, not the first: no caller may hand a credential, a prompt or an answer to a logger.
-- The standard library's loggers (aiohttp, asyncio) end in the same stream through the same processors.
+- Logging appends a line to a bounded queue, and one daemon thread writes. When nobody reads the lines, the disk is full
+  or the stream is gone, lines are dropped and counted, and nothing else happens.
+- `redact` is the last protection, not the first: no caller may log a credential, a prompt or an answer.
+- The standard library's loggers (aiohttp, asyncio) write to the same stream through the same processors.
 
 This file does not know what is worth a line.
 """
@@ -30,22 +30,22 @@ LogFormat = Literal["json", "console"]
 LEVELS: Final[Mapping[str, int]] = {"debug": 10, "info": 20, "warning": 30, "error": 40, "critical": 50}
 
 MAX_QUEUED: Final = 4 * 1024 * 1024
-"""Bytes of lines that wait for the writer; about 10,000 lines."""
+"""Bytes of lines that may wait for the writer; about 10,000 lines."""
 MAX_LINE: Final = 64 * 1024
 """Bytes of one line; a longer one is dropped."""
 GATHER: Final = 0.02
-"""Seconds that a line waits for others behind a silence."""
+"""Seconds that the first line after a silence waits for others."""
 FLUSH: Final = 1.0
-"""Seconds that the end of the program waits for the last lines."""
+"""Seconds that the program's end waits for the last lines."""
 
 
 def configure(level: str, format: LogFormat, stream: IO[Any] | None) -> "Output":  # noqa: A002  # the config's word
-    """Sends all logs of the process to `stream` from now on; called again, it takes the place of the call before.
+    """Sends all logs of the process to `stream` from now on, in place of any earlier call.
 
     Args:
         level: the least level that is written, a key of `LEVELS`.
         format: `json`, one object a line with `ts`, `level` and `event` first; or `console`, for people.
-        stream: where to, text or binary; None, which `sys.stdout` is when it was closed before the start, drops all.
+        stream: text or binary; None drops all lines (`sys.stdout` is None if it was closed before the start).
 
     Raises:
         ValueError: no such level.
@@ -57,15 +57,15 @@ def configure(level: str, format: LogFormat, stream: IO[Any] | None) -> "Output"
         processors=_processors(format, stream),
         wrapper_class=structlog.make_filtering_bound_logger(LEVELS[level]),
         logger_factory=lambda *_: output,
-        cache_logger_on_first_use=False,  # a cached logger would keep the old level and stream after a reload
+        cache_logger_on_first_use=False,  # after a reload, a cached logger would keep the old level and stream
     )
     return output
 
 
 def unthreaded(level: str, format: LogFormat, stream: IO[Any] | None) -> FilteringBoundLogger:  # noqa: A002
-    """A logger for a process that forks, and so may have no thread. Arguments as those of `configure`.
+    """A logger for a process that forks and therefore has no thread. The arguments are those of `configure`.
 
-    A line that the stream does not take at once is dropped.
+    A line that the stream does not accept at once is dropped.
     """
     wrapper = structlog.make_filtering_bound_logger(LEVELS[level])
     logger: FilteringBoundLogger = structlog.wrap_logger(
@@ -85,7 +85,7 @@ def _processors(form: LogFormat, stream: IO[Any] | None) -> list[Processor]:
 
 
 def _stamp(logger: object, method: str, event: EventDict) -> EventDict:
-    """`ts`, `level` and `event` come first: people read lines from the left."""
+    """Puts `ts`, `level` and `event` first, because people read lines from the left."""
     now = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
     return {"ts": now, "level": _LEVEL_NAMES.get(method, method), "event": event.pop("event", ""), **event}
 
@@ -139,7 +139,7 @@ def _redacted(key: object, value: Any, levels: int) -> Any:
 
 
 def _redacted_text(text: str) -> str:
-    if not _SUSPICIOUS.search(text):  # times, ids and plain words are most of what is logged
+    if not _SUSPICIOUS.search(text):  # most of what is logged are times, ids and single words
         return text
     return _USERINFO.sub(f"//{HIDDEN}@", _IN_TEXT.sub(rf"\g<1>{HIDDEN}", text))
 
@@ -155,7 +155,7 @@ _json: Final = msgspec.json.Encoder(enc_hook=repr).encode
 
 
 def render_json(logger: object, method: str, event: MutableMapping[str, Any]) -> bytes:
-    """The line as one JSON object, ended by LF. What JSON cannot hold is told by its `repr`."""
+    """The line as one JSON object, ended by LF. What JSON cannot hold is written as its `repr`."""
     try:
         return _json(event) + b"\n"
     except (TypeError, ValueError, OverflowError, RecursionError):
@@ -168,7 +168,8 @@ def _ascii(value: object) -> str:
 
 
 def _printable(logger: object, method: str, event: EventDict) -> EventDict:
-    """A terminal obeys control characters; what clients send must not reach it raw. Tracebacks keep their lines."""
+    """Escapes control characters, which a terminal would obey and a client may have sent. Tracebacks keep their
+    lines."""
     return {key: value if key == "exception" else _without_controls(value) for key, value in event.items()}
 
 
@@ -184,17 +185,17 @@ def _line(logger: object, method: str, line: Any) -> bytes:
 
 
 class Output:
-    """The end of the pipeline: takes rendered lines, never waits, never raises.
+    """The end of the pipeline: accepts rendered lines, never waits, never raises.
 
     Args:
-        stream: text or binary; where it has a descriptor the bytes go there directly, because a thread that blocks
-            inside Python's own buffer would hold that buffer's lock while the interpreter shuts down.
+        stream: text or binary. If it has a descriptor, the bytes are written there directly: a thread that blocks in
+            Python's own buffer would hold that buffer's lock while the interpreter shuts down.
         max_queued: bytes that may wait for the writer.
 
     Attributes:
         stream: as given.
         dropped: lines that were not written.
-        closed: whether it takes no more lines.
+        closed: whether further lines are dropped.
     """
 
     def __init__(self, stream: IO[Any] | None, max_queued: int = MAX_QUEUED) -> None:
@@ -209,7 +210,7 @@ class Output:
         self._thread: threading.Thread | None = None
 
     def write(self, line: bytes) -> None:
-        """Queue one line, or drop and count it. Any thread may call."""
+        """Queues one line, or drops and counts it. Any thread may call."""
         with self._changed:
             if len(line) > MAX_LINE or self._queued + len(line) > self._max_queued or self.closed:
                 self.dropped += 1
@@ -222,7 +223,7 @@ class Output:
     msg = debug = info = warning = warn = error = exception = critical = fatal = log = write
 
     def close(self, wait: float = FLUSH) -> None:
-        """Write what is queued, for at most `wait` seconds; later lines are dropped."""
+        """Writes what is queued, for at most `wait` seconds; later lines are dropped."""
         with self._changed:
             self.closed = True
             self._changed.notify()
@@ -231,50 +232,44 @@ class Output:
         atexit.unregister(self.close)
 
     def _start(self) -> None:
-        # Not before the first line: a process that forks after it was configured has its own thread that way.
+        # Only at the first line: a thread does not survive a fork, so a process that is forked after `configure` needs
+        # to start its own.
         if self._thread is None:
             self._thread = threading.Thread(target=self._run, name="log-writer", daemon=True)
             self._thread.start()
             atexit.register(self.close)
 
     def _run(self) -> None:
-        while lines := self._take():
+        while lines := self._next_lines():
+            lost = 0
             try:
                 self._write(b"".join(lines))
             except (OSError, ValueError):
-                self._count(len(lines))
-            self._release(lines)
+                lost = len(lines)
+            with self._changed:
+                self._queued -= sum(map(len, lines))
+                self.dropped += lost
 
-    def _take(self) -> list[bytes]:
+    def _next_lines(self) -> list[bytes]:
         with self._changed:
             idle = not self._lines
             self._changed.wait_for(lambda: self._lines or self.closed)
         if idle and not self.closed:
-            # The line's request is still being answered; this thread would take the interpreter away from it.
+            # The request that logged this line is still being answered, and needs the interpreter that this thread
+            # would take now. Later there are more lines to write at once, too.
             time.sleep(GATHER)
-        with self._changed:
-            return self._whole_lines()
-
-    def _whole_lines(self) -> list[bytes]:
-        # What fits into one atomic write to a pipe: other workers write to the same one.
+        # As many lines as fit into one atomic write to a pipe, because other workers write to the same one.
         lines: list[bytes] = []
         room = select.PIPE_BUF
-        while self._lines and (not lines or len(self._lines[0]) <= room):
-            lines.append(self._lines.popleft())
-            room -= len(lines[-1])
+        with self._changed:
+            while self._lines and (not lines or len(self._lines[0]) <= room):
+                lines.append(self._lines.popleft())
+                room -= len(lines[-1])
         return lines
-
-    def _release(self, lines: list[bytes]) -> None:
-        with self._changed:
-            self._queued -= sum(map(len, lines))
-
-    def _count(self, lines: int) -> None:
-        with self._changed:
-            self.dropped += lines
 
 
 class Direct:
-    """As `Output`, without its thread: takes rendered lines, never waits, never raises.
+    """Like `Output`, but without a thread: accepts rendered lines, never waits, never raises.
 
     Args:
         stream: one with a descriptor; None drops all.
@@ -284,7 +279,7 @@ class Direct:
         self._descriptor = _descriptor(stream)
 
     def write(self, line: bytes) -> None:
-        """Write one line, or drop it."""
+        """Writes one line, or drops it."""
         if self._descriptor is None or len(line) > select.PIPE_BUF:
             return
         poll = select.poll()
@@ -303,8 +298,8 @@ def _writer(stream: IO[Any] | None) -> Callable[[bytes], None]:
     if descriptor is not None:
         return lambda data: _write_all(descriptor, data)
     if isinstance(stream, io.TextIOBase):
-        return lambda data: _write_text(stream, data)
-    return lambda data: _write_buffer(stream, data)
+        return lambda data: _write_to(stream, data.decode())
+    return lambda data: _write_to(stream, data)
 
 
 def _nowhere(data: bytes) -> None:
@@ -323,22 +318,13 @@ def _write_all(descriptor: int, data: bytes) -> None:
     while rest:
         try:
             rest = rest[os.write(descriptor, rest) :]
-        except BlockingIOError:  # whoever gave us the descriptor made it non-blocking
-            _wait_writable(descriptor)
+        except BlockingIOError:  # another process made the shared descriptor non-blocking
+            poll = select.poll()
+            poll.register(descriptor, select.POLLOUT)
+            poll.poll()
 
 
-def _wait_writable(descriptor: int) -> None:
-    poll = select.poll()
-    poll.register(descriptor, select.POLLOUT)
-    poll.poll()
-
-
-def _write_text(stream: Any, data: bytes) -> None:
-    stream.write(data.decode())
-    stream.flush()
-
-
-def _write_buffer(stream: Any, data: bytes) -> None:
+def _write_to(stream: Any, data: bytes | str) -> None:
     stream.write(data)
     stream.flush()
 
@@ -352,7 +338,7 @@ def _is_terminal(stream: IO[Any] | None) -> bool:
 
 
 class Bridge(logging.Handler):
-    """Hands what the standard library logs to structlog, which writes it to `output`."""
+    """Passes what the standard library logs to structlog, which writes it to `output`."""
 
     def __init__(self, output: Output) -> None:
         super().__init__()
@@ -377,7 +363,7 @@ def _route_standard_library(stream: IO[Any] | None, level: int) -> Output:
         if bridge.output.stream is stream and not bridge.output.closed:
             return bridge.output  # a reload: the queue and its order stay
         root.removeHandler(bridge)
-        bridge.output.close(0)  # its thread ends by itself; the loop that reloads must not wait for a stuck stream
+        bridge.output.close(0)  # without waiting: this is the loop's thread, and the old stream may be stuck
     output = Output(stream)
     root.addHandler(Bridge(output))
     return output

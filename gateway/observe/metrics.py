@@ -1,11 +1,11 @@
-"""Metrics: what the gateway counts, under the names that dashboards hang on.
+"""Metrics: what the gateway counts, under the names that dashboards use.
 
-- Every label's values are a closed set: listed here, or configured, or folded into `other` (a word of a protocol) or
-  `_other` (a name somebody chose). No client and no upstream can add a series.
-- What is counted per event goes through children bound once per route (`RouteMetrics`) or per model (`ModelMetrics`).
-- Metrics never decide anything; nothing in the gateway reads one.
+- The values of every label are a closed set: listed here, or configured, or replaced by `other` (a word of a protocol)
+  or `_other` (a name that somebody chose). No client and no upstream can add a series.
+- What is counted for every event has its children bound once per route (`RouteMetrics`) or per model (`ModelMetrics`).
+- Metrics never decide anything: no part of the gateway reads one to decide what to do.
 
-This file does not know when a thing happens, nor who serves `/metrics`.
+This file does not know when something happens, or who serves `/metrics`.
 """
 
 from collections.abc import Collection, Iterable, Mapping
@@ -17,7 +17,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 from gateway.core.errors import KINDS
 from gateway.core.event import Usage
-from gateway.observe.gen_ai import Operation, Twins
+from gateway.observe.gen_ai import GenAIMetrics, Operation
 from gateway.observe.meters import CounterMeter, HistogramMeter
 
 Outcome = Literal[
@@ -32,14 +32,14 @@ Outcome = Literal[
     "drained",
     "slow_reader",
 ]
-"""How a stream ended; every stream has exactly one."""
+"""How a generation ended; every generation has exactly one outcome."""
 Transport = Literal["eventsource", "fetch"]
 Rescue = Literal["prefill", "anew"]
 """How another target was asked to finish an answer that broke off."""
 RescueResult = Literal["completed", "restarted", "failed"]
-"""What came of it: the same answer went on, another one took its place, or none."""
+"""What the rescue led to: the same answer was completed, another one took its place, or none."""
 Resume = Literal["resumed", "ended", "expired", "malformed"]
-"""What a cursor led to: more events, 204 at the final cursor, `cursor_expired`, 400."""
+"""What a cursor led to: more events, 204 at a final cursor, `cursor_expired`, or 400."""
 AuthFailure = Literal["missing", "unknown", "expired", "origin", "scope"]
 
 CONTENT_TYPE: Final = prometheus_client.CONTENT_TYPE_LATEST
@@ -47,7 +47,7 @@ CONTENT_TYPE: Final = prometheus_client.CONTENT_TYPE_LATEST
 OTHER: Final = "other"
 OTHER_NAME: Final = "_other"
 MAX_NAMES: Final = 256
-"""Names per label (routes, upstreams, models, plans) that get series of their own, over all reloads together."""
+"""The number of names per label (routes, upstreams, models, plans) with series of their own, over all reloads."""
 
 _OUTCOMES: Final = frozenset(get_args(Outcome))
 _RESUMES: Final = frozenset(get_args(Resume))
@@ -66,16 +66,17 @@ class Metrics:
     """All metrics of one process.
 
     Args:
-        registry: where they are registered, with the process's and the platform's own; a new one when None.
+        registry: where they are registered, together with those of the process and the platform; None for a new one.
         version: the program's version, a label of `gateway_build_info`.
 
     Attributes:
-        known_models: the models that have a name in metrics; set from the config, replaced on reload.
-        providers: `gen_ai.provider.name` of the upstreams that have one; set from the config, replaced on reload.
+        known_models: the models with a name of their own in metrics; set from the config, replaced on reload.
+        providers: the provider's name for upstreams whose dialect has one; set from the config, replaced on reload.
     """
 
     def __init__(self, registry: CollectorRegistry | None = None, version: str = "") -> None:
-        prometheus_client.disable_created_metrics()  # type: ignore[no-untyped-call]  # one line of four, read by nobody
+        # `…_created` would be a quarter of all lines, and nobody reads it.
+        prometheus_client.disable_created_metrics()  # type: ignore[no-untyped-call]
         self.registry = registry or CollectorRegistry()
         self.known_models: Collection[str] = frozenset()
         self.providers: Mapping[str, str] = MappingProxyType({})
@@ -90,10 +91,10 @@ class Metrics:
         self._register_streams()
         self._register_upstreams()
         self._register_process(version)
-        self._twins = Twins(self.registry)
+        self._gen_ai = GenAIMetrics(self.registry)
 
     def route(self, name: str) -> "RouteMetrics":
-        """The metrics of one route, by the path it has in the config; bound once, shared by all its requests."""
+        """The metrics of one route, by its path in the config; made once, shared by all its requests."""
         label = self._route_names.fold(name)
         bound = self._routes.get(label)
         if bound is None:
@@ -101,8 +102,8 @@ class Metrics:
         return bound
 
     def model(self, upstream: str, model: str) -> "ModelMetrics":
-        """The metrics of one model of one upstream; all models that are not in `known_models` share one."""
-        key = (self.upstream_label(upstream), self._model_label(model))
+        """The metrics of one model of one upstream. All models that are not in `known_models` share one."""
+        key = (self.upstream_label(upstream), self._model_label(model))  # folded, so `_models` is bounded as well
         bound = self._models.get(key)
         if bound is None:
             bound = self._models[key] = ModelMetrics(self, *key)
@@ -113,12 +114,13 @@ class Metrics:
         return self._upstream_names.fold(upstream)
 
     def operation(self, upstream: str, operation: Operation) -> None:
-        """A generation ended that had asked this upstream last."""
+        """Counts a generation that has ended under OpenTelemetry's names; `upstream` was asked last."""
         provider = self.providers.get(upstream)
         if provider is not None:
+            # Clients choose the one and upstreams the other: only configured names may become label values.
             request_model, response_model = map(self._named_model, operation[:2])
             folded = operation._replace(request_model=request_model, response_model=response_model)
-            self._twins.observe(provider, folded)
+            self._gen_ai.observe(provider, folded)
 
     def _model_label(self, model: str) -> str:
         return self._model_names.fold(model) if model in self.known_models else OTHER_NAME
@@ -127,31 +129,31 @@ class Metrics:
         return self._model_label(model) if model else ""
 
     def upstream_request(self, upstream: str, status: int | None) -> None:
-        """One attempt was answered with an HTTP status, or with None: not at all."""
+        """One attempt was answered with an HTTP status, or not at all (None)."""
         self.upstream_requests.labels(self.upstream_label(upstream), _status(status)).inc()
 
     def upstream_error(self, upstream: str, code: str) -> None:
-        """One attempt failed with an error code; a code of the provider's own counts as `other`."""
+        """One attempt failed with an error code. A code of the provider's own counts as `other`."""
         self.upstream_errors.labels(self.upstream_label(upstream), code if code in KINDS else OTHER).inc()
 
     def resume(self, result: Resume) -> None:
-        """A reader came with a cursor."""
+        """A reader sent a cursor."""
         self.resumes.labels(_one_of(_RESUMES, result)).inc()
 
     def rescue(self, kind: Rescue, result: RescueResult) -> None:
-        """An answer that broke off was finished elsewhere, or could not be."""
+        """An answer that broke off was finished by another target, or could not be."""
         self.rescues.labels(kind, result).inc()
 
     def auth_failure(self, reason: AuthFailure) -> None:
-        """A request was refused for its credential."""
+        """A request was refused because of its credential."""
         self.auth_failures.labels(_one_of(_AUTH_FAILURES, reason)).inc()
 
     def rate_limit(self, plan: str, limit: str) -> None:
-        """A request or a stream ran into a limit of a plan; "" is the plan of limits that belong to none."""
+        """A request or a stream was refused by a limit of a plan; "" for a limit that belongs to no plan."""
         self.rate_limited.labels(self._plan_names.fold(plan), self._limit_names.fold(limit)).inc()
 
     def render(self) -> bytes:
-        """Everything in the text format of `CONTENT_TYPE`. Blocks for about 5 us a line."""
+        """All metrics in the text format of `CONTENT_TYPE`. Blocks the loop for about 5 us a line."""
         return prometheus_client.generate_latest(self.registry)
 
     def _register_requests(self) -> None:
@@ -189,6 +191,7 @@ class Metrics:
             "gateway_overhead_seconds", "Time the gateway itself took before it asked the upstream.", _OVERHEAD, "route"
         )
         self.events = counter("gateway_events_total", "Events of all generations.", "route")
+        # Counted for every write, hence meters and not the client library's own metrics.
         self.sent_bytes = CounterMeter(
             "gateway_sent_bytes_total", "Bytes written to readers.", ["route"], self.registry
         )
@@ -265,12 +268,12 @@ class RouteMetrics:
     """The metrics of one route, with their children bound.
 
     Attributes:
-        events: events that generations put into their logs.
+        events: events that were appended to logs.
         bytes, heartbeats: what was written to readers.
         batch: events in each write.
         overhead: seconds from a request to asking the upstream.
-        streams_active: generations running now.
-        connections: readers now, by transport.
+        streams_active: generations that run now.
+        connections: current readers, by transport.
     """
 
     def __init__(self, metrics: Metrics, name: str) -> None:
@@ -287,7 +290,7 @@ class RouteMetrics:
         }
 
     def request(self, method: str, status: int, seconds: float) -> None:
-        """One HTTP request was answered in full, `seconds` after its head came."""
+        """One HTTP request was answered completely, `seconds` after its head came."""
         code = _status(status)
         self._metrics.http_requests.labels(self.name, method if method in _METHODS else OTHER, code).inc()
         self._metrics.http_duration.labels(self.name, code).observe(seconds)
@@ -314,13 +317,14 @@ class ModelMetrics:
         self._labels = (upstream, model)
 
     def used(self, usage: Usage) -> None:
-        """A generation consumed tokens."""
+        """A generation used tokens."""
         self._tokens.labels(*self._labels, "input", usage.source).inc(usage.input)
         self._tokens.labels(*self._labels, "output", usage.source).inc(usage.output)
 
 
 class _Names:
-    """The first `MAX_NAMES` names keep theirs, all later ones are `_other`: a bound even over endless reloads."""
+    """Gives the first `MAX_NAMES` names a label value of their own and all later ones `_other`, so that even endless
+    reloads cannot add series without bound."""
 
     def __init__(self) -> None:
         self._known: set[str] = set()
@@ -340,6 +344,6 @@ def _status(status: int | None) -> str:
 
 
 def _one_of(allowed: frozenset[str], value: str) -> str:
-    """`value`, which the type checker has seen to be in `allowed`; whatever escaped it must not become a series."""
+    """`value`, checked once more at run time: a value that got past the type checker must not become a series."""
     assert value in allowed, f"{value!r} is no label value; allowed: {', '.join(sorted(allowed))}"
     return value

@@ -1,12 +1,16 @@
-"""One serving process: listeners, signals, drain and reload. It is the only one, or a worker among several.
+"""One serving process: listeners, signals, drain and reload. It is the only process, or one of several workers.
+
+    serving --TERM, INT or the supervisor gone--> draining --no stream left, or time is up--> closed
+                                                     second signal: at once
 
 Invariants:
 
-- Exit status: 0 after a drain, 3 when a listener cannot be bound.
-- A TERM first says so at `/readyz`, refuses new streams and lets the others run for `server.drain`; what still runs
-  then is told when to come back, each at another time. A second signal skips the waiting.
-- A worker is also told by whoever signals the whole group that its supervisor is in, so only its supervisor's own
-  signal skips the waiting. A worker whose supervisor is gone stops listening, so that another gateway can, and drains.
+- The exit status is 0 after a drain, and 3 if a listener's address cannot be bound.
+- A TERM first turns `/readyz` to 503 and refuses new streams. The others may run for `server.drain`; those that still
+  run then get an error that says when to come back, each at another time. A second signal skips the waiting.
+- A signal to the whole process group reaches a worker and its supervisor, which passes it on: the worker gets it twice.
+  So for a worker only the supervisor's own signal (`AT_ONCE`) skips the waiting.
+- A worker whose supervisor is gone stops listening, so that another gateway can have the port, and drains.
 - A reload that fails changes nothing but a metric and a line in the log.
 """
 
@@ -38,35 +42,35 @@ from gateway.web.service import WebService
 
 BACKLOG: Final = 4096
 AT_ONCE: Final = signal.SIGUSR1
-"""From the supervisor: end without waiting for streams."""
+"""Sent by the supervisor: end without waiting for streams."""
 SIGNALS: Final = frozenset({signal.SIGTERM, signal.SIGINT, signal.SIGHUP, AT_ONCE})
-"""What a worker is told by; a supervisor forks it with these blocked, so that none comes too early."""
+"""The signals that a worker handles. A supervisor forks it with these blocked, so that none comes too early."""
 FAREWELL: Final = 0.7
-"""Seconds for the last bytes to leave after the last stream was ended; aiohttp waits so long twice."""
+"""Seconds for the last bytes to leave after the last stream ended. aiohttp waits so long twice."""
 DRAIN_LOOK: Final = 0.1
-"""Seconds between two looks at what still runs."""
+"""Seconds between two checks of what still runs."""
 COMEBACK: Final = (1.0, 15.0)
-"""Seconds between which drained readers are asked to come back, evenly spread."""
+"""Seconds after which readers of a drained stream are asked to come back: a random time between these two."""
 LAG_INTERVAL: Final = 0.05
 GC_THRESHOLD: Final = (20_000, 20, 50)
-"""Fewer collections than Python's own 700, 10, 10: with 1,000 slow streams they took 4 % of the CPU, and what a stream
-makes is mostly freed by reference counts."""
+"""Fewer collections than Python's own 700, 10, 10. With 1,000 slow streams those took 4 % of the CPU, though nearly
+everything that a stream makes is freed by its reference counts."""
 
 
 class BindError(Exception):
-    """A listener's address is not to be had."""
+    """The address of a listener cannot be bound."""
 
 
 class Worker(NamedTuple):
     """What a supervisor gives to a worker.
 
     Attributes:
-        number: 0 for the first.
+        number: counted from 0.
         restarts: how often it was started again.
-        public, admin: sockets that listen; no `admin` where that is turned off.
-        lifeline: a descriptor at whose end the supervisor is gone.
-        siblings: all the workers.
-        serving: called once it serves.
+        public, admin: listening sockets; no `admin` where the admin listener is turned off.
+        lifeline: the read end of a pipe; it reaches its end when the supervisor is gone.
+        siblings: all workers.
+        serving: to be called once it serves.
     """
 
     number: int
@@ -79,10 +83,10 @@ class Worker(NamedTuple):
 
 
 async def serve(path: Path, config: Config, worker: Worker | None = None) -> None:
-    """Returns when the gateway was told to end and everything is closed.
+    """Serves until a signal ends the gateway; returns when everything is closed.
 
     Raises:
-        BindError: an address in the configuration is taken or not this machine's.
+        BindError: an address in the configuration is taken, or is not one of this machine's.
     """
     app = await make_app(config, worker.number if worker else None)
     process = _Process(path, app, config, worker)
@@ -104,7 +108,6 @@ class _Process:
         self._app = app
         self._gateway = app.gateway
         self._logger = app.gateway.logger
-        self._told = 0
         self._ending = asyncio.Event()
         self._hurry = asyncio.Event()
         self._reloading = asyncio.Lock()
@@ -128,7 +131,11 @@ class _Process:
             for task in beside:
                 task.cancel()
         finally:
-            await _close([*self._public, *self._admin], (server, admin))
+            for listener in (*self._public, *self._admin):
+                listener.close()
+            for closing in (server, admin):
+                closing.pre_shutdown()
+            await asyncio.gather(*(closing.shutdown(FAREWELL) for closing in (server, admin)))
 
     async def _listen(self, server: Server, admin: web.Server) -> None:
         loop, settings, worker = asyncio.get_running_loop(), self._begun_with.server, self._worker
@@ -139,14 +146,16 @@ class _Process:
 
     def _announce(self, config: Config) -> None:
         gc.collect()
-        gc.freeze()  # what start-up made stays for good; later collections need not look at it
+        gc.freeze()  # what start-up made stays for good, so later collections need not look at it
         gc.set_threshold(*GC_THRESHOLD)
+        self._gateway.metrics.reload_ok.set(1)
         url = _url(self._public[0])
         page = f"{url}/" if config.server.demo_page else None
-        self._gateway.metrics.reload_ok.set(1)
         admin = _url(self._admin[0]) if self._admin else None
         self._logger.info("serving", url=url, admin=admin, open=page, pid=os.getpid())
-        if page and sys.stderr is not None and sys.stderr.isatty() and _is_first(self._worker):
+        # Of several workers, the first one says it, and not again when it was restarted.
+        first = self._worker is None or (self._worker.number, self._worker.restarts) == (0, 0)
+        if page and first and sys.stderr is not None and sys.stderr.isatty():
             print(f"\n  Open {page} and chat.\n", file=sys.stderr)
         if self._worker:
             self._gateway.metrics.worker_restarts.inc(self._worker.restarts)
@@ -170,7 +179,7 @@ class _Process:
             yield
         finally:
             if self._worker:
-                signal.pthread_sigmask(signal.SIG_BLOCK, handlers)  # it ends already; no signal is to end it otherwise
+                signal.pthread_sigmask(signal.SIG_BLOCK, handlers)  # without handlers, a signal would kill it now
                 loop.remove_reader(self._worker.lifeline)
             for number in handlers:
                 loop.remove_signal_handler(number)
@@ -178,6 +187,7 @@ class _Process:
     # -- the end ---------------------------------------------------------------------------------------------------
 
     def _end(self) -> None:
+        # The first signal ends, the second one skips the waiting.
         (self._hurry if self._ending.is_set() else self._ending).set()
 
     def _end_at_once(self) -> None:
@@ -192,27 +202,26 @@ class _Process:
         self._ending.set()
 
     async def _drain(self) -> None:
-        gateway = self._gateway
+        # 1. New streams are refused, and /readyz says so.
+        gateway, loop = self._gateway, asyncio.get_running_loop()
         gateway.draining = True
         gateway.metrics.draining.set(1)
         patience = gateway.snapshot.config.server.drain
         self._logger.info("draining", streams=len(gateway.engine.running), seconds=patience)
-        await self._wait_for_streams(patience)
-        running = list(gateway.engine.running.values())
-        for generation in running:
-            generation.abort(GatewayError("drained", retry_after=random.uniform(*COMEBACK)))  # noqa: S311
-        await asyncio.gather(*(generation.ended for generation in running))
-        self._logger.info("drained", ended=len(running))
-
-    async def _wait_for_streams(self, patience: float) -> None:
-        # A slow reader of an answer that has ended is not done with it, so readers are waited for as streams are.
-        gateway, loop = self._gateway, asyncio.get_running_loop()
+        # 2. Running streams get `server.drain` seconds to end. Their readers too: a slow one is still reading an answer
+        #    that has ended. A second signal ends the waiting.
         deadline = loop.time() + patience
         hurry = loop.create_task(self._hurry.wait())
         while (gateway.engine.running or gateway.registry.readers) and (left := deadline - loop.time()) > 0:
             if (await asyncio.wait([hurry], timeout=min(left, DRAIN_LOOK)))[0]:
                 break
         hurry.cancel()
+        # 3. The rest is ended with an error that says when to come back, for each stream another time.
+        running = list(gateway.engine.running.values())
+        for generation in running:
+            generation.abort(GatewayError("drained", retry_after=random.uniform(*COMEBACK)))  # noqa: S311
+        await asyncio.gather(*(generation.ended for generation in running))
+        self._logger.info("drained", ended=len(running))
 
     # -- reload ----------------------------------------------------------------------------------------------------
 
@@ -230,7 +239,7 @@ class _Process:
                 logs.configure(config.log.level, config.log.format, sys.stdout)
             except ConfigError as error:
                 self._refused(problems=[str(problem) for problem in error.problems][:20])
-            except Exception as error:  # noqa: BLE001  # whatever it is, the old configuration goes on serving
+            except Exception as error:  # noqa: BLE001  # whatever it is, the old configuration stays in use
                 self._refused(exc_info=error)
             else:
                 self._gateway.metrics.reload_ok.set(1)
@@ -259,12 +268,12 @@ def bind(address: Address | None, *, shared: bool = False, listening: bool = Tru
     """Sockets on the address, one for each IP address of its host; none for None.
 
     Args:
-        address: with port 0, all have the port that the system picks for the first.
+        address: with port 0 the system picks a port for the first socket, and all get the same one.
         shared: whether other processes may have sockets on it too (`SO_REUSEPORT`).
-        listening: whether connections are taken already.
+        listening: whether connections are accepted already.
 
     Raises:
-        BindError: the address is taken or not this machine's.
+        BindError: the address is taken, or is not one of this machine's.
     """
     if address is None:
         return []
@@ -274,7 +283,7 @@ def bind(address: Address | None, *, shared: bool = False, listening: bool = Tru
             for sock in sockets if listening else ():
                 sock.listen(BACKLOG)
         except OSError as error:
-            # The number is the system's own, but a name that is not found has another.
+            # An error of `getaddrinfo` has a number of its own, not one of the system's.
             reason = os.strerror(error.errno) if error.errno is not None and error.errno > 0 else str(error)
             raise BindError(f"cannot listen on {address}: {reason}") from error
         opened.pop_all()
@@ -282,15 +291,17 @@ def bind(address: Address | None, *, shared: bool = False, listening: bool = Tru
 
 
 def _bound(address: Address, shared: bool) -> Iterator[socket.socket]:
+    # One name may have several addresses. With port 0, the system picks the port of the first socket, and the others
+    # get the same.
     port, missing = address.port, None
-    places = socket.getaddrinfo(address.host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-    for family, _, _, _, place in places:
+    found = socket.getaddrinfo(address.host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    for family, _, _, _, sockaddr in found:
         try:
-            sock = _bound_one(family, (place[0], port, *place[2:]), shared)
+            sock = _bound_one(family, (sockaddr[0], port, *sockaddr[2:]), shared)
         except OSError as error:
             if error.errno not in (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT):
                 raise
-            missing = error  # a host may have a name for IPv6 and no IPv6
+            missing = error  # a host may have an IPv6 address in its name service, but no IPv6
         else:
             port = sock.getsockname()[1]
             yield sock
@@ -298,7 +309,7 @@ def _bound(address: Address, shared: bool) -> Iterator[socket.socket]:
         raise missing
 
 
-def _bound_one(family: int, place: tuple[Any, ...], shared: bool) -> socket.socket:
+def _bound_one(family: int, sockaddr: tuple[Any, ...], shared: bool) -> socket.socket:
     sock = socket.socket(family, socket.SOCK_STREAM)
     try:
         sock.setblocking(False)
@@ -306,19 +317,11 @@ def _bound_one(family: int, place: tuple[Any, ...], shared: bool) -> socket.sock
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, int(shared))
         if family == socket.AF_INET6:
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-        sock.bind(place)
+        sock.bind(sockaddr)
     except BaseException:
         sock.close()
         raise
     return sock
-
-
-async def _close(listeners: list[asyncio.Server], servers: tuple[web.Server, ...]) -> None:
-    for listener in listeners:
-        listener.close()
-    for server in servers:
-        server.pre_shutdown()
-    await asyncio.gather(*(server.shutdown(FAREWELL) for server in servers))
 
 
 def _url(listener: asyncio.Server) -> str:
@@ -327,16 +330,12 @@ def _url(listener: asyncio.Server) -> str:
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
-def _is_first(worker: Worker | None) -> bool:
-    return worker is None or (worker.number, worker.restarts) == (0, 0)
-
-
 def run(path: Path, config: Config, worker: Worker | None = None) -> int:
-    """Serves until told to end.
+    """Serves until a signal ends the gateway.
 
     Args:
-        path: of the configuration, for reloads.
-        config: what it says now.
+        path: the configuration's file, for reloads.
+        config: its content now.
         worker: None for the only process.
 
     Returns:
@@ -346,18 +345,16 @@ def run(path: Path, config: Config, worker: Worker | None = None) -> int:
     if worker:
         structlog.contextvars.bind_contextvars(worker=worker.number)
     try:
-        _runner()(serve(path, config, worker))
+        import uvloop
+
+        run_loop: Callable[[Coroutine[Any, Any, None]], None] = uvloop.run
+    except ImportError:
+        run_loop = asyncio.run
+    try:
+        run_loop(serve(path, config, worker))
     except BindError as error:
         print(error, file=sys.stderr)
         return 3
     finally:
         output.close()
     return 0
-
-
-def _runner() -> Callable[[Coroutine[Any, Any, None]], None]:
-    try:
-        import uvloop
-    except ImportError:
-        return asyncio.run
-    return uvloop.run

@@ -1,14 +1,18 @@
-"""The parent of several workers: forks them, starts those again that die, and passes on what it is told.
+"""The parent of several workers: it forks them, restarts those that die, and passes signals on.
+
+    first worker serves?  no:  the gateway ends with that worker's exit status
+                          yes: all others are forked; one that dies is forked again after 0.1 s, 0.2 s, 0.4 s … 10 s
+    TERM or INT           workers drain; a second one ends them at once; 5 s later they are killed
 
 Invariants:
 
-- It runs no event loop and no thread, so it can fork at any time, and does nothing but wait for signals. Workers share
-  with it the memory of what was loaded before.
-- Nothing is forked before every address was found free, and only one worker before that one serves. So what keeps a
-  gateway from starting is said once, and ends it; a worker that dies later is started again, later each time, for ever.
-- It keeps the last good configuration: a worker that dies while the file is broken comes back with that one.
-- Each worker has a listening socket of its own (`SO_REUSEPORT`), gone with the worker, so that no connection waits
-  for one that is not there. Connections that a dead worker had not yet accepted are reset with those it had.
+- The supervisor runs no event loop and no thread: it only waits for signals, so it can fork at any time. Workers share
+  its memory of everything that was loaded before.
+- No worker is forked before every address was found free, and only one before that one serves. So a mistake that keeps
+  the gateway from starting is reported once, and ends it. A worker that dies later is restarted without end.
+- It keeps the last good configuration: a worker that dies while the file is broken starts with that one.
+- Each worker has a listening socket of its own (`SO_REUSEPORT`), which ends with the worker. So no connection waits for
+  a dead one; connections that it had not yet accepted are reset, like those that it had.
 
 This file does not know what a worker serves.
 """
@@ -36,26 +40,26 @@ from gateway.web.handover import Siblings
 FIRST_DELAY: Final = 0.1
 LONGEST_DELAY: Final = 10.0
 STEADY: Final = 30.0
-"""Seconds after which a worker that dies has not died of its start."""
+"""A worker that lived for so many seconds started well; its death begins a new row."""
 STARTING: Final = 0.01
-"""Seconds between two looks at whether the first worker serves."""
+"""Seconds between two checks whether the first worker serves."""
 GRACE: Final = 5.0
-"""Seconds that workers have to end at once."""
+"""Seconds that workers have to end after the second signal, before they are killed."""
 FOR_EVER: Final = 3600.0
 
-_TOLD: Final = frozenset({signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD})
+_HANDLED: Final = frozenset({signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD})
 
 
 def run(path: Path, config: Config) -> int:
-    """Serves with `server.workers` processes until told to end.
+    """Serves with `server.workers` processes until a signal ends the gateway.
 
     Args:
-        path: of the configuration, for reloads.
-        config: what it says now.
+        path: the configuration's file, for reloads.
+        config: its content now.
 
     Returns:
-        The exit status: 0 when all workers drained, 3 when an address is not to be had, otherwise what a worker ended
-        with, 1 for one that was killed.
+        The exit status: 0 when all workers drained, 3 when an address cannot be bound, otherwise the status of a worker
+        that failed, 1 for one that was killed.
     """
     supervisor = Supervisor(path, config)
     try:
@@ -69,7 +73,7 @@ def run(path: Path, config: Config) -> int:
 
 @dataclass(slots=True)
 class Backoff:
-    """When a worker that died is started again: almost at once, then twice as late each time."""
+    """How long after its death a worker is restarted: almost at once, then twice as long each time."""
 
     deaths: int = 0
 
@@ -77,22 +81,22 @@ class Backoff:
         """Seconds from a death to the next start.
 
         Args:
-            lived: seconds that the worker had lived; from `STEADY` on, those that died before it are forgotten.
+            lived: how many seconds the worker had lived; from `STEADY` on, earlier deaths are forgotten.
         """
         self.deaths = 1 if lived >= STEADY else self.deaths + 1
         return float(min(FIRST_DELAY * 2 ** min(self.deaths - 1, 10), LONGEST_DELAY))
 
 
 @dataclass(slots=True)
-class Place:
-    """Where a worker is, or is going to be.
+class Slot:
+    """One of the workers, whether it runs now or is to be started.
 
     Attributes:
-        number: of the worker.
-        pid: 0 while there is none.
-        began: when it was forked.
+        number: the worker's, counted from 0.
+        pid: 0 while there is no process.
+        began: when the process was forked.
         due: when the next one is to be forked.
-        restarts: how many there were before it.
+        restarts: how many processes there were before it.
     """
 
     number: int
@@ -112,129 +116,127 @@ class Supervisor:
         self._listen = config.server.listen
         self._admin_listen = config.server.admin_listen
         self._logger = logs.unthreaded(config.log.level, config.log.format, sys.stdout)
-        self._places = [Place(number) for number in range(config.server.workers)]
+        self._slots = [Slot(number) for number in range(config.server.workers)]
         self._name = secrets.token_hex(16)
         self._reserved: list[socket.socket] = []
-        self._serving = mmap.mmap(-1, len(self._places))  # a byte a worker, set by it
-        self._lifeline, self._own_end = os.pipe()
-        self._begun = False
+        self._serving = mmap.mmap(-1, len(self._slots))  # a byte a worker, set by it
+        self._lifeline, self._lifeline_write = os.pipe()
+        self._begun = False  # whether the first worker serves
         self._ending = False
-        self._deadline: float | None = None
+        self._deadline: float | None = None  # when workers that still run are killed
         self._status = 0
 
     def close(self) -> None:
-        """Gives back what it has open."""
+        """Closes the sockets, the pipe and the shared memory."""
         for sock in self._reserved:
             sock.close()
         os.close(self._lifeline)
-        os.close(self._own_end)
+        os.close(self._lifeline_write)
         self._serving.close()
 
     def run(self) -> int:
-        """Returns the exit status when the last worker is gone.
+        """Returns the exit status when the last worker has ended.
 
         Raises:
-            BindError: an address is taken or not this machine's.
+            BindError: an address is taken, or is not one of this machine's.
         """
-        signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # whoever ignores it is not told how its children ended
-        signal.pthread_sigmask(signal.SIG_BLOCK, _TOLD | server.SIGNALS)
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # if it is ignored, the system keeps no exit status of children
+        signal.pthread_sigmask(signal.SIG_BLOCK, _HANDLED | server.SIGNALS)
         self._reserve()
         gc.collect()
         gc.freeze()  # a collection in a worker would write to every page that it shares
         while not self._ending or self._pids:
             self._start_due()
-            told = signal.sigtimedwait(_TOLD, self._patience())
-            if told is not None:
-                self._hear(signal.Signals(told.si_signo))
-            self._bury()
-            self._end_stragglers()
+            received = signal.sigtimedwait(_HANDLED, self._time_to_wait())
+            if received is not None:
+                self._obey(signal.Signals(received.si_signo))
+            self._reap()
+            self._kill_stragglers()
         return self._status
 
     @property
     def _pids(self) -> list[int]:
-        return [place.pid for place in self._places if place.pid]
+        return [slot.pid for slot in self._slots if slot.pid]
 
     def _reserve(self) -> None:
-        # Among sockets that share, the system would not object to a second gateway.
+        # 1. A socket that is not shared shows whether the address is free: with shared sockets alone, a second gateway
+        #    could join. It also has the system pick the port once for all workers.
         for sock in bind(self._listen, listening=False):
             self._listen = Address(self._listen.host, sock.getsockname()[1])
             sock.close()
-        for place in self._places:
-            for sock in bind(self._admin_address(place)):
+        # 2. The same for the admin port of every worker.
+        for slot in self._slots:
+            for sock in bind(self._admin_address(slot)):
                 sock.close()
+        # 3. A shared socket that never listens keeps the port while workers die and start.
         self._reserved = bind(self._listen, shared=True, listening=False)
 
-    def _admin_address(self, place: Place) -> Address | None:
+    def _admin_address(self, slot: Slot) -> Address | None:
         first = self._admin_listen
-        return first and first._replace(port=first.port and first.port + place.number)
+        return first and first._replace(port=first.port and first.port + slot.number)
 
     # -- starting --------------------------------------------------------------------------------------------------
 
     def _start_due(self) -> None:
         self._begun = self._begun or bool(self._serving[0])
         now = time.monotonic()
-        for place in self._places if self._begun else self._places[:1]:
-            if not (place.pid or self._ending or place.due > now):
-                self._start(place)
+        for slot in self._slots if self._begun else self._slots[:1]:
+            if not (slot.pid or self._ending or slot.due > now):
+                self._start(slot)
 
-    def _start(self, place: Place) -> None:
-        place.began = time.monotonic()
-        self._serving[place.number] = 0
+    def _start(self, slot: Slot) -> None:
+        slot.began = time.monotonic()
+        self._serving[slot.number] = 0
         try:
-            self._fork(place)
-        except (BindError, OSError) as error:  # an address, memory or a process too many; later there may be room
+            with ExitStack() as opened:  # after the fork the parent closes its copies; the child never leaves the block
+                public = [opened.enter_context(sock) for sock in bind(self._listen, shared=True)]
+                admin = [opened.enter_context(sock) for sock in bind(self._admin_address(slot))]
+                slot.pid = os.fork()
+                if not slot.pid:
+                    self._become(slot, public, admin)
+        except (BindError, OSError) as error:  # a port, memory or a process is lacking; later there may be one
             if not self._begun:
                 raise
-            self._put_off(place, reason=str(error))
+            self._schedule(slot, reason=str(error))
 
-    def _fork(self, place: Place) -> None:
-        with ExitStack() as opened:
-            public = [opened.enter_context(sock) for sock in bind(self._listen, shared=True)]
-            admin = [opened.enter_context(sock) for sock in bind(self._admin_address(place))]
-            place.pid = os.fork()
-            if not place.pid:
-                self._become(place, public, admin)
-
-    def _become(self, place: Place, public: list[socket.socket], admin: list[socket.socket]) -> NoReturn:
+    def _become(self, slot: Slot, public: list[socket.socket], admin: list[socket.socket]) -> NoReturn:
         status = 1
         try:
-            os.close(self._own_end)
+            os.close(self._lifeline_write)
             for sock in self._reserved:
                 sock.close()
-            status = server.run(self._path, self._config, self._worker(place, public, admin))
-        except BaseException:  # noqa: BLE001  # the parent's stack is not this process's to unwind
+            worker = Worker(
+                number=slot.number,
+                restarts=slot.restarts,
+                public=public,
+                admin=admin,
+                lifeline=self._lifeline,
+                siblings=Siblings(slot.number, len(self._slots), self._name),
+                serving=lambda: self._serving.__setitem__(slot.number, 1),
+            )
+            status = server.run(self._path, self._config, worker)
+        except BaseException:  # noqa: BLE001  # below this frame is the parent's stack, which must not be unwound here
             traceback.print_exc()
         finally:
             with suppress(OSError, ValueError):
                 sys.stderr.flush()
             os._exit(status)
 
-    def _worker(self, place: Place, public: list[socket.socket], admin: list[socket.socket]) -> Worker:
-        return Worker(
-            number=place.number,
-            restarts=place.restarts,
-            public=public,
-            admin=admin,
-            lifeline=self._lifeline,
-            siblings=Siblings(place.number, len(self._places), self._name),
-            serving=lambda: self._serving.__setitem__(place.number, 1),
-        )
-
     # -- waiting ---------------------------------------------------------------------------------------------------
 
-    def _patience(self) -> float:
+    def _time_to_wait(self) -> float:
         if not (self._begun or self._ending):
-            return STARTING
+            return STARTING  # a worker that begins to serve sends no signal
         now = time.monotonic()
-        dues = [] if self._ending else [place.due for place in self._places if not place.pid]
+        dues = [] if self._ending else [slot.due for slot in self._slots if not slot.pid]
         if self._deadline is not None:
             dues.append(self._deadline)
         return max(0.0, min(dues, default=now + FOR_EVER) - now)
 
-    def _hear(self, told: signal.Signals) -> None:
-        if told in (signal.SIGTERM, signal.SIGINT):
+    def _obey(self, received: signal.Signals) -> None:
+        if received in (signal.SIGTERM, signal.SIGINT):
             self._end()
-        elif told == signal.SIGHUP:
+        elif received == signal.SIGHUP:
             self._reload()
 
     def _end(self) -> None:
@@ -247,7 +249,7 @@ class Supervisor:
         try:
             self._config = load(self._path)
         except ConfigError:
-            self._pass_on(signal.SIGHUP)  # the workers find and tell the same
+            self._pass_on(signal.SIGHUP)  # the workers find the same mistakes and log them
             return
         log = self._config.log
         self._logger = logs.unthreaded(log.level, log.format, sys.stdout)
@@ -255,35 +257,37 @@ class Supervisor:
 
     def _pass_on(self, number: signal.Signals) -> None:
         for pid in self._pids:
-            os.kill(pid, number)  # one that is dead is there until it is buried
+            os.kill(pid, number)  # the pid of a dead worker stays taken until it is reaped
 
-    def _end_stragglers(self) -> None:
+    def _kill_stragglers(self) -> None:
         if self._deadline is not None and time.monotonic() >= self._deadline:
             self._pass_on(signal.SIGKILL)
             self._deadline += GRACE
 
     # -- deaths ----------------------------------------------------------------------------------------------------
 
-    def _bury(self) -> None:
+    def _reap(self) -> None:
         with suppress(ChildProcessError):
             while (end := os.waitpid(-1, os.WNOHANG))[0]:
-                for place in [place for place in self._places if place.pid == end[0]]:
-                    self._lose(place, os.waitstatus_to_exitcode(end[1]))
+                for slot in [slot for slot in self._slots if slot.pid == end[0]]:
+                    self._worker_ended(slot, os.waitstatus_to_exitcode(end[1]))
 
-    def _lose(self, place: Place, status: int) -> None:
-        pid, place.pid = place.pid, 0
+    def _worker_ended(self, slot: Slot, status: int) -> None:
+        # Three cases: the first worker never served, which ends the gateway with its status; the gateway is ending, and
+        # one bad status is reported; a worker died in between, and is started again.
+        pid, slot.pid = slot.pid, 0
         if not (self._begun or self._serving[0]):
-            self._ending, self._status = True, max(status, 0) or int(status != 0)
+            self._ending, self._status = True, max(status, 0) or int(status != 0)  # negative: killed by a signal
         elif self._ending:
             self._status = self._status or int(status != 0)
         else:
-            self._put_off(place, pid=pid, status=status)
+            self._schedule(slot, pid=pid, status=status)
 
-    def _put_off(self, place: Place, **reason: object) -> None:
+    def _schedule(self, slot: Slot, **reason: object) -> None:
         now = time.monotonic()
-        lived = now - place.began
-        delay = place.backoff.delay(lived)
-        place.due, place.restarts = now + delay, place.restarts + 1
+        lived = now - slot.began
+        delay = slot.backoff.delay(lived)
+        slot.due, slot.restarts = now + delay, slot.restarts + 1
         self._logger.error(
-            "worker_died", worker=place.number, **reason, lived_s=round(lived, 1), restart_in_s=round(delay, 1)
+            "worker_died", worker=slot.number, **reason, lived_s=round(lived, 1), restart_in_s=round(delay, 1)
         )

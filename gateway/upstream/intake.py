@@ -245,11 +245,11 @@ class Intake(asyncio.Protocol):
 
     @property
     def _window(self) -> float:
-        return self._load.step.window if self._interval is None else self._interval
+        return self._load.window.seconds if self._interval is None else self._interval
 
     def _consider_window(self, size: int, window: float) -> None:
         before, self._latest = self._latest, self._now()
-        gap = self._load.step.gap if self._interval is None else math.inf if window > BEAT else window
+        gap = self._load.window.gap if self._interval is None else math.inf if window > BEAT else window
         fast = self._latest - before < gap
         if fast and size < self._enough and not self._transport.is_closing():
             self._transport.pause_reading()

@@ -28,12 +28,13 @@ class Target:
         breaker: whether it is in service.
         open: calls under way.
         served: calls ever given to it.
-        rejects_prefill: whether it refused to go on from a text it was given.
+        rejects_prefill: whether it cannot continue a text it is given: its dialect has no way to ask for that, or it
+            refused once.
     """
 
     __slots__ = ("breaker", "label", "model", "open", "rejects_prefill", "served", "url", "weight")
 
-    def __init__(self, config: TargetConfig, url: str, breaker: Breaker) -> None:
+    def __init__(self, config: TargetConfig, url: str, breaker: Breaker, dialect: Dialect) -> None:
         self.url = url.rstrip("/")
         self.label = urlsplit(self.url).netloc.rpartition("@")[2]
         self.model = config.model
@@ -41,7 +42,7 @@ class Target:
         self.breaker = breaker
         self.open = 0
         self.served = 0
-        self.rejects_prefill = False
+        self.rejects_prefill = not dialect.prefills
 
 
 class Upstream:
@@ -59,7 +60,10 @@ class Upstream:
         self.dialect: Dialect = DIALECTS[config.dialect]
         self.targets = [
             Target(
-                target, demo_url if target.demo else target.url, Breaker(config.breaker.failures, config.breaker.open)
+                target,
+                demo_url if target.demo else target.url,
+                Breaker(config.breaker.failures, config.breaker.open),
+                self.dialect,
             )
             for target in config.targets
         ]

@@ -9,7 +9,7 @@ def windows(*shares: float) -> list[float]:
     for second, share in enumerate(shares, 101):
         used += share
         load.note(float(second), used)
-        found.append(load.step.window)
+        found.append(load.window.seconds)
     return found
 
 
@@ -32,13 +32,13 @@ def test_windows_narrow_step_by_step_when_the_loop_is_idle_again() -> None:
 def test_time_before_the_first_look_counts_for_nothing() -> None:
     load = Load()
     load.note(5000.0, 4000.0)
-    assert (load.step.window, load.share) == (0.0, 0.0)
+    assert (load.window.seconds, load.share) == (0.0, 0.0)
 
 
 def test_looks_in_close_succession_are_one() -> None:
     load = Load()
     load.note(1.0, 0.0)
     load.note(1.1, 0.1)
-    assert load.step.window == 0.0
+    assert load.window.seconds == 0.0
     load.note(1.3, 0.1)
-    assert load.step.window == 0.05
+    assert load.window.seconds == 0.05

@@ -105,7 +105,7 @@ def test_reader_reports_errors(event: str) -> None:
 def test_reader_leaves_the_end_of_the_body_to_http() -> None:
     answer = answer_()
     told(answer, b"data: a\n\n")
-    assert (answer.complete, answer.eof_ends, SSE.eof_ends, DIALECTS["openai"].eof_ends) == (False, True, True, False)
+    assert (answer.complete, answer.eof_ends, DIALECTS["openai"].answer().eof_ends) == (False, True, False)
 
 
 def test_reader_does_not_depend_on_the_cut() -> None:

@@ -1,9 +1,9 @@
-"""Tracing: one OpenTelemetry span a generation, where the environment names a receiver; and W3C trace context for all.
+"""Tracing: W3C trace context is passed on, and if the environment names a receiver, each generation has a span.
 
 Invariants:
 
-- The environment turns it on, never the configuration: what OpenTelemetry calls its variables is known to every
-  operator, and a reload changes nothing.
+- Tracing is turned on by environment variables, never by the configuration: operators know OpenTelemetry's variables,
+  and they need no reload.
 - Without the `otel` extra, or without a receiver, nothing of OpenTelemetry is imported.
 - A mistake in those variables costs the spans, never the service.
 """
@@ -23,13 +23,13 @@ _HOW: Final = "http/protobuf"
 def from_environment(
     now: Callable[[], float], logger: FilteringBoundLogger, environ: Mapping[str, str] = os.environ
 ) -> Tracing:
-    """What records spans as the `OTEL_…` variables say; `OFF` where they name no receiver or make no sense.
+    """The recorder of spans that the `OTEL_…` variables ask for; `OFF` if they name no receiver or make no sense.
 
     Args:
         now: the loop's clock, in seconds.
-        logger: told why there will be no spans although a receiver is named.
-        environ: where `OTEL_SDK_DISABLED`, `OTEL_TRACES_EXPORTER` and the receiver are looked up; the SDK itself reads
-            all others from the process's environment.
+        logger: told why there are no spans although a receiver is named.
+        environ: where `OTEL_SDK_DISABLED`, `OTEL_TRACES_EXPORTER` and the receiver are looked up. All other variables
+            are read by the SDK, from the process's environment.
 
     Source: OpenTelemetry specification, environment variables.
     """

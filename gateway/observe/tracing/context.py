@@ -1,7 +1,7 @@
-"""The trace that a request belongs to, as its `traceparent` and `tracestate` headers say.
+"""The trace that a request belongs to, read from its `traceparent` and `tracestate` headers.
 
-A malformed `traceparent` is none; a malformed `tracestate` is dropped alone. This file does not know what is done
-with a trace.
+A malformed `traceparent` is ignored; a malformed `tracestate` is ignored alone. This file does not know what a trace
+is used for.
 
 Source: W3C Trace Context, level 2, 3.2 and 3.3.
 """
@@ -36,10 +36,10 @@ class TraceContext(NamedTuple):
 
 
 def read_context(parents: Sequence[str], states: Sequence[str] = ()) -> TraceContext | None:
-    """The context in these headers, None where they hold no valid one.
+    """The context in these headers, None if they hold no valid one.
 
     Args:
-        parents: the values of all `traceparent` headers; more than one are as bad as none.
+        parents: the values of all `traceparent` headers; more than one make the context invalid.
         states: those of all `tracestate` headers, in order.
     """
     found = _PARENT.fullmatch(parents[0]) if len(parents) == 1 else None
@@ -55,7 +55,7 @@ def read_context(parents: Sequence[str], states: Sequence[str] = ()) -> TraceCon
 
 
 def _valid_state(state: str) -> str:
-    # Stripped first: a pattern for the white space on both sides takes quadratic time for a header full of it.
+    # The white space is stripped first: a pattern that skips it takes quadratic time for a header full of it.
     members = [member.strip(" \t") for member in state.split(",")]
     valid = len(members) <= MAX_MEMBERS and all(map(_MEMBER.fullmatch, members))
     return state if valid else ""

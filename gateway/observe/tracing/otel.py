@@ -1,12 +1,12 @@
-"""Spans recorded with OpenTelemetry's SDK and sent as OTLP over HTTP, by a thread of the SDK's.
+"""Spans recorded with OpenTelemetry's SDK and sent as OTLP over HTTP, by a thread of the SDK.
 
 Invariants:
 
-- The loop never waits for the receiver: a full queue drops spans, and the last flush is bounded by `FLUSH`.
-- A receiver that is down is told of once, and once more when it takes spans again.
-- Who is not sampled still passes a context on, so that a trace does not fall apart.
+- The loop never waits for the receiver: a full queue drops spans, and the last flush takes at most `FLUSH` seconds.
+- A receiver that is down is logged once, and once more when it accepts spans again.
+- A trace that is not sampled is still passed on to upstreams, so that it does not fall apart.
 
-Names and values follow the conventions where they have some; what is the gateway's own begins with `gateway.`.
+Names and values follow the conventions where there are some. Those of the gateway's own begin with `gateway.`.
 
 Source: OpenTelemetry semantic conventions for generative AI, inference spans; W3C Trace Context 4.3.
 """
@@ -30,14 +30,15 @@ from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter, Spa
 from opentelemetry.trace import NonRecordingSpan, SpanContext, SpanKind, Status, StatusCode, TraceFlags, TraceState
 from structlog.typing import FilteringBoundLogger
 
-from gateway.observe.gen_ai import OPERATION, PROVIDERS
+from gateway.dialects import DIALECTS
+from gateway.observe.gen_ai import OPERATION
 from gateway.observe.tracing.context import TRACEPARENT, TRACESTATE, TraceContext
 from gateway.observe.tracing.span import Ending, Opening, Span, Tracing
 
 FLUSH: Final = 2.0
-"""Seconds for the last spans to leave."""
+"""Seconds that the last spans have to be sent."""
 MAX_TEXT: Final = 128
-"""Characters of what a client or an upstream chose, a model's name for one."""
+"""Characters of a text that a client or an upstream chose, for example a model's name."""
 SERVICE: Final = "sse-gateway"
 SCOPE: Final = "gateway"
 PORTS: Final = {"http": 80, "https": 443}
@@ -64,7 +65,8 @@ class Recording(Tracing):
         self._tracer = self._provider.get_tracer(SCOPE, version(SERVICE))
 
     def span(self, context: TraceContext | None, opening: Opening) -> Span:
-        """The span of a generation that begins now, the request's own span its parent."""
+        """The span of a generation that begins now; the span of the client's request is its parent."""
+        # The span's times are wall-clock times. Only its begin is read from that clock, which may jump.
         begun = time.time_ns()
         span = self._tracer.start_span(
             _name(opening),
@@ -77,8 +79,8 @@ class Recording(Tracing):
         return Recorded(span, headers, opening, begun, self._now) if span.is_recording() else Span(headers)
 
     async def close(self) -> None:
-        """What was recorded is sent; after `FLUSH` seconds the rest is lost."""
-        # Not the loop's own executor: the process would wait for it however long it takes.
+        """Sends what was recorded; after `FLUSH` seconds the rest is lost."""
+        # In a daemon thread of its own: at its end, the process would wait for a thread of an executor without limit.
         flush = threading.Thread(target=self._provider.shutdown, name="span-flush", daemon=True)
         flush.start()
         await asyncio.to_thread(flush.join, FLUSH)
@@ -90,11 +92,11 @@ class Recorded(Span):
     """A span that is recorded.
 
     Args:
-        span: the SDK's.
-        headers: its own context.
-        opening: of its generation.
+        span: the SDK's span.
+        headers: its own context, for upstreams.
+        opening: what is known of its generation.
         begun: when it began, in nanoseconds since the epoch.
-        now: the loop's clock, in seconds; it does not jump, so every other time is counted from `begun` with it.
+        now: the loop's clock, in seconds. It never jumps, so every later time is counted with it from `begun`.
     """
 
     __slots__ = ("_asked", "_begun", "_now", "_opening", "_span")
@@ -112,18 +114,18 @@ class Recorded(Span):
 
     def ask(self, upstream: str, dialect: str, url: str) -> None:
         """A target of this upstream is being asked."""
-        self._asked[upstream] = dialect, url
+        self._asked[upstream] = dialect, url  # bounded by the chain of fallbacks
 
     def attempt_failed(self, upstream: str, code: str) -> None:
         """An attempt failed: an event of the span."""
         self._tell("attempt_failed", self._now(), {"gateway.upstream": upstream, "error.type": code})
 
     def rescue(self, kind: str, result: str) -> None:
-        """A broken answer was taken up again: an event of the span."""
+        """A broken answer was continued or begun again: an event of the span."""
         self._tell("rescue", self._now(), {"gateway.rescue.kind": kind, "gateway.rescue.result": result})
 
     def end(self, ending: Ending) -> None:
-        """The span is complete, and waits to be sent."""
+        """The span is complete, and is queued to be sent."""
         if ending.first:
             self._tell("first_token", ending.first, {})
         self._span.set_attributes(self._last_attributes(ending))
@@ -159,7 +161,7 @@ def _name(opening: Opening) -> str:
 
 
 def _first_attributes(opening: Opening) -> Attributes:
-    """What a sampler may look at."""
+    """The attributes that a sampler can look at."""
     attributes: Attributes = {"gateway.route": opening.route, "gateway.request_id": opening.request_id}
     if opening.chat:
         attributes |= {"gen_ai.operation.name": OPERATION, "gen_ai.request.stream": True} | _provider(opening.dialect)
@@ -169,7 +171,8 @@ def _first_attributes(opening: Opening) -> Attributes:
 
 
 def _provider(dialect: str) -> Attributes:
-    return {"gen_ai.provider.name": PROVIDERS[dialect]} if dialect in PROVIDERS else {}
+    provider = DIALECTS[dialect].provider if dialect else ""
+    return {"gen_ai.provider.name": provider} if provider else {}
 
 
 def _server(url: str) -> Attributes:
@@ -187,14 +190,14 @@ def _answer(ending: Ending) -> Attributes:
         attributes["gen_ai.response.finish_reasons"] = (_text(ending.finish_reason),)
     if ending.first:
         attributes["gen_ai.response.time_to_first_chunk"] = ending.first - ending.asked
-    if ending.usage.source == "usage":  # a guess is no usage
+    if ending.usage.source == "usage":  # the conventions want no estimate
         attributes["gen_ai.usage.input_tokens"] = ending.usage.input
         attributes["gen_ai.usage.output_tokens"] = ending.usage.output
     return attributes
 
 
 def _text(text: str) -> str:
-    # One surrogate would cost the whole batch it is in.
+    # Half a character (a surrogate) cannot be encoded, and would cost the whole batch of spans.
     return text[:MAX_TEXT].encode("utf-8", "replace").decode()
 
 
@@ -224,7 +227,7 @@ def _headers(context: SpanContext) -> dict[str, str]:
 
 
 def _resource() -> Resource:
-    """Who sends the spans; what the environment says of that goes first."""
+    """The sender of the spans. What the environment says of it has precedence."""
     found = Resource.create()
     unnamed = str(found.attributes.get("service.name", "")).startswith("unknown_service")
     own = {"service.version": version(SERVICE)} | dict(found.attributes)
@@ -232,10 +235,10 @@ def _resource() -> Resource:
 
 
 class Exporter(SpanExporter):
-    """Sends spans by another exporter, and says once when it fails and once when it works again.
+    """Sends spans by another exporter, and logs once when that fails and once when it works again.
 
     Args:
-        inner: the one that sends.
+        inner: the exporter that sends.
         logger: told of both.
     """
 
@@ -245,7 +248,7 @@ class Exporter(SpanExporter):
         self._failing = False
 
     def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
-        """Whether these spans were taken."""
+        """Sends these spans, and says whether the receiver accepted them."""
         with _overheard(self._inner) as said:
             result = self._inner.export(spans)
         failed = result is not SpanExportResult.SUCCESS
@@ -263,15 +266,16 @@ class Exporter(SpanExporter):
 
 @contextmanager
 def _overheard(exporter: SpanExporter) -> Iterator[list[str]]:
-    """What the exporter would log; it complains at every try, and gives its reasons nowhere else."""
+    """What the exporter logs meanwhile, kept out of the log. It logs every failed try, and gives its reasons nowhere
+    else."""
     logger, said = logging.getLogger(type(exporter).__module__), list[str]()
 
-    def take(record: logging.LogRecord) -> bool:
+    def overhear(record: logging.LogRecord) -> bool:
         said.append(record.getMessage())
         return False
 
-    logger.addFilter(take)
+    logger.addFilter(overhear)
     try:
         yield said
     finally:
-        logger.removeFilter(take)
+        logger.removeFilter(overhear)

@@ -1,11 +1,11 @@
-"""What a generation tells of itself while it runs and when it ends, and what its upstreams are told of its trace.
+"""What a generation reports to a tracing system, and what its upstreams are told of the trace.
 
-`Span` and `Tracing` as they stand here record nothing: a client's trace context is passed on, and that is all.
+The classes `Span` and `Tracing` in this file record nothing: they pass a client's trace context on, and that is all.
 
 Invariants:
 
-- Told a few times a generation, never for an event.
-- No prompt, answer, credential or principal is ever handed to a span.
+- They are called a few times in a generation, never for an event.
+- No prompt, answer, credential or principal is ever given to a span.
 
 This file does not know OpenTelemetry.
 """
@@ -27,10 +27,10 @@ class Opening(NamedTuple):
     Attributes:
         started: the loop's clock, in seconds.
         route: the route's path.
-        model: the model asked for, "" where none was named.
-        dialect: of the upstream that is asked first.
-        request_id: as logs and `X-Request-Id` have it.
-        chat: whether a model is asked; False for a proxied stream, whatever it is.
+        model: the model asked for, "" if the client named none.
+        dialect: the dialect of the upstream that is asked first.
+        request_id: the id in logs and in `X-Request-Id`.
+        chat: whether a model is asked; False for every proxied stream.
     """
 
     started: float
@@ -42,19 +42,19 @@ class Opening(NamedTuple):
 
 
 class Ending(NamedTuple):
-    """How a generation went; times are the loop's clock, in seconds, and 0 where something never happened.
+    """How a generation went. Times are the loop's clock, in seconds, and 0 if something never happened.
 
     Attributes:
         outcome: as metrics and logs name it.
-        error: the code of the failure, "" where nobody failed.
-        upstream: who answered, or was asked last.
-        model: the model that answered, "" where none did.
-        finish_reason: the upstream's own, "" where it gave none.
-        usage: what it used.
+        error: the code of the failure, "" for none.
+        upstream: the upstream that answered or, if none did, was asked last.
+        model: the model that answered, "" if none did.
+        finish_reason: the upstream's own, "" if it gave none.
+        usage: the tokens.
         asked: when an upstream was first asked.
         first: when its first event came.
         finished: when it ended.
-        attempts: how often upstreams were asked.
+        attempts: how often an upstream was asked.
         events: how many events came.
     """
 
@@ -72,10 +72,10 @@ class Ending(NamedTuple):
 
 
 class Span:
-    """The span of one generation; this one is not recorded.
+    """The span of one generation; this class does not record it.
 
     Args:
-        headers: trace context for upstreams, names in lower case.
+        headers: the trace context for upstreams, names in lower case.
     """
 
     __slots__ = ("headers",)
@@ -85,7 +85,7 @@ class Span:
         self.headers = headers
 
     def carry(self, call: Call) -> Call:
-        """The call with this span's trace context in the place of any other."""
+        """The call with this span's trace context in place of any other."""
         if not self.headers:
             return call
         others = {name: value for name, value in call.headers.items() if name.lower() not in (TRACEPARENT, TRACESTATE)}
@@ -98,26 +98,26 @@ class Span:
         """An attempt failed."""
 
     def rescue(self, kind: str, result: str) -> None:
-        """A broken answer was finished, begun anew, or given up."""
+        """A broken answer was continued, begun again, or given up."""
 
     def end(self, ending: Ending) -> None:
-        """The generation has ended; this comes once."""
+        """The generation has ended; called once."""
 
 
 class Tracing:
-    """Begins spans; this one records none."""
+    """Begins spans; this class records none."""
 
     def span(self, context: TraceContext | None, opening: Opening) -> Span:
         """The span of a generation that begins now.
 
         Args:
-            context: what its request said of a trace.
+            context: the trace that its request belongs to, None for none.
             opening: what is known of it.
         """
         return Span(context.headers) if context is not None else UNTRACED
 
     async def close(self) -> None:
-        """No more spans come; what was recorded is sent, within a bounded time."""
+        """No more spans come. What was recorded is sent, within a bounded time."""
 
 
 UNTRACED: Final = Span(MappingProxyType({}))

@@ -64,7 +64,7 @@ class Relayed(Answer):
         super().__init__(Decoder())
         self._keep_ids = keep_ids
 
-    def _take(self, units: list[Event]) -> list[Event]:
+    def _translate(self, units: list[Event]) -> list[Event]:
         return [self._clean(event) if event.type or event.id else event for event in units]
 
     def _clean(self, event: Event) -> Event:
@@ -80,11 +80,11 @@ class RelayedLines(Answer):
         self._lines = LineSplitter()
         super().__init__(self._lines)
 
-    def _take(self, units: list[str]) -> list[Event]:
+    def _translate(self, units: list[str]) -> list[Event]:
         return [Event("", line) for line in units if line]
 
     def _rest(self) -> list[Event]:
-        return self._take(self._lines.close())
+        return self._translate(self._lines.close())
 
 
 class ProxySource:
