@@ -26,9 +26,9 @@ FILE: Final = Path(__file__).with_name("configuration.md")
 INTRODUCTION: Final = """\
 # Configuration
 
-Every key, its default, the allowed values, and the reason for the default. `make docs` makes this page from the program's
-own model; `gateway schema` prints the same as a JSON Schema for editors, and the shipped `config.yaml` shows every key in
-its place.
+Every key, its default, the allowed values, and the reason for the default. `make docs` makes this page from the
+program's own model; `gateway schema` prints the same as a JSON Schema for editors, and the shipped `config.yaml` shows
+every key in its place.
 
 - `gateway check -c config.yaml` names every mistake with its line.
 - A duration is written `250ms`, `15s`, `5m` or `1h`; a size `512B`, `64KiB`, `4MiB` or `1GiB`; a rate `10/s`,
@@ -50,12 +50,12 @@ FORMATS: Final = """\
 ## Formats
 
 A format says what a chat route sends for each kind of event: `null` (nothing), or `json` (any value, sent as JSON) or
-`data` (text, sent unchanged), with an `event` name or without one (an unnamed message). Placeholders are replaced in both.
-A string that is exactly one placeholder becomes its value with its type; in a longer string a placeholder becomes text.
-`$$` is a dollar sign.
+`data` (text, sent unchanged), with an `event` name or without one (an unnamed message). Placeholders are replaced in
+both. A string that is exactly one placeholder becomes its value with its type; in a longer string a placeholder becomes
+text. `$$` is a dollar sign.
 
-A route names a preset, or has a mapping of its own. A kind that the mapping leaves out is sent as in its `preset` (if it
-names none: `events`); a kind that it contains replaces that of the preset as a whole. There are
+A route names a preset, or has a mapping of its own. A kind that the mapping leaves out is sent as in its `preset` (if
+it names none: `events`); a kind that it contains replaces that of the preset as a whole. There are
 [examples](examples/README.md) for pages that exist already.
 
 | kind | when | placeholders |
@@ -73,18 +73,19 @@ WHEN: Final = {
 }
 
 AFTER_KINDS: Final = """
-`$index` counts token events from 0. `$usage` and `$retry_after` can be `null`. A `start` that contains `$resumed` is sent
-again, with `true`, to a reader that reconnects.
+`$index` counts token events from 0. `$usage` and `$retry_after` can be `null`. A `start` that contains `$resumed` is
+sent again, with `true`, to a reader that reconnects.
 
-`openai` is a fourth preset: `chat.completion.chunk` objects, then `[DONE]`. A mapping cannot change parts of it. These are
-the other three presets in full:
+`openai` is a fourth preset: `chat.completion.chunk` objects, then `[DONE]`. A mapping cannot change parts of it. These
+are the other three presets in full:
 """
 
 ERRORS: Final = """\
 ## Error codes
 
-The values of `code`, in an error event or in the answer to a refused request. The status is used when a request is refused
-or fails before its answer has begun. An error that a provider sent inside a stream can have the provider's own code.
+The values of `code`, in an error event or in the answer to a refused request. The status is used when a request is
+refused or fails before its answer has begun. An error that a provider sent inside a stream can have the provider's own
+code.
 
 | code | status | worth another try | message, unless a more exact one is known |
 |---|---|---|---|
