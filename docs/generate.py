@@ -26,36 +26,37 @@ FILE: Final = Path(__file__).with_name("configuration.md")
 INTRODUCTION: Final = """\
 # Configuration
 
-Every key, its default, what may be written, and why the default is what it is. This page is made from the program's own
-model by `make docs`; `gateway schema` prints the same as a JSON Schema for editors, and the shipped `config.yaml` shows
+Every key, its default, the allowed values, and the reason for the default. `make docs` makes this page from the
+program's own model; `gateway schema` prints the same as a JSON Schema for editors, and the shipped `config.yaml` shows
 every key in its place.
 
 - `gateway check -c config.yaml` names every mistake with its line.
 - A duration is written `250ms`, `15s`, `5m` or `1h`; a size `512B`, `64KiB`, `4MiB` or `1GiB`; a rate `10/s`,
   `60/min`, `1000/h` or `100000/day`.
-- Any value may hold `${VAR}`, `${VAR:-default}`, `${VAR:?message}` or `${file:/run/secrets/key}`; `$$` is a dollar
-  sign. They are filled in after the YAML was read, so a value can never add a key. An undefined variable is an error.
+- Any value can contain `${VAR}`, `${VAR:-default}`, `${VAR:?message}` or `${file:/run/secrets/key}`; `$$` is a dollar
+  sign. They are replaced after the YAML was read, so a value can never add a key. An undefined variable is an error.
 - Unknown keys, keys written twice, anchors and aliases are errors. `yes`, `no`, `on` and `off` are text, not booleans.
-- A change takes effect with `kill -HUP`. Running streams keep the settings that they began with. Where a changed key
+- A change takes effect with `kill -HUP`. Running streams keep the settings that they started with. If a changed key
   needs a restart (as `server.listen`), the log says so.
 - In the headings below, `<name>` is a name of your own and `[]` an item of a list.
 """
 
 ROUTES_INTRODUCTION: Final = """\
-Each route has a `path` and an `api`, which decides what the other keys are. Any key of [stream](#stream) may stand
-directly on a route, as in `heartbeat: 5s`, and holds for that route alone.
+Each route has a `path` and an `api`; the `api` decides which other keys there are. Any key of [stream](#stream) can be
+written directly on a route, as in `heartbeat: 5s`, and is then valid for that route only.
 """
 
 FORMATS: Final = """\
 ## Formats
 
-What a chat route sends for each kind of event: `null` (nothing), or an `event` name (left out: an unnamed message)
-with `json` (any value, sent as JSON) or `data` (text, sent as it stands). In both, placeholders are replaced. A string
-of nothing but one placeholder becomes its value with its type; inside a longer string it becomes text. `$$` is a
-dollar sign.
+A format says what a chat route sends for each kind of event: `null` (nothing), or `json` (any value, sent as JSON) or
+`data` (text, sent unchanged), with an `event` name or without one (an unnamed message). Placeholders are replaced in
+both. A string that is exactly one placeholder becomes its value with its type; in a longer string a placeholder becomes
+text. `$$` is a dollar sign.
 
-A route names a preset, or writes a mapping. A kind that a mapping leaves out is sent as its `preset` sends it (`events`
-where none is named); a kind that it names is replaced as a whole. [Examples](examples/README.md) for pages that exist.
+A route names a preset, or has a mapping of its own. A kind that the mapping leaves out is sent as in its `preset` (if
+it names none: `events`); a kind that it contains replaces that of the preset as a whole. There are
+[examples](examples/README.md) for pages that exist already.
 
 | kind | when | placeholders |
 |---|---|---|
@@ -66,26 +67,27 @@ WHEN: Final = {
     "thinking": "a piece of the model's reasoning",
     "token": "a piece of the answer",
     "tool": "a piece of a tool call, as in OpenAI's `delta.tool_calls`",
-    "restart": "what was sent so far is void, the answer begins anew",
-    "done": "the answer is whole",
+    "restart": "the text so far is invalid, the answer begins again",
+    "done": "the answer is complete",
     "error": "the answer failed",
 }
 
 AFTER_KINDS: Final = """
-`$index` counts tokens from 0. `$usage` and `$retry_after` may be `null`. A `start` that mentions `$resumed` is sent
-again, with `true`, to a reader that came back.
+`$index` counts token events from 0. `$usage` and `$retry_after` can be `null`. A `start` that contains `$resumed` is
+sent again, with `true`, to a reader that reconnects.
 
-`openai` is a fourth preset: `chat.completion.chunk` objects, then `[DONE]`. It cannot be changed in parts. The other
-three, written out:
+`openai` is a fourth preset: `chat.completion.chunk` objects, then `[DONE]`. A mapping cannot change parts of it. These
+are the other three presets in full:
 """
 
 ERRORS: Final = """\
 ## Error codes
 
-What may stand in `code`, of an error event or of a refused request. The status is that of a request that was refused,
-or failed before its answer began. An error that a provider sent inside a stream may have a code of the provider's own.
+The values of `code`, in an error event or in the answer to a refused request. The status is used when a request is
+refused or fails before its answer has begun. An error that a provider sent inside a stream can have the provider's own
+code.
 
-| code | status | worth another try | message, where nobody knows better |
+| code | status | worth another try | message, unless a more exact one is known |
 |---|---|---|---|
 """
 

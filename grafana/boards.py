@@ -112,14 +112,14 @@ def _streams_now() -> list[Json]:
         ),
         figure(
             "Failed streams",
-            "Share of the streams that ended by a fault of the upstream or a time limit.",
+            "Share of the streams that ended with an error of the upstream or a time limit.",
             RATIO,
             query(_failures(ROUTE)),
             steps=[(0.01, YELLOW), (0.05, RED)],
         ),
         figure(
             "First token, p95",
-            "19 of 20 users waited no longer for the first token, over all upstreams.",
+            "19 of 20 users got the first token within this time, over all upstreams.",
             SECONDS,
             *quantiles("gateway_time_to_first_token_seconds", of=[95]),
             steps=[(5, YELLOW), (15, RED)],
@@ -145,7 +145,7 @@ def _answers() -> list[Json]:
         ),
         panel(
             "How streams end",
-            "Streams by how they ended. Orange and red are faults; blue is a user who left or pressed stop.",
+            "Streams by how they ended. Orange and red are errors; blue is a user who left or pressed stop.",
             RATE,
             query(rate("gateway_streams_total", ROUTE, by="outcome"), "{{outcome}}"),
             stacked=True,
@@ -153,7 +153,7 @@ def _answers() -> list[Json]:
         ),
         panel(
             "Failed streams by route",
-            "Share of the streams that ended by a fault of the upstream or a time limit.",
+            "Share of the streams that ended with an error of the upstream or a time limit.",
             RATIO,
             query(_failures(ROUTE, "route"), "{{route}}"),
         ),
@@ -166,7 +166,7 @@ def _answers() -> list[Json]:
         ),
         panel(
             "Requests by status",
-            "HTTP answers by status. 429 is a limit, 502 to 504 an upstream; 503 may also be a gateway that is full.",
+            "HTTP answers by status. 429 is a limit, 502 to 504 an upstream; 503 can also be a gateway at its limits.",
             RATE,
             query(rate("gateway_http_requests_total", "HERE", by="code"), "{{code}}"),
             stacked=True,
@@ -201,7 +201,7 @@ def _times() -> list[Json]:
             SECONDS,
             *quantiles("gateway_overhead_seconds", ROUTE),
         ),
-        heatmap("First token, distribution", "How many first tokens came after how long.", SECONDS, buckets),
+        heatmap("First token, distribution", "First tokens, by how long they took.", SECONDS, buckets),
         panel(
             "First token by model",
             "95th percentile of the time to the first token.",
@@ -224,7 +224,7 @@ def _volume() -> list[Json]:
         ),
         panel(
             "Tokens by who counted",
-            "`usage` is what the provider said; `estimate` is a guess where it said nothing.",
+            "`usage` is what the provider said; `estimate` is the gateway's own count if the provider gave none.",
             TOKENS_RATE,
             query(rate("gateway_tokens_total", by="source"), "{{source}}"),
             stacked=True,
@@ -245,14 +245,14 @@ def _volume() -> list[Json]:
         ),
         panel(
             "Events in one write",
-            "How many events share a write. More is cheaper; 1 means that nothing could be put together.",
+            "How many events share a write. More is cheaper; 1 means that no events were gathered.",
             EVENTS,
             query(mean, "mean"),
             *quantiles("gateway_batch_events", ROUTE, of=[50, 95]),
         ),
         panel(
             "Heartbeats",
-            "Comments written because a stream had nothing to say. Many of them: slow upstreams.",
+            "Comments written because a stream had no event to send. Many heartbeats mean slow upstreams.",
             RATE,
             query(rate("gateway_heartbeats_total", ROUTE, by="route"), "{{route}}"),
         ),
@@ -275,13 +275,13 @@ def _limits() -> list[Json]:
         ),
         panel(
             "Resumes",
-            "Readers that came back with a cursor: `resumed` went on, `ended` had all, `expired` came too late.",
+            "Readers with a cursor: `resumed` got the rest, `ended` already had everything, `expired` came too late.",
             RATE,
             query(rate("gateway_resumes_total", by="result"), "{{result}}"),
         ),
         panel(
             "Rescues",
-            "Answers that broke off and were finished elsewhere: by continuing the text (`prefill`) or by asking anew.",
+            "Answers that broke off and were finished elsewhere, by continuing the text (`prefill`) or asking again.",
             RATE,
             query(rate("gateway_rescues_total", by="kind, result"), "{{kind}} {{result}}"),
             width=12,
@@ -329,14 +329,14 @@ def _upstreams_now() -> list[Json]:
     return [
         figure(
             "Attempts",
-            "Requests to upstreams, retries and rescues among them.",
+            "Requests to upstreams, including retries and rescues.",
             RATE,
             query(rate("gateway_upstream_requests_total", UPSTREAM)),
             width=6,
         ),
         figure(
             "Failed attempts",
-            "Share of the attempts that failed. Users saw only those that no other target made good.",
+            "Share of the attempts that failed. Users only notice if no other target answered instead.",
             RATIO,
             query(_attempt_failures()),
             steps=[(0.05, YELLOW), (0.2, RED)],
@@ -344,7 +344,7 @@ def _upstreams_now() -> list[Json]:
         ),
         figure(
             "Targets out of service",
-            "Targets whose breaker is open: left alone after failures in a row, then tried by one request at a time.",
+            "Targets whose breaker is open: they failed several times in a row; one request at a time tries them.",
             SHORT,
             query(total("gateway_breaker_open", UPSTREAM)),
             steps=[(1, RED)],
@@ -352,7 +352,7 @@ def _upstreams_now() -> list[Json]:
         ),
         figure(
             "First token, p95",
-            "19 of 20 first tokens came no later.",
+            "19 of 20 first tokens arrived within this time.",
             SECONDS,
             *quantiles("gateway_time_to_first_token_seconds", UPSTREAM, of=[95]),
             steps=[(5, YELLOW), (15, RED)],
@@ -365,7 +365,7 @@ def _upstream_failures() -> list[Json]:
     return [
         panel(
             "Errors by kind",
-            "Attempts that failed, by what was wrong; the codes are those that clients and logs see.",
+            "Attempts that failed, by error code; clients and logs get the same codes.",
             RATE,
             query(rate("gateway_upstream_errors_total", UPSTREAM, by="error_type"), "{{error_type}}"),
             width=12,
@@ -373,7 +373,7 @@ def _upstream_failures() -> list[Json]:
         ),
         panel(
             "Attempts by status",
-            "Attempts by the HTTP status of the answer; `none` is no answer at all.",
+            "Attempts by the HTTP status of the answer; `none` means that there was no answer.",
             RATE,
             query(rate("gateway_upstream_requests_total", UPSTREAM, by="upstream, code"), "{{upstream}} {{code}}"),
             width=12,
@@ -388,7 +388,7 @@ def _upstream_failures() -> list[Json]:
         ),
         timeline(
             "Breakers",
-            "Targets in and out of service. One that flaps is tried, and fails again.",
+            "Targets in and out of service. A target that changes often was tried again and failed again.",
             SHORT,
             query(f"max by (upstream, target) (gateway_breaker_open{{{UPSTREAM}}})", "{{upstream}} {{target}}"),
             texts=OPEN,
@@ -429,7 +429,7 @@ def _latency() -> list[Json]:
             SECONDS,
             *quantiles(between, UPSTREAM, by="model", of=[95]),
         ),
-        heatmap("First token, distribution", "How many first tokens came after how long.", SECONDS, buckets, width=24),
+        heatmap("First token, distribution", "First tokens, by how long they took.", SECONDS, buckets, width=24),
     ]
 
 
@@ -509,7 +509,7 @@ def _process_now() -> list[Json]:
         figure("Processes", "Gateways that answer scrapes.", SHORT, query("count(gateway_build_info{HERE})")),
         figure(
             "Configuration",
-            "Whether the file on disk is the one in use; a refused reload leaves the old one at work.",
+            "Whether the file on disk is the one in use; after a refused reload the old one stays in use.",
             SHORT,
             query("min(gateway_config_last_reload_successful{HERE})"),
             texts=reload,
@@ -523,7 +523,7 @@ def _process_now() -> list[Json]:
         figure("Memory", "Resident memory.", BYTES, query(total("process_resident_memory_bytes"))),
         figure(
             "Loop lag, p99",
-            "Time by which the event loop is late. Everything waits so long: tokens, heartbeats, probes.",
+            "How late the event loop is. Tokens, heartbeats and probes are all delayed by this time.",
             SECONDS,
             *quantiles("gateway_event_loop_lag_seconds", of=[99]),
             steps=[(0.05, YELLOW), (0.25, RED)],
@@ -554,7 +554,7 @@ def _cost() -> list[Json]:
         ),
         panel(
             "Event loop lag",
-            "Time by which the event loop is late for a timer, over all processes.",
+            "How late the event loop is for a timer, over all processes.",
             SECONDS,
             *quantiles("gateway_event_loop_lag_seconds"),
         ),

@@ -92,6 +92,14 @@ def leads(path: Path, target: str) -> bool:
     return not anchor or (file.suffix == ".md" and anchor in Document(file).anchors)
 
 
+@each_document
+def test_files_named_in_a_document_are_there(path: Path) -> None:
+    named = re.findall(
+        r"`((?:gateway|client|pages|tests|docs|bench|grafana|prometheus)/[\w./*-]+)`", path.read_text("utf-8")
+    )
+    assert [name for name in named if not any(ROOT.glob(name.rstrip("/")))] == []
+
+
 def test_every_document_is_found_from_the_front_page() -> None:
     found, left = set(), [ROOT / "README.md"]
     while left:
