@@ -46,7 +46,8 @@ class Sheet {
     this.ink.setTransform(scale, 0, 0, scale, 0, 0);
     this.ink.clearRect(0, 0, width, height);
     this.ink.font = `11px ${style.fontFamily}`;
-    this.colour = (/** @type {string} */ name) => style.getPropertyValue(name).trim();
+    // A variable may name two colours, one a scheme; only as the colour of something is it one of them.
+    this.colour = (/** @type {string} */ name) => ((canvas.style.color = `var(${name})`), style.color);
     this.end = end;
     this.left = MARGIN.left;
     this.top = MARGIN.top;
