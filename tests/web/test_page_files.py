@@ -32,6 +32,7 @@ if (outcome === "error" && error?.retryable) answer.regenerate({ signal: AbortSi
 // @ts-expect-error there is no such mode
 promised.stream({ url: "/", mode: "websocket" });
 """
+TSC = str(ROOT / "node_modules" / ".bin" / "tsc")
 COMPILER = ["--noEmit", "--strict", "--checkJs", "--allowJs", "--target", "es2023", "--module", "nodenext"]
 UNSAFE = r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|eval\(|new Function|setAttribute\(.style"
 
@@ -112,9 +113,20 @@ def package(tmp_path: Path) -> Path:
 def test_client_is_what_its_types_say(package: Path) -> None:
     (package / "client.js").rename(package / "implementation.js")
     (package / "check.ts").write_text(CHECK, encoding="utf-8")
-    command = [str(ROOT / "node_modules" / ".bin" / "tsc"), *COMPILER, "check.ts"]
-    checked = subprocess.run(command, cwd=package, capture_output=True, text=True, timeout=50)
-    assert checked.stdout + checked.stderr == ""
+    assert run_compiler(package, *COMPILER, "check.ts") == ""
+
+
+def test_every_script_keeps_its_types() -> None:
+    """tsc --strict finds no mistake in any script of both pages, and jsconfig.json leaves none out."""
+    scripts = {CLIENT / "client.js", *(ROOT / "pages").glob("*/*.js")}
+    assert scripts <= {Path(line) for line in run_compiler(ROOT, "-p", "jsconfig.json", "--listFilesOnly").splitlines()}
+    assert run_compiler(ROOT, "-p", "jsconfig.json", "--strict", "--checkJs") == ""
+    assert [script.name for script in scripts if "@ts-" in script.read_text("utf-8")] == []
+
+
+def run_compiler(directory: Path, *arguments: str) -> str:
+    checked = subprocess.run([TSC, *arguments], cwd=directory, capture_output=True, text=True, timeout=50)
+    return checked.stdout + checked.stderr
 
 
 def test_client_is_packed_with_all_it_needs(package: Path) -> None:
