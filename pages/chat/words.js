@@ -133,7 +133,7 @@ const ADVICE = [
   [/^(overloaded|draining|drained)$/, "The gateway is busy or restarting. Try again soon.", "网关繁忙或正在重启，请稍后重试。"],
   [/^upstream_(auth|tls|refused)$/, "The model service refused the gateway. Tell the person who runs the gateway.", "模型服务拒绝了网关的请求，请联系管理员。"],
   [/^upstream_(cut|reset|stalled)$/, "The model broke off in the middle.", "模型的回答中断了。"],
-  [/^upstream/, "The model service does not work at the moment.", "模型服务暂时不可用。"],
+  [/^upstream/, "The model service is in trouble.", "模型服务暂时不可用。"],
 ];
 
 const chinese = navigator.language.toLowerCase().startsWith("zh");
