@@ -3,29 +3,69 @@
  *   const answer = stream({ url: "/api/chat", message: "Hi", onText: (text) => show(text) });
  *   const { outcome, text } = await answer.done; // or answer.stop(), which ends the generation
  *
+ * The parts, each with one duty. A part calls upwards only through the functions that it was given:
+ *
+ *   Answer                 the states, the callbacks, the outcome; listens to the page (left, hidden, offline)
+ *    ├─ Transcript         what came so far, and the cursor behind it
+ *    ├─ Connection         one link after another, until the stream has ended
+ *    │   ├─ Question       the requests: start, follow, stop
+ *    │   ├─ EventSourceLink, FetchLink   one connection: bytes in, events out
+ *    │   └─ BackOff        when the next link is made
+ *    ├─ Keeper             what a storage remembers over a reload, and whether this tab may use it
+ *    ├─ Tabs, or Alone     one connection for all tabs that follow the stream
+ *    └─ Typewriter         bursts of text shown as if they were written
+ *
+ * The states. Only Answer changes them, in `#enter` and `#finish`:
+ *
+ *                     accepted          first piece of text
+ *   connecting ────────────────► open ────────────────────► streaming
+ *       │                        │  ▲                        │
+ *       │ no connection          │  │ accepted               │ no connection
+ *       ▼                        ▼  │                        ▼
+ *   ┌──────────────────────────────────────────────────────────────┐
+ *   │ reconnecting  it dropped: BackOff or the browser tries again │
+ *   │ waiting       the gateway said "later": BackOff tries again  │
+ *   │ offline       the browser has no network: `online` ends it   │
+ *   └──────────────────────────────────────────────────────────────┘
+ *
+ *   Every state may become one of these, and none of these changes any more:
+ *     done      the stream has ended
+ *     stopped   by stop(), by the signal, or by another reader
+ *     error     a lasting one, or no attempt is left
+ *     closed    by close(), or because this tab is a duplicate
+ *
  * What always holds:
- * - A start is sent again only where the gateway said that nothing was begun; from then on the stream is followed by its
- *   id, which never costs a second answer.
+ * - A start is sent again only where the gateway said that nothing was begun. Once the stream has an id, it is followed
+ *   by that id, which never costs a second answer.
  * - Text and cursor change together, so what a storage or another tab holds can always be continued.
- * - Exactly one of onDone and onError is called, or neither after close(); `done` always resolves and never rejects.
+ * - Exactly one of onDone and onError is called, or neither after close(). `done` always resolves and never rejects.
  * - Every wait and every buffer is bounded: see LIMITS and WAITS.
- * It does not know how an answer is shown. Its types, and what each option means, are in client.d.ts.
+ *
+ * Each browser API has one part that uses it, for the day that a browser denies it: EventSource EventSourceLink, streams
+ * FetchLink, storages Keeper, BroadcastChannel Tabs, locks Tabs (Alone stands in) and Keeper.
+ * The options, their defaults and all types are in client.d.ts.
  */
 
 /** @import * as Types from "./client.d.ts" */
 
-/** Attempts in a row: to start, `blind` if nobody says when, a `known` stream; characters a url may have and an event. */
-const LIMITS = { attempts: 6, blind: 2, known: 20, url: 4_000, event: 8_000_000 };
+/** Attempts in a row, and lengths in characters. */
+const LIMITS = {
+  attempts: 6, // to start, where the server said when to come back
+  blind: 2, // to start, where nobody said when
+  known: 20, // to follow a stream whose id or cursor is known
+  url: 4_000, // of a request without a body
+  event: 8_000_000,
+};
 /** Milliseconds. */
 const WAITS = {
-  retry: 1_000, // where the server has not said
-  ceiling: 30_000,
-  probe: 250,
-  idle: 45_000, // three heartbeats
-  stop: 3_000,
-  unknown: 30_000, // how long a stopped start may still tell its id
+  retry: 1_000, // where the server sent no `retry:`
+  ceiling: 30_000, // of the random part between two attempts
+  probe: 250, // until a lost start counts as failed, and before fetch takes over from an EventSource
+  idle: 45_000, // of silence make a connection dead: three heartbeats
+  stop: 3_000, // until an answer counts as stopped without the gateway's word
+  unknown: 30_000, // for which a stopped start is still read, because only its id can stop it
   save: 250,
-  claim: 500, // a tab that is left gives its locks back in less
+  claim: 500, // for a tab's lock; a tab that is left gives its locks back in less
   reply: 2_000, // of the tab that has the connection
 };
 const KEY = "gateway-stream";
@@ -51,86 +91,101 @@ export function stored(storage, key = KEY) {
   try {
     return JSON.parse(storage.getItem(key) ?? "null");
   } catch {
-    return null; // what somebody else wrote there is no stream of ours
+    return null; // something else of the page wrote there
   }
 }
 
-/** @typedef {Omit<Types.Kept, "streams">} Place where to go on, and what came before */
-/** @typedef {Types.StreamOptions & Partial<Place>} Options */
+/**
+ * `Place` is where to go on, and what came before; `End` is what an answer's last state says beside its name.
+ * @typedef {Omit<Types.Kept, "streams">} Place
+ * @typedef {Types.StreamOptions & Partial<Place>} Options
+ * @typedef {{text?: string, finishReason?: string, usage?: Types.Usage | null, error?: Types.Failure}} End
+ */
+
+// ---- the answer ----
 
 class Answer {
-  /** @type {Options} */ #options;
-  #streams;
-  /** @type {Types.Reader} */ #read;
-  #native = false; // an EventSource, or fetch
-  #posts = false;
+  #options;
+  #said;
+  #connection;
+  #keeper;
+  /** @type {Tabs | Alone | null} */ #tabs = null; // there once the stream has an id
+  /** @type {Typewriter | null} */ #typewriter = null;
   #ended = false;
   #stopping = false;
-  #connected = false; // onConnected was called
-  #sent = false; // a start is under way and may have begun a generation
-  #fresh = true; // no event was received on this connection
-  #offline = false; // the browser said so while we looked; before that it may only mean "no network but this machine"
+  #announced = false; // onConnected was called
   #away = false; // in the browser's back/forward cache
-  #attempt = 0;
-  #due = 0;
-  #heard = 0;
-  #retry = WAITS.retry;
-  #tab;
-  #owned = new AbortController();
-  #life = new AbortController();
-  /** @type {Types.Failure | null} */ #refusal = null;
-  /** @type {EventSource | null} */ #source = null;
-  /** @type {AbortController | null} */ #abort = null;
-  /** @type {Tabs | null} */ #tabs = null;
-  /** @type {Typewriter | null} */ #typewriter = null;
-  /** @type {Record<string, number>} */ #timers = {};
+  #deadline = 0; // the timer of a stop that nobody confirms
+  #page = new AbortController(); // ends the listeners on the page
   /** @type {(result: Types.Result) => void} */ #resolve = () => {};
 
+  /** @type {Types.State} */ state = "connecting";
+
   constructor(/** @type {Options} */ options) {
-    const { streamId = null, cursor = "", text = "", thinking = "", tools = [], restarts = 0, tab = "" } = options;
+    const { onText, smooth = true, text = "", patience } = options;
+    const question = new Question(options);
     this.#options = options;
-    this.#streams = new URL(options.streams ?? "/streams/", new URL(options.url, document.baseURI));
-    this.#read = readerOf(options.format ?? "events");
-    this.#tab = tab;
-    Object.assign(this, { streamId, cursor, text, thinking, tools: [...tools], restarts });
-    const { onText, smooth = true } = options;
+    this.#said = new Transcript(options);
+    this.#keeper = new Keeper(options, this.#said, question.streams.href);
+    const reader = readerOf(options.format ?? "events");
+    this.#connection = new Connection(question, this.#said, reader, patience ?? PATIENCE, {
+      state: () => this.state,
+      enter: (state, situation) => this.#enter(state, situation),
+      identify: (id) => this.#identify(id),
+      take: (readings) => this.#take(readings),
+      fail: (error) => this.#fail(error),
+      finish: (outcome) => this.#finish(outcome),
+    });
     if (onText && smooth) this.#typewriter = new Typewriter((shown) => this.#call("onText", shown), { shown: text });
     /** @type {Promise<Types.Result>} */
     this.done = new Promise((resolve) => (this.#resolve = resolve));
   }
 
-  /** @type {string | null} */ streamId = null;
-  /** @type {string | null} */ session = null;
-  /** @type {Types.State} */ state = "connecting";
-  /** @type {Types.ToolCall[]} */ tools = [];
-  cursor = "";
-  text = "";
-  thinking = "";
-  restarts = 0;
+  get streamId() {
+    return this.#said.streamId;
+  }
+
+  get session() {
+    return this.#said.session;
+  }
+
+  get cursor() {
+    return this.#said.cursor;
+  }
+
+  get text() {
+    return this.#said.text;
+  }
+
+  get thinking() {
+    return this.#said.thinking;
+  }
+
+  get tools() {
+    return this.#said.tools;
+  }
 
   begin() {
     this.#attend();
-    this.#native = this.#isNative();
-    this.#posts = !this.#native && !this.streamId;
     this.#enter("connecting");
     if (this.#options.signal?.aborted) this.#finish("stopped");
-    else if (this.#tab) this.#claim();
+    else if (this.#keeper.tab) this.#claim();
     else if (this.streamId) this.#join();
-    else this.#connect();
+    else this.#connection.connect();
     return this;
   }
 
   async stop() {
     if (this.#ended || this.#stopping) return;
-    this.#stopping = true;
-    if (!this.streamId && !this.#sent) return this.#finish("stopped");
-    this.#timers.stop = setTimeout(() => this.#finish("stopped"), WAITS.stop);
-    if (this.streamId) await this.#tellStop();
+    this.#stopping = this.#connection.stopping = true;
+    if (!this.streamId && !this.#connection.sent) return this.#finish("stopped");
+    this.#deadline = setTimeout(() => this.#finish("stopped"), WAITS.stop);
+    if (this.streamId) await this.#sendStop(this.streamId);
   }
 
   close() {
     if (this.#ended) return;
-    this.#keep();
+    this.#keeper.save();
     this.#finish("closed");
   }
 
@@ -143,232 +198,50 @@ class Answer {
     return new Answer(options).begin();
   }
 
-  // ---- the connection ----
-
-  #isNative() {
-    const { mode = "auto", format = "events", credential, body } = this.#options;
-    if (mode !== "auto") return mode === "eventsource" && this.#url(true).href.length <= LIMITS.url;
-    return !body && !credential && !this.streamId && format === "events" && this.#url(true).href.length <= LIMITS.url;
+  /** If it does not arrive, the gateway cancels a generation that nobody reads. */
+  async #sendStop(/** @type {string} */ id) {
+    await this.#connection.sendStop(id).catch(() => this.#finish("stopped"));
   }
 
-  #connect() {
-    if (this.#native) this.#listen();
-    else this.#pull();
-  }
+  // -- what the stream says --
 
-  #isConnected() {
-    return Boolean(this.#source || this.#abort || this.#timers.again);
-  }
-
-  #disconnect() {
-    this.#source?.close();
-    this.#abort?.abort();
-    this.#source = this.#abort = null;
-    for (const name of ["again", "idle"]) this.#cancel(name);
-  }
-
-  #listen() {
-    const { withCredentials = false } = this.#options;
-    const source = (this.#source = new EventSource(this.#url(), { withCredentials }));
-    this.#sent = true;
-    let opened = false;
-    source.onopen = () => {
-      opened = true;
-      this.#opened();
-    };
-    // The gateway's own `error` events share their name with the browser's notice of a lost connection.
-    const hear = (/** @type {Event} */ event) => {
-      if (event instanceof MessageEvent) this.#receive(event.type, event.data, event.lastEventId);
-      else this.#dropped(source, opened);
-    };
-    for (const type of EVENT_TYPES) source.addEventListener(type, hear);
-  }
-
-  /** The browser tries again at the server's pace, for ever; what it must not ask anew is taken from it. */
-  #dropped(/** @type {EventSource} */ source, /** @type {boolean} */ opened) {
-    if (source !== this.#source) return;
-    if (this.#ended) return this.#disconnect();
-    const shut = source.readyState === EventSource.CLOSED;
-    const again = opened && (this.cursor || !this.streamId) && !this.#offline;
-    if (!shut && again && ++this.#attempt <= LIMITS.attempts) return this.#enter("reconnecting");
-    this.#disconnect();
-    this.#native = false;
-    if (shut) this.#sent = false; // by an answer that began nothing, or by leaving the page
-    if (!shut && !this.#known()) return this.#fail(opened ? LOST : NETWORK);
-    // An EventSource hides the status that shut it; the same question by fetch learns it, or reads on. Not at once:
-    // a page that is being left shuts its EventSource too, and must not ask anew.
-    this.#timers.again = setTimeout(this.#pull, WAITS.probe);
-  }
-
-  #pull = async () => {
-    this.#timers.again = 0;
-    const abort = (this.#abort = new AbortController());
-    this.#sent = true;
-    this.#watch();
-    try {
-      const answer = await fetch(this.#url(), this.#request(abort.signal));
-      if (answer.status === 204) return this.#finish("done");
-      if (!answer.ok) return this.#refused(await failureOf(answer));
-      if (!answer.headers.get("Content-Type")?.startsWith("text/event-stream")) return this.#fail(NOT_A_STREAM);
-      this.#opened();
-      this.#identify(answer.headers.get("X-Stream-Id"));
-      await this.#consume(/** @type {ReadableStream<BufferSource>} */ (answer.body));
-    } catch (error) {
-      if (error instanceof RangeError) return this.#fail({ ...NOT_A_STREAM, message: error.message });
-    }
-    if (this.#abort === abort) this.#lost();
-  };
-
-  async #consume(/** @type {ReadableStream<BufferSource>} */ body) {
-    const reader = body.pipeThrough(new TextDecoderStream()).getReader();
-    const parser = new EventStreamParser((type, data, id) => this.#receive(type, data, id), this.cursor);
-    for (let read = await reader.read(); !read.done; read = await reader.read()) {
-      this.#watch();
-      parser.push(read.value);
-      this.#retry = parser.retry ?? this.#retry;
-      if (parser.lastEventId !== this.cursor) this.#fresh = false; // an id alone: the stream is ours
-      this.cursor = parser.lastEventId;
+  #take(/** @type {Types.Reading[]} */ readings) {
+    if (!this.#ended) this.#keeper.saveSoon();
+    for (const [kind, value] of readings) {
+      if (kind === "connected") this.#identify(value.streamId ?? null, value);
+      else if (this.#ended) return; // it is read on for its id alone
+      else if (kind === "done") this.#finish(value.finishReason === "stopped" ? "stopped" : "done", value);
+      else if (kind === "error" && value.code === "stopped") this.#finish("stopped");
+      else if (kind === "error") this.#fail(value);
+      else this.#add(/** @type {Piece} */ ([kind, value]));
     }
   }
 
-  #lost() {
-    if (this.#ended) return;
-    this.#disconnect();
-    if (this.#refusal) this.#again("waiting", this.#refusal);
-    else if (this.#known()) this.#again("reconnecting", LOST);
-    // It may have begun a generation: sending it again might pay for a second one. A page that is being left loses it too.
-    else this.#timers.lost = setTimeout(() => this.#fail(NETWORK), WAITS.probe);
+  #add(/** @type {Piece} */ piece) {
+    const { restarts } = this.#said;
+    const at = this.#said.length(piece[0]);
+    this.#apply(piece);
+    this.#tabs?.post({ kind: "event", reading: piece, at, restarts, ...this.#said.mark() });
   }
 
-  /** An HTTP status said no. */
-  #refused(/** @type {Types.Failure} */ failure) {
-    this.#disconnect();
-    this.#sent = false;
-    const status = failure.status ?? 0;
-    const begins = status === 429 || status === 503 || (failure.retryable && !failure.code.startsWith("http_"));
-    const passing = this.#known() ? status >= 500 || status === 429 || status === 408 : begins;
-    if (passing) this.#again("waiting", failure);
-    else this.#fail(failure);
-  }
-
-  /** An `error` event said no, for now. An EventSource comes back for ever and never says when: fetch takes over. */
-  #told(/** @type {Types.Failure} */ failure) {
-    this.#refusal = failure;
-    this.#sent = false;
-    if (!this.#native) return; // the connection is about to close
-    this.#native = false;
-    this.#lost();
-  }
-
-  /** Exponential back-off with full jitter on top of what the server asked for. Source: WHATWG HTML 9.2.3. */
-  #again(/** @type {Types.State} */ state, /** @type {Types.Failure} */ failure) {
-    if (this.#stopping && !this.#known()) return this.#finish("stopped");
-    const floor = Math.max(this.#retry, (failure.retryAfter ?? 0) * 1000);
-    const limit = this.#known() ? LIMITS.known : failure.retryAfter || failure === LOST ? LIMITS.attempts : LIMITS.blind;
-    if (++this.#attempt > limit || floor > (this.#options.patience ?? PATIENCE) * 1000) return this.#fail(failure);
-    const wait = floor + Math.random() * Math.min(WAITS.ceiling, this.#retry * 2 ** (this.#attempt - 1));
-    this.#due = performance.now() + wait;
-    if (this.#offline) return this.#enter("offline", { error: failure });
-    this.#timers.again = setTimeout(this.#pull, wait);
-    this.#enter(state, { seconds: wait / 1000, attempt: this.#attempt, error: failure });
-  }
-
-  #opened() {
-    this.#fresh = true;
-    this.#refusal = null;
-    this.#heard = performance.now();
-    this.#enter("open");
-  }
-
-  #watch() {
-    this.#heard = performance.now();
-    this.#cancel("idle");
-    this.#timers.idle = setTimeout(() => this.#abort?.abort(), WAITS.idle);
-  }
-
-  #known() {
-    return Boolean(this.streamId || this.cursor);
-  }
-
-  #url(native = this.#native) {
-    const { url, message, session, credential, params } = this.#options;
-    const id = this.streamId;
-    const target = id ? new URL(encodeURIComponent(id), this.#streams) : new URL(url, document.baseURI);
-    const start = id || this.#posts ? {} : { message, session_id: session };
-    const headers = native ? { last_event_id: this.cursor, token: credential } : {};
-    const query = { ...params, ...start, ...headers };
-    for (const [name, value] of Object.entries(query)) if (value) target.searchParams.set(name, value);
-    return target;
-  }
-
-  #request(/** @type {AbortSignal} */ signal) {
-    const { message, session: session_id, body } = this.#options;
-    const headers = new Headers({ Accept: "text/event-stream" });
-    if (this.cursor) headers.set("Last-Event-ID", this.cursor);
-    if (this.streamId || !this.#posts) return this.#signed({ headers, signal, cache: "no-store" });
-    headers.set("Content-Type", "application/json");
-    return this.#signed({ method: "POST", headers, signal, body: JSON.stringify({ message, session_id, ...body }) });
-  }
-
-  async #tellStop() {
-    const url = new URL(`${encodeURIComponent(this.streamId ?? "")}/stop`, this.#streams);
-    const answer = fetch(url, this.#signed({ method: "POST", headers: new Headers(), keepalive: true }));
-    await answer.catch(() => this.#finish("stopped")); // the gateway cancels what nobody reads
-  }
-
-  /** @param {RequestInit & {headers: Headers}} request @returns {RequestInit} */
-  #signed(request) {
-    const { credential, withCredentials } = this.#options;
-    if (credential) request.headers.set("Authorization", `Bearer ${credential}`);
-    return { ...request, credentials: withCredentials ? "include" : "same-origin" };
-  }
-
-  // ---- what the stream says ----
-
-  #receive(/** @type {string} */ type, /** @type {string} */ data, /** @type {string} */ id) {
-    if (this.#ended && !this.#stopping) return;
-    this.#heard = performance.now();
-    const readings = this.#readings(type, data);
-    const [kind, value] = readings[0] ?? [];
-    const refusal = kind === "error" && value.retryable && this.#fresh && id === this.cursor;
-    if (readings.length) this.#fresh = false;
-    if (refusal) return this.#told(value);
-    this.cursor = id || this.cursor;
-    this.#timers.save ||= setTimeout(this.#keep, WAITS.save);
-    for (const reading of readings) this.#take(reading);
-  }
-
-  #readings(/** @type {string} */ type, /** @type {string} */ data) {
-    try {
-      return this.#read(type, data);
-    } catch (error) {
-      this.#fail({ ...NOT_A_STREAM, message: `An event cannot be read: ${error}` });
-      return [];
-    }
-  }
-
-  #take(/** @type {Types.Reading} */ [kind, value]) {
-    if (kind === "connected") return this.#identify(value.streamId ?? null, value);
-    if (this.#ended) return;
-    if (kind === "done") return this.#finish(value.finishReason === "stopped" ? "stopped" : "done", value);
-    if (kind === "error") return value.code === "stopped" ? this.#finish("stopped") : this.#fail(value);
-    const place = { at: this.#length(kind), restarts: this.restarts };
-    this.#apply(kind, value);
-    this.#tell({ kind: "event", reading: [kind, value], ...place, position: this.#position(), cursor: this.cursor });
-  }
-
-  #apply(/** @type {string} */ kind, /** @type {any} */ value) {
-    this.#attempt = 0;
+  /** A piece of the answer, from the stream or from another tab. */
+  #apply(/** @type {Piece} */ piece) {
+    const [kind, value] = piece;
+    const said = this.#said;
+    this.#connection.progressed();
     if (this.state !== "streaming") this.#enter("streaming");
-    if (kind === "thinking") this.#call("onThinking", value, (this.thinking += value));
-    if (kind === "token") this.#write(value);
-    if (kind === "tool") this.#call("onTool", value, (this.tools = withPiece(this.tools, value)));
-    if (kind === "restart") this.#restart();
+    if (kind === "restart") return this.#restart();
+    said.add(piece);
+    if (kind === "thinking") this.#call("onThinking", value, said.thinking);
+    if (kind === "tool") this.#call("onTool", value, said.tools);
+    if (kind === "token") this.#call("onToken", value, said.text);
+    if (kind === "token") this.#show();
   }
 
-  #write(/** @type {string} */ piece) {
-    this.text += piece;
-    this.#call("onToken", piece, this.text);
+  /** Another model answers anew: what came so far is void. */
+  #restart() {
+    this.#said.restart();
+    this.#call("onRestart");
     this.#show();
   }
 
@@ -377,26 +250,22 @@ class Answer {
     else this.#call("onText", this.text);
   }
 
-  #restart() {
-    this.text = this.thinking = "";
-    this.tools = [];
-    this.restarts += 1;
-    this.#call("onRestart");
-    this.#show();
-  }
-
-  #identify(/** @type {string | null} */ id, { session = this.session, resumed = this.restarts > 0 || this.cursor !== "" } = {}) {
-    const news = id && !this.streamId;
-    this.streamId = id ?? this.streamId;
-    this.session = session;
-    if (news && this.#stopping) this.#tellStop();
-    if (this.#ended) return this.#disconnect(); // a stopped start that was waited for
+  /** The stream may have an id now, and with it readers in other tabs and somebody to be stopped. */
+  #identify(/** @type {string | null} */ id, /** @type {Partial<Types.Connected>} */ start = {}) {
+    const said = this.#said;
+    const { session = said.session, resumed = said.restarts > 0 || said.cursor !== "" } = start;
+    const news = !said.streamId && id;
+    said.streamId = id ?? said.streamId;
+    said.session = session;
+    if (news && this.#stopping) this.#sendStop(news);
+    if (this.#ended) return this.#connection.disconnect(); // it was read on for the id alone
     if (news) this.#join();
-    if (!this.#connected && this.streamId) this.#call("onConnected", { streamId: this.streamId, session, resumed });
-    this.#connected ||= Boolean(this.streamId);
+    if (!said.streamId || this.#announced) return;
+    this.#call("onConnected", { streamId: said.streamId, session, resumed });
+    this.#announced = true;
   }
 
-  #call(/** @type {string} */ name, /** @type {any[]} */ ...values) {
+  #call(/** @type {keyof Types.Callbacks} */ name, /** @type {any[]} */ ...values) {
     try {
       /** @type {any} */ (this.#options)[name]?.(...values);
     } catch (error) {
@@ -404,10 +273,12 @@ class Answer {
     }
   }
 
+  // -- the states --
+
   #enter(/** @type {Types.State} */ state, /** @type {Types.Situation} */ situation = {}) {
     if (this.#ended) return;
     this.state = state;
-    this.#tell({ kind: "state", state, situation });
+    this.#tabs?.post({ kind: "state", state, situation });
     this.#call("onState", state, situation);
   }
 
@@ -415,12 +286,12 @@ class Answer {
     this.#finish(this.#stopping ? "stopped" : "error", { error });
   }
 
-  #finish(/** @type {Types.Outcome} */ outcome, /** @type {any} */ detail = {}) {
+  #finish(/** @type {Types.Outcome} */ outcome, /** @type {End} */ end = {}) {
     if (this.#ended) return;
     this.#ended = true;
-    const { error, text = this.text, finishReason, usage } = detail;
-    this.#leave(outcome, detail);
-    this.text = text;
+    const { error, text = this.text, finishReason, usage } = end;
+    this.#leave(outcome, end);
+    this.#said.text = text;
     this.#typewriter?.write(text);
     this.#typewriter?.flush();
     const { thinking, tools } = this;
@@ -432,248 +303,774 @@ class Answer {
     this.#resolve(result);
   }
 
-  #leave(/** @type {Types.Outcome} */ outcome, /** @type {any} */ detail) {
-    const { storage, storageKey = KEY } = this.#options;
-    const asksStill = this.#stopping && this.#sent && !this.streamId;
-    for (const name of Object.keys(this.#timers)) this.#cancel(name);
-    if (asksStill) this.#timers.idle = setTimeout(() => this.#disconnect(), WAITS.unknown); // its id is needed to stop it
-    else this.#disconnect();
-    const ours = outcome === "closed" || [401, 403].includes(detail.error?.status); // others may do better
-    if (!ours) this.#tell({ kind: "end", outcome, detail });
+  /** Gives back what the answer holds: timers, connection, locks, listeners, and what the storage keeps. */
+  #leave(/** @type {Types.Outcome} */ outcome, /** @type {End} */ end) {
+    clearTimeout(this.#deadline);
+    this.#connection.end(this.#stopping);
+    // Another tab may be better off: it is open still, or has a credential that is accepted.
+    const ours = outcome === "closed" || [401, 403].includes(end.error?.status ?? 0);
+    if (!ours) this.#tabs?.post({ kind: "end", outcome, detail: end });
     this.#tabs?.leave();
-    this.#owned.abort();
-    this.#life.abort();
-    if (outcome !== "closed") storage?.removeItem(storageKey);
+    this.#keeper.leave(outcome !== "closed");
+    this.#page.abort();
   }
 
-  #cancel(/** @type {string} */ name) {
-    clearTimeout(this.#timers[name]);
-    this.#timers[name] = 0;
-  }
-
-  // ---- the page: left, hidden, frozen, offline ----
+  // -- the page: left, hidden, frozen, offline --
 
   #attend() {
-    const { signal } = this.#life;
-    addEventListener("pagehide", this.#hide, { signal });
-    addEventListener("pageshow", this.#back, { signal });
-    addEventListener("offline", this.#pause, { signal });
-    addEventListener("online", this.#hurry, { signal });
-    document.addEventListener("visibilitychange", this.#look, { signal });
-    document.addEventListener("freeze", this.#keep, { signal });
-    document.addEventListener("resume", this.#look, { signal });
+    const { signal } = this.#page;
+    addEventListener("pagehide", this.#onHide, { signal });
+    addEventListener("pageshow", this.#onShow, { signal });
+    addEventListener("offline", () => this.#connection.pause(), { signal });
+    addEventListener("online", () => this.#connection.unpause(!this.#follows()), { signal });
+    document.addEventListener("visibilitychange", this.#onLook, { signal });
+    document.addEventListener("freeze", () => this.#keeper.save(), { signal });
+    document.addEventListener("resume", this.#onLook, { signal });
     this.#options.signal?.addEventListener("abort", () => this.stop(), { signal });
   }
 
-  #keep = () => {
-    this.#cancel("save");
-    const { storage, storageKey = KEY } = this.#options;
-    const { streamId, cursor, text, thinking, tools, restarts } = this;
-    if (!storage || !streamId || this.#ended) return;
-    const place = { streamId, streams: this.#streams.href, tab: this.#tab };
-    try {
-      storage.setItem(storageKey, JSON.stringify({ ...place, cursor, text, thinking, tools, restarts }));
-    } catch {
-      storage.removeItem(storageKey); // too long to keep: from the beginning, then
-      storage.setItem(storageKey, JSON.stringify(place));
-    }
-  };
-
-  #hide = (/** @type {PageTransitionEvent} */ event) => {
-    this.#keep();
-    this.#owned.abort(); // a reload is about to claim it
-    this.#away = event.persisted && this.#known();
+  #onHide = (/** @type {PageTransitionEvent} */ event) => {
+    this.#keeper.save();
+    this.#keeper.release(); // a reload is about to claim it
+    this.#away = event.persisted && this.#said.known;
     if (!this.#away) return;
-    this.#disconnect(); // a page with a connection or a lock is not kept for the way back
+    this.#connection.disconnect(); // a browser caches no page that has a connection or a lock
     this.#tabs?.leave();
     this.#tabs = null;
   };
 
-  #back = (/** @type {PageTransitionEvent} */ event) => {
+  #onShow = (/** @type {PageTransitionEvent} */ event) => {
+    const { sent, connected } = this.#connection;
     if (this.#away) this.#join();
-    else if (event.persisted && this.#sent && !this.#known() && !this.#isConnected()) this.#fail(INTERRUPTED);
+    else if (event.persisted && sent && !this.#said.known && !connected) this.#fail(INTERRUPTED);
     this.#away = false;
   };
 
-  #pause = () => {
-    this.#offline = true;
-    if (!this.#timers.again) return; // an open connection may lead to this very machine
-    this.#cancel("again");
-    this.#enter("offline");
+  #onLook = () => {
+    if (document.hidden) this.#keeper.save();
+    else if (this.#follows()) this.#tabs?.check();
+    else this.#connection.check();
   };
 
-  #hurry = () => {
-    const was = this.#offline;
-    this.#offline = false;
-    if (this.#follows()) return;
-    if (this.state === "offline") this.#soon(this.#due - performance.now());
-    else if (this.state === "reconnecting" && this.#timers.again) this.#soon(0);
-    else if (was) this.#reopen();
-  };
+  // -- other tabs --
 
-  #look = () => {
-    const silent = performance.now() - this.#heard > WAITS.idle;
-    if (document.hidden) this.#keep();
-    else if (this.#follows()) silent && this.#greet();
-    else if (this.state === "reconnecting" && this.#timers.again) this.#soon(0);
-    else if (silent) this.#reopen();
-  };
-
-  #soon(/** @type {number} */ wait) {
-    this.#cancel("again");
-    this.#attempt = 0;
-    this.#timers.again = setTimeout(this.#pull, Math.max(0, this.#refusal ? wait : 0));
-  }
-
-  /** The network changed, or nothing was heard for long: the connection may be dead without anybody having said so. */
-  #reopen() {
-    if (!this.#known() || !(this.#source || this.#abort)) return;
-    this.#disconnect();
-    this.#native = false;
-    this.#enter("reconnecting");
-    this.#pull();
-  }
-
-  // ---- other tabs ----
-
-  /** A tab that was duplicated has a copy of what the other one keeps, and no right to it. */
+  /** Go on with what the storage keeps, unless it is another tab's: a tab that was duplicated has a copy of it. */
   async #claim() {
-    if (await this.#own()) return this.#ended || this.#join();
-    this.#options.storage?.removeItem(this.#options.storageKey ?? KEY);
+    if (await this.#keeper.own()) return this.#ended || this.#join();
+    this.#keeper.forget();
     this.#finish("closed");
   }
 
-  /** Whether what the storage keeps is this tab's. */
-  #own() {
-    this.#tab ||= token();
-    if (this.#owned.signal.aborted) this.#owned = new AbortController();
-    return held(`gateway-tab:${this.#tab}`, this.#owned.signal, WAITS.claim);
-  }
-
+  /** Follow the stream by its id: by a connection of this tab, or by one that it shares. */
   #join() {
     if (this.#ended) return;
-    if (this.#options.storage && (!this.#tab || this.#away)) this.#own();
-    const shares = this.#options.share !== false && navigator.locks && this.streamId;
-    if (!shares) return this.#isConnected() || this.#connect();
-    this.#tabs = new Tabs(`gateway-stream:${this.streamId}`, this.#hear, this.#lead, this.#follow);
+    if (this.#keeper.keeps && (!this.#keeper.tab || this.#away)) this.#keeper.own();
+    const shares = this.#options.share !== false && Tabs.supported && this.streamId;
+    const lead = () => this.#connection.connected || this.#connection.connect();
+    this.#tabs = !shares ? new Alone(lead) : new Tabs(`gateway-stream:${this.streamId}`, {
+      lead,
+      follow: () => this.#connection.disconnect(),
+      snapshot: () => ({ kind: "snapshot", state: this.state, ...this.#said.all(), ...this.#said.mark() }),
+      hear: (message) => this.#hear(message),
+    });
     this.#tabs.join();
-    this.#greet();
   }
 
   #follows() {
     return Boolean(this.#tabs && !this.#tabs.leads);
   }
 
-  #lead = () => {
-    this.#cancel("greet");
-    if (!this.#isConnected()) this.#connect();
-  };
-
-  #follow = () => {
-    this.#disconnect();
-    this.#greet();
-  };
-
-  /** Ask the tab that has the connection for what came so far; where it keeps silent, take its place. */
-  #greet = () => {
-    this.#tabs?.post({ kind: "hello" });
-    this.#cancel("greet");
-    this.#timers.greet = setTimeout(() => this.#tabs?.seize(), WAITS.reply);
-  };
-
-  #tell(/** @type {any} */ message) {
-    if (this.#tabs?.leads) this.#tabs.post(message);
-  }
-
-  #hear = (/** @type {any} */ message) => {
-    if (message.kind === "hello") return this.#tell(this.#snapshot());
-    if (this.#tabs?.leads || this.#ended) return;
-    this.#heard = performance.now();
-    this.#cancel("greet");
-    this.#timers.greet = setTimeout(this.#greet, WAITS.idle);
-    if (message.kind === "end") return this.#finish(message.outcome, message.detail);
-    if (message.kind === "state") return this.#enter(message.state, message.situation);
-    if (message.kind === "snapshot") this.#adopt(message);
+  /** What the tab that has the connection says. */
+  #hear(/** @type {News} */ message) {
+    if (this.#ended) return;
+    if (message.kind === "end") this.#finish(message.outcome, message.detail);
+    else if (message.kind === "state") this.#enter(message.state, message.situation);
+    else if (message.kind === "snapshot") this.#adopt(message);
     else this.#catchUp(message);
-  };
-
-  #snapshot() {
-    const { streamId, session, text, thinking, tools, restarts, cursor, state } = this;
-    const position = this.#position();
-    return { kind: "snapshot", streamId, session, text, thinking, tools, restarts, cursor, state, position };
   }
 
-  #adopt(/** @type {any} */ { session, text, thinking, tools, state, ...place }) {
+  #adopt(/** @type {Snapshot} */ { session, text, thinking, tools, state, ...place }) {
+    const said = this.#said;
     this.#identify(this.streamId, { session, resumed: true });
-    if (place.restarts > this.restarts) this.#restart();
-    this.restarts = Math.max(this.restarts, place.restarts);
+    if (place.restarts > said.restarts) this.#restart();
+    said.restarts = Math.max(said.restarts, place.restarts);
     if (state !== this.state) this.#enter(state);
     this.#catchUp({ reading: ["thinking", thinking], at: 0, ...place });
     this.#catchUp({ reading: ["token", text], at: 0, ...place });
-    if (place.restarts < this.restarts) return;
-    if (place.position > this.#position()) this.tools = tools;
-    if (place.position === this.#position()) this.cursor = place.cursor;
+    if (place.restarts < said.restarts) return;
+    if (place.position > said.position) said.tools = tools;
+    if (place.position === said.position) said.cursor = place.cursor;
   }
 
   /** Messages may repeat what this tab has; none may leave a gap. */
-  #catchUp(/** @type {any} */ { reading: [kind, value], at, restarts, position, cursor }) {
-    const length = this.#length(kind);
-    if (restarts < this.restarts) return;
-    if (restarts > this.restarts || at > length) return this.#greet();
+  #catchUp(/** @type {Piecemeal} */ { reading: [kind, value], at, restarts, position, cursor }) {
+    const said = this.#said;
+    const length = said.length(kind);
+    if (restarts < said.restarts) return;
+    if (restarts > said.restarts || at > length) return this.#tabs?.greet();
     const news = typeof value === "string" ? value.slice(length - at) : at === length ? value : "";
-    if (news || kind === "restart") this.#apply(kind, news);
-    if (position !== this.#position()) return;
+    if (news || kind === "restart") this.#apply(/** @type {Piece} */ ([kind, news]));
+    if (this.#ended || position !== said.position) return;
+    said.cursor = cursor;
+    this.#keeper.saveSoon();
+  }
+}
+
+/** @typedef {["token" | "thinking", string] | ["tool", Types.ToolPiece] | ["restart", null]} Piece what adds to an answer */
+
+/** What came of an answer so far, and the cursor that stands behind it. Tokens, thoughts and tool calls only grow. */
+class Transcript {
+  constructor(/** @type {Options} */ { streamId, cursor = "", text = "", thinking = "", tools = [], restarts = 0 }) {
+    /** @type {string | null} */ this.streamId = streamId ?? null;
+    /** @type {string | null} */ this.session = null;
     this.cursor = cursor;
-    this.#timers.save ||= setTimeout(this.#keep, WAITS.save);
+    this.text = text;
+    this.thinking = thinking;
+    this.tools = [...tools];
+    this.restarts = restarts; // how often another model began anew
   }
 
-  /** How much of a kind came so far. */
-  #length(/** @type {string} */ kind) {
+  /** Whether the stream can be followed without starting another one. */
+  get known() {
+    return Boolean(this.streamId || this.cursor);
+  }
+
+  add(/** @type {Piece} */ [kind, value]) {
+    if (kind === "token") this.text += value;
+    if (kind === "thinking") this.thinking += value;
+    if (kind === "tool") this.tools = withPiece(this.tools, value);
+  }
+
+  restart() {
+    this.text = this.thinking = "";
+    this.tools = [];
+    this.restarts += 1;
+  }
+
+  /** How much of a kind came: characters, or pieces of tool calls. */
+  length(/** @type {Piece[0]} */ kind) {
     if (kind === "tool") return this.tools.reduce((sum, call) => sum + (call?.pieces ?? 0), 0);
     return kind === "token" ? this.text.length : kind === "thinking" ? this.thinking.length : 0;
   }
 
-  #position() {
-    return ["token", "thinking", "tool"].reduce((sum, kind) => sum + this.#length(kind), 0);
+  /** How much came in all. Tabs that are equally far may use each other's cursor. */
+  get position() {
+    return this.length("token") + this.length("thinking") + this.length("tool");
+  }
+
+  mark() {
+    return { position: this.position, cursor: this.cursor };
+  }
+
+  all() {
+    const { streamId, session, text, thinking, tools, restarts } = this;
+    return { streamId, session, text, thinking, tools, restarts };
   }
 }
 
-/** Tabs that follow one stream: one has the connection and tells the others; when it goes, the next one takes over. */
+// ---- the connection ----
+
+/**
+ * What a connection asks of its answer.
+ * @typedef {object} Owner
+ * @property {() => Types.State} state
+ * @property {(state: Types.State, situation?: Types.Situation) => void} enter
+ * @property {(id: string | null) => void} identify
+ * @property {(readings: Types.Reading[]) => void} take
+ * @property {(error: Types.Failure) => void} fail
+ * @property {(outcome: Types.Outcome) => void} finish
+ */
+
+/**
+ * One link after another, until the stream has ended. What the end of a link leads to:
+ *
+ *   | the link ended because            | stream unknown           | id or cursor known                |
+ *   |-----------------------------------|--------------------------|-----------------------------------|
+ *   | over: 204, nothing is left        | –                        | done                              |
+ *   | unreadable: no event stream       | error                    | error                             |
+ *   | refused: an HTTP status           | BackOff if it says when  | BackOff if it may pass            |
+ *   | lost, after an event said "later" | BackOff                  | BackOff                           |
+ *   | lost                              | error: the start may     | BackOff                           |
+ *   |                                   | have begun an answer     |                                   |
+ *   | dropped: an EventSource, which    | error                    | the browser, LIMITS.attempts      |
+ *   | tries again by itself             |                          | times, then fetch                 |
+ *   | shut: an EventSource, for good    | fetch, to learn why      | fetch                             |
+ *
+ * An EventSource that was accepted has a cursor, even where no event showed it yet: the browser may try again.
+ */
+class Connection {
+  #question;
+  #said;
+  #read;
+  #owner;
+  #backOff;
+  #native; // the next link is an EventSource, else fetch
+  /** @type {EventSourceLink | FetchLink | null} */ #link = null;
+  #fresh = true; // no event was received on this link
+  #offline = false; // the browser said so while we looked; before that it may only mean "no network but this machine"
+  #ended = false; // the answer is over
+  #timer = 0; // of a start that was lost, then of one that was stopped
+  sent = false; // a start is under way, or may have begun a generation
+  stopping = false; // the answer is to be stopped: no start is sent again
+
+  /** @param {Question} question @param {Transcript} said @param {Types.Reader} read @param {number} patience @param {Owner} owner */
+  constructor(question, said, read, patience, owner) {
+    this.#question = question;
+    this.#said = said;
+    this.#read = read;
+    this.#owner = owner;
+    this.#native = question.native;
+    this.#backOff = new BackOff(patience * 1000, () => this.connect());
+  }
+
+  /** Whether there is a link, or one will be made. */
+  get connected() {
+    return Boolean(this.#link || this.#backOff.pending);
+  }
+
+  connect() {
+    const [question, said] = [this.#question, this.#said];
+    /** @type {Hearing} */
+    const hearing = {
+      opened: (id) => this.#opened(id),
+      event: (type, data, id) => this.#receive(type, data, id),
+      advanced: (cursor, retry) => this.#advance(cursor, retry),
+      ended: (end) => this.#follow(end),
+    };
+    const ask = async (/** @type {AbortSignal} */ signal) => fetch(question.url(said), question.request(said, signal));
+    this.sent = true;
+    this.#link?.close();
+    this.#link = this.#native
+      ? new EventSourceLink(question.url(said, true), question.withCredentials, hearing)
+      : new FetchLink(ask, said.cursor, hearing);
+  }
+
+  disconnect() {
+    this.#link?.close();
+    this.#link = null;
+    this.#backOff.cancel();
+  }
+
+  /** The answer is over. A start that was stopped before its id came is read on for a while: only the id can stop it. */
+  end(/** @type {boolean} */ stopped) {
+    this.#ended = true;
+    clearTimeout(this.#timer);
+    if (!stopped || !this.sent || this.#said.streamId) return this.disconnect();
+    this.#backOff.cancel();
+    this.#timer = setTimeout(() => this.disconnect(), WAITS.unknown);
+  }
+
+  /** Resolves when the gateway was told. */
+  sendStop(/** @type {string} */ id) {
+    return fetch(...this.#question.stop(id));
+  }
+
+  /** Something new came: the next attempt is a first one again. */
+  progressed() {
+    this.#backOff.reset();
+  }
+
+  // -- what a link says --
+
+  #opened(/** @type {string | null | undefined} */ id) {
+    this.#fresh = true;
+    this.#backOff.refusal = null;
+    this.#owner.enter("open");
+    if (id !== undefined) this.#owner.identify(id);
+  }
+
+  #receive(/** @type {string} */ type, /** @type {string} */ data, /** @type {string} */ id) {
+    let readings;
+    try {
+      readings = this.#read(type, data);
+    } catch (error) {
+      return this.#owner.fail({ ...NOT_A_STREAM, message: `An event cannot be read: ${error}` });
+    }
+    const [first] = readings;
+    const later = first?.[0] === "error" && first[1].retryable && this.#fresh && id === this.#said.cursor;
+    if (first) this.#fresh = false;
+    if (later) return this.#postpone(first[1]);
+    this.#said.cursor = id || this.#said.cursor;
+    this.#owner.take(readings);
+  }
+
+  /** An id without an event moves the cursor too: the stream is ours. */
+  #advance(/** @type {string} */ cursor, /** @type {number | null} */ retry) {
+    if (retry !== null) this.#backOff.retry = retry;
+    if (cursor !== this.#said.cursor) this.#fresh = false;
+    this.#said.cursor = cursor;
+  }
+
+  /** The first event of a link is an error that says "later". An EventSource never says when: fetch takes over. */
+  #postpone(/** @type {Types.Failure} */ failure) {
+    this.#backOff.refusal = failure;
+    this.sent = false;
+    if (!this.#native) return; // the gateway is about to close it
+    this.#native = false;
+    this.#follow({ how: "lost" });
+  }
+
+  // -- what comes after a link: see the table above --
+
+  #follow(/** @type {LinkEnd} */ end) {
+    const { known } = this.#said;
+    if (end.how === "dropped" && !this.#ended && this.#leaveToBrowser(end.opened)) return;
+    this.disconnect();
+    if (this.#ended) return;
+    if (end.how === "over") this.#owner.finish("done");
+    if (end.how === "unreadable") this.#owner.fail(end.failure);
+    if (end.how === "refused") this.#refused(end.failure);
+    if (end.how === "lost") {
+      const { refusal } = this.#backOff;
+      if (refusal) this.#again("waiting", refusal);
+      else if (known) this.#again("reconnecting", LOST);
+      // Sending it again might pay for a second answer. Not at once an error: a page that is being left loses it too.
+      else this.#timer = setTimeout(() => this.#owner.fail(NETWORK), WAITS.probe);
+    }
+    if (end.how === "dropped" || end.how === "shut") {
+      this.#native = false;
+      if (end.how === "dropped" && !known) return this.#owner.fail(end.opened ? LOST : NETWORK);
+      if (end.how === "shut") this.sent = false; // by an answer that began nothing, or because the page is left
+      // An EventSource hides the status that shut it; the same question by fetch learns it, or reads on. Not at once:
+      // a page that is being left shuts its EventSource too, and must not ask anew.
+      this.#backOff.start(WAITS.probe);
+    }
+  }
+
+  /** An EventSource tries again at the server's pace, for ever, and asks the same question: not where that starts anew. */
+  #leaveToBrowser(/** @type {boolean} */ opened) {
+    const { cursor, streamId } = this.#said;
+    const resumes = opened && (cursor || !streamId) && !this.#offline;
+    if (!resumes || !this.#backOff.countsOn()) return false;
+    this.#owner.enter("reconnecting");
+    return true;
+  }
+
+  #refused(/** @type {Types.Failure} */ failure) {
+    this.sent = false;
+    const { status, code, retryable } = failure;
+    const busy = status === 429 || status === 503;
+    // A stream that exists may be asked for again; a start only where the gateway itself, no proxy, said that it may.
+    const mayPass = this.#said.known ? status === 408 || (status ?? 0) >= 500 : retryable && !code.startsWith("http_");
+    if (busy || mayPass) this.#again("waiting", failure);
+    else this.#owner.fail(failure);
+  }
+
+  #again(/** @type {Types.State} */ state, /** @type {Types.Failure} */ failure) {
+    if (this.stopping && !this.#said.known) return this.#owner.finish("stopped");
+    const wait = this.#backOff.next(failure, this.#said.known);
+    if (wait === null) return this.#owner.fail(failure);
+    if (this.#offline) return this.#owner.enter("offline", { error: failure });
+    this.#backOff.start(wait);
+    this.#owner.enter(state, { seconds: wait / 1000, attempt: this.#backOff.attempt, error: failure });
+  }
+
+  // -- the network and the page --
+
+  /** The browser has no network. An open link is kept: it may lead to this very machine. */
+  pause() {
+    this.#offline = true;
+    if (!this.#backOff.pending) return;
+    this.#backOff.cancel();
+    this.#owner.enter("offline");
+  }
+
+  /** The network is back. @param {boolean} leads whether this tab is the one that connects */
+  unpause(leads) {
+    const was = this.#offline;
+    this.#offline = false;
+    if (!leads) return;
+    if (this.#owner.state() === "offline") this.#backOff.hurry();
+    else if (!this.#hurried() && was) this.#reopen();
+  }
+
+  /** Somebody looks at the page again: no time to lose, and after a long silence no trust in the link. */
+  check() {
+    if (!this.#hurried() && this.#link && this.#link.silence > WAITS.idle) this.#reopen();
+  }
+
+  #hurried() {
+    const waits = this.#owner.state() === "reconnecting" && this.#backOff.pending;
+    if (waits) this.#backOff.hurry();
+    return waits;
+  }
+
+  /** The link may be dead without anybody having said so: a new one, if that costs no second answer. */
+  #reopen() {
+    if (!this.#said.known || !this.#link) return;
+    this.disconnect();
+    this.#native = false;
+    this.#owner.enter("reconnecting");
+    this.connect();
+  }
+}
+
+/** The requests of one answer: its start, following it, stopping it. */
+class Question {
+  #options;
+
+  constructor(/** @type {Options} */ options) {
+    const { mode = "auto", format = "events", credential, body, streamId, withCredentials = false } = options;
+    this.#options = options;
+    this.withCredentials = withCredentials;
+    this.streams = new URL(options.streams ?? "/streams/", new URL(options.url, document.baseURI));
+    const fits = this.url({ streamId: streamId ?? null, cursor: options.cursor ?? "" }, true).href.length <= LIMITS.url;
+    const able = !body && !credential && !streamId && format === "events";
+    /** Whether it begins with an EventSource. */
+    this.native = fits && (mode === "eventsource" || (mode === "auto" && able));
+    /** Whether a start is a POST; else it is a GET, also by fetch where an EventSource began it. */
+    this.posts = !this.native && !streamId;
+  }
+
+  /** @param {{streamId: string | null, cursor: string}} place @param {boolean} [native] an EventSource, which sends no header */
+  url({ streamId, cursor }, native = false) {
+    const { url, message, session, credential, params } = this.#options;
+    const target = streamId ? new URL(encodeURIComponent(streamId), this.streams) : new URL(url, document.baseURI);
+    const start = streamId || this.posts ? {} : { message, session_id: session };
+    const headers = native ? { last_event_id: cursor, token: credential } : {};
+    const query = { ...params, ...start, ...headers };
+    for (const [name, value] of Object.entries(query)) if (value) target.searchParams.set(name, value);
+    return target;
+  }
+
+  /** @param {{streamId: string | null, cursor: string}} place @param {AbortSignal} signal @returns {RequestInit} */
+  request({ streamId, cursor }, signal) {
+    const { message, session: session_id, body } = this.#options;
+    const headers = new Headers({ Accept: "text/event-stream" });
+    if (cursor) headers.set("Last-Event-ID", cursor);
+    if (streamId || !this.posts) return this.#signed({ headers, signal, cache: "no-store" });
+    headers.set("Content-Type", "application/json");
+    return this.#signed({ method: "POST", headers, signal, body: JSON.stringify({ message, session_id, ...body }) });
+  }
+
+  /** @param {string} id @returns {[URL, RequestInit]} */
+  stop(id) {
+    const url = new URL(`${encodeURIComponent(id)}/stop`, this.streams);
+    return [url, this.#signed({ method: "POST", headers: new Headers(), keepalive: true })];
+  }
+
+  /** @param {RequestInit & {headers: Headers}} request @returns {RequestInit} */
+  #signed(request) {
+    const { credential } = this.#options;
+    if (credential) request.headers.set("Authorization", `Bearer ${credential}`);
+    return { ...request, credentials: this.withCredentials ? "include" : "same-origin" };
+  }
+}
+
+// ---- a link: one connection ----
+
+/**
+ * How a link ended; and what it says while it lasts. After close() it says nothing more, and `ended` is its last word,
+ * but for an EventSource that was dropped: it may open again.
+ * @typedef {{how: "over" | "lost" | "shut"} | {how: "refused" | "unreadable", failure: Types.Failure}
+ *   | {how: "dropped", opened: boolean}} LinkEnd
+ * @typedef {object} Hearing
+ * @property {(streamId?: string | null) => void} opened the server accepts; with what its headers say, where they can be read
+ * @property {(type: string, data: string, id: string) => void} event
+ * @property {(cursor: string, retry: number | null) => void} advanced where it is after some events, and the server's pace
+ * @property {(end: LinkEnd) => void} ended
+ */
+
+const EVENT_TYPES = ["connected", "thinking", "token", "tool", "restart", "done", "error", "message"];
+
+/** The browser's EventSource. It reads `retry:` itself, and heartbeats are not seen here. */
+class EventSourceLink {
+  #source;
+  #heard = performance.now();
+
+  constructor(/** @type {URL} */ url, /** @type {boolean} */ withCredentials, /** @type {Hearing} */ hearing) {
+    const source = (this.#source = new EventSource(url, { withCredentials }));
+    let opened = false;
+    source.onopen = () => {
+      opened = true;
+      this.#heard = performance.now();
+      hearing.opened();
+    };
+    const hear = (/** @type {Event} */ event) => {
+      // The gateway's own `error` events share their name with the browser's notice of a lost connection.
+      if (!(event instanceof MessageEvent))
+        return hearing.ended(source.readyState === EventSource.CLOSED ? { how: "shut" } : { how: "dropped", opened });
+      this.#heard = performance.now();
+      hearing.event(event.type, event.data, event.lastEventId);
+    };
+    for (const type of EVENT_TYPES) source.addEventListener(type, hear);
+  }
+
+  /** Milliseconds since it was heard. */
+  get silence() {
+    return performance.now() - this.#heard;
+  }
+
+  close() {
+    this.#source.close();
+  }
+}
+
+/** An answer of fetch, read as it comes. It is lost when nothing came for WAITS.idle: heartbeats count. */
+class FetchLink {
+  #abort = new AbortController();
+  #hearing;
+  #closed = false;
+  #heard = 0;
+  #timer = 0;
+
+  /** @param {(signal: AbortSignal) => Promise<Response>} ask @param {string} cursor @param {Hearing} hearing */
+  constructor(ask, cursor, hearing) {
+    this.#hearing = hearing;
+    this.#run(ask, cursor);
+  }
+
+  /** Milliseconds since it was heard. */
+  get silence() {
+    return performance.now() - this.#heard;
+  }
+
+  close() {
+    this.#closed = true;
+    clearTimeout(this.#timer);
+    this.#abort.abort();
+  }
+
+  async #run(/** @type {(signal: AbortSignal) => Promise<Response>} */ ask, /** @type {string} */ cursor) {
+    /** @type {LinkEnd} */ let end = { how: "lost" };
+    try {
+      this.#watch();
+      end = await this.#read(await ask(this.#abort.signal), cursor);
+    } catch (error) {
+      if (error instanceof RangeError) end = { how: "unreadable", failure: { ...NOT_A_STREAM, message: error.message } };
+    }
+    if (!this.#closed) this.#hearing.ended(end);
+  }
+
+  /** @param {Response} answer @param {string} cursor @returns {Promise<LinkEnd>} */
+  async #read(answer, cursor) {
+    if (answer.status === 204) return { how: "over" };
+    if (!answer.ok) return { how: "refused", failure: await failureOf(answer) };
+    if (!answer.headers.get("Content-Type")?.startsWith("text/event-stream")) return { how: "unreadable", failure: NOT_A_STREAM };
+    if (this.#closed) return { how: "lost" };
+    this.#hearing.opened(answer.headers.get("X-Stream-Id"));
+    const body = /** @type {ReadableStream<BufferSource>} */ (answer.body);
+    const reader = body.pipeThrough(new TextDecoderStream()).getReader();
+    const parser = new EventStreamParser((type, data, id) => this.#closed || this.#hearing.event(type, data, id), cursor);
+    for (let read = await reader.read(); !read.done && !this.#closed; read = await reader.read()) {
+      this.#watch();
+      parser.push(read.value);
+      if (!this.#closed) this.#hearing.advanced(parser.lastEventId, parser.retry);
+    }
+    return { how: "lost" };
+  }
+
+  #watch() {
+    this.#heard = performance.now();
+    clearTimeout(this.#timer);
+    this.#timer = setTimeout(() => this.#abort.abort(), WAITS.idle);
+  }
+}
+
+// ---- back-off: when to try again ----
+
+/**
+ * Exponential, with full jitter on top of what the server asked for: its `retry:`, its Retry-After, or WAITS.retry.
+ * Source: WHATWG HTML 9.2.3.
+ */
+class BackOff {
+  #patience;
+  #run;
+  #due = 0;
+  #timer = 0;
+  attempt = 0; // in a row, without anything new
+  retry = WAITS.retry;
+  /** @type {Types.Failure | null} */ refusal = null; // "later", said by an event; null once a link was accepted
+
+  /** @param {number} patience the longest wait in milliseconds that is sat out @param {() => void} run */
+  constructor(patience, run) {
+    this.#patience = patience;
+    this.#run = run;
+  }
+
+  get pending() {
+    return this.#timer !== 0;
+  }
+
+  /** Milliseconds to wait after a failure; null if it is not worth it. @param {Types.Failure} failure @param {boolean} known */
+  next(failure, known) {
+    const floor = Math.max(this.retry, (failure.retryAfter ?? 0) * 1000);
+    const limit = known ? LIMITS.known : failure.retryAfter || failure === LOST ? LIMITS.attempts : LIMITS.blind;
+    if (++this.attempt > limit || floor > this.#patience) return null;
+    const wait = floor + Math.random() * Math.min(WAITS.ceiling, this.retry * 2 ** (this.attempt - 1));
+    this.#due = performance.now() + wait;
+    return wait;
+  }
+
+  /** Counts an attempt of the browser's own; false if it was one too many. */
+  countsOn() {
+    return ++this.attempt <= LIMITS.attempts;
+  }
+
+  start(/** @type {number} */ wait) {
+    this.cancel();
+    this.#timer = setTimeout(() => {
+      this.#timer = 0;
+      this.#run();
+    }, wait);
+  }
+
+  /** Now, unless the server said when. */
+  hurry() {
+    this.reset();
+    this.start(this.refusal ? Math.max(0, this.#due - performance.now()) : 0);
+  }
+
+  cancel() {
+    clearTimeout(this.#timer);
+    this.#timer = 0;
+  }
+
+  reset() {
+    this.attempt = 0;
+  }
+}
+
+// ---- the keeper: what is remembered over a reload ----
+
+/**
+ * Keeps in a storage what `resume` needs. A tab that is duplicated copies its storage, so a place is kept under the name
+ * of its tab, and only the tab that holds the lock of that name may go on with it.
+ */
+class Keeper {
+  #storage;
+  #key;
+  #said;
+  #streams;
+  #timer = 0;
+  #owned = new AbortController();
+  tab;
+
+  /** @param {Options} options @param {Transcript} said @param {string} streams */
+  constructor({ storage, storageKey = KEY, tab = "" }, said, streams) {
+    this.#storage = storage;
+    this.#key = storageKey;
+    this.#said = said;
+    this.#streams = streams;
+    this.tab = tab; // unguessable; empty until it is needed
+  }
+
+  get keeps() {
+    return Boolean(this.#storage);
+  }
+
+  save() {
+    this.#cancel();
+    const { streamId, cursor, text, thinking, tools, restarts } = this.#said;
+    if (!this.#storage || !streamId) return;
+    const place = { streamId, streams: this.#streams, tab: this.tab };
+    try {
+      this.#storage.setItem(this.#key, JSON.stringify({ ...place, cursor, text, thinking, tools, restarts }));
+    } catch {
+      this.#storage.removeItem(this.#key); // too long to keep: from the beginning, then
+      this.#storage.setItem(this.#key, JSON.stringify(place));
+    }
+  }
+
+  saveSoon() {
+    this.#timer ||= setTimeout(() => this.save(), WAITS.save);
+  }
+
+  forget() {
+    this.#storage?.removeItem(this.#key);
+  }
+
+  /** Whether what the storage keeps is this tab's; if so, it is until `release`. True where there are no locks. */
+  async own() {
+    this.tab ||= token();
+    if (this.#owned.signal.aborted) this.#owned = new AbortController();
+    return !navigator.locks || holds(`gateway-tab:${this.tab}`, this.#owned.signal, WAITS.claim);
+  }
+
+  release() {
+    this.#owned.abort();
+  }
+
+  /** The answer is over. */
+  leave(/** @type {boolean} */ forgets) {
+    this.#cancel();
+    this.release();
+    if (forgets) this.forget();
+  }
+
+  #cancel() {
+    clearTimeout(this.#timer);
+    this.#timer = 0;
+  }
+}
+
+/** Unguessable; crypto.randomUUID exists on https pages alone. */
+function token() {
+  return Array.from(crypto.getRandomValues(new Uint8Array(16)), (byte) => byte.toString(16).padStart(2, "0")).join("");
+}
+
+/** Whether this tab gets a lock in time; it then holds it until the signal. @returns {Promise<boolean>} */
+function holds(/** @type {string} */ name, /** @type {AbortSignal} */ signal, /** @type {number} */ wait) {
+  return new Promise((resolve) => {
+    const hold = () => {
+      resolve(true);
+      return signal.aborted ? null : new Promise((release) => signal.addEventListener("abort", () => release(null)));
+    };
+    navigator.locks.request(name, { signal: AbortSignal.timeout(wait) }, hold).catch(() => resolve(false));
+  });
+}
+
+// ---- tabs: one connection for all that follow a stream ----
+
+/**
+ * What tabs tell each other. `at` is how long the piece's kind was before the piece, `position` how far its teller is.
+ * @typedef {{reading: Piece, at: number, restarts: number, position: number, cursor: string}} Piecemeal
+ * @typedef {{kind: "snapshot", state: Types.State, session: string | null, text: string, thinking: string,
+ *   tools: Types.ToolCall[], restarts: number, position: number, cursor: string}} Snapshot
+ * @typedef {Snapshot | {kind: "event"} & Piecemeal | {kind: "state", state: Types.State, situation: Types.Situation}
+ *   | {kind: "end", outcome: Types.Outcome, detail: End}} News
+ * @typedef {{kind: "hello"} | News} Message
+ */
+
+/**
+ * Tabs that follow one stream. The tab that holds the lock of the stream's name leads: it has the connection and tells
+ * the others. When it is closed, the lock goes to the next tab; when it keeps silent, another tab takes the lock:
+ *
+ *   follows ──has the lock──► leads ──the lock was taken──► follows
+ *      └─ hello; no answer for WAITS.reply: take the lock
+ */
 class Tabs {
-  leads = false;
   #name;
-  #lead;
-  #follow;
+  #owner;
   #channel;
   #release = () => {};
   /** @type {AbortController | null} */ #turn = null;
+  #heard = performance.now();
+  #timer = 0; // of the next hello, or of the answer to one
+  leads = false;
 
-  /** @param {string} name @param {(message: any) => void} hear @param {() => void} lead @param {() => void} follow */
-  constructor(name, hear, lead, follow) {
+  static get supported() {
+    return Boolean(navigator.locks);
+  }
+
+  /**
+   * @param {string} name
+   * @param {{lead: () => void, follow: () => void, snapshot: () => Snapshot, hear: (message: News) => void}} owner
+   */
+  constructor(name, owner) {
     this.#name = name;
-    this.#lead = lead;
-    this.#follow = follow;
+    this.#owner = owner;
     this.#channel = new BroadcastChannel(name);
-    this.#channel.onmessage = ({ data }) => hear(data);
+    this.#channel.onmessage = ({ data }) => this.#hear(data);
   }
 
-  join(steal = false) {
-    this.#turn?.abort();
-    const turn = (this.#turn = new AbortController());
-    const options = steal ? { steal } : { signal: turn.signal };
-    navigator.locks.request(this.#name, options, () => this.#hold(turn)).catch(() => this.#lost(turn));
-  }
-
-  /** The tab that leads is frozen, or gone without its lock. */
-  seize() {
-    if (!this.leads) this.join(true);
-  }
-
-  post(/** @type {any} */ message) {
-    this.#channel.postMessage(message);
+  join() {
+    this.#request();
+    this.greet();
   }
 
   leave() {
+    clearTimeout(this.#timer);
     this.#turn?.abort();
     this.#turn = null;
     this.leads = false;
@@ -681,37 +1078,74 @@ class Tabs {
     this.#channel.close();
   }
 
+  /** Tell the other tabs. Those that follow have nothing to tell. */
+  post(/** @type {Message} */ message) {
+    if (this.leads) this.#channel.postMessage(message);
+  }
+
+  /** Ask the tab that leads for what came so far; where it is frozen, or gone without its lock, take its place. */
+  greet() {
+    this.#channel.postMessage({ kind: "hello" });
+    this.#after(WAITS.reply, () => this.leads || this.#request(true));
+  }
+
+  /** Somebody looks at this tab again. */
+  check() {
+    if (performance.now() - this.#heard > WAITS.idle) this.greet();
+  }
+
+  #hear(/** @type {Message} */ message) {
+    if (message.kind === "hello") return this.post(this.#owner.snapshot());
+    if (this.leads) return;
+    this.#heard = performance.now();
+    this.#after(WAITS.idle, () => this.greet());
+    this.#owner.hear(message);
+  }
+
+  #after(/** @type {number} */ wait, /** @type {() => void} */ run) {
+    clearTimeout(this.#timer);
+    this.#timer = setTimeout(run, wait);
+  }
+
+  #request(steal = false) {
+    this.#turn?.abort();
+    const turn = (this.#turn = new AbortController());
+    const options = steal ? { steal } : { signal: turn.signal };
+    navigator.locks.request(this.#name, options, () => this.#hold(turn)).catch(() => this.#lost(turn));
+  }
+
   #hold(/** @type {AbortController} */ turn) {
     if (turn !== this.#turn) return;
     this.leads = true;
-    this.#lead();
+    clearTimeout(this.#timer);
+    this.#owner.lead();
     return new Promise((resolve) => (this.#release = () => resolve(null)));
   }
 
   #lost(/** @type {AbortController} */ turn) {
     if (turn !== this.#turn) return;
     this.leads = false;
-    this.join();
-    this.#follow();
+    this.#request();
+    this.#owner.follow();
+    this.greet();
   }
 }
 
-/** Whether this tab has a lock, which it then holds until the signal; true where there are no locks. */
-function held(/** @type {string} */ name, /** @type {AbortSignal} */ signal, /** @type {number} */ wait) {
-  if (!navigator.locks) return Promise.resolve(true);
-  return new Promise((resolve) => {
-    const patience = AbortSignal.timeout(wait);
-    const hold = () => {
-      resolve(true);
-      return signal.aborted ? null : new Promise((release) => signal.addEventListener("abort", () => release(null)));
-    };
-    navigator.locks.request(name, { signal: patience }, hold).catch(() => resolve(false));
-  });
-}
+/** A tab that shares nothing: it leads, and has nobody to tell. */
+class Alone {
+  leads = true;
 
-/** Unguessable; crypto.randomUUID exists on https pages alone. */
-function token() {
-  return Array.from(crypto.getRandomValues(new Uint8Array(16)), (byte) => byte.toString(16).padStart(2, "0")).join("");
+  constructor(/** @type {() => void} */ lead) {
+    this.join = lead;
+  }
+
+  leave() {}
+
+  post(/** @type {Message} */ _) {}
+
+  greet() {}
+
+  check() {}
 }
 
 // ---- formats ----
@@ -720,8 +1154,6 @@ function token() {
 function readerOf(/** @type {Types.StreamOptions["format"] & {}} */ format) {
   return typeof format === "function" ? format : FORMATS[format]();
 }
-
-const EVENT_TYPES = ["connected", "thinking", "token", "tool", "restart", "done", "error", "message"];
 
 /** What an event of each of the gateway's formats says. @type {Record<Types.FormatName, () => Types.Reader>} */
 const FORMATS = {

@@ -1,28 +1,13 @@
-"""The monitor page's files, read once."""
+"""The monitor page's files: at `/` and below `/page/` of the admin listener."""
 
-from aiohttp import hdrs, web
+from typing import Final
 
-from gateway.web.static import PAGE, TYPES, products
+from gateway.web.static import StaticFile, static_files
 
-
-class Files:
-    """Serves the page from memory, at `/` and below `/page/`."""
-
-    def __init__(self) -> None:
-        self._files = {_path(file.name): (file.read_bytes(), _type(file.name)) for file in _FOLDER.iterdir()}
-
-    def find(self, path: str) -> web.Response | None:
-        """The file at this path, None where there is none."""
-        content, media_type = self._files.get(path, (b"", ""))
-        return web.Response(body=content, headers={**PAGE, hdrs.CONTENT_TYPE: media_type}) if media_type else None
+MONITOR_PARTS: Final = {"pages": "/page/", "pages/monitor": "/page/"}
+"""The folders of the page, and where their files are served."""
 
 
-_FOLDER = products() / "pages" / "monitor"
-
-
-def _path(name: str) -> str:
-    return "/" if name == "index.html" else f"/page/{name}"
-
-
-def _type(name: str) -> str:
-    return TYPES[name.rpartition(".")[2]]
+def monitor_files() -> dict[str, StaticFile]:
+    """The page's files by their paths."""
+    return static_files(MONITOR_PARTS)

@@ -19,7 +19,7 @@ from typing import Final
 import msgspec
 from aiohttp import hdrs, web
 
-from gateway.admin.files import Files
+from gateway.admin.files import monitor_files
 from gateway.admin.guard import is_known_host, is_same_origin
 from gateway.admin.monitor import Monitor
 from gateway.observe.metrics import CONTENT_TYPE
@@ -39,7 +39,7 @@ class AdminService:
 
     def __init__(self, gateway: Gateway) -> None:
         self._gateway = gateway
-        self._files = Files()
+        self._files = monitor_files()
         address = gateway.snapshot.config.server.admin_listen
         self._host = address.host if address is not None else ""
         self._monitor = Monitor(gateway) if address is not None else None
@@ -60,8 +60,8 @@ class AdminService:
         path = request.path
         if path == "/streams":
             return _unless_written(request) or _streams(self._gateway)
-        if (file := self._files.find(path)) is not None:
-            return _unless_written(request) or file
+        if (file := self._files.get(path)) is not None:
+            return _unless_written(request) or file.respond(request)
         if path == "/events" and self._monitor is not None:
             return _unless(request, "GET") or await self._monitor.show(request)
         if stop := STOP.fullmatch(path):

@@ -1,7 +1,7 @@
-"""The chat page and the browser client: a handful of files, read once.
+"""The files of the pages and the browser client: read once, served from memory by both listeners.
 
-The page's Markdown parser comes from npm and is put in place by `make page`; where it is missing, its path leads
-nowhere and the page shows plain text. This file knows no more of it than that.
+The chat page's Markdown parser is built from npm packages by `make page`. Without it, its path is 404 and the page
+shows plain text.
 """
 
 import hashlib
@@ -33,15 +33,16 @@ CHAT: Final[Mapping[str, str]] = {
     "connect-src 'self'; base-uri 'none'; frame-ancestors 'none'; form-action 'none'; "
     "require-trusted-types-for 'script'; trusted-types 'none'",
 }
-"""The chat page shows what models write: it loads nothing from elsewhere, and no text of its becomes markup."""
+"""The chat page shows what models write: it loads nothing from elsewhere, and none of that text becomes markup."""
 ANYBODY: Final[Mapping[str, str]] = {
     hdrs.ACCESS_CONTROL_ALLOW_ORIGIN: "*",
     "Cross-Origin-Resource-Policy": "cross-origin",
 }
-"""The client is a module, which a page of another origin may import only by leave; it holds nothing secret."""
-OWN: Final[Mapping[str, Mapping[str, str]]] = {"/": CHAT, "/client.js": ANYBODY}
-PARTS: Final = {"pages/chat": "/page/", "pages/chat/lib": "/page/lib/", "client": "/"}
-"""Where the files of each folder are served."""
+"""Pages of other origins import the client, which browsers allow only with these headers. It holds nothing secret."""
+CHAT_PARTS: Final = {"pages": "/page/", "pages/chat": "/page/", "pages/chat/lib": "/page/lib/", "client": "/"}
+"""The folders of the chat page and of the client, and where their files are served."""
+CHAT_HEADERS: Final[Mapping[str, Mapping[str, str]]] = {"/": CHAT, "/client.js": ANYBODY}
+"""Headers of single files, beside those of all."""
 
 
 def products() -> Traversable:
@@ -51,39 +52,56 @@ def products() -> Traversable:
 
 
 class StaticFile(Kind):
-    """Serves one file from memory.
+    """One file in memory.
 
     Args:
         content: its bytes.
         headers: of its answers, beside the ETag.
     """
 
-    def __init__(self, content: bytes, headers: dict[str, str]) -> None:
+    def __init__(self, content: bytes, headers: Mapping[str, str]) -> None:
         self._content = content
         self._etag = f'"{hashlib.sha256(content).hexdigest()[:16]}"'
         self._headers = {**headers, hdrs.ETAG: self._etag}
 
     async def answer(self, exchange: Exchange) -> web.StreamResponse:
-        """The file, or 304 where the client has it."""
-        headers = {**exchange.headers, **self._headers}
-        if exchange.request.headers.get(hdrs.IF_NONE_MATCH) == self._etag:
-            return web.Response(status=304, headers=headers)
-        return web.Response(body=self._content, headers=headers)
+        """The file, for an endpoint."""
+        return self.respond(exchange.request, exchange.headers)
+
+    def respond(self, request: web.BaseRequest, headers: Mapping[str, str] | None = None) -> web.Response:
+        """The file, with further headers; 304 where the client has it."""
+        all_headers = {**(headers or {}), **self._headers}
+        if request.headers.get(hdrs.IF_NONE_MATCH) == self._etag:
+            return web.Response(status=304, headers=all_headers)
+        return web.Response(body=self._content, headers=all_headers)
+
+
+def static_files(
+    parts: Mapping[str, str], own: Mapping[str, Mapping[str, str]] | None = None, root: Traversable | None = None
+) -> dict[str, StaticFile]:
+    """The files of a page by their paths; `index.html` is at `/`.
+
+    Args:
+        parts: folders below `root`, and the prefix of the paths of their files. Folders that are missing have no files.
+        own: headers of single paths.
+        root: `products()` unless told.
+    """
+    files = {}
+    for part, prefix in parts.items():
+        for file in _files_in((root or products()).joinpath(*part.split("/"))):
+            content_type = TYPES.get(file.name.rpartition(".")[2])
+            path = "/" if file.name == "index.html" else f"{prefix}{file.name}"
+            if content_type is not None:
+                headers = {**PAGE, **(own or {}).get(path, {}), hdrs.CONTENT_TYPE: content_type}
+                files[path] = StaticFile(file.read_bytes(), headers)
+    return files
 
 
 def static_endpoints(root: Traversable | None = None) -> Iterator[tuple[str, Endpoint]]:
-    """The paths of the chat page's files and of the browser client, and what they lead to."""
-    for path, file in _files(root or products()):
-        content_type = TYPES.get(file.name.rpartition(".")[2])
-        if content_type is not None:
-            headers = {**PAGE, **OWN.get(path, {}), hdrs.CONTENT_TYPE: content_type}
-            handler = StaticFile(file.read_bytes(), headers)
-            yield path, Endpoint("page", handler, public=True)
+    """The paths of the chat page and of the browser client, and what they lead to."""
+    for path, file in static_files(CHAT_PARTS, CHAT_HEADERS, root).items():
+        yield path, Endpoint("page", file, public=True)
 
 
-def _files(root: Traversable) -> Iterator[tuple[str, Traversable]]:
-    for part, prefix in PARTS.items():
-        folder = root.joinpath(*part.split("/"))
-        for file in folder.iterdir() if folder.is_dir() else ():  # a wheel without the parser has no `lib`
-            if file.is_file():
-                yield "/" if file.name == "index.html" else f"{prefix}{file.name}", file
+def _files_in(folder: Traversable) -> list[Traversable]:
+    return [file for file in folder.iterdir() if file.is_file()] if folder.is_dir() else []

@@ -1,36 +1,51 @@
 /**
  * The chat page: which conversation is open, what is asked, and the state of the answer under way.
  *
- * - The conversation is sent with every question, so what the page shows is what the model is told.
- * - An answer under way goes on while another conversation is looked at, after a reload, and in every tab that opens its
- *   conversation; it is asked for once.
- * How a stream is followed is client.js's business, how a text is shown markdown.js's; what is not said there is not
- * known here.
+ * - The conversation is sent with every question, so the model gets what the page shows.
+ * - A question is asked once. Its answer goes on while another conversation is open, after a reload, and in every tab that
+ *   opens its conversation.
+ *
+ * client.js follows streams, markdown.js shows texts, turn.js shows a question with its answer, chats.js keeps chats.
  */
+
+/** @import * as Types from "../client.js" */
+/** @import { Chat, Entry, Turn } from "./chats.js" */
 
 import { resume, stored, stream } from "../client.js";
 import * as chats from "./chats.js";
-import { copyOf, ready } from "./markdown.js";
+import { copyOf, find, ready } from "./markdown.js";
 import { figures, view } from "./turn.js";
 import { advice, figure, introduce, passing, words } from "./words.js";
 
 const KEYS = { open: "gateway-open", asked: "gateway-asked", credential: "gateway-credential", theme: "gateway-theme" };
 const MAX_SENT = { turns: 20, characters: 400_000 };
+/** Blocks that a screen reader may still have to read. */
 const MAX_SPOKEN = 6;
-const COPIED = 1_500;
-const SURE = 3_000;
-const FRESH = 60_000;
+/** Milliseconds. */
+const COPIED = 1_500; // for which a button says "Copied"
+const SURE = 3_000; // for which a button asks "Delete?"
+const FRESH = 60_000; // in which another tab that asked gets to know its stream
 const THEMES = ["auto", "light", "dark"];
 const INTERRUPTED = { code: "interrupted", retryable: true };
+/** Codes of errors that a key would cure. */
 const KEYLESS = /^(unauthorized|auth_expired|http_401)$/;
+/** A URL that the page's body names. @param {"chat" | "streams"} name */
 const base = (name) => new URL(document.body.dataset[name] ?? "", document.baseURI);
 
-/** @param {string} id @returns {any} */
-const element = (id) => document.getElementById(id);
-const [log, message, send, stop, gate] = ["log", "message", "send", "stop", "gate"].map(element);
+/** @template {HTMLElement} E @returns {E} */
+const element = (/** @type {string} */ id) => /** @type {E} */ (document.getElementById(id));
+const log = element("log");
+const send = /** @type {HTMLButtonElement} */ (element("send"));
+const stop = element("stop");
+const message = /** @type {HTMLTextAreaElement} */ (element("message"));
+const gate = /** @type {HTMLDialogElement} */ (element("gate"));
 
 let chat = chats.load(sessionStorage.getItem(KEYS.open)) ?? chats.newChat();
-/** Answers under way, by conversation. @type {Map<string, {answer: any, turn: any, state: string, due: number, error: any}>} */
+/**
+ * An answer under way; `due` is when it is tried again, in milliseconds since 1970.
+ * @typedef {{answer: Types.Answer | null, turn: Turn, state: Types.State, due: number, error: Types.Failure | null}} Run
+ */
+/** By conversation. @type {Map<string, Run>} */
 const running = new Map();
 /** @type {ReturnType<typeof view>[]} */ let views = [];
 let painting = 0;
@@ -39,8 +54,8 @@ let following = true;
 
 // ---- asking and following ----
 
-function ask(question) {
-  const turn = { question, answer: "", thinking: "", tools: [], outcome: "pending", begun: Date.now() };
+function ask(/** @type {string} */ question) {
+  /** @type {Turn} */ const turn = { question, answer: "", thinking: "", tools: [], outcome: "pending", begun: Date.now() };
   chat.turns.push(turn);
   rewind(0, chat.turns.length - chats.MAX_TURNS);
   sessionStorage.setItem(KEYS.asked, String(turn.begun));
@@ -51,9 +66,9 @@ function ask(question) {
   follow(turn, (listeners) => stream({ ...listeners, url: base("chat"), body }));
 }
 
-/** The conversation as models know it, as much of its end as is sent. */
-function messagesOf(turns) {
-  const messages = [{ role: "user", content: turns.at(-1).question }];
+/** The conversation in OpenAI's shape: the question, and as many turns before it as MAX_SENT allows. */
+function messagesOf(/** @type {Turn[]} */ turns) {
+  const messages = [{ role: "user", content: turns[turns.length - 1].question }];
   let room = MAX_SENT.characters;
   for (const { question, answer, outcome } of turns.slice(-1 - MAX_SENT.turns, -1).reverse()) {
     room -= question.length + answer.length;
@@ -65,7 +80,7 @@ function messagesOf(turns) {
 }
 
 /** Go on with an answer that was under way when the page was left, or that another tab has asked for. */
-function goOn(turn) {
+function goOn(/** @type {Turn} */ turn) {
   const kept = stored(sessionStorage, keyOf(chat));
   const id = kept?.streamId ?? turn.stream;
   if (!id) return isAsked(turn) || conclude(chat, turn, { outcome: "error", text: "", error: INTERRUPTED });
@@ -74,21 +89,28 @@ function goOn(turn) {
   follow(turn, (listeners) => resume({ ...listeners, ...kept, url: new URL(encodeURIComponent(id), base("streams")) }));
 }
 
-/** Whether another tab is about to say what its question's stream is. */
-function isAsked({ begun }) {
+/** Whether another tab asked this question, and is about to say which stream answers it. */
+function isAsked(/** @type {Turn} */ { begun }) {
   return sessionStorage.getItem(KEYS.asked) !== String(begun) && Date.now() - begun < FRESH;
 }
 
+/** @typedef {Omit<Types.StreamOptions, "url">} Listening */
+
+/** @param {Turn} turn @param {(listeners: Listening) => Types.Answer | null} start */
 function follow(turn, start) {
   const its = chat;
-  const run = { answer: null, turn, state: "connecting", due: 0, error: null };
+  /** @type {Run} */ const run = { answer: null, turn, state: "connecting", due: 0, error: null };
   running.set(its.id, run);
   run.answer = start(listeners(its, run));
   drawList();
 }
 
-const keyOf = ({ id }) => `gateway-stream:${id}`;
+const keyOf = (/** @type {Chat} */ { id }) => `gateway-stream:${id}`;
 
+/**
+ * What client.js is told of every answer. The callbacks get the conversation with them: the visitor may look at another.
+ * @param {Chat} its @param {Run} run @returns {Listening}
+ */
 function listeners(its, run) {
   const { turn } = run;
   return {
@@ -97,7 +119,10 @@ function listeners(its, run) {
     storage: sessionStorage,
     storageKey: keyOf(its),
     credential: sessionStorage.getItem(KEYS.credential) ?? undefined,
-    onConnected: ({ streamId }) => keep(its, change(its, turn, { stream: streamId })),
+    onConnected: ({ streamId }) => {
+      change(its, turn, { stream: streamId });
+      keep(its);
+    },
     onThinking: (_, thinking) => change(its, turn, { thinking, thought: Math.max(0, elapsed(turn) - first(turn)) }),
     onToken: () => first(turn),
     onText: (answer) => change(its, turn, { answer }),
@@ -106,20 +131,25 @@ function listeners(its, run) {
     onDone: (result) => running.get(its.id) === run && conclude(its, turn, result),
     onError: (error) => running.get(its.id) === run && conclude(its, turn, { outcome: "error", text: turn.answer, error }),
     onState: (state, { seconds, error }) => {
-      Object.assign(run, { state, due: seconds ? Date.now() + seconds * 1000 : 0, error });
+      Object.assign(run, { state, due: seconds ? Date.now() + seconds * 1000 : 0, error: error ?? null });
       if (its.id === chat.id) enter(state);
     },
   };
 }
 
-const elapsed = (turn) => (Date.now() - turn.begun) / 1000;
-const first = (turn) => (turn.first ??= elapsed(turn));
+const elapsed = (/** @type {Turn} */ turn) => (Date.now() - turn.begun) / 1000;
+const first = (/** @type {Turn} */ turn) => (turn.first ??= elapsed(turn));
 
+/** @param {Chat} its @param {Turn} turn @param {Partial<Turn>} changes */
 function change(its, turn, changes) {
   Object.assign(turn, changes);
   if (its.id === chat.id) painting ||= requestAnimationFrame(paint);
 }
 
+/**
+ * @param {Chat} its @param {Turn} turn
+ * @param {Pick<Types.Result, "outcome" | "text" | "usage"> & {error?: Partial<Types.Failure>}} result
+ */
 function conclude(its, turn, { outcome, text, error, usage = null }) {
   Object.assign(turn, { outcome, answer: text, error, usage, seconds: elapsed(turn) });
   running.delete(its.id);
@@ -136,10 +166,10 @@ function conclude(its, turn, { outcome, text, error, usage = null }) {
 function again() {
   const turn = chat.turns.pop();
   views.pop()?.nodes.forEach((node) => node.remove());
-  ask(turn.question);
+  if (turn) ask(turn.question);
 }
 
-function edit(turn) {
+function edit(/** @type {Turn} */ turn) {
   setEditing(chat.turns.indexOf(turn));
   setText(turn.question);
   message.focus();
@@ -150,7 +180,7 @@ function setEditing(/** @type {number} */ index) {
   views.forEach(({ nodes }, at) => nodes[0].classList.toggle("editing", at === index));
 }
 
-/** Drop turns, and what is shown of them. */
+/** Drop turns, and what is shown of them. @param {number} index */
 function rewind(index, count = Infinity) {
   if (count <= 0) return;
   chat.turns.splice(index, count);
@@ -159,13 +189,13 @@ function rewind(index, count = Infinity) {
 
 // ---- conversations ----
 
-function keep(its) {
+function keep(/** @type {Chat} */ its) {
   chats.save(its);
   if (its.id === chat.id) sessionStorage.setItem(KEYS.open, its.id);
   drawList();
 }
 
-function open(its) {
+function open(/** @type {Chat} */ its) {
   views.forEach(({ nodes }) => nodes.forEach((node) => node.remove()));
   views = [];
   editing = -1;
@@ -179,10 +209,11 @@ function open(its) {
   toEnd();
   enter(run?.state ?? "idle");
   drawList();
-  if (!run && its.turns.at(-1)?.outcome === "pending") goOn(its.turns.at(-1));
+  const last = its.turns.at(-1);
+  if (!run && last?.outcome === "pending") goOn(last);
 }
 
-/** A new conversation; the answer under way in this one is not wanted any more. */
+/** Open a new conversation, and stop the answer under way in this one. */
 function startAnew() {
   running.get(chat.id)?.answer?.stop();
   open(chats.newChat());
@@ -190,7 +221,7 @@ function startAnew() {
   message.focus();
 }
 
-function discard(id) {
+function discard(/** @type {string} */ id) {
   const run = running.get(id);
   running.delete(id);
   run?.answer?.stop();
@@ -199,28 +230,28 @@ function discard(id) {
   drawList();
 }
 
-/** Another tab wrote: what it asks is followed here, what it concluded is shown. */
-function adopt(id) {
+/** Another tab wrote: a question that it asked is followed here too, an answer that has ended is shown. */
+function adopt(/** @type {string | null} */ id) {
   if (id === null) return drawList();
   if (id !== chat.id || running.has(id)) return;
   const its = chats.load(id);
   if (its && essence(its) !== essence(chat)) open(its);
 }
 
-const essence = ({ turns }) => JSON.stringify(turns.map(({ question, outcome, answer, stream: id }) => [question, outcome, answer, id]));
+const essence = (/** @type {Chat} */ { turns }) => JSON.stringify(turns.map(({ question, outcome, answer, stream: id }) => [question, outcome, answer, id]));
 
 function drawList() {
   const entries = chats.list();
   const titled = entries.find(({ id }) => id === chat.id);
   element("title").textContent = titled?.title ?? words.title;
-  if (element("list").querySelector("input, .sure")) return; // somebody is at it
+  if (element("list").querySelector("input, .sure")) return; // it is being renamed or deleted from
   element("list").replaceChildren(...entries.map(item));
 }
 
-function item({ id, title }) {
+function item(/** @type {Entry} */ { id, title }) {
   const node = copyOf("chat");
-  const [opener, renamer, remover] = node.children;
-  opener.firstElementChild.textContent = title;
+  const [opener, renamer, remover] = [".open", ".rename", ".remove"].map((selector) => find(node, selector));
+  find(opener, ".name").textContent = title;
   opener.title = title;
   node.classList.toggle("running", running.has(id));
   if (id === chat.id) opener.setAttribute("aria-current", "page");
@@ -233,11 +264,12 @@ function item({ id, title }) {
   return node;
 }
 
+/** @param {HTMLElement} node @param {string} id @param {string} title */
 function rename(node, id, title) {
   const input = Object.assign(document.createElement("input"), { value: title, ariaLabel: words.rename, maxLength: 60 });
   node.replaceChildren(input);
   input.select();
-  let finished = false; // to take it away is to take the focus from it
+  let finished = false; // removing the input blurs it, which would finish a second time
   const finish = (/** @type {boolean} */ changed) => {
     if (finished) return;
     finished = true;
@@ -253,7 +285,7 @@ function rename(node, id, title) {
   });
 }
 
-/** Asks in place, for a while. */
+/** The first click asks "Delete?" for a while, the second one deletes. @param {HTMLElement} button @param {string} id */
 function remove(button, id) {
   if (button.classList.contains("sure")) {
     button.classList.remove("sure");
@@ -269,14 +301,16 @@ function remove(button, id) {
 
 // ---- showing ----
 
-function show(turn) {
+function show(/** @type {Turn} */ turn) {
   const shown = view(turn, turn.outcome === "pending" ? (block) => say(block.textContent ?? "") : undefined);
+  const [question, answer] = shown.nodes;
+  const copier = find(answer, ".actions .copy");
   element("welcome").hidden = true;
-  log.append(...shown.nodes);
-  shown.nodes[1].querySelector(".note button").addEventListener("click", again);
-  shown.nodes[1].querySelector(".regenerate").addEventListener("click", again);
-  shown.nodes[1].querySelector(".actions .copy").addEventListener("click", (event) => copy(event.currentTarget, turn.answer));
-  shown.nodes[0].querySelector(".edit").addEventListener("click", () => edit(turn));
+  log.append(question, answer);
+  find(answer, ".note button").addEventListener("click", again);
+  find(answer, ".regenerate").addEventListener("click", again);
+  copier.addEventListener("click", () => copy(copier, turn.answer));
+  find(question, ".edit").addEventListener("click", () => edit(turn));
   views.push(shown);
   views.slice(-2).forEach((one) => one.update(one === shown));
 }
@@ -292,18 +326,19 @@ function toEnd() {
   log.scrollTop = log.scrollHeight;
 }
 
-/** Said aloud by whole blocks: a word at a time nobody could follow. */
-function say(text) {
+/** For screen readers, a whole block at once: single words could not be followed. */
+function say(/** @type {string} */ text) {
   const node = document.createElement("p");
   node.textContent = text;
   element("voice").append(node);
-  while (element("voice").children.length > MAX_SPOKEN) element("voice").firstElementChild.remove();
+  while (element("voice").children.length > MAX_SPOKEN) element("voice").firstElementChild?.remove();
 }
 
+/** @param {HTMLElement} button @param {string} text */
 async function copy(button, text) {
   await (navigator.clipboard?.writeText(text) ?? copyByHand(text)).catch(() => copyByHand(text));
   button.classList.add("copied");
-  const label = button.textContent.trim() ? "textContent" : "ariaLabel";
+  const label = button.textContent?.trim() ? "textContent" : "ariaLabel";
   const before = button[label];
   button[label] = words.copied;
   setTimeout(() => {
@@ -312,8 +347,8 @@ async function copy(button, text) {
   }, COPIED);
 }
 
-/** On plain http pages the clipboard is reached by a selection alone. */
-async function copyByHand(text) {
+/** Pages on plain http have no clipboard; they can copy a selection. */
+async function copyByHand(/** @type {string} */ text) {
   const area = Object.assign(document.createElement("textarea"), { value: text, className: "hidden" });
   document.body.append(area);
   area.select();
@@ -323,7 +358,9 @@ async function copyByHand(text) {
 
 // ---- the state ----
 
-function enter(state) {
+/** @typedef {Types.State | "idle"} Shown of the answer under way, or of the last one; `idle` where nothing was asked */
+
+function enter(/** @type {Shown} */ state) {
   const run = running.get(chat.id);
   element("status").dataset.state = state;
   const busy = Boolean(run);
@@ -337,18 +374,23 @@ function enter(state) {
 function tick() {
   const run = running.get(chat.id);
   const turn = chat.turns.at(-1);
-  const state = element("status").dataset.state;
+  const state = /** @type {Shown} */ (element("status").dataset.state);
   const text = saying(state, run, turn);
-  if (element("state").textContent !== text) element("state").textContent = text; // said aloud whenever it is set
+  if (element("state").textContent !== text) element("state").textContent = text; // screen readers read it whenever it is set
   element("figures").textContent = shownFigures(state, run, turn).join(" · ");
 }
 
-/** What the status line says; an error's own words stand in the conversation. */
+/**
+ * What the status line says; an error's own words stand in the conversation.
+ * @param {Shown} state @param {Run | undefined} run @param {Turn | undefined} turn
+ */
 function saying(state, run, turn) {
   if (state === "streaming" && turn?.thinking && !turn.answer) return words.reasoning;
+  if (state === "closed") return "";
   return state === "waiting" && run ? passing(run.error) : words[state];
 }
 
+/** @param {Shown} state @param {Run | undefined} run @param {Turn | undefined} turn @returns {string[]} */
 function shownFigures(state, run, turn) {
   if (!turn || ["idle", "offline", "error"].includes(state)) return [];
   if (!["reconnecting", "waiting"].includes(state)) return figures(turn).slice(0, turn.usage ? 3 : 2);
@@ -379,7 +421,7 @@ function fit() {
   if (!message.value) setEditing(-1);
 }
 
-function example(text) {
+function example(/** @type {string} */ text) {
   const button = Object.assign(document.createElement("button"), { type: "button", textContent: text });
   button.addEventListener("click", () => ask(text));
   const node = document.createElement("li");
@@ -396,10 +438,10 @@ function toggleDrawer() {
   element("drawer").ariaExpanded = String(document.body.classList.toggle("drawn"));
 }
 
-function dress(theme) {
+function dress(/** @type {string} */ theme) {
   document.documentElement.dataset.theme = theme;
   localStorage.setItem(KEYS.theme, theme);
-  const label = { auto: words.themeAuto, light: words.themeLight, dark: words.themeDark }[theme];
+  const label = theme === "dark" ? words.themeDark : theme === "light" ? words.themeLight : words.themeAuto;
   element("theme").ariaLabel = element("theme").title = label;
 }
 
@@ -408,14 +450,14 @@ function redress() {
   dress(THEMES[(index + 1) % THEMES.length]);
 }
 
-function onEnter(event) {
-  // while an input method composes, Enter chooses a word (229 is how Safari says so)
+function onEnter(/** @type {KeyboardEvent} */ event) {
+  // While an input method composes, Enter chooses a word. Safari says so by the code 229.
   if (event.key !== "Enter" || event.shiftKey || event.isComposing || event.keyCode === 229) return;
   event.preventDefault();
   submit();
 }
 
-function onKey(event) {
+function onKey(/** @type {KeyboardEvent} */ event) {
   if (event.isComposing || gate.open) return;
   if (event.key === "Escape" && document.body.classList.contains("drawn")) closeDrawer();
   else if (event.key === "Escape" && running.has(chat.id)) running.get(chat.id)?.answer?.stop();
@@ -432,8 +474,9 @@ function onScroll() {
 
 function onGate() {
   if (gate.returnValue !== "use") return;
-  sessionStorage.setItem(KEYS.credential, element("credential").value);
-  element("credential").value = "";
+  const credential = /** @type {HTMLInputElement} */ (element("credential"));
+  sessionStorage.setItem(KEYS.credential, credential.value);
+  credential.value = "";
   again();
 }
 
@@ -453,12 +496,13 @@ function listen() {
   addEventListener("keydown", onKey);
   log.addEventListener("scroll", onScroll, { passive: true });
   log.addEventListener("click", ({ target }) => {
-    const button = target.closest(".code .copy");
-    if (button) copy(button, button.closest(".code").querySelector("code").textContent);
+    const button = target instanceof Element && target.closest(".code .copy");
+    const code = button && button.closest(".code")?.querySelector("code");
+    if (code) copy(/** @type {HTMLElement} */ (button), code.textContent ?? "");
   });
   addEventListener("pagehide", () => running.has(chat.id) && keep(chat));
   element("gate-cancel").addEventListener("click", () => gate.close("cancel"));
-  gate.addEventListener("cancel", () => (gate.returnValue = "cancel")); // Esc keeps the value of the last time
+  gate.addEventListener("cancel", () => (gate.returnValue = "cancel")); // Esc leaves the value as it was
   gate.addEventListener("close", onGate);
 }
 

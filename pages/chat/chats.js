@@ -2,18 +2,38 @@
  * Conversations, kept in this browser for all of its tabs.
  *
  * They are bounded: MAX_CHATS of MAX_TURNS each, and the oldest makes room where the browser has none. A conversation is
- * written when it has a question; an empty one is nobody's. This file knows nothing of streams or elements.
+ * written as soon as it has a question.
  */
+
+/** @import * as Types from "../client.js" */
 
 const MAX_CHATS = 50;
 export const MAX_TURNS = 100;
 const MAX_TITLE = 60;
 const INDEX = "gateway-chats";
-const keyOf = (id) => `gateway-chat:${id}`;
+const keyOf = (/** @type {string} */ id) => `gateway-chat:${id}`;
 
-/** @typedef {{id: string, title: string, at: number}} Entry */
-/** @typedef {{id: string, turns: any[]}} Chat */
+/**
+ * A question and its answer. Times are in seconds since the question, but for `begun`: milliseconds since 1970.
+ * @typedef {object} Turn
+ * @property {string} question
+ * @property {string} answer
+ * @property {string} thinking
+ * @property {Types.ToolCall[]} tools
+ * @property {"pending" | Types.Outcome} outcome
+ * @property {number} begun
+ * @property {string} [stream] the id of the stream that brings the answer
+ * @property {number} [first] until the first word
+ * @property {number} [thought] from the first thought to the last
+ * @property {number} [seconds] until the end
+ * @property {Partial<Types.Failure>} [error]
+ * @property {Types.Usage | null} [usage]
+ */
 
+/** @typedef {{id: string, turns: Turn[]}} Chat */
+/** @typedef {{id: string, title: string, at: number}} Entry a chat in the list; `at` is when it was last asked something */
+
+/** @returns {Chat} */
 export function newChat() {
   // crypto.randomUUID exists on https pages alone
   const bytes = crypto.getRandomValues(new Uint8Array(16));
@@ -27,8 +47,8 @@ export function list() {
 
 /** @returns {Chat | null} */
 export function load(/** @type {string | null} */ id) {
-  const turns = id && read(keyOf(id));
-  return turns ? { id, turns } : null;
+  const turns = id ? read(keyOf(id)) : null;
+  return id && turns ? { id, turns } : null;
 }
 
 export function save(/** @type {Chat} */ { id, turns }) {
@@ -36,7 +56,7 @@ export function save(/** @type {Chat} */ { id, turns }) {
   const entries = list();
   const [title] = turns[0].question.trim().split("\n");
   const entry = entries.find((one) => one.id === id) ?? { id, title: title.slice(0, MAX_TITLE), at: 0 };
-  entry.at = turns.at(-1).begun;
+  entry.at = turns[turns.length - 1].begun;
   write(keyOf(id), turns.slice(-MAX_TURNS), id);
   setIndex([entry, ...entries.filter((one) => one !== entry)]);
 }
@@ -65,6 +85,7 @@ function setIndex(/** @type {Entry[]} */ entries) {
   localStorage.setItem(INDEX, JSON.stringify(entries));
 }
 
+/** Drops the oldest chats, but never this one, until there is room. @param {string} key @param {Turn[]} value @param {string} id */
 function write(key, value, id) {
   const text = JSON.stringify(value);
   for (;;) {
@@ -72,13 +93,14 @@ function write(key, value, id) {
       return localStorage.setItem(key, text);
     } catch {
       const oldest = list().filter((entry) => entry.id !== id).pop();
-      if (!oldest) return; // this one alone is more than the browser keeps
+      if (!oldest) return; // this chat alone is more than the browser keeps
       remove(oldest.id);
     }
   }
 }
 
-function read(key) {
+/** @returns {any} null where nothing is kept, or nothing that can be read */
+function read(/** @type {string} */ key) {
   try {
     return JSON.parse(localStorage.getItem(key) ?? "null");
   } catch {

@@ -1,2 +1,2 @@
-/** Light, dark, or as the system has it: set before the page is painted, so it runs ahead of everything else. */
+/** Light, dark, or as the system has it. This runs before the page is painted, so the page never flashes in the wrong one. */
 document.documentElement.dataset.theme = localStorage.getItem("gateway-theme") ?? "auto";

@@ -1,26 +1,29 @@
-/**
- * A question and its answer on the page.
- *
- * A turn is what is kept of them: question, answer, thinking, tools, outcome, error, usage, begun (ms), and the seconds to the
- * first word, of thought and in all. This file does not know where they come from.
- */
+/** A question and its answer on the page. */
+
+/** @import * as Types from "../client.js" */
+/** @import { Turn } from "./chats.js" */
 
 import { Prose } from "./markdown.js";
 import { advice, figure, languageOf, speak, words } from "./words.js";
 
-/** The two articles of a turn. @param {any} turn @param {(block: Element) => void} say is told of every block that is whole */
+/**
+ * The two articles of a turn, and how they are brought up to date.
+ * @param {Turn} turn
+ * @param {(block: Element) => void} [say] is given every block of the answer when it is whole
+ */
 export function view(turn, say) {
   const template = /** @type {HTMLTemplateElement} */ (document.getElementById("turn"));
   const part = /** @type {DocumentFragment} */ (template.content.cloneNode(true));
   speak(part);
-  const [question, answer] = /** @type {any} */ (part.children);
-  const [thinking, text, tools, note, actions] = answer.children;
+  const [question, answer] = elementsOf(part);
+  const [thinking, text, tools, note, actions] = elementsOf(answer);
+  const details = /** @type {HTMLDetailsElement} */ (thinking);
   question.ariaLabel = words.question;
-  question.lastElementChild.textContent = turn.question;
+  elementsOf(question)[1].textContent = turn.question;
   question.lang = languageOf(turn.question);
   answer.ariaLabel = words.answer;
   let chosen = false;
-  thinking.firstElementChild.addEventListener("click", () => (chosen = true));
+  elementsOf(details)[0].addEventListener("click", () => (chosen = true));
   const prose = new Prose(text, say);
   let written = "";
 
@@ -28,7 +31,7 @@ export function view(turn, say) {
     const growing = turn.outcome === "pending";
     answer.ariaBusy = String(growing);
     answer.lang = languageOf(turn.answer || turn.thinking);
-    showThinking(thinking, turn, chosen);
+    showThinking(details, turn, chosen);
     const state = `${growing} ${turn.answer.length}`;
     if (state !== written) prose.write(turn.answer, growing);
     written = state;
@@ -40,47 +43,55 @@ export function view(turn, say) {
   return { nodes: [question, answer], turn, update };
 }
 
+/** The template has them, so they are there. @returns {HTMLElement[]} */
+const elementsOf = (/** @type {ParentNode} */ parent) => /** @type {HTMLElement[]} */ ([...parent.children]);
+
+/** Open while the model only thinks, unless the visitor chose. @param {HTMLDetailsElement} details @param {Turn} turn @param {boolean} chosen */
 function showThinking(details, turn, chosen) {
-  const [summary, body] = details.children;
+  const [summary, body] = elementsOf(details);
   details.hidden = !turn.thinking;
   if (!chosen) details.open = turn.outcome === "pending" && !turn.answer && !turn.tools.length;
-  summary.lastElementChild.textContent = turn.thought ? figure("seconds", turn.thought.toFixed(1)) : "";
-  const old = body.textContent;
-  if (old && turn.thinking.startsWith(old)) body.firstChild.appendData(turn.thinking.slice(old.length));
-  else if (old !== turn.thinking) body.textContent = turn.thinking;
+  elementsOf(summary)[1].textContent = turn.thought ? figure("seconds", turn.thought.toFixed(1)) : "";
+  const written = body.firstChild;
+  if (written instanceof Text && turn.thinking.startsWith(written.data)) written.appendData(turn.thinking.slice(written.length));
+  else if (body.textContent !== turn.thinking) body.textContent = turn.thinking;
 }
 
-function tool({ name, arguments: text }) {
+function tool(/** @type {Types.ToolCall} */ { name, arguments: text }) {
   const node = document.createElement("li");
   node.textContent = `${name}(${text})`;
   return node;
 }
 
+/** @param {HTMLElement} note @param {Turn} turn @param {boolean} last whether it is the last turn, which can be asked again */
 function showNote(note, turn, last) {
+  const [text, retry] = elementsOf(note);
   const failed = turn.outcome === "error";
   note.hidden = !failed && turn.outcome !== "stopped";
   note.dataset.outcome = turn.outcome;
-  note.firstElementChild.textContent = failed ? advice(turn.error) : words.stopped;
-  note.lastElementChild.hidden = !last;
+  text.textContent = failed ? advice(turn.error) : words.stopped;
+  retry.hidden = !last;
 }
 
+/** @param {HTMLElement} actions @param {Turn} turn @param {boolean} last */
 function showActions(actions, turn, last) {
-  const [, regenerate, text] = actions.children;
+  const [, regenerate, text] = elementsOf(actions);
   actions.hidden = turn.outcome === "pending" || !turn.answer;
   regenerate.hidden = !last || turn.outcome !== "done";
   text.textContent = figures(turn).join(" · ");
 }
 
-/** How long, how much, how fast. */
-export function figures(turn) {
+/** How long, how much, how fast. @returns {string[]} */
+export function figures(/** @type {Turn} */ turn) {
   const seconds = turn.seconds ?? (Date.now() - turn.begun) / 1000;
   const tokens = turn.usage?.completion_tokens;
   const length = turn.answer && figure("characters", [...turn.answer].length);
-  const speed = tokens && turn.first !== undefined && tokens / Math.max(seconds - turn.first, 0.001);
-  return [
+  const speed = tokens && tokens > 1 && turn.first !== undefined ? tokens / Math.max(seconds - turn.first, 0.001) : 0;
+  const all = [
     figure("seconds", seconds.toFixed(1)),
     tokens ? figure("tokens", tokens) : length,
-    speed && tokens > 1 && figure("speed", speed.toFixed(speed < 10 ? 1 : 0)),
-    turn.first !== undefined && figure("first", turn.first.toFixed(2)),
-  ].filter(Boolean);
+    speed ? figure("speed", speed.toFixed(speed < 10 ? 1 : 0)) : "",
+    turn.first === undefined ? "" : figure("first", turn.first.toFixed(2)),
+  ];
+  return all.filter((text) => text !== "");
 }

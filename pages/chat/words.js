@@ -1,4 +1,6 @@
-/** What the page says, in the browser's language: Chinese, or English. A figure stands where # is. */
+/** What the page says, in the browser's language: Chinese, or English. # stands for a figure. */
+
+/** @import * as Types from "../client.js" */
 
 const WORDS = {
   en: {
@@ -31,14 +33,14 @@ const WORDS = {
     copyCode: "Copy",
     copied: "Copied",
     regenerate: "Regenerate",
-    latest: "To the end",
+    latest: "Scroll to the end",
     thinking: "Thinking",
     image: "Image",
     gateTitle: "A key is needed",
-    gateText: "This gateway asks who you are. The key stays in this tab.",
+    gateText: "You get one from the person who runs this gateway. It stays in this tab.",
     gateLabel: "Key",
     cancel: "Cancel",
-    use: "Use it",
+    use: "Use this key",
     idle: "Ready",
     connecting: "Connecting…",
     open: "Waiting for the first word…",
@@ -91,7 +93,7 @@ const WORDS = {
     thinking: "思考过程",
     image: "图片",
     gateTitle: "需要密钥",
-    gateText: "网关需要确认你的身份。密钥只保存在这个标签页里。",
+    gateText: "请向网关的管理员索取。密钥只保存在这个标签页里。",
     gateLabel: "密钥",
     cancel: "取消",
     use: "使用",
@@ -115,20 +117,21 @@ const WORDS = {
   },
 };
 
-/** What an error means, by its code, and what to do if it is anything but trying again. The first that fits counts. */
+/** What an error means, by its code, and what to do unless that is to try again. The first row that fits counts.
+ * @type {[RegExp, string, string][]} */
 const ADVICE = [
   [/^(unauthorized|auth_expired|http_401)$/, "A valid key is needed.", "需要有效的密钥。"],
   [/^forbidden$/, "This key may not be used here.", "这个密钥没有权限。"],
   [/^(rate_limited|too_many_streams|upstream_rate_limited|http_429)$/, "Too many requests. Wait a little.", "请求太频繁，请稍等片刻。"],
-  [/^(token_limit|budget)$/, "The token budget is used up. Come back later.", "token 额度已用完，请稍后再来。"],
+  [/^(token_limit|budget)$/, "The limit of tokens is reached. Come back later.", "token 额度已用完，请稍后再来。"],
   [/^context_length_exceeded$/, "Too long for the model. Start a new chat.", "对话太长，请开始新对话。"],
-  [/content_filter/, "The provider refused this. Say it differently.", "内容被模型服务拒绝，请换个说法。"],
+  [/content_filter/, "The model service refused this text. Try other words.", "内容被模型服务拒绝，请换个说法。"],
   [/^(body_too_large|headers_too_large|http_413)$/, "The message is too long. Shorten it.", "消息太长，请缩短。"],
   [/^cursor_expired$/, "This answer is no longer kept. Ask again.", "这个回答已不再保留，请重新提问。"],
   [/^interrupted$/, "The page was left before the answer began. Ask again.", "回答开始之前页面就关闭了，请重新提问。"],
   [/^(network|connection_lost)$/, "The gateway cannot be reached. Check the network.", "连不上网关，请检查网络。"],
   [/^(overloaded|draining|drained)$/, "The gateway is busy or restarting. Try again soon.", "网关繁忙或正在重启，请稍后重试。"],
-  [/^upstream_(auth|tls|refused)$/, "The model service refused the gateway. Tell whoever runs it.", "模型服务拒绝了网关的请求，请联系管理员。"],
+  [/^upstream_(auth|tls|refused)$/, "The model service refused the gateway. Tell the person who runs the gateway.", "模型服务拒绝了网关的请求，请联系管理员。"],
   [/^upstream_(cut|reset|stalled)$/, "The model broke off in the middle.", "模型的回答中断了。"],
   [/^upstream/, "The model service is in trouble.", "模型服务暂时不可用。"],
 ];
@@ -136,23 +139,27 @@ const ADVICE = [
 const chinese = navigator.language.toLowerCase().startsWith("zh");
 export const words = chinese ? WORDS.zh : WORDS.en;
 
-export const figure = (key, value) => words[key].replace("#", value);
+/** @typedef {{[K in keyof typeof words]: (typeof words)[K] extends string ? K : never}[keyof typeof words]} Word */
 
+export const figure = (/** @type {Word} */ key, /** @type {string | number} */ value) => words[key].replace("#", String(value));
+
+/** What an error means and what to do. @param {Partial<Types.Failure>} [error] */
 export function advice({ code = "", message = "" } = {}) {
-  const known = ADVICE.find(([pattern]) => pattern.test(code));
-  return known ? known[chinese ? 2 : 1] : `${words.error}: ${message || code}`;
+  const [, english, translated] = ADVICE.find(([pattern]) => pattern.test(code)) ?? [];
+  return (chinese ? translated : english) ?? `${words.error}: ${message || code}`;
 }
 
-/** The first half of an advice, and what the page does about it. */
+/** What an error means, and that the page tries again by itself. @param {Partial<Types.Failure> | null} error */
 export function passing(error) {
-  const [meaning] = advice(error).split(/[.。，]/);
+  const [meaning] = advice(error ?? {}).split(/[.。，]/);
   return chinese ? `${meaning}，${words.waiting}` : `${meaning}. ${words.waiting}`;
 }
 
 /** Puts the words in their places below a node. */
-export function speak(root) {
-  for (const node of root.querySelectorAll("[data-words]")) node.textContent = words[node.dataset.words];
-  for (const node of root.querySelectorAll("[data-label]")) node.ariaLabel = node.title = words[node.dataset.label];
+export function speak(/** @type {ParentNode} */ root) {
+  const marked = (/** @type {string} */ name) => /** @type {NodeListOf<HTMLElement>} */ (root.querySelectorAll(`[data-${name}]`));
+  for (const node of marked("words")) node.textContent = words[/** @type {Word} */ (node.dataset.words)];
+  for (const node of marked("label")) node.ariaLabel = node.title = words[/** @type {Word} */ (node.dataset.label)];
 }
 
 /** The page itself: its language, its title. */
@@ -162,7 +169,7 @@ export function introduce() {
   speak(document);
 }
 
-/** The language of a text as far as fonts and voices care: Chinese, or unknown. */
-export function languageOf(text) {
+/** The language of a text, as fonts and voices need to know it: Chinese, or unknown. */
+export function languageOf(/** @type {string} */ text) {
   return /[\u3400-\u9fff]/.test(text) && !/[\u3040-\u30ff]/.test(text) ? "zh-CN" : "";
 }

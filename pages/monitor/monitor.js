@@ -1,24 +1,34 @@
 /**
- * The monitor: what the gateway's feed says, put in its places.
+ * The monitor page: shows what the gateway's feed sends.
  *
- * One EventSource brings a `sample` a second (the last five minutes of them at once when it connects) and with the
- * newest one `now`, the state of things. The page reckons, the gateway only tells. It asks for nothing while its tab
- * is hidden.
+ * One EventSource brings a `sample` every second, and with it `now`, the state of the process. When it connects, it brings
+ * the samples of the last five minutes at once. The gateway sends counts; the page calculates rates and quantiles.
+ * While its tab is hidden, the page has no connection.
  */
 
 import { Plot } from "./plots.js";
 import { SPAN, Series, endings, firsts, merge, quantile, rate } from "./series.js";
-import { Streams, showUpstreams } from "./tables.js";
+import { Streams, showUpstreams, write } from "./tables.js";
 import { bytes, count, duration, latency, percent, say, short, translate } from "./words.js";
 
-/** Milliseconds. A sample is due every second: so much silence is a dead connection. */
+/** Milliseconds. A sample is due every second, so `silence` means that the connection is dead. */
 const WAITS = { silence: 5000, again: 2000, notice: 5000, draw: 100 };
+
+/**
+ * The state of the process, as `now` brings it. @typedef {object} Now
+ * @property {string} version @property {number} pid @property {number} since in seconds since 1970
+ * @property {boolean} draining @property {boolean} reloaded whether the last reload worked
+ * @property {string | null} listen where browsers reach it
+ * @property {{streams: number, readers: number, log: number}} max
+ * @property {number} running all streams; `streams` are the oldest of them
+ * @property {import("./tables.js").Stream[]} streams @property {import("./tables.js").Target[]} targets
+ */
 
 /** @template {HTMLElement} E @returns {E} */
 const element = (/** @type {string} */ id) => /** @type {E} */ (document.getElementById(id));
 
 const series = new Series();
-/** @type {any} */ let now = null;
+/** @type {Now | null} */ let now = null;
 /** @type {EventSource | null} */ let source = null;
 /** @type {Record<string, number>} */ const timers = {};
 
@@ -28,8 +38,9 @@ const plots = [.../** @type {NodeListOf<HTMLElement>} */ (document.querySelector
 const streams = new Streams(stop, chatUrl);
 
 /** @typedef {import("./series.js").Sample} Sample */
+/** @typedef {import("./words.js").Word} Word */
 
-/** The figures on top: a name, what it says, and a note. @type {[string, () => [string, string, string?]][]} */
+/** The figures on top: a name; and the value, a note, and how much to notice it. @type {[Word, () => [string, string, string?]][]} */
 const FIGURES = [
   ["figureStreams", () => [count(series.newest.streams), now ? say("of", short(now.max.streams)) : ""]],
   ["figureStarted", () => [short(rate(series.last(10), started)), `${say("perSecond")} · ${say("perMinute", short(rate(series.last(60), started) * 60))}`]],
@@ -49,7 +60,7 @@ const started = (/** @type {Sample} */ sample) => sample.started;
 const quantiles = (/** @type {Record<string, number>} */ tally) => [latency(quantile(tally, 0.5)), say("p95", latency(quantile(tally, 0.95)))];
 
 /** @returns {[string, string, string]} */
-const errors = ({ all, bad }) => [all ? percent(bad / all) : "–", say("ofStreams", short(bad), short(all)), level(bad / (all || 1), 0.01, 0.05)];
+const errors = (/** @type {ReturnType<typeof endings>} */ { all, bad }) => [all ? percent(bad / all) : "–", say("ofStreams", short(bad), short(all)), level(bad / (all || 1), 0.01, 0.05)];
 
 /** @returns {[string, string, string]} */
 const lag = (/** @type {number} */ seconds) => [latency(seconds), say("lagNote"), level(seconds, 0.05, 0.25)];
@@ -60,7 +71,7 @@ const cpu = (/** @type {number} */ share) => [percent(share), say("cpuNote"), le
 /** @returns {[string, string, string]} */
 const log = (/** @type {number} */ used) => [bytes(used), now ? say("of", bytes(now.max.log)) : "", level(used / (now?.max.log ?? Infinity), 0.8, 0.95)];
 
-/** How much a figure should be noticed. */
+/** How much to notice a value: "bad", "busy" or "", by two thresholds. */
 function level(/** @type {number} */ value, /** @type {number} */ busy, /** @type {number} */ bad) {
   return value >= bad ? "bad" : value >= busy ? "busy" : "";
 }
@@ -75,7 +86,7 @@ function connect() {
   watch();
 }
 
-/** Everything that came is drawn together, as the last five minutes come as hundreds of events. */
+/** Draws a little later, once for all that came: the last five minutes come as hundreds of events. */
 function hear(/** @type {() => void} */ take) {
   const pid = now?.pid;
   take();
@@ -91,7 +102,7 @@ function watch() {
   timers.silence = setTimeout(() => (lose(), again()), WAITS.silence);
 }
 
-/** The browser tries again by itself, unless it was told no; then it is tried here. */
+/** The connection is lost. The browser tries again by itself; where it was refused, `again` does. */
 function lose() {
   link("lost");
   element("notice").hidden = false;
@@ -108,7 +119,7 @@ function again() {
   timers.again = setTimeout(connect, WAITS.again);
 }
 
-/** Something good to know, for a moment. */
+/** Shows a message for a moment. */
 function tell(/** @type {string} */ text) {
   const notice = element("notice");
   notice.hidden = false;
@@ -120,8 +131,7 @@ function tell(/** @type {string} */ text) {
 
 function link(/** @type {"connecting" | "live" | "lost"} */ state) {
   document.body.dataset.link = state;
-  const text = say(state === "lost" ? "lostShort" : state);
-  if (element("link-text").textContent !== text) element("link-text").textContent = text;
+  write(element("link-text"), say(state === "lost" ? "lostShort" : state));
 }
 
 document.addEventListener("visibilitychange", () => {
@@ -138,7 +148,7 @@ function draw() {
   if (!series.newest) return;
   drawFigures();
   for (const plot of plots) plot.draw();
-  if (now) drawNow();
+  if (now) drawNow(now);
 }
 
 function drawFigures() {
@@ -147,12 +157,12 @@ function drawFigures() {
     const place = /** @type {HTMLElement} */ (list.children[index] ?? addFigure(list, name));
     const [value, note, kind = ""] = figure();
     place.dataset.kind = kind;
-    if (place.children[1].textContent !== value) place.children[1].textContent = value;
-    if (place.children[2].textContent !== note) place.children[2].textContent = note;
+    write(place.children[1], value);
+    write(place.children[2], note);
   });
 }
 
-function addFigure(/** @type {HTMLElement} */ list, /** @type {any} */ name) {
+function addFigure(/** @type {HTMLElement} */ list, /** @type {Word} */ name) {
   const place = list.appendChild(document.createElement("div"));
   place.dataset.figure = name;
   place.append(...["dt", "dd", "dd"].map((tag) => document.createElement(tag)));
@@ -161,21 +171,20 @@ function addFigure(/** @type {HTMLElement} */ list, /** @type {any} */ name) {
   return place;
 }
 
-function drawNow() {
+function drawNow(/** @type {Now} */ now) {
   const state = now.draining ? "draining" : now.reloaded ? "serving" : "reloadFailed";
-  const place = element("state");
-  place.dataset.state = state;
-  if (place.lastElementChild.textContent !== say(state)) place.lastElementChild.textContent = say(state);
+  element("state").dataset.state = state;
+  write(element("state").children[1], say(state));
   const warning = now.draining ? say("drainNotice", count(now.running)) : now.reloaded ? "" : say("reloadNotice");
   element("warning").hidden = !warning;
-  if (element("warning").textContent !== warning) element("warning").textContent = warning;
+  write(element("warning"), warning);
   element("process").textContent = say("process", now.version, String(now.pid), duration(series.newest.t - now.since));
   document.title = `${count(now.running)} · ${say("title")}`;
   showUpstreams(now.targets, series.samples);
   streams.show(now.streams, now.running);
 }
 
-/** Where somebody can start a stream: the chat page, as seen from here. */
+/** The chat page's address, where somebody can start a stream; null where it is not known. */
 function chatUrl() {
   if (!now?.listen) return null;
   const [, host, port] = /^(.*):(\d+)$/.exec(now.listen) ?? [];

@@ -1,8 +1,8 @@
 /**
- * Four plots of the last five minutes, drawn anew with every sample.
+ * Four plots of the last five minutes, drawn again with every sample.
  *
- * A pointer or the arrow keys choose a moment, and the caption tells its figures; else it tells the newest ones. The
- * same words are the picture's label.
+ * The caption shows the newest figures, or those of a moment that the pointer or the arrow keys choose. Screen readers
+ * get the same words as the picture's label.
  */
 
 import { SPAN, buckets, endings, firsts, quantile, rate } from "./series.js";
@@ -10,11 +10,11 @@ import { count, duration, latency, say, short } from "./words.js";
 
 const COLUMN = 5;
 const MARGIN = { left: 4, right: 4, top: 8, bottom: 18 };
-/** First-token times between these are told apart, in seconds. */
+/** The scale of first-token times, in seconds. */
 const FASTEST = 0.01;
 const SLOWEST = 60;
 
-/** Colours of outcomes by what they mean; the order is the order in a column. */
+/** The colour of every outcome; they stand in a column in this order, from below. */
 const OUTCOMES = {
   completed: "--good",
   stopped: "--calm",
@@ -46,7 +46,8 @@ class Sheet {
     this.ink.setTransform(scale, 0, 0, scale, 0, 0);
     this.ink.clearRect(0, 0, width, height);
     this.ink.font = `11px ${style.fontFamily}`;
-    this.colour = (/** @type {string} */ name) => style.getPropertyValue(name).trim();
+    // A variable holds a colour for each scheme. The browser picks one only where it is used, so it is used for a moment.
+    this.colour = (/** @type {string} */ name) => ((canvas.style.color = `var(${name})`), style.color);
     this.end = end;
     this.left = MARGIN.left;
     this.top = MARGIN.top;
@@ -214,7 +215,7 @@ const ended = {
 
 /** @type {Record<string, Kind>} */
 const KINDS = { streams, events, first, ended };
-/** Kinds whose figures are those of a column rather than of a second. */
+/** Kinds whose caption shows the figures of a whole column rather than of a second. */
 const WIDE = new Set(["first", "ended"]);
 
 /** A plot in its figure. */
@@ -225,8 +226,8 @@ export class Plot {
     this.name = figure.dataset.plot ?? "";
     this.kind = KINDS[this.name];
     this.series = series;
-    this.title = figure.querySelector("figcaption span");
-    this.reading = figure.querySelector(".reading");
+    this.title = /** @type {HTMLElement} */ (figure.querySelector("figcaption span"));
+    this.reading = /** @type {HTMLElement} */ (figure.querySelector(".reading"));
     this.legend = figure.querySelector(".legend");
     this.canvas = /** @type {HTMLCanvasElement} */ (figure.querySelector("canvas"));
     this.canvas.addEventListener("pointermove", (event) => this.#point(event));

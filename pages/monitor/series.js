@@ -1,4 +1,4 @@
-/** The samples of the last minutes, and what is reckoned from them. Knows no page. */
+/** The samples of the last minutes, and what is calculated from them. */
 
 /**
  * @typedef {Record<string, number>} Tally
@@ -17,7 +17,7 @@ export class Series {
     return this.samples[this.samples.length - 1];
   }
 
-  /** A connection that comes back may repeat what is known; that changes nothing. @param {Sample} sample */
+  /** Ignores a sample that is known already: a new connection sends old ones again. @param {Sample} sample */
   add(sample) {
     if (this.newest && sample.t <= this.newest.t) return;
     this.samples.push(sample);
@@ -71,7 +71,7 @@ export function buckets(tally) {
 
 const bound = (/** @type {string} */ text) => (text === "+Inf" ? Infinity : Number(text));
 
-/** The value below which a share of a tally lies, as Prometheus reckons it; NaN of nothing. */
+/** The value below which a share of a tally lies, calculated as Prometheus does; NaN for an empty tally. */
 export function quantile(/** @type {Tally} */ tally, /** @type {number} */ share) {
   let left = total(tally) * share;
   if (!left) return NaN;
@@ -82,7 +82,7 @@ export function quantile(/** @type {Tally} */ tally, /** @type {number} */ share
   return NaN;
 }
 
-/** Outcomes that are nobody's wish. */
+/** Outcomes that count as errors: neither the client nor the operator wanted them. */
 const BAD = ["upstream_error", "upstream_stalled", "timeout"];
 
 /** Streams that ended, and how many of them badly. @param {Sample[]} samples */

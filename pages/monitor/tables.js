@@ -1,5 +1,5 @@
 /**
- * The upstreams and the streams. Whatever a client or an upstream chose (a name, a model) goes in as text, never as HTML.
+ * The upstreams and the streams. What a client or an upstream chose (a name, a model) is shown as text, never read as HTML.
  */
 
 import { firsts, merge, quantile, sum, total } from "./series.js";
@@ -13,14 +13,14 @@ import { bytes, count, duration, latency, say, short, translate } from "./words.
  * @typedef {import("./series.js").Sample} Sample
  */
 
-/** Milliseconds that a stream stays to be seen when it was ended from here. */
+/** Milliseconds for which a stream that was ended here stays in the list. */
 const FAREWELL = 2000;
 
 /** @template {HTMLElement} E @returns {E} */
 const element = (/** @type {string} */ id) => /** @type {E} */ (document.getElementById(id));
 
-/** Writes only what is new: an unchanged page costs no layout. @param {Element} place */
-function write(place, /** @type {string} */ text) {
+/** Writes only what is new: an unchanged page costs no layout. @param {Element} place @param {string} text */
+export function write(place, text) {
   if (place.textContent !== text) place.textContent = text;
 }
 
@@ -81,7 +81,11 @@ function health(/** @type {Target} */ target) {
   return target.state === "on trial" ? say("onTrial") : say("outOfService", duration(target.retry_s));
 }
 
-/** Columns of the streams: a name, how a value is told, whether it is a figure. */
+/**
+ * The columns of the streams: a name, how a value is shown, whether it is a figure, and what it is sorted by.
+ * @typedef {{name: import("./words.js").Word, key?: keyof Stream, tell?: (stream: Stream) => string, figure?: boolean}} Column
+ * @type {Column[]}
+ */
 const COLUMNS = [
   { name: "id" },
   { name: "route" },
@@ -93,19 +97,20 @@ const COLUMNS = [
   { name: "readers", tell: (/** @type {Stream} */ stream) => count(stream.readers), figure: true },
   { name: "bytes", tell: (/** @type {Stream} */ stream) => bytes(stream.bytes), figure: true },
 ];
-const SEARCHED = ["id", "route", "principal", "upstream", "model", "state"];
+/** @type {(keyof Stream)[]} */ const SEARCHED = ["id", "route", "principal", "upstream", "model", "state"];
 
-/** The list of streams: sorted, filtered, and each can be ended. */
+/** The list of streams: it can be sorted and filtered, and each stream can be stopped. */
 export class Streams {
   /** @type {Stream[]} */ #streams = [];
   /** @type {Map<string, HTMLTableRowElement>} */ #rows = new Map();
-  #sort = { key: "age_s", down: true };
+  /** @type {{key: string, down: boolean}} */ #sort = { key: "age_s", down: true };
   #running = 0;
 
   constructor(/** @type {(id: string) => Promise<string>} */ stop, /** @type {() => string | null} */ open) {
     this.stop = stop;
     this.open = open;
     this.table = /** @type {HTMLTableElement} */ (element("streams"));
+    this.head = /** @type {HTMLTableSectionElement} */ (this.table.tHead).rows[0];
     this.body = this.table.tBodies[0];
     this.filter = /** @type {HTMLInputElement} */ (element("filter"));
     this.filter.placeholder = say("filterHint");
@@ -120,7 +125,7 @@ export class Streams {
   }
 
   #head() {
-    const row = this.table.tHead.rows[0];
+    const row = this.head;
     for (const { name, key = name, figure } of COLUMNS) {
       const cell = row.appendChild(document.createElement("th"));
       const button = cell.appendChild(document.createElement("button"));
@@ -144,7 +149,7 @@ export class Streams {
 
   #arrows() {
     const { key, down } = this.#sort;
-    for (const cell of this.table.tHead.rows[0].cells) {
+    for (const cell of this.head.cells) {
       if (cell.dataset.key === key) cell.setAttribute("aria-sort", down ? "descending" : "ascending");
       else cell.removeAttribute("aria-sort");
     }
@@ -157,7 +162,7 @@ export class Streams {
     const known = new Set(shown.map(({ id }) => id));
     for (const [id, row] of this.#rows) if (!known.has(id) && !row.dataset.ended) this.#drop(id);
     for (const stream of shown) this.#fill(stream);
-    // Rows that change their places under a pointer get the wrong stream ended.
+    // Rows must not move under a pointer: it would stop the wrong stream.
     if (asked || !this.body.matches(":hover, :focus-within")) this.#order(shown);
     this.#note(shown.length, Boolean(wanted));
   }
@@ -172,7 +177,7 @@ export class Streams {
     if (row.dataset.ended) return;
     row.dataset.state = stream.state;
     COLUMNS.forEach(({ name, tell }, index) => {
-      const text = tell ? tell(stream) : stream[name];
+      const text = tell ? tell(stream) : String(stream[/** @type {keyof Stream} */ (name)]);
       const place = /** @type {HTMLElement} */ (row.cells[index].firstElementChild);
       if (place.textContent !== text) [place.textContent, place.title] = [text, text];
     });
@@ -194,8 +199,9 @@ export class Streams {
 
   #order(/** @type {Stream[]} */ shown) {
     const { key, down } = this.#sort;
-    const sorted = [...shown].sort((a, b) => compare(a[key], b[key]) * (down ? -1 : 1));
-    const rows = sorted.map(({ id }) => this.#rows.get(id));
+    const by = /** @type {keyof Stream} */ (key);
+    const sorted = [...shown].sort((a, b) => compare(a[by], b[by]) * (down ? -1 : 1));
+    const rows = sorted.flatMap(({ id }) => this.#rows.get(id) ?? []);
     rows.forEach((row, index) => this.body.rows[index] !== row && this.body.insertBefore(row, this.body.rows[index] ?? null));
   }
 
@@ -219,7 +225,7 @@ export class Streams {
     place.replaceChildren(before, ...link, after);
   }
 
-  // -- ending one: asked for, asked back, done; in its place, as the list goes on --
+  // -- stopping a stream, in its row: "Stop", then "End it" or "Keep", then it is gone --
 
   #offer(/** @type {HTMLTableRowElement} */ row, /** @type {string} */ id) {
     const button = this.#button(say("stop"), say("stopNamed", id), () => this.#ask(row, id));
@@ -231,7 +237,7 @@ export class Streams {
     const keep = this.#button(say("stopNo"), "", () => this.#offer(row, id).focus());
     const end = this.#button(say("stopYes"), `${say("stopNamed", id)}: ${say("stopYes")}`, () => this.#end(row, id));
     end.className = "danger";
-    // The second click of a double click meets the harmless one.
+    // "Keep" comes last, where "Stop" was: the second click of a double click does no harm.
     row.cells[COLUMNS.length].replaceChildren(end, keep);
     for (const button of [end, keep]) button.addEventListener("keydown", ({ key }) => key === "Escape" && keep.click());
     end.focus();
@@ -242,7 +248,7 @@ export class Streams {
     row.cells[COLUMNS.length].textContent = say("stopping");
     const told = await this.stop(id);
     row.cells[COLUMNS.length].textContent = "";
-    row.cells[COLUMNS.findIndex(({ name }) => name === "state")].firstElementChild.textContent = told || "–";
+    find(row, ".state span").textContent = told || "–";
     if (!told) this.#spare(row, id);
     else setTimeout(() => (this.#drop(id), this.#draw()), FAREWELL);
   }
@@ -260,7 +266,7 @@ export class Streams {
   }
 }
 
-/** @param {any} a @param {any} b */
+/** @param {string | number} a @param {string | number} b */
 function compare(a, b) {
-  return typeof a === "number" ? a - b : String(a).localeCompare(String(b));
+  return typeof a === "number" ? a - Number(b) : String(a).localeCompare(String(b));
 }

@@ -1,4 +1,4 @@
-/** What the page says, by language. A figure or a name stands where # is. */
+/** What the page says, in the browser's language: Chinese, or English. # stands for a figure or a name. */
 
 const WORDS = {
   en: {
@@ -12,8 +12,8 @@ const WORDS = {
     serving: "Serving",
     draining: "Draining",
     reloadFailed: "Reload failed",
-    drainNotice: "The gateway is about to end: it takes no new streams. Still running: #.",
-    reloadNotice: "The configuration on disk was refused; the one before it is in use. The log says why.",
+    drainNotice: "The gateway is shutting down and takes no new streams. Still running: #.",
+    reloadNotice: "The new configuration has a mistake, so the old one stays in use. The log says which.",
     process: "# · process # · up #",
     of: "of #",
     figureStreams: "Streams now",
@@ -22,16 +22,16 @@ const WORDS = {
     figureFirst: "First token",
     figureErrors: "Errors",
     figureReaders: "Connections",
-    figureLag: "Loop lag p99",
+    figureLag: "Event loop lag p99",
     figureCpu: "CPU",
     figureMemory: "Memory",
     figureLog: "Stream logs",
     perSecond: "per second",
     perMinute: "# per minute",
-    ofEnded: "a second, 1 min",
+    ofEnded: "per second, last minute",
     p95: "p95 #",
     ofStreams: "# of # in 5 min",
-    lagNote: "1 min",
+    lagNote: "last minute",
     cpuNote: "of one core",
     memoryNote: "resident",
     plotStreams: "Streams",
@@ -87,7 +87,7 @@ const WORDS = {
     draining: "排空中",
     reloadFailed: "重载失败",
     drainNotice: "网关即将退出，不再接受新的流。仍在运行：#。",
-    reloadNotice: "磁盘上的配置未被接受，仍在使用之前的配置。原因见日志。",
+    reloadNotice: "新配置有错误，仍在使用之前的配置。原因见日志。",
     process: "# · 进程 # · 已运行 #",
     of: "上限 #",
     figureStreams: "当前流",
@@ -96,7 +96,7 @@ const WORDS = {
     figureFirst: "首个 token",
     figureErrors: "错误率",
     figureReaders: "连接",
-    figureLag: "循环延迟 p99",
+    figureLag: "事件循环延迟 p99",
     figureCpu: "CPU",
     figureMemory: "内存",
     figureLog: "流日志",
@@ -155,7 +155,9 @@ const chinese = navigator.language.toLowerCase().startsWith("zh");
 const language = chinese ? "zh-CN" : "en";
 const words = chinese ? WORDS.zh : WORDS.en;
 
-/** The words of this name, with figures in the places of #. @param {string} name @param {...string} figures */
+/** @typedef {keyof typeof words} Word */
+
+/** The words of this name, with figures in the places of #. @param {Word} name @param {...string} figures */
 export function say(name, ...figures) {
   return words[name].replace(/#/g, () => figures.shift() ?? "");
 }
@@ -163,7 +165,7 @@ export function say(name, ...figures) {
 /** Puts the words in their places below a node. @param {ParentNode} node */
 export function translate(node) {
   /** @type {NodeListOf<HTMLElement>} */ const places = node.querySelectorAll("[data-words]");
-  for (const place of places) place.textContent = say(place.dataset.words);
+  for (const place of places) place.textContent = say(/** @type {Word} */ (place.dataset.words));
 }
 
 document.documentElement.lang = language;

@@ -173,6 +173,15 @@ async def test_page_elsewhere_may_not_even_hold_the_feed(gateway: Gateway) -> No
         assert (answer.status, answer.headers.get("access-control-allow-origin")) == (403, None)
 
 
+@pytest.mark.parametrize("listener", ["url", "admin"])
+async def test_browser_that_has_a_file_is_sent_no_body(gateway: Gateway, listener: str) -> None:
+    url = f"{getattr(gateway, listener)}/page/base.css"
+    async with await request(url) as first:
+        etag = first.headers["etag"]
+    async with await request(url, headers={"If-None-Match": etag}) as again:
+        assert (again.status, await again.body()) == (304, b"")
+
+
 async def test_monitor_page_runs_its_own_scripts_only(gateway: Gateway) -> None:
     async with await request(f"{gateway.admin}/") as page:
         assert page.headers["content-type"] == "text/html; charset=utf-8"

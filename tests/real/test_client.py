@@ -258,7 +258,9 @@ async def test_reload_goes_on_where_it_was(page: Page, stage: Stage) -> None:
 
 
 async def test_tab_that_was_duplicated_leaves_the_answer_alone(page: Page, stage: Stage) -> None:
-    await page.evaluate("message => ask({url: '/events', message, storage: sessionStorage})", stage.plays(paced()))
+    judged = asyncio.Event()
+    question = stage.plays(paced(middle=(WaitFor(judged),)))
+    await page.evaluate("message => ask({url: '/events', message, storage: sessionStorage})", question)
     await until(page, "answer.text.length > 5 && sessionStorage.length")
     async with page.expect_popup() as popup:
         await page.evaluate("void window.open('/blank')")
@@ -268,6 +270,7 @@ async def test_tab_that_was_duplicated_leaves_the_answer_alone(page: Page, stage
     await copy.evaluate("ask({storage: sessionStorage}, 'resume')")
     assert (await result(copy))["outcome"] == "closed"
     assert await copy.evaluate("sessionStorage.length") == 0
+    judged.set()
     assert (await result(page))["text"] == TEXT
 
 

@@ -8,13 +8,15 @@ from pathlib import Path
 
 import pytest
 
+from gateway.admin.files import monitor_files
 from gateway.web.static import static_endpoints
 from tests.kit.program import ROOT, find_program
 
 PAGE = ROOT / "pages" / "chat"
 CLIENT = ROOT / "client"
 PARSER = PAGE / "lib" / "markdown.js"
-FILES = sorted(path for path in (*PAGE.iterdir(), CLIENT / "client.js") if path.is_file())
+BASE = ROOT / "pages" / "base.css"
+FILES = sorted(path for path in (*PAGE.iterdir(), BASE, CLIENT / "client.js") if path.is_file())
 SCRIPTS = [path for path in FILES if path.suffix == ".js"]
 
 CHECK = """
@@ -30,6 +32,7 @@ if (outcome === "error" && error?.retryable) answer.regenerate({ signal: AbortSi
 // @ts-expect-error there is no such mode
 promised.stream({ url: "/", mode: "websocket" });
 """
+TSC = str(ROOT / "node_modules" / ".bin" / "tsc")
 COMPILER = ["--noEmit", "--strict", "--checkJs", "--allowJs", "--target", "es2023", "--module", "nodenext"]
 UNSAFE = r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|eval\(|new Function|setAttribute\(.style"
 
@@ -40,7 +43,7 @@ def names(files: list[Path]) -> list[str]:
 
 def test_page_is_these_files() -> None:
     modules = ["chat.js", "chats.js", "client.js", "markdown.js", "theme.js", "turn.js", "words.js"]
-    assert sorted(names(FILES)) == sorted(["chat.css", "icon.svg", "index.html", *modules])
+    assert sorted(names(FILES)) == sorted(["base.css", "chat.css", "icon.svg", "index.html", *modules])
 
 
 @pytest.mark.parametrize("file", FILES, ids=names(FILES))
@@ -55,6 +58,15 @@ def test_page_without_its_parser_is_served_all_the_same(tmp_path: Path) -> None:
     paths = {path for path, _ in static_endpoints(tmp_path)}
     assert {"/", "/client.js", "/page/chat.js"} < paths
     assert "/page/lib/markdown.js" not in paths
+
+
+def test_both_pages_are_dressed_by_one_base() -> None:
+    chat = {path for path, _ in static_endpoints()}
+    assert "/page/base.css" in chat & monitor_files().keys()
+    assert [path.name for path in BASE.parent.iterdir() if path.is_file()] == ["base.css"]
+    for page in ("chat", "monitor"):
+        html = (BASE.parent / page / "index.html").read_text("utf-8")
+        assert re.findall(r'stylesheet" href="page/(\w+)', html) == ["base", page]
 
 
 def test_page_has_no_inline_script_or_style() -> None:
@@ -101,9 +113,20 @@ def package(tmp_path: Path) -> Path:
 def test_client_is_what_its_types_say(package: Path) -> None:
     (package / "client.js").rename(package / "implementation.js")
     (package / "check.ts").write_text(CHECK, encoding="utf-8")
-    command = [str(ROOT / "node_modules" / ".bin" / "tsc"), *COMPILER, "check.ts"]
-    checked = subprocess.run(command, cwd=package, capture_output=True, text=True, timeout=50)
-    assert checked.stdout + checked.stderr == ""
+    assert run_compiler(package, *COMPILER, "check.ts") == ""
+
+
+def test_every_script_keeps_its_types() -> None:
+    """tsc --strict finds no mistake in any script of both pages, and jsconfig.json leaves none out."""
+    scripts = {CLIENT / "client.js", *(ROOT / "pages").glob("*/*.js")}
+    assert scripts <= {Path(line) for line in run_compiler(ROOT, "-p", "jsconfig.json", "--listFilesOnly").splitlines()}
+    assert run_compiler(ROOT, "-p", "jsconfig.json", "--strict", "--checkJs") == ""
+    assert [script.name for script in scripts if "@ts-" in script.read_text("utf-8")] == []
+
+
+def run_compiler(directory: Path, *arguments: str) -> str:
+    checked = subprocess.run([TSC, *arguments], cwd=directory, capture_output=True, text=True, timeout=50)
+    return checked.stdout + checked.stderr
 
 
 def test_client_is_packed_with_all_it_needs(package: Path) -> None:
