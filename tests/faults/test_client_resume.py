@@ -332,6 +332,7 @@ async def test_reconnect_storm_on_a_stream_is_slowed_down_and_starts_nothing(sta
     async with await stage.get("/single", question, cursor=cursor) as response:
         [error] = [message async for message in response.messages()]
         assert (error.json()["code"], error.json()["retryable"]) == ("rate_limited", True)
+        assert response.parser.retry is not None
         assert response.parser.retry >= 400  # a slot is free again after half a second
     post = await stage.post("/openai", completion(question), headers={"Last-Event-ID": cursor})
     async with post:

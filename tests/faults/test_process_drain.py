@@ -81,7 +81,8 @@ class Reader:
     def end(self) -> dict[str, Any]:
         terminal = [message for message in self.messages if message.type in ("done", "error")]
         assert terminal == self.messages[-1:], self.messages
-        return {"type": terminal[0].type} | terminal[0].json()
+        fields: dict[str, Any] = terminal[0].json()
+        return {"type": terminal[0].type} | fields
 
     @property
     def retry(self) -> int:

@@ -29,7 +29,8 @@ from tests.kit.upstream import (
 from tests.web.stage import eventually, text_of
 
 MODULE = pytest.mark.asyncio(loop_scope="module")
-ENDLESS: list[Step] = [sse_head(), openai_delta("first"), *[Pause(0.1), openai_delta(".")] * 300, Hang()]
+DOTS: list[Step] = [Pause(0.1), openai_delta(".")]
+ENDLESS: list[Step] = [sse_head(), openai_delta("first"), *DOTS * 300, Hang()]
 
 
 def config(url: str, **more: Any) -> dict[str, Any]:

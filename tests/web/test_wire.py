@@ -240,7 +240,8 @@ async def test_held_text_is_let_go_in_time_when_its_sentence_does_not_end(stage:
 
 
 async def test_held_text_comes_before_the_end(stage: Stage) -> None:
-    for script in (openai_answer("No end"), [sse_head(), openai_delta("No end"), Reset()]):
+    broken: list[Step] = [sse_head(), openai_delta("No end"), Reset()]
+    for script in (openai_answer("No end"), broken):
         messages = await whole(await stage.get("/sentence", stage.plays(script)))
         assert text_of(messages) == "No end"
         assert messages[-1].type in ("done", "error")
@@ -304,7 +305,7 @@ async def test_stream_is_not_compressed_for_who_does_not_accept_it(stage: Stage,
 # Formats.
 
 TOOL = {"tool_calls": [{"index": 0, "id": "t", "type": "function", "function": {"name": "f", "arguments": "{}"}}]}
-ANSWER = [
+ANSWER: list[Step] = [
     sse_head(),
     chunk(openai_chunk({"reasoning_content": "hm"})),
     openai_delta("你"),
@@ -389,7 +390,7 @@ async def test_format_of_ones_own(stage: Stage) -> None:
     ],
 )
 async def test_cut_answer_ends_in_every_format_with_one_error(stage: Stage, name: str, code: Any) -> None:
-    cut = [sse_head(), openai_delta("whole"), openai_delta("torn")[:-20], Reset()]
+    cut: list[Step] = [sse_head(), openai_delta("whole"), openai_delta("torn")[:-20], Reset()]
     messages = await whole(await stage.get(f"/format/{name}", stage.plays(cut)))
     assert code(messages[-1]) == "upstream_cut"
     assert "whole" in "".join(message.data for message in messages[:-1])
