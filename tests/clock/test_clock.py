@@ -9,6 +9,8 @@ import pytest
 
 from gateway.clock import GRANULARITY, HORIZON, MAX_AT_ONCE, Clock, Tick, Timer, Wheel
 
+pytestmark = pytest.mark.alone
+
 LATE = 0.15
 """Seconds by which a busy machine may be late; a timer is never early."""
 

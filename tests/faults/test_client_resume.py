@@ -315,6 +315,7 @@ async def test_stop_ends_the_generation_for_every_reader_with_one_terminal(stage
 # C7
 
 
+@pytest.mark.alone
 async def test_reconnect_storm_on_a_stream_is_slowed_down_and_starts_nothing(stage: Stage) -> None:
     question, first = await begun(stage, after=[Pause(1), *openai_answer("two")[1:]])
     cursor, refused, resumed = first.parser.last_event_id, 0, 0

@@ -117,6 +117,7 @@ async def test_term_under_load_lets_every_stream_end(start_gateway: StartGateway
     assert outcomes == ["completed"] * STREAMS
 
 
+@pytest.mark.alone
 async def test_term_under_load_cuts_what_goes_on_too_long_and_loses_nothing(start_gateway: StartGateway) -> None:
     """W1: at the end of `drain` everybody has all that the upstream said, one error, and a time to come back."""
     answers = Answers()

@@ -309,6 +309,7 @@ def generation(url: str, number: int) -> dict[str, Any]:
         auth={"keys": [key("old"), key(f"k{kind}", f"p{kind}")]},
         plans={f"p{kind}": {"requests": f"{number + 1000}/h"}},
         stream={"resume": {"ttl": "1s"}},
+        timeouts={"idle": "2m"},  # the streams say nothing as long as the reloads last
         upstreams={
             "main": {"dialect": "openai", "targets": [{"url": url}]},
             f"u{kind}": {

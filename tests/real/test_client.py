@@ -209,6 +209,7 @@ async def test_start_that_is_lost_is_not_sent_again(page: Page, stage: Stage, ca
     await cable.plug()
 
 
+@pytest.mark.alone
 async def test_page_follows_at_the_pace_the_server_asks_for(page: Page, stage: Stage, cable: Cable) -> None:
     question = stage.plays(paced())
     await ask(page, "/events", question, mode="fetch")
@@ -258,7 +259,9 @@ async def test_reload_goes_on_where_it_was(page: Page, stage: Stage) -> None:
 
 
 async def test_tab_that_was_duplicated_leaves_the_answer_alone(page: Page, stage: Stage) -> None:
-    await page.evaluate("message => ask({url: '/events', message, storage: sessionStorage})", stage.plays(paced()))
+    resumed = asyncio.Event()
+    question = stage.plays(paced(middle=(WaitFor(resumed),)))
+    await page.evaluate("message => ask({url: '/events', message, storage: sessionStorage})", question)
     await until(page, "answer.text.length > 5 && sessionStorage.length")
     async with page.expect_popup() as popup:
         await page.evaluate("void window.open('/blank')")
@@ -268,6 +271,7 @@ async def test_tab_that_was_duplicated_leaves_the_answer_alone(page: Page, stage
     await copy.evaluate("ask({storage: sessionStorage}, 'resume')")
     assert (await result(copy))["outcome"] == "closed"
     assert await copy.evaluate("sessionStorage.length") == 0
+    resumed.set()
     assert (await result(page))["text"] == TEXT
 
 
@@ -394,6 +398,7 @@ async def write(page: Page, pieces: list[str], pause: float = 50, within: float 
     return await page.evaluate(WRITE, [pieces, pause, within])
 
 
+@pytest.mark.alone
 async def test_typewriter_spreads_a_burst(page: Page) -> None:
     said = await write(page, ["一二三四五六七八九十" * 5] * 3, pause=300)
     assert said["shown"][-1] == said["text"]

@@ -16,6 +16,8 @@ from gateway.upstream.intake import BEAT, FLOOD, Intake, State, Taken
 from tests.kit.program import throwaway_certificate
 from tests.kit.upstream import LAST_CHUNK, Cut, Hang, Pause, Reset, ScriptedUpstream, Step, WaitFor, chunk, sse_head
 
+pytestmark = pytest.mark.alone
+
 WINDOW = 0.2
 
 

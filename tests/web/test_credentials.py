@@ -44,6 +44,7 @@ async def stage(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Stage
 # First, as the key's life is short.
 
 
+@pytest.mark.alone
 async def test_stream_ends_at_the_moment_its_credential_expires(stage: Stage) -> None:
     """C9."""
     soon = {"Authorization": "Bearer soon-key"}

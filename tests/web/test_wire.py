@@ -127,6 +127,7 @@ async def body_of(stage: Stage, route: str, script: list[Step]) -> bytes:
 # Headers are held for the upstream's real status.
 
 
+@pytest.mark.alone
 async def test_headers_are_held_for_commit_after_and_no_longer(stage: Stage) -> None:
     began = now()
     async with await stage.get("/held", stage.plays([Hang()])) as response:
@@ -134,6 +135,7 @@ async def test_headers_are_held_for_commit_after_and_no_longer(stage: Stage) -> 
     assert 0.25 < now() - began < 0.6
 
 
+@pytest.mark.alone
 async def test_headers_go_out_with_the_first_event(stage: Stage) -> None:
     began = now()
     async with await stage.get("/chat", stage.plays([sse_head(), openai_delta("x"), Hang()])) as response:
@@ -144,6 +146,7 @@ async def test_headers_go_out_with_the_first_event(stage: Stage) -> None:
 # Batches.
 
 
+@pytest.mark.alone
 async def test_first_event_of_a_burst_is_never_delayed_and_later_ones_for_one_interval(stage: Stage) -> None:
     async def listen(route: str, events: int) -> None:
         deltas = [openai_delta(text) for text in "abcdef"]
@@ -161,6 +164,7 @@ async def test_first_event_of_a_burst_is_never_delayed_and_later_ones_for_one_in
     )
 
 
+@pytest.mark.alone
 async def test_first_event_after_a_pause_is_not_delayed_either(stage: Stage) -> None:
     go_on = asyncio.Event()
     question = stage.plays([sse_head(), openai_delta("a"), WaitFor(go_on), openai_delta("b"), Hang()])
@@ -180,6 +184,7 @@ async def test_interval_0_sends_each_event_at_once(stage: Stage) -> None:
     assert all(late.at - early.at > 0.015 for early, late in pairwise(tokens))
 
 
+@pytest.mark.alone
 async def test_batch_is_sent_when_it_is_large_enough(stage: Stage) -> None:
     question = stage.plays([sse_head(), openai_delta("a"), Pause(0.1), *[openai_delta("b" * 90)] * 40, Hang()])
     async with await stage.get("/large", question) as response:
