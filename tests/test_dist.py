@@ -15,7 +15,6 @@ from pathlib import Path
 
 import pytest
 
-from gateway.formats import compile_format
 from gateway.web.static import static_endpoints
 from tests.kit.program import ROOT
 
@@ -53,7 +52,7 @@ def wheel(dist: Path) -> Path:
 
 def served(root: Path) -> set[str]:
     """The paths of the chat page and the client when they are read from this folder."""
-    return {path for path, _ in static_endpoints(compile_format("events"), root)}
+    return {path for path, _ in static_endpoints(root)}
 
 
 def below(folder: Path) -> set[str]:
