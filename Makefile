@@ -6,16 +6,22 @@ SHELL := /bin/bash
 
 BIN := .venv/bin
 PARSER := pages/chat/lib/markdown.js
+WORKERS := $(shell expr $$(nproc) + 2) # of the tests, which wait more than they compute
+UNIT := $(wildcard $(addprefix tests/,core dialects formats config streams upstream clock seams))
+COVERED := $(addprefix tests/,observe web admin process demo test_app.py test_cli.py)
 PYTHON ?= $(firstword $(shell command -v python3.11 python3) python3)
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 LOCK := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 \
 	--generate-hashes --no-emit-index-url --no-emit-find-links --no-header --no-annotate
 
-.PHONY: help setup run test check lock page
+.PHONY: help setup run test unit check coverage dist dashboards docs lock page
 help:
 	@echo "make run     serve on http://127.0.0.1:8080/ with the built-in stand-in for an LLM"
 	@echo "make test    all tests, with the real nginx, curl and Chromium; ARGS='-k nginx' for some"
+	@echo "make unit    the tests that need no other program, in a minute"
 	@echo "make check   lint, format, types"
+	@echo "make coverage   which branches of the program the tests take, and the floors of that"
+	@echo "make dist    dist/: the wheel and the sdist, with both pages and the browser client"
 	@echo "make bench   cost beside nginx and Envoy, 8 minutes; ARGS=--quick for 20 s; make bench-litellm for LiteLLM"
 	@echo "make docs    docs/configuration.md, after a change of the config's model"
 	@echo "make page    what the chat page reads Markdown with, from npm; make run and make test do it too"
@@ -41,7 +47,18 @@ run: setup
 test: setup page node_modules/.installed
 	@.ci/need nginx:nginx curl:curl openssl:openssl chromium:chromium,fonts-noto-cjk libatomic.so.1:libatomic1 \
 		prometheus:prometheus promtool:prometheus
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest -n $(WORKERS) $(ARGS)
+
+# Not all tests: with the real programs it would take twice as long, and they reach little that these do not.
+coverage: setup
+	@rm -f .coverage .coverage.*
+	$(BIN)/coverage run -m pytest -n $(WORKERS) $(UNIT) $(COVERED) $(ARGS)
+	@$(BIN)/coverage combine --quiet
+	$(BIN)/coverage report
+	$(BIN)/coverage json --quiet -o - | $(BIN)/python -m tests.kit.floors
+
+unit: setup
+	$(BIN)/python -m pytest -n $(WORKERS) $(UNIT) $(ARGS)
 
 # A stand-in for the providers, used by tests only. It runs on the Node that Playwright brings along
 # (which asks for libatomic), because Debian's is too old for it.
@@ -60,7 +77,11 @@ $(PARSER): $(addprefix $(dir $(PARSER)),package.json package-lock.json markdown.
 	@cd $(@D) && npm ci --loglevel=error --fetch-retries=1 --fetch-timeout=20000 && npm run build --silent
 	@touch $@
 
-.PHONY: dashboards
+# The wheel is built from the sdist, so that the sdist is enough to build it.
+dist: setup page
+	@rm -rf dist
+	$(BIN)/uv build --quiet --no-build-isolation --python $(BIN)/python
+
 dashboards: setup
 	$(BIN)/python -m grafana
 
@@ -70,7 +91,6 @@ check: setup
 	$(BIN)/mypy
 	$(BIN)/python -m pip --disable-pip-version-check check
 
-.PHONY: docs
 docs: setup
 	$(BIN)/python docs/generate.py
 

@@ -2,11 +2,15 @@
 
 Chance begins anew for each test, from a seed that is told with a failure: `TEST_SEED=… pytest …` repeats the run, in
 whatever order and selection.
+
+Test files run side by side (pytest-xdist), each in one process, the slow ones first. A test that measures time is
+marked `alone`: no other test runs at the same time, in any process.
 """
 
+import fcntl
 import os
 import random
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Mapping
 from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
@@ -15,15 +19,37 @@ import pytest
 
 from tests.kit.program import Gateway
 
-SEED = int(os.environ.get("TEST_SEED") or random.randrange(1 << 30))
+SEED = int(os.environ.setdefault("TEST_SEED", str(random.randrange(1 << 30))))  # xdist's processes inherit it
+SLOW = ("real", "faults", "process")
+"""Folders whose tests mostly wait. They begin, so that the others fill the time that they leave."""
 StartGateway = Callable[..., Awaitable[Gateway]]
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Order the tests: slow folders, other folders, tests marked `alone`; and keep a file's tests in one process."""
+
+    def order(item: pytest.Item) -> tuple[bool, bool]:
+        return item.get_closest_marker("alone") is not None, item.path.parent.name not in SLOW
+
+    items.sort(key=order)
+    for item in items:
+        group = "alone" if item.get_closest_marker("alone") else str(item.path.relative_to(item.config.rootpath))
+        item.add_marker(pytest.mark.xdist_group(group))
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
+    """Run a test marked `alone` while no other test runs, in any process; the time it waits for them is not its own."""
+    with open(__file__) as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX if item.get_closest_marker("alone") else fcntl.LOCK_SH)
+        return (yield)
 
 
 @pytest.fixture
 def chance(request: pytest.FixtureRequest) -> random.Random:
     """Random numbers that are the same in every run with the same seed."""
     request.node.add_report_section("setup", "seed", f"TEST_SEED={SEED}")
-    return random.Random(f"{SEED} {request.node.nodeid}")
+    return random.Random(f"{SEED} {request.node.path.name} {request.node.name}")  # its id depends on the process
 
 
 @pytest.fixture

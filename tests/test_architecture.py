@@ -161,7 +161,7 @@ def intrusions(sources: Sources, foreign: dict[str, ast.ClassDef]) -> list[str]:
                 found.append(f"{module}: {ast.unparse(node)}")
             elif isinstance(node, ast.Call) and ast.unparse(node.func) in {"getattr", "setattr", "delattr", "hasattr"}:
                 named = {argument.value for argument in node.args if isinstance(argument, ast.Constant)}
-                found += [f"{module}: {name}" for name in named & all_names]
+                found += [f"{module}: {name}" for name in all_names if name in named]
             elif isinstance(node, ast.ClassDef):
                 taken = inherited(node, known, foreign)
                 uses = {use.attr for use in ast.walk(node) if isinstance(use, ast.Attribute) and is_self(use.value)}

@@ -122,7 +122,8 @@ def test_limiter_names_the_limit_to_wait_longest_for() -> None:
     limiter, plan = Limiter(), plan_of("p", Rate(1, 1.0), 5, Rate(100, 60.0))
     leased(limiter.admit(plan, "ann", start(100), T0))
     refusal = refused(limiter.admit(plan, "ann", start(50), T0))
-    assert (refusal.limit, refusal.retry_after, refusal.code) == ("tokens", pytest.approx(30.0), "token_limit")
+    assert (refusal.limit, refusal.code) == ("tokens", "token_limit")
+    assert refusal.retry_after == pytest.approx(30.0)
 
 
 def test_limiter_says_that_a_demand_above_the_whole_budget_never_fits() -> None:
@@ -183,7 +184,9 @@ def test_many_leases_leave_next_to_nothing_of_the_budget_unused() -> None:
 def test_lease_puts_the_budget_into_debt_by_at_most_one_window() -> None:
     limiter = Limiter()
     leased(limiter.admit(TOKENS, "ann", start(50), T0)).settle(tokens(10**9), T0)
-    assert quota(limiter, TOKENS, "tokens", T0) == Quota("tokens", 100, 60.0, 0, pytest.approx(120.0))
+    indebted = quota(limiter, TOKENS, "tokens", T0)
+    assert indebted == Quota("tokens", 100, 60.0, 0, indebted.reset)
+    assert indebted.reset == pytest.approx(120.0)
     assert refused(limiter.admit(TOKENS, "ann", start(1), T0)).retry_after == pytest.approx(60.6)
     leased(limiter.admit(TOKENS, "ann", start(1), T0 + 60.6))
 
@@ -277,7 +280,9 @@ def test_address_limiter_counts_requests_and_connections_apart() -> None:
     limiter = AddressLimiter(Rate(1, 60.0), 1)
     connection = leased(limiter.connect("192.0.2.1", T0))
     assert limiter.request("192.0.2.1", T0) is None
-    assert refused(limiter.request("192.0.2.1", T0))[:2] == ("address", pytest.approx(60.0))
+    refusal = refused(limiter.request("192.0.2.1", T0))
+    assert refusal.limit == "address"
+    assert refusal.retry_after == pytest.approx(60.0)
     assert refused(limiter.connect("192.0.2.1", T0)).limit == "address"
     connection.close(T0)
     connection.close(T0)
@@ -361,7 +366,9 @@ def test_slots_always_return_and_accounts_at_rest_vanish(script: list[tuple[floa
         open_leases += [(who, decision)] if isinstance(decision, Lease) else []
         if closes and open_leases:
             _, lease = open_leases.pop(pick % len(open_leases))
-            lease.close(now), lease.settle(tokens(pick * 300), now), lease.close(now)
+            lease.close(now)
+            lease.settle(tokens(pick * 300), now)
+            lease.close(now)
         for name in "ab":
             free = next(q.remaining for q in limiter.snapshot(plan, name, now) if q.name == "streams")
             assert free == 3 - sum(owner == name for owner, _ in open_leases)

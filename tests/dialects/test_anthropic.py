@@ -9,7 +9,7 @@ from gateway.core.errors import GatewayError
 from gateway.core.event import Usage
 from gateway.dialects import DIALECTS, Answer
 
-from .transcripts import body_of, same_for_every_cut, told
+from .transcripts import body_of, failed, same_for_every_cut, told
 
 ANTHROPIC = DIALECTS["anthropic"]
 
@@ -95,7 +95,7 @@ def test_reader_maps_the_reason(theirs: str, ours: str) -> None:
 def test_reader_reports_an_error_that_comes_first() -> None:
     answer = answer_()
     answer.feed(frame("error", error={"type": "overloaded_error", "message": "Overloaded"}))
-    failure = answer.failure.failure()
+    failure = failed(answer).failure()
     assert (failure.code, failure.message, failure.status, failure.retryable) == (
         "overloaded_error",
         "Overloaded",

@@ -4,10 +4,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gateway.dialects import DIALECTS, Answer
+from gateway.dialects import DIALECTS, Answer, Dialect
 from gateway.dialects.base import endpoint
 
-from .transcripts import state
+from .transcripts import Make, state
 
 WORDS = (
     *(
@@ -48,7 +48,7 @@ def well_formed(answer: Answer) -> bool:
 @pytest.mark.parametrize("make", ANSWERS)
 @settings(max_examples=150, deadline=None)
 @given(reads=st.lists(HOSTILE, max_size=4))
-def test_answer_never_raises(make, reads: list[bytes]) -> None:
+def test_answer_never_raises(make: Make, reads: list[bytes]) -> None:
     answer = make()
     events = [event for data in reads for event in answer.feed(data)] + answer.close()
     assert all(event.type and event.data for event in events)
@@ -58,7 +58,7 @@ def test_answer_never_raises(make, reads: list[bytes]) -> None:
 @pytest.mark.parametrize("make", ANSWERS[:-2] + ANSWERS[-1:])
 @settings(max_examples=100, deadline=None)
 @given(data=HOSTILE, cut=st.integers(0, 200))
-def test_answer_does_not_depend_on_the_cut(make, data: bytes, cut: int) -> None:
+def test_answer_does_not_depend_on_the_cut(make: Make, data: bytes, cut: int) -> None:
     whole, halves = make(), make()
     expected = whole.feed(data) + whole.close()
     assert halves.feed(data[:cut]) + halves.feed(data[cut:]) + halves.close() == expected
@@ -74,7 +74,7 @@ def test_refusal_never_raises(status: int, body: bytes, value: str) -> None:
 
 
 @pytest.mark.parametrize("dialect", DIALECTS.values())
-def test_dialect_is_known_by_its_name(dialect) -> None:
+def test_dialect_is_known_by_its_name(dialect: Dialect) -> None:
     assert DIALECTS[dialect.name] is dialect
     assert dialect.stream_types
 

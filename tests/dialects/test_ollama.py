@@ -9,7 +9,7 @@ from gateway.core.errors import GatewayError
 from gateway.core.event import Usage
 from gateway.dialects import DIALECTS, Answer
 
-from .transcripts import body_of, same_for_every_cut, told
+from .transcripts import body_of, failed, same_for_every_cut, told
 
 OLLAMA = DIALECTS["ollama"]
 TEXT = '{"model":"qwen3","message":{"role":"assistant","content":"你好"},"done":false}\n'.encode()
@@ -60,7 +60,7 @@ def test_reader_drops_a_torn_tail() -> None:
 def test_reader_reports_an_error() -> None:
     answer = answer_()
     assert told(answer, TEXT + b'{"error":"model runner stopped"}\n' + TEXT) == [("token", "你好")]
-    assert (answer.failure.code, answer.failure.message) == ("upstream_error", "model runner stopped")
+    assert (failed(answer).code, failed(answer).message) == ("upstream_error", "model runner stopped")
 
 
 def test_reader_skips_noise() -> None:
@@ -72,7 +72,7 @@ def test_reader_skips_noise() -> None:
 def test_reader_reports_an_oversize_line_after_the_whole_ones() -> None:
     answer = answer_()
     assert told(answer, TEXT + b"x" * 3_000_000) == [("token", "你好")]
-    assert answer.failure.code == "upstream_oversize"
+    assert failed(answer).code == "upstream_oversize"
 
 
 @pytest.mark.parametrize("url", ["http://h", "http://h/", "http://h/api", "http://h/api/chat"])

@@ -7,7 +7,7 @@ import pytest
 from gateway.core.event import Usage
 from gateway.dialects import DIALECTS, Answer
 
-from .transcripts import body_of, same_for_every_cut, state, told
+from .transcripts import Make, body_of, failed, same_for_every_cut, state, told
 
 OPENAI = DIALECTS["openai"]
 ROLE = (
@@ -61,31 +61,31 @@ def test_chunk_reader_keeps_no_names_and_numbers_of_the_upstreams_own() -> None:
 
 
 @pytest.mark.parametrize("make", [text, kept])
-def test_reader_does_not_depend_on_the_cut(make) -> None:
+def test_reader_does_not_depend_on_the_cut(make: Make) -> None:
     assert same_for_every_cut(make, b"\xef\xbb\xbf: hi\r\n\r\n" + WHOLE)
 
 
 @pytest.mark.parametrize("make", [text, kept])
-def test_reader_takes_an_answer_without_done_as_complete(make) -> None:
+def test_reader_takes_an_answer_without_done_as_complete(make: Make) -> None:
     answer = make()
     told(answer, HELLO + STOP + USAGE)
     assert (answer.complete, answer.ended, answer.usage) == (True, False, Usage(7, 2))
 
 
 @pytest.mark.parametrize("make", [text, kept])
-def test_reader_never_takes_a_cut_answer_as_complete(make) -> None:
+def test_reader_never_takes_a_cut_answer_as_complete(make: Make) -> None:
     answer = make()
     assert len(told(answer, HELLO + NIHAO[:-1])) == 1
     assert not answer.complete
 
 
 @pytest.mark.parametrize("make", [text, kept])
-def test_reader_ignores_what_follows_done(make) -> None:
+def test_reader_ignores_what_follows_done(make: Make) -> None:
     assert len(told(make(), HELLO + DONE + HELLO, HELLO)) == 1
 
 
 @pytest.mark.parametrize("make", [text, kept])
-def test_reader_keeps_text_reason_and_usage_of_one_chunk(make) -> None:
+def test_reader_keeps_text_reason_and_usage_of_one_chunk(make: Make) -> None:
     usage = b'{"prompt_tokens":1,"completion_tokens":1}'
     last = HELLO.replace(b"null}]}", b'"length"}],"usage":' + usage + b"}")
     answer = make()
@@ -97,14 +97,14 @@ def test_reader_keeps_text_reason_and_usage_of_one_chunk(make) -> None:
 @pytest.mark.parametrize(
     "noise", [b"{not json", b"[]", b'"x"', b"null", b'{"a":1}', b'{"choices":[null]}', b"[" * 100_000]
 )
-def test_reader_skips_noise_and_goes_on(make, noise: bytes) -> None:
+def test_reader_skips_noise_and_goes_on(make: Make, noise: bytes) -> None:
     answer = make()
     assert len(told(answer, HELLO + b"data: " + noise + b"\n\n" + HELLO)) == 2
     assert (answer.skipped, answer.failure) == (1, None)
 
 
 @pytest.mark.parametrize("make", [text, kept])
-def test_reader_takes_empty_choices_as_normal(make) -> None:
+def test_reader_takes_empty_choices_as_normal(make: Make) -> None:
     answer = make()
     told(answer, b'data: {"choices":[],"prompt_filter_results":[]}\n\ndata: {"choices":null,"usage":{}}\n\n' + HELLO)
     assert (answer.skipped, answer.usage, answer.failure) == (0, None, None)
@@ -112,18 +112,18 @@ def test_reader_takes_empty_choices_as_normal(make) -> None:
 
 @pytest.mark.parametrize("make", [text, kept])
 @pytest.mark.parametrize("count", ["-1", "1e30", '"7"', "true", "null", "[]"])
-def test_reader_drops_absurd_usage(make, count: str) -> None:
+def test_reader_drops_absurd_usage(make: Make, count: str) -> None:
     answer = make()
     told(answer, f'data: {{"choices":[],"usage":{{"prompt_tokens":{count},"completion_tokens":1}}}}\n\n'.encode())
     assert answer.usage is None
 
 
 @pytest.mark.parametrize("make", [text, kept])
-def test_reader_reports_an_error_object_under_the_providers_code(make) -> None:
+def test_reader_reports_an_error_object_under_the_providers_code(make: Make) -> None:
     answer = make()
     error = b'data: {"error":{"message":"slow\\u0000 down","type":"requests","code":"rate_limit_exceeded"}}\n\n'
     assert len(told(answer, HELLO + error + HELLO)) == 1
-    failure = answer.failure.failure()
+    failure = failed(answer).failure()
     assert (failure.code, failure.message, failure.status, failure.retryable) == (
         "rate_limit_exceeded",
         "slow  down",
@@ -133,17 +133,17 @@ def test_reader_reports_an_error_object_under_the_providers_code(make) -> None:
 
 
 @pytest.mark.parametrize("make", [text, kept])
-def test_reader_reports_a_named_error_event(make) -> None:
+def test_reader_reports_a_named_error_event(make: Make) -> None:
     answer = make()
     told(answer, b'event: error\ndata: {"error":{"message":"boom","type":"server_error"}}\n\n')
-    assert (answer.failure.code, answer.failure.status) == ("server_error", 502)
+    assert (failed(answer).code, failed(answer).status) == ("server_error", 502)
 
 
 @pytest.mark.parametrize("make", [text, kept])
-def test_reader_reports_an_oversize_line_after_the_whole_events(make) -> None:
+def test_reader_reports_an_oversize_line_after_the_whole_events(make: Make) -> None:
     answer = make()
     assert len(told(answer, HELLO, HELLO + b"data: " + b"x" * 3_000_000, HELLO)) == 2
-    assert answer.failure.code == "upstream_oversize"
+    assert failed(answer).code == "upstream_oversize"
 
 
 def test_chunk_reader_waits_for_the_last_of_several_choices() -> None:

@@ -5,7 +5,7 @@ import pytest
 from gateway.core.event import Usage
 from gateway.dialects import DIALECTS, Answer
 
-from .transcripts import body_of, same_for_every_cut, told
+from .transcripts import body_of, failed, same_for_every_cut, told
 
 SSE = DIALECTS["sse"]
 
@@ -99,7 +99,7 @@ def test_reader_tells_thinking() -> None:
 def test_reader_reports_errors(event: str) -> None:
     answer = answer_()
     assert told(answer, f"data: a\n\n{event}\n\ndata: b\n\n".encode()) == [("token", "a")]
-    assert (answer.failure.code, answer.failure.message) == ("upstream_error", "no luck")
+    assert (failed(answer).code, failed(answer).message) == ("upstream_error", "no luck")
 
 
 def test_reader_leaves_the_end_of_the_body_to_http() -> None:

@@ -4,6 +4,7 @@ import json
 from collections.abc import Callable
 from typing import Any
 
+from gateway.core.errors import GatewayError
 from gateway.dialects import Answer
 
 Make = Callable[[], Answer]
@@ -20,6 +21,12 @@ def state(answer: Answer) -> tuple[Any, ...]:
     failure = answer.failure and answer.failure.failure()
     known = (answer.model, answer.finish_reason, answer.usage, answer.ended, answer.skipped)
     return (*known, answer.deltas, answer.complete, failure)
+
+
+def failed(answer: Answer) -> GatewayError:
+    """The error that this answer ended with."""
+    assert answer.failure is not None
+    return answer.failure
 
 
 def same_for_every_cut(make: Make, transcript: bytes) -> bool:

@@ -93,6 +93,7 @@ async def test_probe_that_a_client_leaves_makes_room_for_the_next(stage: Stage) 
     assert await gauge(stage, "u26") == 0
 
 
+@pytest.mark.alone
 async def test_slow_failures_do_not_keep_the_primary_out(stage: Stage) -> None:
     """Calls that were sent before the breaker opened fail later, and put nothing off."""
 

@@ -83,6 +83,7 @@ async def gone_after(stage: Stage, route: str, script: list[Step], how: str) -> 
     return await noticed(exchange, await leave(response, how))
 
 
+@pytest.mark.alone
 async def test_client_leaving_stops_its_upstream_within_50_ms_in_every_phase(stage: Stage) -> None:
     times: dict[tuple[str, str], list[float]] = {}
     for _ in range(TRIES):
@@ -96,6 +97,7 @@ async def test_client_leaving_stops_its_upstream_within_50_ms_in_every_phase(sta
     assert all_times[int(0.98 * len(all_times))] < LIMIT  # the 99th percentile of so few is the last but one
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize("how", ["FIN", "RST"])
 @pytest.mark.parametrize("route", ["/openai", "/proxy", "/gzip", "/unresumable"])
 async def test_client_of_any_route_leaving_stops_its_upstream(stage: Stage, route: str, how: str) -> None:
@@ -103,6 +105,7 @@ async def test_client_of_any_route_leaving_stops_its_upstream(stage: Stage, rout
     assert await gone_after(stage, route, PHASES["mid-stream"], how) < 0.2
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize("how", ["FIN", "RST"])
 async def test_client_leaving_before_its_headers_stops_its_upstream(stage: Stage, how: str) -> None:
     for route, ask in (("/chat", get_bytes), ("/openai", post_bytes), ("/proxy", get_bytes)):
@@ -114,6 +117,7 @@ async def test_client_leaving_before_its_headers_stops_its_upstream(stage: Stage
         assert await noticed(exchange, await leave(response, how)) < 0.2, route
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize("how", ["FIN", "RST"])
 async def test_client_waiting_for_a_whole_answer_leaving_stops_its_upstream(stage: Stage, how: str) -> None:
     question = stage.plays(PHASES["mid-stream"])
@@ -144,6 +148,7 @@ async def test_client_leaving_counts_one_outcome_and_frees_everything(stage: Sta
     assert len([line for line in stage.gateway.log_lines("stream_end") if line["stream_id"] == stream_id]) == 1
 
 
+@pytest.mark.alone
 async def test_client_gone_for_less_than_after_keeps_its_generation(stage: Stage) -> None:
     question = stage.plays(PHASES["mid-stream"])
     response = await stage.ask("/second", question)
@@ -293,6 +298,7 @@ async def run(*command: str) -> None:
     assert await process.wait() == 0, command
 
 
+@pytest.mark.alone
 async def test_client_that_vanishes_is_noticed_by_an_unanswered_heartbeat(tmp_path: Path) -> None:
     """C2: at 0.9 of `write_timeout` after the first byte that nobody acknowledged; 18 s where nothing is configured."""
     unshare = [find_program("unshare", "util-linux"), "--user", "--map-root-user", "--net"]

@@ -275,6 +275,7 @@ def pinged(connection: socket.socket) -> float:
     return time.monotonic() - began
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize("burden", BURDENS)
 async def test_large_and_malformed_requests_delay_nobody(stage: Stage, burden: str) -> None:
     """C12: while such requests come one after the other, the loop is less than 20 ms late for others."""

@@ -54,6 +54,7 @@ async def unread(stage: Stage, path: str, script: list[Step]) -> tuple[str, Resp
     return question, await request(stage.url(path, question), headers=EVENTS, receive_buffer=4096)
 
 
+@pytest.mark.alone
 async def test_client_that_never_reads_is_cut_at_write_timeout_and_may_resume(stage: Stage) -> None:
     """C4: not before, though the kernel would give it up at nine tenths of that time."""
     question, response = await unread(stage, "/chat", long_answer())
@@ -118,6 +119,7 @@ CUT_AFTER = 3.0
 """Seconds of `write_timeout` on the crowd's routes."""
 
 
+@pytest.mark.alone
 async def test_two_hundred_readers_that_never_read_cost_little_are_cut_and_delay_nobody(fresh: Stage) -> None:
     """C4: half of them by POST, while their streams run, half by GET; the latter come back and get all they missed."""
     allow_connections(6 * CROWD)

@@ -161,6 +161,7 @@ OPEN = 1.0
 flapping = pair_fixture(retries=0, breaker={"failures": 3, "open": f"{int(OPEN * 1000)}ms"})
 
 
+@pytest.mark.alone
 async def test_flapping_primary_is_left_alone_while_down_and_taken_back(flapping: Pair) -> None:
     asked = [way for primary in PROVIDERS for way in pair_ways(primary=primary)]
     down = says("overloaded")

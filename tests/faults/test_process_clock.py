@@ -6,6 +6,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from tests.conftest import StartGateway
 from tests.kit.ledger import Ledger
 from tests.kit.program import Gateway
@@ -80,6 +82,7 @@ async def beats(answer: Response) -> float:
     return (asyncio.get_running_loop().time() - began) / 5
 
 
+@pytest.mark.alone
 async def test_jump_of_the_wall_clock_moves_no_timer(start_gateway: StartGateway, tmp_path: Path) -> None:
     """W6: streams, heartbeats, limits and resume go on; a key that has expired by that clock starts nothing new."""
     go_on, clock = asyncio.Event(), Clock(tmp_path / "clock")

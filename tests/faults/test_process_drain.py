@@ -81,7 +81,8 @@ class Reader:
     def end(self) -> dict[str, Any]:
         terminal = [message for message in self.messages if message.type in ("done", "error")]
         assert terminal == self.messages[-1:], self.messages
-        return {"type": terminal[0].type} | terminal[0].json()
+        fields: dict[str, Any] = terminal[0].json()
+        return {"type": terminal[0].type} | fields
 
     @property
     def retry(self) -> int:
@@ -116,6 +117,7 @@ async def test_term_under_load_lets_every_stream_end(start_gateway: StartGateway
     assert outcomes == ["completed"] * STREAMS
 
 
+@pytest.mark.alone
 async def test_term_under_load_cuts_what_goes_on_too_long_and_loses_nothing(start_gateway: StartGateway) -> None:
     """W1: at the end of `drain` everybody has all that the upstream said, one error, and a time to come back."""
     answers = Answers()

@@ -22,6 +22,8 @@ from tests.kit.upstream import (
     sse_head,
 )
 
+pytestmark = pytest.mark.alone
+
 STREAMS = 1000
 SECONDS = 5
 HEARTBEAT = 0.4

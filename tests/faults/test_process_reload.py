@@ -29,7 +29,8 @@ from tests.kit.upstream import (
 from tests.web.stage import eventually, text_of
 
 MODULE = pytest.mark.asyncio(loop_scope="module")
-ENDLESS: list[Step] = [sse_head(), openai_delta("first"), *[Pause(0.1), openai_delta(".")] * 300, Hang()]
+DOTS: list[Step] = [Pause(0.1), openai_delta(".")]
+ENDLESS: list[Step] = [sse_head(), openai_delta("first"), *DOTS * 300, Hang()]
 
 
 def config(url: str, **more: Any) -> dict[str, Any]:
@@ -308,6 +309,7 @@ def generation(url: str, number: int) -> dict[str, Any]:
         auth={"keys": [key("old"), key(f"k{kind}", f"p{kind}")]},
         plans={f"p{kind}": {"requests": f"{number + 1000}/h"}},
         stream={"resume": {"ttl": "1s"}},
+        timeouts={"idle": "2m"},  # the streams say nothing as long as the reloads last
         upstreams={
             "main": {"dialect": "openai", "targets": [{"url": url}]},
             f"u{kind}": {

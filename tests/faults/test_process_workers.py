@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from tests.conftest import StartGateway
-from tests.faults.workers import Workers, admin_ports, ended, home
-from tests.kit.program import Gateway, curl
+from tests.faults.workers import Workers, ended, home
+from tests.kit.program import Gateway, curl, free_ports
 from tests.kit.sse_client import EventSource, Message, request
 from tests.kit.upstream import (
     LAST_CHUNK,
@@ -33,7 +33,7 @@ READERS = 24
 
 def config(upstream: ScriptedUpstream, **server: Any) -> dict[str, Any]:
     workers = server.get("workers", WORKERS)
-    admin = f"127.0.0.1:{admin_ports(workers)}"
+    admin = f"127.0.0.1:{free_ports(workers)}"
     return {
         "server": {"workers": workers, "admin_listen": admin, "drain": "60s", "demo_page": False} | server,
         "auth": {"anonymous": True},

@@ -173,6 +173,7 @@ async def test_event_at_the_bound_passes(stage: Stage) -> None:
     await stage.complete_all(ways(*KINDS), text)
 
 
+@pytest.mark.alone
 async def test_flood_of_one_upstream_delays_no_other_stream(stage: Stage) -> None:
     flood = [*opening("openai"), chunk(b": \n"), *[chunk(b": " + FLOOD + b"\n")] * 60, Cut()]
     assert await delay_beside(stage, flood) < 0.25
@@ -217,6 +218,7 @@ async def test_one_byte_at_a_time_is_read_as_one(stage: Stage, dialect: str) -> 
     await stage.complete_all(ways("openai", "chat", dialect=dialect), "".join(f"{n} " for n in range(60)))
 
 
+@pytest.mark.alone
 async def test_crumbs_and_floods_of_one_upstream_delay_no_other_stream(stage: Stage) -> None:
     body = openai_chunk({"content": "a"}) * 50
     crumbs = await delay_beside(stage, [head("openai"), *(chunk(bytes([byte])) for byte in body), Cut()])

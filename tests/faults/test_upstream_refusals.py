@@ -228,6 +228,7 @@ def to(name: str) -> list[Way]:
     return [way._replace(path=f"/{way.route}/{name}") for way in ONE_OF_EACH]
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize("name", ["refused", "nameless"])
 async def test_refused_connection_is_502_at_once(nowhere: Nowhere, name: str) -> None:
     began = asyncio.get_running_loop().time()
@@ -235,6 +236,7 @@ async def test_refused_connection_is_502_at_once(nowhere: Nowhere, name: str) ->
     assert asyncio.get_running_loop().time() - began < 1
 
 
+@pytest.mark.alone
 async def test_connection_that_nobody_accepts_is_given_up_in_time(nowhere: Nowhere) -> None:
     began = asyncio.get_running_loop().time()
     await nowhere.stage.fail_all(to("hanging"), "upstream_unreachable", 502)

@@ -9,11 +9,8 @@ This file does not know what they serve.
 """
 
 import asyncio
-import itertools
 import os
-import random
 import signal
-import socket
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
@@ -24,28 +21,6 @@ from tests.kit.program import Gateway
 from tests.kit.sse_client import request
 
 ALPHABET = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_"
-BELOW_EPHEMERAL = range(20_000, 32_000)
-"""Ports that no outgoing connection is given meanwhile: a worker that is started again needs its own again."""
-
-_bases = itertools.count(random.SystemRandom().choice(BELOW_EPHEMERAL))
-
-
-def admin_ports(count: int) -> int:
-    """The first of `count` ports in a row that nobody listens on."""
-    while True:
-        first = BELOW_EPHEMERAL[next(_bases) * 64 % len(BELOW_EPHEMERAL)]
-        if all(_is_free(port) for port in range(first, first + count)):
-            return first
-
-
-def _is_free(port: int) -> bool:
-    with socket.socket() as sock:
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            sock.bind(("127.0.0.1", port))
-        except OSError:
-            return False
-    return True
 
 
 class Workers:

@@ -12,7 +12,9 @@ This file does not know what the programs answer.
 """
 
 import asyncio
+import itertools
 import os
+import random
 import shutil
 import signal
 import socket
@@ -30,21 +32,42 @@ import yaml
 ROOT = Path(__file__).resolve().parents[2]
 MAX_LINES = 100_000
 MAX_LINE = 1 << 20
-START_SECONDS = 20.0
+START_SECONDS = 40.0
 STOP_SECONDS = 40.0
 
-_given: set[int] = set()
+BELOW_EPHEMERAL = range(20_000, 32_000)
+"""Ports that no outgoing connection is given meanwhile: a program that is started again needs its own again."""
+
+_ports = itertools.cycle(random.SystemRandom().sample(BELOW_EPHEMERAL, len(BELOW_EPHEMERAL)))
+_reserved: list[socket.socket] = []
 
 
 def free_port() -> int:
-    """A TCP port of 127.0.0.1 that nobody listens on, never the same twice in one process."""
+    """A TCP port of 127.0.0.1 that nobody listens on, never the same twice, whatever other test runs ask meanwhile."""
+    return free_ports(1)
+
+
+def free_ports(count: int) -> int:
+    """The first of `count` such ports in a row."""
     while True:
+        first = next(_ports)
+        if all(_reserve(port) for port in range(first, first + count)):
+            return first
+
+
+def _reserve(port: int) -> bool:
+    # The port is free when a listener can have it; an abstract socket of its name reserves it until this process ends.
+    reservation = socket.socket(socket.AF_UNIX)
+    try:
+        reservation.bind(f"\0test-port-{port}")
         with socket.socket() as sock:
-            sock.bind(("127.0.0.1", 0))
-            port: int = sock.getsockname()[1]
-        if port not in _given:
-            _given.add(port)
-            return port
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            sock.bind(("127.0.0.1", port))
+    except OSError:
+        reservation.close()
+        return False
+    _reserved.append(reservation)
+    return True
 
 
 def find_program(name: str, package: str) -> str:

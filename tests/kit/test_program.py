@@ -1,11 +1,13 @@
 """Programs are started when ready, read without end, and ended by their own id."""
 
 import signal
+import socket
 import sys
 from pathlib import Path
 
 import pytest
 
+from tests.kit import program
 from tests.kit.program import Program, find_program, free_port, throwaway_certificate
 
 CHATTY = """
@@ -64,6 +66,14 @@ def test_missing_program_fails_with_the_command_that_installs_it() -> None:
 
 def test_free_ports_differ() -> None:
     assert len({free_port() for _ in range(50)}) == 50
+
+
+def test_port_that_another_process_was_given_is_not_free(monkeypatch: pytest.MonkeyPatch) -> None:
+    free, given = 20_000, 31_999
+    with socket.socket(socket.AF_UNIX) as reservation:
+        reservation.bind(f"\0test-port-{given}")
+        monkeypatch.setattr(program, "_ports", iter([given, *range(free, given)]))
+        assert free_port() in range(free, given)
 
 
 def test_certificate_can_be_made_in_an_empty_directory(tmp_path: Path) -> None:

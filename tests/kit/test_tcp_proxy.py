@@ -81,6 +81,7 @@ async def test_slices_are_small() -> None:
         assert len(await reader.read(100)) <= 7
 
 
+@pytest.mark.alone
 async def test_latency_delays_each_direction_by_its_own() -> None:
     loop = asyncio.get_running_loop()
     async with through(echo, latency=0.1) as (proxy, reader, writer):
@@ -91,6 +92,7 @@ async def test_latency_delays_each_direction_by_its_own() -> None:
         assert 0.15 <= loop.time() - began < 0.5
 
 
+@pytest.mark.alone
 async def test_rate_bounds_bytes_a_second_whatever_the_latency() -> None:
     loop = asyncio.get_running_loop()
     began = loop.time()
@@ -146,6 +148,7 @@ async def test_hole_holds_everything_until_it_heals() -> None:
         assert await reader.read(4) == b"ping"
 
 
+@pytest.mark.alone
 async def test_proxy_holds_no_more_than_its_bound() -> None:
     async with through(says(b"a" * (32 << 20))) as (proxy, _reader, _writer):
         proxy.hole()

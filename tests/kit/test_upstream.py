@@ -8,6 +8,7 @@ from tests.kit.sse_client import request
 from tests.kit.upstream import Cut, Exchange, Hang, Pause, Reset, ScriptedUpstream, Step, WaitFor, http_head, response
 
 
+@pytest.mark.alone
 async def test_upstream_records_request_and_the_moment_its_peer_closes() -> None:
     async with ScriptedUpstream([http_head(), b"data: 1\n\n", Hang()]) as upstream:
         answer = await request(f"{upstream.url}/v1/x?y=1", method="POST", headers={"X-A": "b"}, body="hi")

@@ -245,10 +245,12 @@ def test_closed_output_takes_nothing_more() -> None:
 def test_many_threads_lose_and_mix_nothing() -> None:
     stream = io.BytesIO()
     output = Output(stream)
-    threads = [
-        threading.Thread(target=lambda name=name: [output.write(b"%d\n" % name * 3) for _ in range(200)])
-        for name in range(4)
-    ]
+
+    def write(name: int) -> None:
+        for _ in range(200):
+            output.write(b"%d\n" % name * 3)
+
+    threads = [threading.Thread(target=write, args=[name]) for name in range(4)]
     for thread in threads:
         thread.start()
     for thread in threads:

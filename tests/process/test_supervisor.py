@@ -11,9 +11,8 @@ import pytest
 
 from gateway.process.supervisor import FIRST_DELAY, LONGEST_DELAY, STEADY, Backoff
 from tests.conftest import StartGateway
-from tests.faults.workers import admin_ports
 from tests.kit.ledger import Scrape
-from tests.kit.program import Gateway, free_port
+from tests.kit.program import Gateway, free_port, free_ports
 from tests.kit.sse_client import request
 
 Settings = Callable[..., dict[str, Any]]
@@ -21,7 +20,7 @@ Settings = Callable[..., dict[str, Any]]
 
 def config(**server: Any) -> dict[str, Any]:
     return {
-        "server": {"workers": 2, "admin_listen": f"127.0.0.1:{admin_ports(2)}", "drain": "0s"} | server,
+        "server": {"workers": 2, "admin_listen": f"127.0.0.1:{free_ports(2)}", "drain": "0s"} | server,
         "auth": {"anonymous": True},
         "upstreams": {"main": {"dialect": "openai", "targets": [{"url": "http://127.0.0.1:9"}]}},
         "routes": [{"path": "/chat", "api": "chat", "upstream": "main"}],
@@ -77,7 +76,7 @@ async def test_second_gateway_on_the_port_is_refused(
 
 
 async def test_admin_port_of_the_last_worker_must_be_free(start_gateway: StartGateway, tmp_path: Path) -> None:
-    port = admin_ports(2)
+    port = free_ports(2)
     await start_gateway(config(workers=1, admin_listen=f"127.0.0.1:{port + 1}"))
     status = await failure(config(admin_listen=f"127.0.0.1:{port}"), tmp_path)
     assert status == (3, address_in_use(f"127.0.0.1:{port + 1}"))

@@ -359,6 +359,7 @@ async def test_page_reads_the_reason_of_a_refusal_across_origins(
     assert f'"code":"{code}"' in answer["text"]
 
 
+@pytest.mark.alone
 async def test_page_reads_when_to_come_back_across_origins(page: Page, cable: Cable) -> None:
     await post(page, at(cable, "/chat"), {"message": "paced"}, "status", Authorization="Bearer slow-key")
     answer = await post(page, at(cable, "/chat"), {"message": "hi"}, Authorization="Bearer slow-key")

@@ -220,6 +220,7 @@ async def test_page_follows_the_colour_scheme(browser: Browser, gateway: Gateway
         assert shades == ["rgb(16, 18, 20)", "rgb(246, 245, 241)"]
 
 
+@pytest.mark.alone
 async def test_page_stays_quick_with_a_thousand_streams(page: Page, gateway: Gateway) -> None:
     answers: list[Response] = []
     for _ in range(20):

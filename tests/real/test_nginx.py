@@ -16,8 +16,8 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import StartGateway
-from tests.faults.workers import Workers, admin_ports
-from tests.kit.program import Gateway, Nginx, curl
+from tests.faults.workers import Workers
+from tests.kit.program import Gateway, Nginx, curl, free_ports
 from tests.kit.sse_client import EventSource, Message, request
 from tests.kit.tcp_proxy import TCPProxy
 from tests.kit.upstream import (
@@ -165,7 +165,7 @@ async def test_crowd_loses_nothing_whatever_nginx_does(
 
 
 def with_workers(config: str, workers: int) -> str:
-    server = f"workers: {workers}, admin_listen: 127.0.0.1:{admin_ports(workers)}, "
+    server = f"workers: {workers}, admin_listen: 127.0.0.1:{free_ports(workers)}, "
     return config.replace("server: {", "server: {" + server)
 
 

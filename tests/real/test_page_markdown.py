@@ -154,6 +154,7 @@ NESTS = {
 }
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize("name", NESTS)
 async def test_endless_markup_costs_little(page: Page, heard: list[str], name: str) -> None:
     said = await write(page, NESTS[name], max(1, len(NESTS[name]) // 8))
@@ -217,6 +218,7 @@ async def test_half_an_emphasis_shows_no_stars(page: Page) -> None:
         assert not re.search(r"[*`~]", said["grown"])
 
 
+@pytest.mark.alone
 async def test_long_answer_costs_no_more_at_its_end(page: Page) -> None:
     said = await write(page, DOCUMENT.replace("[ref]: https://example.com/ref", "") * 300, 500)
     assert median(said["costs"][-40:]) < 4 * median(said["costs"][20:60]) + 4

@@ -24,6 +24,7 @@ from tests.kit.upstream import (
     Reset,
     Script,
     ScriptedUpstream,
+    Step,
     WaitFor,
     chunk,
     response,
@@ -164,7 +165,7 @@ async def test_relayed_connection_answers_the_next_request(session: aiohttp.Clie
 
 async def test_answer_that_nobody_asked_for_ends_the_connection(session: aiohttp.ClientSession) -> None:
     go_on, came = asyncio.Event(), list[bytes]()
-    stream = [sse_head(), WaitFor(go_on), chunk("a") + LAST_CHUNK + response(200, "stray")]
+    stream: list[Step] = [sse_head(), WaitFor(go_on), chunk("a") + LAST_CHUNK + response(200, "stray")]
     async with ScriptedUpstream(stream, OK) as upstream:
         call = Call("GET", upstream.url, {}, b"")
         with await attempt(session, call, connect_timeout=1, again=False) as answer:

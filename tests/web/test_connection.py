@@ -52,27 +52,32 @@ class Held:
 # -- states --------------------------------------------------------------------------------------------------------
 
 
+def state_of(connection: Connection) -> State:
+    """Its state now; mypy would take what it read from the attribute before for what it is still."""
+    return connection.state
+
+
 async def test_connection_goes_through_its_states() -> None:
     handler = Held()
     async with listening(handler) as place, connected(place) as client:
         seen = place.connection
-        assert seen.state is State.HEAD
+        assert state_of(seen) is State.HEAD
         seen.data_received(GET)
-        assert seen.state is State.ASKED
+        assert state_of(seen) is State.ASKED
         await handler.begun.wait()
-        assert seen.state is State.ANSWERING
+        assert state_of(seen) is State.ANSWERING
         seen.data_received(GET + GET[:9])
-        assert seen.state is State.ANSWERING
+        assert state_of(seen) is State.ANSWERING
         handler.go_on.set()
         answers = b""
         while answers.count(b"hello") < 2:
             answers += await client.read()
-        assert seen.state is State.IDLE
+        assert state_of(seen) is State.IDLE
         seen.data_received(GET[9:12])
-        assert seen.state is State.HEAD
+        assert state_of(seen) is State.HEAD
         seen.data_received(GET[12:])
         await client.until(b"hello")
-        assert seen.state is State.IDLE
+        assert state_of(seen) is State.IDLE
 
 
 @pytest.mark.parametrize("first", [b"", GET], ids=["new", "kept alive"])

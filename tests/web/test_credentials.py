@@ -10,7 +10,7 @@ import pytest
 import pytest_asyncio
 
 from tests.kit.sse_client import Response, request
-from tests.kit.upstream import Exchange, Hang, chunk, openai_answer, openai_delta, response, sse_head
+from tests.kit.upstream import Exchange, Hang, Step, chunk, openai_answer, openai_delta, response, sse_head
 from tests.web.stage import EVENTS, Stage, completion, staged, whole
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -44,10 +44,11 @@ async def stage(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Stage
 # First, as the key's life is short.
 
 
+@pytest.mark.alone
 async def test_stream_ends_at_the_moment_its_credential_expires(stage: Stage) -> None:
     """C9."""
     soon = {"Authorization": "Bearer soon-key"}
-    scripts = {
+    scripts: dict[str, list[Step]] = {
         "/chat": [sse_head(), openai_delta("x"), Hang()],
         "/openai": [sse_head(), openai_delta("x"), Hang()],
         "/proxy/events": [sse_head(), chunk("data: x\n\n"), Hang()],

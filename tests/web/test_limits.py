@@ -128,7 +128,7 @@ async def status_of(stage: Stage, who: dict[str, str]) -> int:
 
 
 async def hanging(stage: Stage, who: dict[str, str], route: str = "/chat") -> Response:
-    script = [sse_head(), chunk("data: x\n\n") if route == "/proxy" else openai_delta("x"), Hang()]
+    script: list[Step] = [sse_head(), chunk("data: x\n\n") if route == "/proxy" else openai_delta("x"), Hang()]
     return await stage.ask(route, stage.plays(script), headers=who)
 
 
@@ -224,7 +224,7 @@ async def test_tokens_are_reserved_and_settled_by_the_upstreams_usage(stage: Sta
 async def test_tokens_of_a_cut_stream_are_settled_too(stage: Stage) -> None:
     who = fetching(somebody("tokens"))
     first = await tokens_left(stage, who)
-    cut = [sse_head(), openai_delta("four") * 60, Pause(0.05), Reset()]
+    cut: list[Step] = [sse_head(), openai_delta("four") * 60, Pause(0.05), Reset()]
     async with await stage.ask("/openai", stage.plays(cut), headers=who) as answer:
         assert (await answer.body()).count(b"four") == 60
     left = await tokens_left(stage, who)

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import pytest_asyncio
 
-from tests.kit.upstream import Hang, openai_answer, openai_delta, sse_head
+from tests.kit.upstream import Hang, Step, openai_answer, openai_delta, sse_head
 from tests.web.stage import EVENTS, Stage, staged, whole
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -81,7 +81,7 @@ async def requests_left(stage: Stage, headers: dict[str, str]) -> int:
 
 
 async def test_anonymous_reader_resumes_from_another_address(stage: Stage) -> None:
-    script = [sse_head(), openai_delta("x"), Hang()]
+    script: list[Step] = [sse_head(), openai_delta("x"), Hang()]
     answer = await stage.get("/chat", stage.plays(script), headers=NOBODY | {"X-Forwarded-For": "10.0.0.1"})
     stream = f"/streams/{answer.headers['x-stream-id']}"
     moved = {"X-Forwarded-For": "10.0.0.2"}

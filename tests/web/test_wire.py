@@ -127,6 +127,7 @@ async def body_of(stage: Stage, route: str, script: list[Step]) -> bytes:
 # Headers are held for the upstream's real status.
 
 
+@pytest.mark.alone
 async def test_headers_are_held_for_commit_after_and_no_longer(stage: Stage) -> None:
     began = now()
     async with await stage.get("/held", stage.plays([Hang()])) as response:
@@ -134,6 +135,7 @@ async def test_headers_are_held_for_commit_after_and_no_longer(stage: Stage) -> 
     assert 0.25 < now() - began < 0.6
 
 
+@pytest.mark.alone
 async def test_headers_go_out_with_the_first_event(stage: Stage) -> None:
     began = now()
     async with await stage.get("/chat", stage.plays([sse_head(), openai_delta("x"), Hang()])) as response:
@@ -144,6 +146,7 @@ async def test_headers_go_out_with_the_first_event(stage: Stage) -> None:
 # Batches.
 
 
+@pytest.mark.alone
 async def test_first_event_of_a_burst_is_never_delayed_and_later_ones_for_one_interval(stage: Stage) -> None:
     async def listen(route: str, events: int) -> None:
         deltas = [openai_delta(text) for text in "abcdef"]
@@ -161,6 +164,7 @@ async def test_first_event_of_a_burst_is_never_delayed_and_later_ones_for_one_in
     )
 
 
+@pytest.mark.alone
 async def test_first_event_after_a_pause_is_not_delayed_either(stage: Stage) -> None:
     go_on = asyncio.Event()
     question = stage.plays([sse_head(), openai_delta("a"), WaitFor(go_on), openai_delta("b"), Hang()])
@@ -180,6 +184,7 @@ async def test_interval_0_sends_each_event_at_once(stage: Stage) -> None:
     assert all(late.at - early.at > 0.015 for early, late in pairwise(tokens))
 
 
+@pytest.mark.alone
 async def test_batch_is_sent_when_it_is_large_enough(stage: Stage) -> None:
     question = stage.plays([sse_head(), openai_delta("a"), Pause(0.1), *[openai_delta("b" * 90)] * 40, Hang()])
     async with await stage.get("/large", question) as response:
@@ -240,7 +245,8 @@ async def test_held_text_is_let_go_in_time_when_its_sentence_does_not_end(stage:
 
 
 async def test_held_text_comes_before_the_end(stage: Stage) -> None:
-    for script in (openai_answer("No end"), [sse_head(), openai_delta("No end"), Reset()]):
+    broken: list[Step] = [sse_head(), openai_delta("No end"), Reset()]
+    for script in (openai_answer("No end"), broken):
         messages = await whole(await stage.get("/sentence", stage.plays(script)))
         assert text_of(messages) == "No end"
         assert messages[-1].type in ("done", "error")
@@ -304,7 +310,7 @@ async def test_stream_is_not_compressed_for_who_does_not_accept_it(stage: Stage,
 # Formats.
 
 TOOL = {"tool_calls": [{"index": 0, "id": "t", "type": "function", "function": {"name": "f", "arguments": "{}"}}]}
-ANSWER = [
+ANSWER: list[Step] = [
     sse_head(),
     chunk(openai_chunk({"reasoning_content": "hm"})),
     openai_delta("你"),
@@ -389,7 +395,7 @@ async def test_format_of_ones_own(stage: Stage) -> None:
     ],
 )
 async def test_cut_answer_ends_in_every_format_with_one_error(stage: Stage, name: str, code: Any) -> None:
-    cut = [sse_head(), openai_delta("whole"), openai_delta("torn")[:-20], Reset()]
+    cut: list[Step] = [sse_head(), openai_delta("whole"), openai_delta("torn")[:-20], Reset()]
     messages = await whole(await stage.get(f"/format/{name}", stage.plays(cut)))
     assert code(messages[-1]) == "upstream_cut"
     assert "whole" in "".join(message.data for message in messages[:-1])
