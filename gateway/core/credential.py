@@ -5,9 +5,7 @@ Invariants:
 - Only hashes of keys are kept, and a hash is compared in constant time.
 - No caller learns why a credential did not match: unknown, expired and oversized all are None.
 - A cookie counts only when the request can be shown to come from an allowed page.
-- What is stripped for an upstream leaves every other byte as it was.
-
-This file does not know routes, responses, or what a scope allows.
+- Stripping a credential for an upstream leaves every other byte as it was.
 """
 
 import hashlib
@@ -28,17 +26,17 @@ Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 MAX_SECRET: Final = 4096
 """Characters of a secret; a longer one is not worth hashing."""
 MAX_HOPS: Final = 32
-"""Entries of X-Forwarded-For looked at, from the right."""
+"""Entries of X-Forwarded-For that are read, from the right."""
 MAX_PEER: Final = 64
 """Characters kept of a peer that is no IP address."""
 INDEX: Final = 4
-"""Bytes of a digest by which keys are found: all that timing can tell about one, of 32."""
+"""Bytes of a digest, of 32, by which keys are found. Timing can tell no more than these about a digest."""
 KEY: Final = "key"
 """The kind of a principal that showed a static key."""
 ADDRESS: Final = "addr"
 """The kind of a principal that showed no credential."""
 IPV6_PREFIX: Final = 64
-"""Bits of an IPv6 address that name a customer: what one holder can change at will must not count as many."""
+"""Bits of an IPv6 address that name a customer, who can change all others at will and must still count as one."""
 
 
 class Principal(msgspec.Struct, frozen=True):
@@ -148,10 +146,10 @@ def _digest(secret: str) -> bytes:
 class Keyring:
     """The static keys, as a verifier.
 
-    A comparison of every key would be constant in time but grow with the keys, and a plain dict lookup decides by an
-    ordinary comparison. So the first bytes of the digest find the candidates and a constant-time comparison decides.
-    What the finding can leak is whether some stored digest begins like that of a guess, which helps no guess: a digest
-    cannot be steered byte by byte.
+    Comparing every key would take constant time, but more of it with every key; a plain dict lookup would decide by an
+    ordinary comparison. So the first bytes of the digest find the candidates, and a constant-time comparison decides.
+    The search can leak whether some stored digest begins like that of a guess. That helps no guess, because nobody can
+    choose a secret so that its digest begins in a certain way byte by byte.
     """
 
     def __init__(self, keys: Iterable[Key]) -> None:
@@ -164,7 +162,7 @@ class Keyring:
         return None if presented is None else self.match(presented.secret, now)
 
     def match(self, secret: str, now: float) -> Principal | None:
-        """The principal whose key this is, None for any other secret and for an expired key.
+        """The principal that holds this key, None for any other secret and for an expired key.
 
         Args:
             secret: what the client presented; empty or above 4096 characters matches nothing.
@@ -213,7 +211,7 @@ def _bearer(authorization: str) -> str:
 
 
 def cookie_allowed(origin: str | None, sec_fetch_site: str | None, origins: Collection[str]) -> bool:
-    """Whether a cookie counts: the page that sent it is an allowed one, or the gateway's own.
+    """Whether a cookie counts: it was sent by an allowed page or by the gateway's own.
 
     Args:
         origin: the Origin header.
@@ -224,7 +222,7 @@ def cookie_allowed(origin: str | None, sec_fetch_site: str | None, origins: Coll
     """
     if sec_fetch_site == "same-origin":
         return True
-    # "null" is every sandboxed page, whoever wrote it.
+    # "null" is the origin of every sandboxed page, of whatever site.
     return origin is not None and origin not in ("*", "null") and origin in origins
 
 
@@ -257,8 +255,8 @@ def client_address(peer: str, forwarded_for: str | None, trusted: Sequence[Netwo
     Args:
         peer: the other end of the connection; what is no IP address (a unix socket's path, "") is returned, cut at
             64 characters, and is never trusted.
-        forwarded_for: X-Forwarded-For, several headers joined by commas. Read from the right; an entry that is no
-            address ends the reading, as whoever wrote it cannot be trusted with those before it.
+        forwarded_for: X-Forwarded-For, several headers joined by commas. Read from the right. An entry that is no
+            address ends the reading: the proxy that wrote it cannot be trusted with the entries before it.
         trusted: `server.trusted_proxies`.
     """
     nearest = _address(peer)
@@ -284,17 +282,16 @@ def address_key(address: str) -> str:
     return address[:MAX_PEER] if parsed is None else str(parsed)
 
 
-@lru_cache(maxsize=4096)  # every request asks twice, and clients ask again
+@lru_cache(maxsize=4096)  # every request asks twice, and the same clients come again
 def _address(text: str) -> Address | None:
     """The address in `1.2.3.4`, `1.2.3.4:80`, `::1`, `[::1]:80` or `fe80::1%eth0`; None for anything else."""
+    host = text.strip()
+    if host.startswith("["):
+        host = host[1:].partition("]")[0]
+    elif host.count(":") == 1:
+        host = host.partition(":")[0]
     try:
-        parsed = ipaddress.ip_address(_without_port(text.strip()).partition("%")[0])
+        parsed = ipaddress.ip_address(host.partition("%")[0])
     except ValueError:
         return None
     return getattr(parsed, "ipv4_mapped", None) or parsed
-
-
-def _without_port(text: str) -> str:
-    if text.startswith("["):
-        return text[1:].partition("]")[0]
-    return text.partition(":")[0] if text.count(":") == 1 else text

@@ -1,4 +1,4 @@
-"""Plans, and the limits they are made of: each limit has a name and behaves as it likes.
+"""Plans, and the limits that they are made of. Each limit has a name and its own behaviour.
 
     Limit      what the operator wrote: `requests: 60/min`. Never changes; a reload makes new ones.
       | standing(now)

@@ -1,7 +1,6 @@
 """A rate: so many of something in so long. Written `60/min`, `10/s`, `1000/h`, `100000/day`.
 
-Invariant: both numbers of a `Rate` are above 0.
-This file does not know what is counted, nor how a limit is kept (`limits.py` does).
+Invariant: both numbers of a `Rate` are above 0. How a limit is kept is in `limits.py`.
 """
 
 import re
@@ -17,7 +16,7 @@ _RATE: Final = re.compile(PATTERN)
 
 
 class Rate(NamedTuple):
-    """So many in so long.
+    """An amount in a window of time.
 
     Attributes:
         amount: how many, at least 1.

@@ -1,13 +1,11 @@
-"""The history of a chat, by owner and session id: what the model is told again with the next message.
+"""Chat histories, by principal and session id: the turns that are sent to the model again with the next message.
 
 Invariants:
 
-- A session belongs to one owner; the same id of another owner is another session.
+- A session belongs to one principal; the same id of another principal is another session.
 - Every session holds whole turns: a user's message and the answer to it.
 - Turns, age, sessions and memory are bounded. Above a bound the session longest unused goes first.
 - Reading makes no session.
-
-This file does not know routes, models, or what a message means.
 """
 
 import re
@@ -24,12 +22,12 @@ _SESSION_ID = re.compile(r"[A-Za-z0-9._~:-]{1,128}")
 
 
 def valid_session_id(text: str) -> bool:
-    """Whether a client may name a session so: 1 to 128 of `[A-Za-z0-9._~:-]`."""
+    """Whether `text` may name a session: 1 to 128 of `[A-Za-z0-9._~:-]`."""
     return _SESSION_ID.fullmatch(text) is not None
 
 
 class Turn(NamedTuple):
-    """What the user said and what was answered."""
+    """A user's message and the answer to it."""
 
     user: str
     assistant: str
@@ -50,16 +48,16 @@ class Session:
         self.used = now
 
     def push(self, turn: Turn) -> None:
-        """The turn is the last."""
+        """Adds a turn at the end."""
         self.turns.append(turn)
         self.size += turn.size()
 
     def shift(self) -> None:
-        """The oldest turn is gone."""
+        """Drops the oldest turn."""
         self.size -= self.turns.popleft().size()
 
     def messages(self) -> list[dict[str, str]]:
-        """The turns in OpenAI's words, alternating user and assistant."""
+        """The turns as OpenAI's messages, alternating user and assistant."""
         roles = ("user", "assistant")
         return [{"role": role, "content": text} for turn in self.turns for role, text in zip(roles, turn, strict=True)]
 
@@ -87,36 +85,38 @@ class Sessions:
         return len(self._sessions)
 
     def configure(self, turns: int, ttl: float) -> None:
-        """What is remembered from now on; sessions that are longer are shortened when they are next added to."""
+        """Changes both bounds. A session that is longer now is shortened when the next turn is added to it."""
         self._turns = turns
         self._ttl = ttl
 
-    def get(self, owner: str, session: str, now: float) -> list[dict[str, str]]:
-        """The messages so far, oldest first, [] for a session nobody knows. The list is the caller's.
+    def get(self, principal: str, session: str, now: float) -> list[dict[str, str]]:
+        """The messages so far, oldest first, [] for an unknown session. The caller may change the list.
 
         Args:
-            owner: the principal, as `str()` gives it.
+            principal: as `str()` gives it.
             session: an id that `valid_session_id` accepts.
             now: seconds of a clock that does not run backwards.
         """
         self._expire(now)
-        found = self._use((owner, session), now)
+        found = self._use((principal, session), now)
         return found.messages() if found else []
 
-    def add(self, owner: str, session: str, user: str, assistant: str, now: float) -> None:
-        """The turn is the session's last; arguments as for `get`."""
+    def add(self, principal: str, session: str, user: str, assistant: str, now: float) -> None:
+        """Adds a turn at the end of the session; arguments as for `get`."""
         self._expire(now)
-        key = (owner, session)
+        key = (principal, session)
         found = self._use(key, now) or Session(now)
         self.size -= found.size if key in self._sessions else 0
         found.push(Turn(user, assistant))
-        self._trim(found)
+        while found.turns and (len(found.turns) > self._turns or found.size > self._max_bytes):
+            found.shift()
         if found.turns:
             self._sessions[key] = found
             self.size += found.size
         else:
             self._sessions.pop(key, None)
-        self._evict()
+        while len(self._sessions) > self._max_sessions or self.size > self._max_bytes:
+            self._forget_oldest()
 
     def _use(self, key: tuple[str, str], now: float) -> Session | None:
         found = self._sessions.get(key)
@@ -125,17 +125,9 @@ class Sessions:
             self._sessions.move_to_end(key)
         return found
 
-    def _trim(self, session: Session) -> None:
-        while session.turns and (len(session.turns) > self._turns or session.size > self._max_bytes):
-            session.shift()
-
     def _expire(self, now: float) -> None:
         # One ttl for all and every use moves to the end, so the first is always the next to expire.
         while self._sessions and next(iter(self._sessions.values())).used + self._ttl <= now:
-            self._forget_oldest()
-
-    def _evict(self) -> None:
-        while len(self._sessions) > self._max_sessions or self.size > self._max_bytes:
             self._forget_oldest()
 
     def _forget_oldest(self) -> None:

@@ -1,4 +1,4 @@
-"""Transcripts of the gate, which is a bucket of its own; the limiter's transcripts show the others at work."""
+"""Transcripts of the gate; those of the limiter show the other buckets at work."""
 
 import pytest
 
