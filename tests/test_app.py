@@ -8,9 +8,9 @@ import pytest
 
 from gateway.app import App, make_app
 from gateway.config import ChatRoute, Config
-from gateway.core.credential import Principal
 from gateway.core.limiter import Lease
 from gateway.core.limits import make_limits
+from gateway.core.principal import Principal
 from gateway.core.rate import Rate
 from gateway.core.sessions import Sessions
 

@@ -1,4 +1,4 @@
-"""Credentials and principals: where a credential is looked for, whose it is, and from which address it came.
+"""Credentials: where a request carries one, the principal that it stands for, and the address that it came from.
 
 Invariants:
 
@@ -19,6 +19,8 @@ from urllib.parse import unquote_plus
 
 import msgspec
 
+from gateway.core.principal import KEY, Principal
+
 Source = Literal["header", "cookie", "query"]
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
@@ -31,47 +33,8 @@ MAX_PEER: Final = 64
 """Characters kept of a peer that is no IP address."""
 INDEX: Final = 4
 """Bytes of a digest, of 32, by which keys are found. Timing can tell no more than these about a digest."""
-KEY: Final = "key"
-"""The kind of a principal that showed a static key."""
-ADDRESS: Final = "addr"
-"""The kind of a principal that showed no credential."""
 IPV6_PREFIX: Final = 64
 """Bits of an IPv6 address that name a customer, who can change all others at will and must still count as one."""
-
-
-class Principal(msgspec.Struct, frozen=True):
-    """Who a request acts for: the owner of streams and chat histories, and the one whom limits count.
-
-    `str()` gives `key:web` or `addr:192.0.2.7`. Logs, limits and histories use this form, so that an id of one kind
-    cannot be taken for the same id of another kind.
-
-    Attributes:
-        kind: `key` for the holder of a static key, `addr` for a client without a credential. Holds no colon.
-        id: unique among the principals of its kind; safe to log.
-        plan: a key of the config's `plans`.
-        scopes: what it may do, of `stream`, `publish`, `admin`.
-        expires: unix seconds by the wall clock, None for never.
-    """
-
-    kind: str
-    id: str
-    plan: str
-    scopes: frozenset[str]
-    expires: float | None = None
-
-    def __str__(self) -> str:
-        return f"{self.kind}:{self.id}"
-
-    @property
-    def anonymous(self) -> bool:
-        """Whether only its address is known."""
-        return self.kind == ADDRESS
-
-    @property
-    def owner(self) -> str:
-        """The owner of its streams. All addresses are one owner, `addr:`, because the address of a reader changes with
-        its network: the stream id, which nobody can guess, is what lets an anonymous reader resume."""
-        return f"{ADDRESS}:" if self.anonymous else str(self)
 
 
 class Key(msgspec.Struct, frozen=True):

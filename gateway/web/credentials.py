@@ -23,16 +23,15 @@ from typing import Final
 from aiohttp import hdrs
 
 from gateway.core.credential import (
-    ADDRESS,
     Facts,
     Presented,
-    Principal,
     Verdict,
     address_key,
     cookie_allowed,
     find_credential,
 )
 from gateway.core.errors import GatewayError
+from gateway.core.principal import ADDRESS, Principal
 from gateway.observe.metrics import AuthFailure
 from gateway.web.exchange import Exchange
 from gateway.web.state import Snapshot

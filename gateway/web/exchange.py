@@ -7,10 +7,10 @@ from typing import Any, Final
 
 from aiohttp import hdrs, web
 
-from gateway.core.credential import Principal
 from gateway.core.errors import Failure, GatewayError
 from gateway.core.limiter import Lease, Refusal
 from gateway.core.limits import Quota
+from gateway.core.principal import Principal
 from gateway.formats import Format, compile_format, problem
 from gateway.observe.tracing.context import TRACEPARENT, TRACESTATE, TraceContext, read_context
 from gateway.web.connection import Connection

@@ -12,7 +12,6 @@ from gateway.core.credential import (
     Key,
     Keyring,
     Presented,
-    Principal,
     address_key,
     client_address,
     cookie_allowed,
@@ -21,6 +20,7 @@ from gateway.core.credential import (
     strip_cookie,
     strip_query,
 )
+from gateway.core.principal import Principal
 
 STREAM = frozenset({"stream"})
 NOW = 1_800_000_000.0
@@ -209,17 +209,3 @@ def test_client_address_survives_any_header(forwarded: str) -> None:
 )
 def test_addresses_of_one_holder_share_a_key(address: str, name: str) -> None:
     assert address_key(address) == name
-
-
-# principals
-
-
-def test_principal_is_written_as_its_kind_and_id() -> None:
-    assert str(Principal("key", "web", "default", STREAM)) == "key:web"
-    assert str(Principal("addr", "2001:db8::/64", "default", STREAM)) == "addr:2001:db8::/64"
-
-
-def test_principal_owns_alone_and_addresses_own_together() -> None:
-    names = [("key", "anonymous"), ("key", "addr"), ("key", ""), ("user", "7"), ("addr", "a"), ("addr", "b")]
-    owners = [Principal(kind, name, "default", STREAM).owner for kind, name in names]
-    assert owners == ["key:anonymous", "key:addr", "key:", "user:7", "addr:", "addr:"]

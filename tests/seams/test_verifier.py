@@ -7,7 +7,8 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from gateway.core.credential import Facts, Presented, Principal, Verdict, Verifier
+from gateway.core.credential import Facts, Presented, Verdict, Verifier
+from gateway.core.principal import Principal
 from gateway.web import credentials
 from tests.kit.sse_client import Response, request
 from tests.kit.upstream import ScriptedUpstream, openai_answer
