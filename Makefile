@@ -4,12 +4,18 @@ SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
 
-BIN := .venv/bin
+# The default Python's venv is .venv; one that is named has its own beside it: make test PYTHON=python3.13
+ifeq ($(origin PYTHON), undefined)
+PYTHON := $(firstword $(shell command -v python3.11 python3) python3)
+VENV := .venv
+else
+VENV := .venv-$(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])' || echo none)
+endif
+BIN := $(VENV)/bin
 PARSER := pages/chat/lib/markdown.js
 WORKERS := $(shell expr $$(nproc) + 2) # of the tests, which wait more than they compute
 UNIT := $(wildcard $(addprefix tests/,core dialects formats config streams upstream clock seams))
 COVERED := $(addprefix tests/,observe web admin process demo test_app.py test_cli.py)
-PYTHON ?= $(firstword $(shell command -v python3.11 python3) python3)
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 LOCK := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 \
 	--generate-hashes --no-emit-index-url --no-emit-find-links --no-header --no-annotate
@@ -18,6 +24,7 @@ LOCK := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 \
 help:
 	@echo "make run     serve on http://127.0.0.1:8080/ with the built-in stand-in for an LLM"
 	@echo "make test    all tests, with the real nginx, curl and Chromium; ARGS='-k nginx' for some"
+	@echo "             PYTHON=python3.13 for another Python than the default, in a venv of its own"
 	@echo "make unit    the tests that need no other program, in a minute"
 	@echo "make check   lint, format, types"
 	@echo "make coverage   which branches of the program the tests take, and the floors of that"
@@ -29,13 +36,13 @@ help:
 	@echo "make dashboards   grafana/dashboards, after a change of grafana/boards.py"
 	@echo "make lock    choose versions anew, after a change of the dependencies"
 
-setup: .venv/.installed
+setup: $(VENV)/.installed
 
 # The program is installed in place, so only a change of the dependencies or of the metadata leads here again.
-.venv/.installed: requirements.lock pyproject.toml
+$(VENV)/.installed: requirements.lock pyproject.toml
 	@.ci/need --python $(PYTHON)
-	@echo "setup: .venv"
-	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	@echo "setup: $(VENV)"
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@$(PIP) install --require-hashes -r requirements.lock
 	@$(PIP) install --no-deps --no-build-isolation --editable .
 	@touch $@
