@@ -58,6 +58,10 @@ class Line:
 
     def __init__(self, socket: Socket) -> None:
         self._socket = socket
+        self.waiting = 0
+
+    def get_write_buffer_size(self) -> int:
+        return self.waiting
 
     def is_closing(self) -> bool:
         return self._socket.gone
@@ -255,3 +259,41 @@ async def test_final_cursor_stands_with_the_last_block_of_an_end() -> None:
     assert finish.startswith("data: ")
     assert '"finish_reason":"stop"' in finish
     assert end == f"id: {ID}.2.1\ndata: [DONE]"
+
+
+async def test_burst_that_is_too_large_to_push_is_read_by_the_readers_task() -> None:
+    desk = Desk()
+    running = asyncio.ensure_future(desk.run())
+    await asyncio.sleep(0)
+    desk.says(*["x"] * 1000)
+    desk.says("y")
+    desk.ends()
+    assert await running == "completed"
+    assert desk.socket.text.count('"x"') == 1000
+    assert desk.socket.text.endswith(
+        f'id: {ID}.1001.1001\ndata: {{"content":"y"}}\n\nid: {ID}.1002.1001\ndata: [DONE]\n\n'
+    )
+
+
+async def test_replay_of_events_that_the_format_leaves_out_writes_nothing_and_moves_on() -> None:
+    desk = Desk()
+    desk.log.append([Event(THINKING, "hm")] * 1000)
+    desk.ends()
+    assert await desk.run() == "completed"
+    assert desk.socket.text == f"retry: 2000\nid: {ID}.0.0\n\nid: {ID}.1001.0\ndata: [DONE]\n\n"
+
+
+async def test_client_that_stops_taking_while_it_follows_is_sent_the_rest_when_it_takes_again() -> None:
+    desk = Desk()
+    running = asyncio.ensure_future(desk.run())
+    await asyncio.sleep(0)
+    desk.says("a")
+    desk.socket.transport.waiting = 1  # the kernel took a part of it
+    desk.says("b")
+    desk.says("c")
+    await asyncio.sleep(0)
+    desk.socket.transport.waiting = 0
+    desk.ends()
+    assert await running == "completed"
+    assert [desk.socket.text.count(f'"{text}"') for text in "abc"] == [1, 1, 1]
+    assert desk.socket.text.index('"a"') < desk.socket.text.index('"b"') < desk.socket.text.index('"c"')

@@ -10,7 +10,18 @@ from structlog.testing import capture_logs
 from gateway.core.event import TOKEN, Event
 from gateway.formats import CLASSES, Encoder, Spec, Stateless, View
 from tests.kit.sse_client import request
-from tests.kit.upstream import LAST_CHUNK, Hang, Pause, ScriptedUpstream, Step, openai_answer, openai_delta, sse_head
+from tests.kit.upstream import (
+    LAST_CHUNK,
+    Hang,
+    Pause,
+    ScriptedUpstream,
+    Step,
+    chunk,
+    http_head,
+    openai_answer,
+    openai_delta,
+    sse_head,
+)
 from tests.seams.serving import Serving, serving
 from tests.web.stage import EVENTS, eventually, parsed, setting
 
@@ -139,3 +150,26 @@ async def test_exception_before_the_head_is_a_response(monkeypatch: pytest.Monke
         headers = {"Accept": "*/*"}
         async with await request(f"{gateway.url}/chat?message=hi", headers=headers) as answer:
             assert (answer.status, (await answer.json())["code"]) == (500, "internal")
+
+
+async def test_exception_while_somebody_elses_bytes_are_passed_on_aborts_the_connection(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Anything that the gateway could say would be read as a part of the other's answer."""
+
+    async def broken(upstream: Any, idle: float) -> bytes:
+        if upstream.content.at_eof():
+            raise ZeroDivisionError
+        return bytes(await upstream.content.readany())
+
+    monkeypatch.setattr("gateway.web.kinds.proxy._read", broken)
+    route = {"path": "/proxy", "api": "proxy"}
+    script = [http_head(200, "text/plain", Transfer_Encoding="chunked") + chunk("some of it") + LAST_CHUNK]
+    async with (
+        ScriptedUpstream(script) as upstream,
+        serving(setting(upstream.url, [route])) as gateway,
+        await request(f"{gateway.url}/proxy", headers={"Accept": "*/*"}) as answer,
+    ):
+        assert bytes(await answer.body()) == b"some of it"
+        assert (answer.status, answer.broken) == (200, True)
+        await eventually(lambda: slots(gateway), lambda taken: taken == (0, 0))
