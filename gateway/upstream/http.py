@@ -6,7 +6,8 @@ Invariants:
   no encoding asked for or undone, no time limit set beyond connecting. Every limit on an answer is the generation's.
 - A response that was not read to its end is closed, never put back into the pool.
 - The upstream may close an idle connection in the very moment in which a request takes it. A request that is lost in
-  this way, and may be sent twice, is sent once more on a new connection. That is no failed attempt; nginx does the same.
+  this way is sent once more on a new connection, where it may be sent twice. That counts as no failed attempt; nginx
+  does the same.
 - Whatever aiohttp raises becomes a `GatewayError`. Hosts and addresses appear in its `detail` only, and what aiohttp
   quotes of a request or an answer appears nowhere.
 """
