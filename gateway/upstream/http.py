@@ -5,10 +5,11 @@ Invariants:
 - The client does nothing on its own: no redirect is followed, no cookie kept, no proxy taken from the environment,
   no encoding asked for or undone, no time limit set beyond connecting. Every limit on an answer is the generation's.
 - A response that was not read to its end is closed, never put back into the pool.
-- An idle connection may have been closed by the other side in the very moment it is taken. Where a request may be sent
-  twice, one that is lost so is sent once more on a new connection, and is no failed attempt; nginx does the same.
-- Whatever aiohttp raises becomes a `GatewayError`; hosts and addresses stay in its `detail`, and nothing that aiohttp
-  quotes of a request or an answer gets even there.
+- The upstream may close an idle connection in the very moment in which a request takes it. A request that is lost in
+  this way is sent once more on a new connection, where it may be sent twice. That counts as no failed attempt; nginx
+  does the same.
+- Whatever aiohttp raises becomes a `GatewayError`. Hosts and addresses appear in its `detail` only, and what aiohttp
+  quotes of a request or an answer appears nowhere.
 """
 
 import asyncio
@@ -118,7 +119,7 @@ def new_session() -> aiohttp.ClientSession:
 async def attempt(
     session: aiohttp.ClientSession, call: Call, *, connect_timeout: float, again: bool, verify_tls: bool = True
 ) -> "Reply":
-    """The response to one call, whatever its status, as a context manager that closes it and is to be entered at once.
+    """The response to one call, whatever its status. It is a context manager; the caller must enter it at once.
 
     Args:
         session: the HTTP client, from `new_session`.
@@ -144,11 +145,11 @@ async def attempt(
 
 
 class Reply:
-    """A response; at the end of its block the connection is dropped, unless the body was read to the end.
+    """A response in a `with` block. At the end of the block the connection is kept if the body was read to its end.
 
-    While the block runs, the loss of the connection ends the body: after a malformed chunk aiohttp closes the
-    connection and leaves who reads the body waiting. What then fails in the block is raised as `upstream_cut` or
-    `upstream_protocol`. It is no generator: those take half a KiB each for as long as a stream lasts.
+    While the block runs, the loss of the connection makes the body fail. aiohttp alone does not: after a malformed
+    chunk it closes the connection, and a reader of the body would wait for ever. The block then raises `upstream_cut`
+    or `upstream_protocol`. This is a class and no generator, which would take half a KiB for as long as a stream lasts.
     """
 
     __slots__ = ("_lost", "_protocol", "_response")
@@ -160,7 +161,8 @@ class Reply:
 
     def __enter__(self) -> aiohttp.ClientResponse:
         if self._lost is not None:
-            self._lost.remove_done_callback(_mark_retrieved)  # one of it is enough for all answers on a connection
+            # A connection has one such future for all its answers, and one such callback is enough.
+            self._lost.remove_done_callback(_mark_retrieved)
             self._lost.add_done_callback(_mark_retrieved)
             self._lost.add_done_callback(self._end)
         return self._response
@@ -178,12 +180,12 @@ class Reply:
 
 
 def fail_body(response: aiohttp.ClientResponse, reason: str, cause: BaseException | None) -> None:
-    """Reading the body raises `aiohttp.ClientPayloadError`; one that is whole, or has failed, stays as it is.
+    """From now on, reading the body raises `aiohttp.ClientPayloadError`, unless it is whole or has failed already.
 
     Args:
         response: an answer whose body may have begun.
         reason: in words.
-        cause: what `body_error` judges by, None for a cut.
+        cause: the error that `body_error` reads, None where the body was cut off.
     """
     content = response.content
     if not content.is_eof() and content.exception() is None:
@@ -219,20 +221,20 @@ async def _send(
 
 
 def _mark_retrieved(lost: "asyncio.Future[None]") -> None:
-    # An idle connection may break; nobody waits for that, and asyncio need not complain.
+    # An idle connection may break, and nobody waits for that; without this asyncio would log an error.
     if not lost.cancelled():
         lost.exception()
 
 
 async def read_error_body(response: aiohttp.ClientResponse) -> bytes:
-    """The first 64 KiB of an answer that is no stream, or what came of it within five seconds."""
+    """The body of an answer that is no stream: at most 64 KiB, and what came within five seconds."""
     body = b""
     try:
         async with asyncio.timeout(ERROR_BODY_TIME):
             while len(body) < MAX_ERROR_BODY and (part := await response.content.readany()):
                 body += part
     except (TimeoutError, aiohttp.ClientError, ConnectionError):
-        return body  # the status says enough; a broken explanation is no second error
+        return body  # the status says enough; a cut explanation is no second error
     return body[:MAX_ERROR_BODY]
 
 

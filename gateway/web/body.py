@@ -10,18 +10,17 @@ from gateway.core.errors import GatewayError
 from gateway.web.aiohttp_internals import forget_body
 
 BODY_TIME: Final = 10.0
-"""Seconds for a body, and one more for every `BODY_RATE` bytes that came: a dribble ends, a slow upload does not."""
+"""Seconds for a body, and one more for every `BODY_RATE` bytes that came: a slow upload has the time that it needs."""
 BODY_RATE: Final = 32 * 1024
 
 MAX_ITEMS: Final = 10_000
-"""Items of an array of the request, as its messages; a hundred thousand would hold up everybody else."""
-
+"""Items of one array, such as the messages. Decoding a hundred thousand would hold up all other streams."""
 
 CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
 
 
 def ask_for_body(request: web.BaseRequest) -> None:
-    """A client that waits to be asked for its body is asked, where the body is not there yet.
+    """Sends "100 Continue" to a client that waits for it, unless the body is there already.
 
     Source: RFC 9110 10.1.1.
     """
@@ -47,7 +46,7 @@ async def read_body(request: web.BaseRequest, limit: int) -> bytes:
     ask_for_body(request)
     content = request.content
     try:
-        # Most bodies came with their head; a time limit for one that is here already is a waste.
+        # Most bodies came with their head. They need no time limit, which would cost a timer.
         body = content.read_nowait() if content.is_eof() else await _arriving(content, limit)
     except TimeoutError:
         raise GatewayError("request_timeout") from None
@@ -75,7 +74,7 @@ async def read_json_object(request: web.BaseRequest, limit: int) -> dict[str, An
     """The body, which must be one JSON object. Raises as `read_body`, and `bad_request` for anything else."""
     body = await read_body(request, limit)
     try:
-        # Looked over first: a mistake behind megabytes must not cost making objects of what stands before it.
+        # Two passes: the first makes no objects, so that a mistake behind megabytes is found cheaply.
         for name, raw in msgspec.json.decode(body, type=dict[str, msgspec.Raw]).items():
             _check_items(name, raw)
         return msgspec.json.decode(body, type=dict[str, Any])

@@ -1,17 +1,24 @@
-"""The other workers on the port: a reader that lands on one of them is handed to the one that has its stream.
+"""Several workers on one port: a request for another worker's stream is handed to that worker.
 
-A stream's id names its worker. A request for another worker's stream, be it a cursor or a path, goes there together
-with the client's connection: the socket itself changes hands (`SCM_RIGHTS`), so nothing stands between the reader and
-its stream afterwards, and that worker sees a reader that leaves, or reads slowly, as if it had come there first.
+Each worker keeps the streams that it started, and a stream's id names its worker. The kernel gives a new connection to
+any worker. When a request names another worker's stream, by a cursor or by its path, this worker sends it there, and
+with it the client's socket (`SCM_RIGHTS`). Afterwards no process stands between the client and its stream, and the
+other worker notices a client that leaves or reads slowly as if the client had connected to it.
+
+    client ──▶ worker 0: reads the head; the id in it says "worker 1"
+                   │  over a Unix socket: the client's socket, and the request's bytes
+                   ▼
+               worker 1: makes a connection of the socket, and gives it those bytes as if it had read them
+    client ◀── worker 1: answers, and closes
 
 Invariants:
 
-- It is a shortcut and no more: any worker answers any request rightly, if only with `cursor_expired`. So whatever
-  cannot be handed over is answered here, and a worker that died keeps nobody waiting.
-- Nothing was read, counted or limited here of a request that is handed over, apart from its head and body.
-- Only a process of the same user may hand anything over, or be handed it: anybody can take a dead worker's name.
+- A hand-over is only a shortcut. A worker that cannot hand a request over answers it itself, in the worst case with
+  `cursor_expired`. So a worker that died keeps no client waiting.
+- Of a request that is handed over, this worker has read the head and the body. It has counted and limited nothing.
+- Both workers check that the other one runs as the same user, because any process can take a dead worker's name.
 
-This file does not know which streams there are, nor who may read them.
+Whether the stream exists, and who may read it, only the other worker knows.
 """
 
 import asyncio
@@ -31,21 +38,23 @@ BACKLOG: Final = 1024
 PATIENCE: Final = 5.0
 """Seconds that one hand-over may take."""
 ACCEPT_AGAIN: Final = 0.1
+"""Seconds to wait when the process has no descriptor left for a hand-over."""
 READ: Final = 256 * 1024
 MAX_BODY: Final = 1 << 20
-"""Bytes of a request's body; one with more is answered where it is. What resumes a stream needs none."""
+"""Bytes of a body. A request with more is not handed over; a request that resumes a stream needs no body at all."""
 MAX_REQUEST: Final = MAX_BODY + (2 << 20)
+"""Bytes of head and body that a worker accepts from another."""
 _REPLACED: Final = frozenset({b"connection", b"content-length", b"transfer-encoding", b"expect"})
 _CREDENTIALS: Final = struct.Struct("3i")
 
 
 class Siblings:
-    """The workers of one gateway, this one among them.
+    """The workers of one gateway, seen from one of them.
 
     Args:
-        number: of this worker.
-        count: of all.
-        name: what they, and no others, call themselves.
+        number: this worker's, from 0.
+        count: how many workers there are.
+        name: the same for all workers of this gateway, and for no other gateway's.
     """
 
     def __init__(self, number: int, count: int, name: str) -> None:
@@ -55,18 +64,18 @@ class Siblings:
         self._arriving: set[asyncio.Task[None]] = set()
 
     def share(self, handler: Handler) -> Handler:
-        """A handler that leaves to each worker what is asked of its streams."""
+        """The handler, with requests for other workers' streams handed over before it sees them."""
 
         async def shared(request: web.BaseRequest) -> web.StreamResponse:
-            home = self._home(request)
-            if home is not None and await self._hand_over(request, home):
-                return _Answered()
+            worker = self._other_worker(request)
+            if worker is not None and await self._hand_over(request, worker):
+                return _AnsweredElsewhere()
             return await handler(request)
 
         return shared
 
     async def receive(self, server: Server) -> None:
-        """Takes what is handed over, until cancelled."""
+        """Accepts requests that other workers hand over, and answers them with `server`. Runs until it is cancelled."""
         loop = asyncio.get_running_loop()
         with socket.socket(socket.AF_UNIX) as listener:
             listener.setblocking(False)
@@ -79,37 +88,44 @@ class Siblings:
                 task.add_done_callback(self._arriving.discard)
 
     def _address(self, number: int) -> str:
-        return f"\0gateway-{self._name}-{number}"  # abstract: it ends with the worker, and leaves no file
+        # An address in Linux's abstract namespace: it vanishes with its worker, and there is no file to remove.
+        return f"\0gateway-{self._name}-{number}"
 
-    def _home(self, request: web.BaseRequest) -> int | None:
+    def _other_worker(self, request: web.BaseRequest) -> int | None:
+        """The number of the worker that has the stream, None where it is this one or nobody."""
         stream_id = _stream_asked_for(request)
         if not valid_stream_id(stream_id):
             return None
-        home = worker_of(stream_id)
-        return home if home != self._number and home < self._count else None
+        worker = worker_of(stream_id)
+        return worker if worker != self._number and worker < self._count else None
 
-    async def _hand_over(self, request: web.BaseRequest, home: int) -> bool:
+    async def _hand_over(self, request: web.BaseRequest, worker: int) -> bool:
+        """Whether the request is the other worker's now. False: nothing happened, and it must be answered here."""
         transport = request.transport
         if transport is None or transport.is_closing() or transport.get_write_buffer_size() or _is_large(request):
             return False
         with socket.socket(socket.AF_UNIX) as receiver:
             receiver.setblocking(False)
             try:
-                receiver.connect(self._address(home))
-            except OSError:  # it is dead, or so busy that it answers nobody
+                receiver.connect(self._address(worker))
+            except OSError:  # the worker is dead, or its backlog is full
                 return False
             if not _is_own(receiver):
                 return False
-            # From here on the body is gone, and so is a client that cannot be handed over; it comes back.
+            # From here on the body is read, so the request can no longer be answered here. Where the hand-over fails
+            # the client is cut off, and reconnects.
             with contextlib.suppress(OSError, web.RequestPayloadError):
                 async with asyncio.timeout(PATIENCE):
-                    await _send(receiver, transport, await _whole(request))
-        transport.abort()  # of this process's descriptor: where another has one too, the connection goes on
+                    data = await _bytes_of(request)
+                    transport.pause_reading()
+                    sent = socket.send_fds(receiver, [data], [transport.get_extra_info("socket").fileno()])
+                    await asyncio.get_running_loop().sock_sendall(receiver, data[sent:])
+        transport.abort()  # closes this process's descriptor; the connection goes on by the other worker's
         return True
 
 
-class _Answered(web.StreamResponse):
-    """The response to a request that another worker answers: nothing."""
+class _AnsweredElsewhere(web.StreamResponse):
+    """The response to a request that another worker answers: this one writes nothing."""
 
     async def prepare(self, request: web.BaseRequest) -> None:
         self.force_close()
@@ -119,7 +135,7 @@ class _Answered(web.StreamResponse):
 
 
 class _Adopted(asyncio.Protocol):
-    """A connection whose first request was read by another worker."""
+    """A client's connection whose first request another worker has read: a `Connection` gets both and takes over."""
 
     def __init__(self, server: Server, request: bytes) -> None:
         self._server = server
@@ -132,22 +148,16 @@ class _Adopted(asyncio.Protocol):
         connection.data_received(self._request)
 
 
-async def _send(receiver: socket.socket, transport: asyncio.Transport, request: bytes) -> None:
-    transport.pause_reading()
-    sent = socket.send_fds(receiver, [request], [transport.get_extra_info("socket").fileno()])
-    await asyncio.get_running_loop().sock_sendall(receiver, request[sent:])
-
-
 async def _accepted(listener: socket.socket) -> socket.socket:
     while True:
         try:
             return (await asyncio.get_running_loop().sock_accept(listener))[0]
-        except OSError:  # no descriptor is left; clients are refused meanwhile
+        except OSError:  # no descriptor is left; new clients are refused meanwhile as well
             await asyncio.sleep(ACCEPT_AGAIN)
 
 
 async def _adopt(sender: socket.socket, server: Server) -> None:
-    # The other worker may die on the way, and the client leave.
+    # The other worker may die, and the client may leave, at any moment of this.
     with sender, contextlib.suppress(OSError):
         sender.setblocking(False)
         if not _is_own(sender):
@@ -158,8 +168,18 @@ async def _adopt(sender: socket.socket, server: Server) -> None:
 
 
 async def _receive(sender: socket.socket) -> tuple[socket.socket, bytes]:
+    """The client's socket, and the bytes of its request.
+
+    Raises:
+        OSError: the other worker ended too early or sent too much.
+    """
     loop = asyncio.get_running_loop()
-    await _readable(sender)
+    readable = asyncio.Event()  # asyncio can receive bytes, but no descriptors
+    loop.add_reader(sender, readable.set)
+    try:
+        await readable.wait()
+    finally:
+        loop.remove_reader(sender)
     request, descriptors, _, _ = socket.recv_fds(sender, READ, 1)
     if not descriptors:
         raise ConnectionAbortedError("nothing was handed over")
@@ -176,22 +196,14 @@ async def _receive(sender: socket.socket) -> tuple[socket.socket, bytes]:
     return client, request
 
 
-async def _readable(sock: socket.socket) -> None:
-    loop = asyncio.get_running_loop()
-    readable = asyncio.Event()
-    loop.add_reader(sock, readable.set)
-    try:
-        await readable.wait()
-    finally:
-        loop.remove_reader(sock)
-
-
 def _is_own(peer: socket.socket) -> bool:
+    """Whether the process at the other end runs as this process's user."""
     _, user, _ = _CREDENTIALS.unpack(peer.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size))
     return bool(user == os.getuid())
 
 
 def _stream_asked_for(request: web.BaseRequest) -> str:
+    """The stream id in the path or in the cursor; anything at all where there is none."""
     path = request.rel_url.raw_path
     if path.startswith("/streams/"):
         return path.split("/", 3)[2]
@@ -202,12 +214,15 @@ def _stream_asked_for(request: web.BaseRequest) -> str:
 
 
 def _is_large(request: web.BaseRequest) -> bool:
-    full = len(request.raw_headers) > MAX_HEADERS - 2  # two are put in
+    full = len(request.raw_headers) > MAX_HEADERS - 2  # `_bytes_of` adds two
     return full or (request.content_length or 0) > MAX_BODY or hdrs.TRANSFER_ENCODING in request.headers
 
 
-async def _whole(request: web.BaseRequest) -> bytes:
-    # Its answer ends the connection: of what the client sent behind it, this process may have read a part.
+async def _bytes_of(request: web.BaseRequest) -> bytes:
+    """The request as the client could have sent it, with its whole body and "Connection: close".
+
+    The answer must end the connection, because this process may have read a part of what the client sent behind it.
+    """
     ask_for_body(request)
     body = await request.read()
     fields = [(name, value) for name, value in request.raw_headers if name.lower() not in _REPLACED]

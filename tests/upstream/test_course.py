@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gateway.config import Upstream as Config
@@ -156,6 +156,7 @@ def test_rescue_asks_other_targets_and_then_the_fallback() -> None:
 CODES = ["upstream_error", "upstream_timeout", "upstream_rate_limited", "upstream_unreachable", "upstream_auth"]
 
 
+@settings(deadline=None)
 @given(
     st.lists(st.tuples(st.integers(1, 3), st.integers(0, 3)), min_size=1, max_size=4),
     st.lists(st.sampled_from(CODES), min_size=30, max_size=30),
