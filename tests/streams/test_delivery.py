@@ -2,7 +2,8 @@
 
 import asyncio
 import gzip
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, Final
 
 import pytest
 
@@ -11,9 +12,9 @@ from gateway.config import Stream as Config
 from gateway.core.cursor import Place
 from gateway.core.errors import GatewayError
 from gateway.core.event import DONE, ERROR, START, THINKING, TOKEN, Event
-from gateway.formats import OpenAIFormat, compile_format
+from gateway.formats import Encoder, OpenAIFormat, Spec, View, compile_format
 from gateway.observe.metrics import Metrics
-from gateway.streams.delivery import Delivery
+from gateway.streams.delivery import PUSH_LIMIT, Delivery
 from gateway.streams.frames import Frames
 from gateway.streams.log import LogMemory, MemoryLog
 from gateway.streams.reader import BEGINNING, Reader
@@ -255,3 +256,51 @@ async def test_final_cursor_stands_with_the_last_block_of_an_end() -> None:
     assert finish.startswith("data: ")
     assert '"finish_reason":"stop"' in finish
     assert end == f"id: {ID}.2.1\ndata: [DONE]"
+
+
+async def test_many_events_at_once_reach_a_reader_that_waits_in_order() -> None:
+    desk = Desk(cursors=False)
+    running = asyncio.ensure_future(desk.run())
+    await asyncio.sleep(0)
+    desk.says(*map(str, range(PUSH_LIMIT + 1)))
+    desk.ends()
+    assert await running == "completed"
+    tokens = [block for block in desk.socket.text.split("\n\n") if block.startswith("data: {")]
+    assert tokens == [f'data: {{"content":"{number}"}}' for number in range(PUSH_LIMIT + 1)]
+
+
+async def test_replay_of_events_that_the_format_leaves_out_writes_nothing() -> None:
+    desk = Desk(cursors=False)
+    desk.log.append([Event(THINKING, "hm")] * 3)
+    desk.ends()
+    assert await desk.run() == "completed"
+    assert desk.socket.written == [b":\n\n", b"data: [DONE]\n\n"]
+
+
+class Counted:
+    """A format that numbers its blocks, so that a resume needs the log from its beginning."""
+
+    stateful: Final = True
+    announces_resume: Final = False
+    spec: Spec = "counted"
+
+    def open(self, view: View) -> Encoder:
+        return self
+
+    def skip(self, events: Sequence[Event]) -> None:
+        raise AssertionError("the events are gone")
+
+    def encode(self, event: Event, index: int) -> str:
+        return f"data: {event.data}\n"
+
+    def terminal(self, event: Event, index: int) -> str:
+        return f"event: {event.type}\ndata: {event.data}\n"
+
+
+async def test_reader_whose_format_needs_events_that_are_gone_is_told_so_once() -> None:
+    desk = Desk(format=Counted(), place=Place(2, 2))
+    desk.says("a", "b", "c")
+    desk.log.first = 2
+    assert await desk.run() == "completed"
+    assert desk.socket.text.count("cursor_expired") == 1
+    assert '"c"' not in desk.socket.text

@@ -5,12 +5,24 @@ from collections.abc import Sequence
 from typing import Any, Final
 
 import pytest
+from aiohttp import web
 from structlog.testing import capture_logs
 
 from gateway.core.event import TOKEN, Event
 from gateway.formats import CLASSES, Encoder, Spec, Stateless, View
 from tests.kit.sse_client import request
-from tests.kit.upstream import LAST_CHUNK, Hang, Pause, ScriptedUpstream, Step, openai_answer, openai_delta, sse_head
+from tests.kit.upstream import (
+    LAST_CHUNK,
+    Hang,
+    Pause,
+    ScriptedUpstream,
+    Step,
+    chunk,
+    http_head,
+    openai_answer,
+    openai_delta,
+    sse_head,
+)
 from tests.seams.serving import Serving, serving
 from tests.web.stage import EVENTS, eventually, parsed, setting
 
@@ -139,3 +151,18 @@ async def test_exception_before_the_head_is_a_response(monkeypatch: pytest.Monke
         headers = {"Accept": "*/*"}
         async with await request(f"{gateway.url}/chat?message=hi", headers=headers) as answer:
             assert (answer.status, (await answer.json())["code"]) == (500, "internal")
+
+
+async def test_exception_behind_a_head_that_was_passed_on_aborts_the_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def fails(self: web.StreamResponse, data: bytes = b"") -> None:
+        raise ZeroDivisionError("a secret prompt")
+
+    script = [http_head(200, "text/plain", Transfer_Encoding="chunked"), chunk("half"), LAST_CHUNK]
+    async with ScriptedUpstream(script) as upstream:
+        config = setting(upstream.url, [{"path": "/proxy", "api": "proxy"}])
+        async with serving(config) as gateway:
+            monkeypatch.setattr(web.StreamResponse, "write_eof", fails)
+            async with await request(f"{gateway.url}/proxy") as answer:
+                await answer.body()
+                assert (answer.status, answer.broken) == (200, True)
+                assert b"HTTP/1.1" not in answer.raw, "a second head"
