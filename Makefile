@@ -13,28 +13,29 @@ VENV := .venv-$(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info
 endif
 BIN := $(VENV)/bin
 PARSER := pages/chat/lib/markdown.js
-WORKERS := $(shell expr $$(nproc) + 2) # of the tests, which wait more than they compute
+# Processes that the tests run in: more than there are cores, because most tests wait.
+WORKERS := $(shell expr $$(nproc) + 2)
 UNIT := $(wildcard $(addprefix tests/,core dialects formats config streams upstream clock seams))
-COVERED := $(addprefix tests/,observe web admin process demo test_app.py test_cli.py)
+MEASURED := $(addprefix tests/,observe web admin process demo test_app.py test_cli.py)
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 LOCK := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 \
 	--generate-hashes --no-emit-index-url --no-emit-find-links --no-header --no-annotate
 
-.PHONY: help setup run test unit check coverage dist dashboards docs lock page
+.PHONY: help setup run unit test coverage programs check dist dashboards docs lock page
 help:
-	@echo "make run     serve on http://127.0.0.1:8080/ with the built-in stand-in for an LLM"
-	@echo "make test    all tests, with the real nginx, curl and Chromium; ARGS='-k nginx' for some"
-	@echo "             PYTHON=python3.13 for another Python than the default, in a venv of its own"
-	@echo "make unit    the tests that need no other program, in a minute"
-	@echo "make check   lint, format, types"
-	@echo "make coverage   which branches of the program the tests take, and the floors of that"
-	@echo "make dist    dist/: the wheel and the sdist, with both pages and the browser client"
-	@echo "make bench   cost beside nginx and Envoy, 8 minutes; ARGS=--quick for 20 s; make bench-litellm for LiteLLM"
-	@echo "make docs    docs/configuration.md, after a change of the config's model"
-	@echo "make page    what the chat page reads Markdown with, from npm; make run and make test do it too"
-	@echo "make setup   .venv with the program and every tool, nothing else"
+	@echo "make run          serve on http://127.0.0.1:8080/ with the built-in stand-in for an LLM"
+	@echo "make unit         the tests that need no other program, in a minute"
+	@echo "make test         all tests, with the real nginx, curl and Chromium; ARGS='-k nginx' for some"
+	@echo "                  PYTHON=python3.13 for another Python than the default, in a venv of its own"
+	@echo "make coverage     the branches that the tests take, and the floors of that"
+	@echo "make check        lint, format, types"
+	@echo "make dist         dist/: wheel and sdist, with both pages and the browser client"
+	@echo "make docs         docs/configuration.md, after a change of the config's model"
 	@echo "make dashboards   grafana/dashboards, after a change of grafana/boards.py"
-	@echo "make lock    choose versions anew, after a change of the dependencies"
+	@echo "make bench        cost beside nginx and Envoy, 8 minutes; ARGS=--quick for 20 s; make bench-litellm for LiteLLM"
+	@echo "make setup        .venv with the program and every tool, nothing else"
+	@echo "make page         what the chat page reads Markdown with, from npm; make run and make test do it too"
+	@echo "make lock         choose versions anew, after a change of the dependencies"
 
 setup: $(VENV)/.installed
 
@@ -51,21 +52,26 @@ run: setup
 	@$(MAKE) --no-print-directory page 2>/dev/null || echo "run: the chat page will show plain text; make page says why"
 	@exec $(BIN)/gateway serve
 
-test: setup page node_modules/.installed
-	@.ci/need nginx:nginx curl:curl openssl:openssl chromium:chromium,fonts-noto-cjk libatomic.so.1:libatomic1 \
-		prometheus:prometheus promtool:prometheus
+# The tests start hundreds of gateways; each would compile the program anew.
+unexport PYTHONDONTWRITEBYTECODE
+
+unit: setup
+	$(BIN)/python -m pytest -n $(WORKERS) $(UNIT) $(ARGS)
+
+test: setup page node_modules/.installed programs
 	$(BIN)/python -m pytest -n $(WORKERS) $(ARGS)
 
-# Not all tests: with the real programs it would take twice as long, and they reach little that these do not.
-coverage: setup
+# Measuring takes nearly twice the CPU, so the tests with the real programs are left out.
+coverage: setup page node_modules/.installed programs
 	@rm -f .coverage .coverage.*
-	$(BIN)/coverage run -m pytest -n $(WORKERS) $(UNIT) $(COVERED) $(ARGS)
+	$(BIN)/coverage run -m pytest -n $(WORKERS) $(UNIT) $(MEASURED) $(ARGS)
 	@$(BIN)/coverage combine --quiet
 	$(BIN)/coverage report
 	$(BIN)/coverage json --quiet -o - | $(BIN)/python -m tests.kit.floors
 
-unit: setup
-	$(BIN)/python -m pytest -n $(WORKERS) $(UNIT) $(ARGS)
+programs:
+	@.ci/need nginx:nginx curl:curl openssl:openssl chromium:chromium,fonts-noto-cjk libatomic.so.1:libatomic1 \
+		prometheus:prometheus promtool:prometheus
 
 # A stand-in for the providers, used by tests only. It runs on the Node that Playwright brings along
 # (which asks for libatomic), because Debian's is too old for it.

@@ -218,7 +218,7 @@ async def nowhere(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Now
             for name in urls
             for kind in ("openai", "chat", "proxy")
         ]
-        timeouts = FAST | {"connect": "300ms", "first_event": "2s"}
+        timeouts = FAST | {"connect": "600ms", "first_event": "2s"}
         trust = {"SSL_CERT_FILE": str(directory / "known.example.pem")}
         opened = Stage.opened(directory, timeouts, env=trust, upstreams=upstreams, routes=routes)
         yield Nowhere(await stack.enter_async_context(opened), [known, stranger])

@@ -2,7 +2,8 @@
 
 import asyncio
 import gzip
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, Final
 
 import pytest
 
@@ -11,7 +12,7 @@ from gateway.config import Stream as Config
 from gateway.core.cursor import Place
 from gateway.core.errors import GatewayError
 from gateway.core.event import DONE, ERROR, START, THINKING, TOKEN, Event
-from gateway.formats import OpenAIFormat, compile_format
+from gateway.formats import Encoder, OpenAIFormat, Spec, View, compile_format
 from gateway.observe.metrics import Metrics
 from gateway.streams.delivery import Delivery
 from gateway.streams.frames import Frames
@@ -297,3 +298,32 @@ async def test_client_that_stops_taking_while_it_follows_is_sent_the_rest_when_i
     assert await running == "completed"
     assert [desk.socket.text.count(f'"{text}"') for text in "abc"] == [1, 1, 1]
     assert desk.socket.text.index('"a"') < desk.socket.text.index('"b"') < desk.socket.text.index('"c"')
+
+
+class Counted:
+    """A format that numbers its blocks, so that a resume needs the log from its beginning."""
+
+    stateful: Final = True
+    announces_resume: Final = False
+    spec: Spec = "counted"
+
+    def open(self, view: View) -> Encoder:
+        return self
+
+    def skip(self, events: Sequence[Event]) -> None:
+        raise AssertionError("the events are gone")
+
+    def encode(self, event: Event, index: int) -> str:
+        return f"data: {event.data}\n"
+
+    def terminal(self, event: Event, index: int) -> str:
+        return f"event: {event.type}\ndata: {event.data}\n"
+
+
+async def test_reader_whose_format_needs_events_that_are_gone_is_told_so_once() -> None:
+    desk = Desk(format=Counted(), place=Place(2, 2))
+    desk.says("a", "b", "c")
+    desk.log.first = 2
+    assert await desk.run() == "completed"
+    assert desk.socket.text.count("cursor_expired") == 1
+    assert '"c"' not in desk.socket.text
