@@ -40,7 +40,7 @@ help:
 setup: $(VENV)/.installed
 
 # The program is installed in place, so only a change of the dependencies or of the metadata leads here again.
-$(VENV)/.installed: requirements.lock pyproject.toml
+$(VENV)/.installed: requirements.lock pyproject.toml client/package.json
 	@.ci/need --python $(PYTHON)
 	@echo "setup: $(VENV)"
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)

@@ -8,7 +8,6 @@ import re
 import subprocess
 import sys
 import tarfile
-import tomllib
 import zipfile
 from importlib.metadata import version
 from pathlib import Path
@@ -18,7 +17,7 @@ import pytest
 from gateway.web.static import static_endpoints
 from tests.kit.program import ROOT
 
-VERSION: str = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]["version"]
+VERSION: str = json.loads((ROOT / "client" / "package.json").read_text("utf-8"))["version"]
 """The one place of the version; whatever else tells it is compared with this."""
 LEFT_OUT = re.compile(r"node_modules|package-lock|\.mjs|\.npmrc|lib/package|test")
 

@@ -4,6 +4,7 @@ import json
 import re
 import shutil
 import subprocess
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -139,8 +140,6 @@ def test_client_is_packed_with_all_it_needs(package: Path) -> None:
 
 def test_client_states_what_bundlers_ask() -> None:
     stated = json.loads((CLIENT / "package.json").read_text("utf-8"))
-    version = re.search(r'^version = "(.+)"$', (ROOT / "pyproject.toml").read_text("utf-8"), re.M)
-    assert version
-    assert (stated["version"], stated["type"], stated["sideEffects"]) == (version[1], "module", False)
+    assert (stated["version"], stated["type"], stated["sideEffects"]) == (version("sse-gateway"), "module", False)
     assert not {"dependencies", "peerDependencies", "scripts"} & stated.keys()
     assert (CLIENT / "LICENSE").read_text("utf-8") == (ROOT / "LICENSE").read_text("utf-8")
