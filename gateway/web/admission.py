@@ -49,7 +49,7 @@ def admit(exchange: Exchange, job: Job, max_tokens: int | None = None) -> Genera
     def make(stream_id: str, log: MemoryLog) -> Generation:
         stream = Stream(
             id=stream_id,
-            owner=exchange.who.owner,
+            owner=exchange.caller.owner,
             route=job.route,
             created=int(time.time()),
             format=job.format,
@@ -79,18 +79,18 @@ def _demand(job: Job, max_tokens: int | None) -> Amounts:
 
 def expires_in(exchange: Exchange) -> float | None:
     """Seconds until the request's credential expires, None for never."""
-    expires = exchange.who.expires
+    expires = exchange.caller.expires
     return None if expires is None else max(0.0, expires - time.time())
 
 
 def plan_of(exchange: Exchange) -> Plan:
     """The limits of the principal that asks."""
     plans = exchange.snapshot.plans
-    return plans.get(exchange.who.plan) or plans["default"]
+    return plans.get(exchange.caller.plan) or plans["default"]
 
 
 def _lease(exchange: Exchange, demand: Amounts) -> Lease:
-    gateway, plan, principal = exchange.gateway, plan_of(exchange), str(exchange.who)
+    gateway, plan, principal = exchange.gateway, plan_of(exchange), str(exchange.caller)
     now = gateway.clock.now()
     decision = gateway.limiter.admit(plan, principal, demand, now)
     quotas = gateway.limiter.snapshot(plan, principal, now)

@@ -89,7 +89,7 @@ class Exchange:
         return read_context(parents, headers.getall(TRACESTATE, ())) if parents else None
 
     @property
-    def who(self) -> Principal:
+    def caller(self) -> Principal:
         """The principal of an authenticated request."""
         assert self.principal is not None, "the endpoint needs authentication"
         return self.principal

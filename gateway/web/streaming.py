@@ -137,7 +137,7 @@ def find_stream(exchange: Exchange, stream_id: str) -> Followed:
     Raises:
         GatewayError: `cursor_expired`, alike for unknown, expired and somebody else's.
     """
-    followed = exchange.gateway.registry.find(stream_id, exchange.who.owner)
+    followed = exchange.gateway.registry.find(stream_id, exchange.caller.owner)
     if followed is None:
         raise _expired(exchange)
     return followed

@@ -12,7 +12,7 @@ from gateway.formats import compile_format
 from gateway.streams.generation import Generation
 from gateway.web.exchange import Exchange
 from gateway.web.kinds import KINDS, Asked, RouteKind
-from gateway.web.kinds.asking import ChatSource
+from gateway.web.kinds.chat_source import ChatSource
 from gateway.web.responses import json_response
 from tests.kit.sse_client import request
 from tests.kit.upstream import ScriptedUpstream, openai_answer, response

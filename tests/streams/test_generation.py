@@ -14,7 +14,7 @@ from gateway.core.errors import GatewayError
 from gateway.core.event import DONE, ERROR, START, TOKEN
 from gateway.streams.generation import Generation
 from gateway.streams.reader import BEGINNING
-from gateway.web.kinds.asking import ChatSource
+from gateway.web.kinds.chat_source import ChatSource
 from tests.kit.program import free_port
 from tests.kit.upstream import (
     Cut,

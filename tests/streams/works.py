@@ -25,7 +25,7 @@ from gateway.streams.registry import Registry
 from gateway.streams.stream import Stream, reader_settings
 from gateway.upstream.http import new_session
 from gateway.upstream.pool import Target, Upstream
-from gateway.web.kinds.asking import ChatSource
+from gateway.web.kinds.chat_source import ChatSource
 from tests.kit.upstream import Hang, Step, openai_delta, sse_head
 
 PLAN = Plan("p", make_limits(streams=3))

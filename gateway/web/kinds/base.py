@@ -99,7 +99,7 @@ class RouteKind(Kind, Generic[R]):
             stream=self.route.stream,
             timeouts=self.route.timeouts,
             model=model,
-            principal=str(exchange.who),
+            principal=str(exchange.caller),
             request_id=exchange.id,
             trace=exchange.trace,
             format=format_,

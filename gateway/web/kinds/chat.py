@@ -12,8 +12,8 @@ from gateway.formats import compile_format
 from gateway.upstream.pool import Upstream
 from gateway.web.body import read_json_object
 from gateway.web.exchange import Exchange
-from gateway.web.kinds.asking import ChatSource, estimate_tokens
 from gateway.web.kinds.base import Asked, RouteKind
+from gateway.web.kinds.chat_source import ChatSource, estimate_tokens
 from gateway.web.responses import STREAM_HEADERS
 
 MAX_MESSAGES = 1000
@@ -46,7 +46,7 @@ class Chat(RouteKind[ChatRoute]):
         else:
             message = _message(question.get(params.message), params.message)
             if history is not None:
-                messages += history.get(str(exchange.who), session, exchange.started)
+                messages += history.get(str(exchange.caller), session, exchange.started)
             messages.append({"role": "user", "content": message})
 
         remember = None
@@ -54,7 +54,7 @@ class Chat(RouteKind[ChatRoute]):
             clock = exchange.gateway.clock
 
             def remember(answer: str) -> None:
-                history.add(str(exchange.who), session, message, answer, clock.now())
+                history.add(str(exchange.caller), session, message, answer, clock.now())
 
         chat: dict[str, Any] = {"model": route.model or "", "messages": messages, "stream": True}
         if session:

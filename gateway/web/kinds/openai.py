@@ -22,8 +22,8 @@ from gateway.streams.reader import BEGINNING, Reader
 from gateway.upstream.pool import Upstream
 from gateway.web.body import read_json_object
 from gateway.web.exchange import Exchange
-from gateway.web.kinds.asking import ChatSource, estimate_tokens
 from gateway.web.kinds.base import Asked, RouteKind
+from gateway.web.kinds.chat_source import ChatSource, estimate_tokens
 from gateway.web.rate_limit_headers import openai_rate_limit_headers
 from gateway.web.responses import json_response
 from gateway.web.streaming import stream_new

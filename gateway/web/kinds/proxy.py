@@ -30,8 +30,8 @@ from gateway.upstream.pool import Target, Upstream
 from gateway.web.body import read_body
 from gateway.web.credentials import knows_credentials
 from gateway.web.exchange import EVENT_STREAM, Committed, Exchange, peer_address
-from gateway.web.kinds.asking import check_encoding
 from gateway.web.kinds.base import Asked, RouteKind
+from gateway.web.kinds.chat_source import check_encoding
 from gateway.web.streaming import cursor_of, stream_new
 
 HOP_BY_HOP: Final = frozenset(
