@@ -1,1 +1,1 @@
-"""The append-only log of a generation: one writer, any number of readers, each following from its own place."""
+"""The append-only log of a generation: one writer, any number of readers, each reading on from its own place."""

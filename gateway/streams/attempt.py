@@ -2,16 +2,20 @@
 
     asking --a head that is accepted--> answered --first event--> speaking --whole--> done
        |                                   |                         |
-       |  `connect`                        |  `first_event`          |  `idle`          the limit on silence in each
+       |  `connect`, `first_event`         |  `first_event`          |  `idle`          the time limits in each state
        |                                   |                         |
        +-----------------------------------+-------------------------+--refused, cut, silent--> GatewayError
        |
        +--a head that is no stream--> passed on --its body was relayed--> done
 
-Whose turn it is: `run` asks and waits; the intake calls `_take` with every read while the answer comes. Both write
-nothing but what the reader lacks, through the transcript, and pay for it.
+`first_event` runs from the question to the first event; comments of the upstream do not stop it. `idle` starts anew
+with every read of a speaking answer, comments included, and stands still while the log is full.
 
-An attempt knows nothing of the one before or after it; the pump does.
+Two callers drive an attempt. `run` asks the target and waits for the end. While the answer comes, the intake calls
+`_take` with the bytes of every read. Both write events through the transcript, but only those that the readers lack,
+and take the tokens of those events from the lease.
+
+An attempt knows nothing of the attempts before and after it; the pump does.
 """
 
 from dataclasses import dataclass
@@ -43,10 +47,10 @@ class Host(Protocol):
         """The first event is about to be written."""
 
     async def pass_on(self, response: aiohttp.ClientResponse) -> None:
-        """Returns when the body of an answer that is no stream was passed on.
+        """Returns when the body of this answer, which is no stream, was passed on to the client.
 
         Raises:
-            GatewayError: it comes too late, as a stream was begun.
+            GatewayError: the client was sent the beginning of a stream before.
         """
 
 
@@ -55,10 +59,10 @@ class Work:
     """What one generation works with, from its first attempt to its last.
 
     Attributes:
-        job: what to do.
-        transcript: the one way into the log.
-        lease: the tokens it may use.
-        account: where its doings are counted.
+        job: what was asked for.
+        transcript: writes its events into the log.
+        lease: the tokens that it may use.
+        account: counts what it does.
         engine: what all generations share.
         host: the generation.
     """
@@ -78,15 +82,15 @@ class Attempt:
         work: what the generation works with.
         choice: the target.
         call: the number by which the target's breaker knows this call.
-        rescue: the rescue it is part of, if any.
-        prefix: the text it is to go on from, "" for none.
+        rescue: the rescue that this attempt is part of, None for none.
+        prefix: the text that the target is asked to continue, "" for none.
 
     Attributes:
         choice: as given.
         rescue: as given; None once the answer began anew.
-        answer: the reader of its answer, once there is one.
-        wrote: whether anything of it was written.
-        carried: tokens of the prefix, which the upstream counts as its prompt but the client as the answer.
+        answer: turns the upstream's bytes into events; None before its head was accepted.
+        wrote: whether any event of this attempt was written.
+        carried: tokens of the prefix. The upstream counts them as its prompt, the client as part of the answer.
     """
 
     __slots__ = (
@@ -123,7 +127,7 @@ class Attempt:
         """Returns when the answer is whole, or was passed on.
 
         Raises:
-            GatewayError: the target refused, could not be reached, was silent, or its answer broke off.
+            GatewayError: the target refused, could not be reached or was silent; its answer broke off or is too long.
         """
         work, job, account, target = self._work, self._work.job, self._work.account, self.choice.target
         upstream, clock = self.choice.upstream, work.engine.clock
@@ -162,7 +166,7 @@ class Attempt:
             while not await intake.relay(self._take):
                 if answer.ended:
                     break
-                self._deadline.clear()  # the upstream is not to blame for a stall that slow readers cause
+                self._deadline.clear()  # the upstream is not to blame for a wait that slow readers cause
                 await log.room()
                 self._deadline.set(job.timeouts.idle, _stall)
             else:
@@ -179,7 +183,7 @@ class Attempt:
         if self.rescue is not None:
             self._append(self.rescue.rest())
 
-    # -- while it comes: called for every read -----------------------------------------------------------------------
+    # -- while the answer comes: called for every read -----------------------------------------------------------------
 
     def _take(self, data: bytes) -> Taken:
         answer = self.answer
@@ -198,7 +202,7 @@ class Attempt:
     def _write(self, events: list[Event]) -> None:
         if not events:
             return
-        self._heard = self._now()  # also where a rescue has heard all of it before
+        self._heard = self._now()  # also for events that a rescue drops: the target is not silent
         if not self._speaking:
             self._speak()
         self._append(events if self.rescue is None else self.rescue.missing(events))
@@ -235,7 +239,7 @@ class Attempt:
         self._paid = self._bytes_paid(answer.size)
 
     def _bytes_paid(self, size: int) -> float:
-        """Bytes that an answer may have before there is something to pay; asking at each event would cost more."""
+        """Bytes up to which the answer is paid for. Comparing bytes at each event is cheaper than asking the lease."""
         before = self._work.job.input_tokens + self.carried
         return BYTES_PER_TOKEN * (self._work.lease.due(TOKENS, before + size // BYTES_PER_TOKEN) - before)
 

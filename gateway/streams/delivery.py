@@ -1,25 +1,27 @@
-"""The reader loop: a place in a log → frames → one client.
+"""The loop of one reader: events after a place in a log → frames → one client.
 
-    opening --first frame--> reading <--------------------------+
-                              |  |                              |
-          nothing to read yet |  | events: encode, write -------+
-                              v  |                              |
-                           waiting --append: push in that call--+   the task sleeps on
-                              |
-                              +-- heartbeat due, hold due, push could not write, interrupt: the task wakes, and reads
+    opening --first frame--> reading <------------------------------------+
+                              |  |                                        |
+                              |  +--events: encode, write-----------------+
+                              |                                           |
+                              +--nothing to read yet--> waiting --wake up-+
+                                                         |   ^
+                                                         +---+
+                                         append: `_push` in the same call; the task sleeps on
 
-    reading --the log's end--> completed        any write --client gone--> client_gone
-    reading --trimmed--------> completed        any write --write_timeout-> slow_reader
+The task wakes up when a heartbeat or held text is due, when `_push` did not send everything or failed, when the log is
+closed, and at `speak`. A delivery that holds text back (`boundary`) does not push: it wakes up at every append.
 
+    opening or reading --trimmed--> completed      any write --the client is gone--> client_gone
+    reading --the log's end-------> completed      any write --`write_timeout`-----> slow_reader
+                                                   the format raises ---> `run` raises; `fail` may follow
 Invariants:
 
-- What one connection is sent is a run of the log's events, in order, each once; its cursors tell where it ends.
+- One connection is sent consecutive events of the log, in order, each once. Its last cursor names the last of them.
 - A stream ends with the log's own terminal event and nothing after it. Silence is never an end.
 - Comments (heartbeats) stand between frames, never inside one.
-- A client that takes nothing for `write_timeout` is cut, and nothing more is encoded for it until it took what was
+- A client that takes nothing for `write_timeout` is cut. Nothing more is encoded for a client until it took what was
   written before.
-
-A delivery does not know whether what it sends is new or a replay, nor where the log is written.
 """
 
 import math
@@ -39,23 +41,23 @@ from gateway.streams.sink import Sink, SlowReaderError
 from gateway.streams.stream import ReaderSettings
 
 READ_LIMIT: Final = 512
-"""Events that are encoded at once, at most."""
+"""Events that are encoded in one call, at most."""
 READ_BYTES: Final = 64 * 1024
-"""Bytes of events that are encoded at once: more would wait in memory for a client that does not read."""
+"""Bytes of events that are encoded in one call: more would wait in memory for a client that does not read."""
 PUSH_LIMIT: Final = 128
-"""Events that are encoded at once without a look at how large they are; that many came with one read, or fewer."""
+"""Events that are pushed in one call. Their size is not checked: they came with one read of the upstream."""
 MAX_HOLD: Final = 2.0
-"""Seconds that text is held back at most while it waits for the end of a sentence or paragraph."""
+"""Seconds that text is held back while it waits for the end of a sentence or paragraph, at most."""
 HEARTBEAT: Final = comment().encode()
 
 
 class Delivery:
-    """Sends one reader what it has not got yet, until the log ends.
+    """Sends one client the events that it lacks, until the log ends.
 
     Args:
-        reader: its place in the log.
-        frames: spells the log's events for it.
-        sink: the way to the client.
+        reader: reads the log, and keeps the place up to which the client was sent events.
+        frames: encodes the log's events.
+        sink: writes to the client.
         settings: how the route's readers are sent events.
         clock: the shared timers.
         metrics: the route's counters.
@@ -87,7 +89,7 @@ class Delivery:
         """Why it ended: `completed` when the log's end was delivered, else `client_gone` or `slow_reader`.
 
         Raises:
-            Exception: whatever the format raised; nothing of the events that it failed at was sent. `fail` may follow.
+            Exception: what the format raised. Nothing of the events at which it failed was sent. You may call `fail`.
         """
         try:
             place = self._reader.place
@@ -104,16 +106,16 @@ class Delivery:
         return "completed"
 
     async def fail(self, error: GatewayError) -> None:
-        """The client was sent this error as the last of its stream, in the route's shape.
+        """Sends the client this error in the route's format, and ends the stream.
 
         Raises:
-            Exception: that failed too, so only an abort can tell the client that this is not the end.
+            Exception: that failed too. Only an abort of the connection can show the client that events are missing.
         """
         await self._write(self._frames.failed(error))
         await self._sink.end()
 
     def speak(self) -> None:
-        """The client is sent something at once, if only a comment."""
+        """Makes the task send the client something at once: events, or a comment if there are none."""
         self._spoke = -math.inf
         self._reader.interrupt()
 
@@ -141,8 +143,8 @@ class Delivery:
                 await self._write(HEARTBEAT)
 
     def _push(self, events: Sequence[Event]) -> bool:
-        # Without waking this task, which is a third of what a window costs. What cannot leave at once is encoded too,
-        # and the task woken to write it.
+        # Called by the writer. Not waking this task saves a third of what a window costs. What the socket does not take
+        # at once is encoded all the same, and the task is woken to write it.
         if len(events) > PUSH_LIMIT:
             return False
         if data := self._encode(events):
@@ -179,15 +181,15 @@ class Delivery:
         self._spoke = self._now()
 
     def _limit(self) -> int:
-        """Events to read at once: as many as make `READ_BYTES` where they are as large as the log's are on average."""
+        """Events to read in one call: as many as make `READ_BYTES` if they have the average size of this log's."""
         log = self._reader.log
         if log.size <= READ_BYTES:
             return READ_LIMIT
         return max(1, min(READ_LIMIT, READ_BYTES * (log.last - log.first + 1) // log.size))
 
     def _patience(self) -> float:
-        """Seconds until something is to be sent though nothing comes. They count from what the client was last sent:
-        events that a format leaves out do not keep a proxy from giving up."""
+        """Seconds until something must be sent even if no event comes. They count from the last bytes sent and not from
+        the last event: a format may leave events out, and a proxy on the way would see silence and give up."""
         due = self._spoke + self._heartbeat
         if self._hold is not None and self._hold.due is not None:
             due = min(due, self._hold.due)

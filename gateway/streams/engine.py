@@ -29,10 +29,10 @@ class Running(Protocol):
         """It ends now, with this error."""
 
     def stop(self) -> None:
-        """The user wants no more of it: it ends with what it has."""
+        """Ends it with what it has, because the user wants no more."""
 
     def describe(self) -> dict[str, Any]:
-        """What `GET /streams` tells of it."""
+        """Its entry in the answer to `GET /streams`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,8 +42,8 @@ class Engine:
     Attributes:
         clock: the shared timers.
         registry: the streams that can be read here.
-        metrics: what is counted.
-        logger: one line for what is worth one.
+        metrics: the process's metrics.
+        logger: the process's log.
         session: the HTTP client.
         running: the generations that have not ended, by stream id.
         tracing: begins spans.

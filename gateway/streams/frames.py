@@ -1,4 +1,4 @@
-"""The bytes that one reader is sent: events and a place in, a frame and the next place out.
+"""The bytes that one reader is sent: events and a place go in, frames and the next place come out.
 
     frame = ["retry: …" LF] ["id: " cursor LF] block LF          one for each event that the format sends
     cursor = stream id "." sequence number "." token index
@@ -24,11 +24,11 @@ class Frames:
     """Encodes the log of one stream for one reader.
 
     Args:
-        stream: what is read.
-        log: its events; asked for the model's name and for how it ended.
+        stream: the stream that is read.
+        log: its events. Here it gives the model's name, and the terminal event.
         cursors: whether frames carry cursors (and the first one a `retry:`).
-        retry_ms: base of the client's reconnection time.
-        resumed: whether the client was here before.
+        retry_ms: base of the client's reconnection time, in milliseconds.
+        resumed: whether the client came back with a cursor.
     """
 
     __slots__ = ("_encoder", "_format", "_log", "_max_merged", "_prefix", "_retry_ms", "_view")
@@ -43,7 +43,7 @@ class Frames:
         self._max_merged = stream.settings.max_bytes if stream.settings.merge else 0
 
     def skip(self, place: Place) -> bool:
-        """Whether a reader can go on from this place. A stateful format needs the log from its beginning for that."""
+        """Whether a reader can go on from this place. For a stateful format the log must still have its beginning."""
         if not self._format.stateful or not place.seq:
             return True
         events = self._log.read(0, place.seq)
@@ -53,7 +53,7 @@ class Frames:
         return True
 
     def first(self, place: Place) -> str:
-        """What a reader is sent before anything else, at this place."""
+        """The first text that a reader at this place is sent; never empty."""
         text = ""
         if self._prefix:
             text = f"retry: {self._retry_ms}\n{self._prefix}{place.seq}.{place.tokens}\n\n"
@@ -79,7 +79,7 @@ class Frames:
             events = events[:-1]
         text = ""
         numbered = merge(events, seq, self._max_merged) if self._max_merged else enumerate(events, seq + 1)
-        # A loop without calls of our own but one: it runs for every event of every reader.
+        # This loop runs for every event of every reader, so nothing but the encoder is called in it.
         for number, event in numbered:
             block = encode(event, index)
             kind = event.type
@@ -98,26 +98,26 @@ class Frames:
         return text.encode("utf-8", "replace"), Place(last, index)
 
     def trimmed(self) -> bytes:
-        """The frame that tells a reader that its place is gone, with a cursor at which nothing is left to read."""
+        """The frame for a reader whose next events were trimmed, with a cursor after which nothing is left to read."""
         return error_frame(self._format, self._view, GatewayError("cursor_expired"), final_cursor()).encode()
 
     def failed(self, error: GatewayError) -> bytes:
-        """The frame that ends this reader's stream with an error, with a cursor at which nothing is left to read."""
+        """The frame that ends this reader's stream with an error, with a cursor after which nothing is left to read."""
         return error_frame(self._format, self._view, error, final_cursor() if self._prefix else "").encode()
 
     def _end(self, terminal: Event, place: Place) -> str:
         block = self._encoder.terminal(terminal, place.tokens)
         if block and terminal.type == ERROR:
-            # A crowd that was cut at once must not come back at once; `retry_ms` differs from reader to reader.
+            # Readers that were cut at the same moment must not come back at the same moment: `retry_ms` differs.
             retry_after = msgspec.json.decode(terminal.data, type=Failure).retry_after
             if retry_after is not None:
                 block = f"retry: {round(retry_after * 1000) + self._retry_ms}\n{block}"
-        # The cursor goes out even where the format does not send the end, so that a reconnect is answered 204.
+        # The cursor is sent even where the format sends nothing for the end: with it, a reconnect is answered 204.
         return f"{self._behind_all(block, place)}\n" if block or self._prefix else ""
 
     def _behind_all(self, block: str, place: Place) -> str:
-        """The block with its cursor. Of several blocks the last one has it, so that a reader that was cut off between
-        them gets all of them."""
+        """The block with its cursor. Where it is several blocks, the last one has the cursor: a reader that was cut off
+        between them comes back with an older cursor, and gets all of them."""
         if not self._prefix:
             return block
         before, gap, last = block.rpartition("\n\n")
@@ -125,6 +125,6 @@ class Frames:
 
 
 def error_frame(format_: Format, view: View, error: GatewayError, cursor: str = "") -> str:
-    """One error in the route's shape, as a whole frame, with a cursor where it ends the stream for good."""
+    """One error in the route's format, as a whole frame; with a cursor where the stream cannot be resumed after it."""
     block = format_.open(view).terminal(Event(ERROR, error.to_json()), 0)
     return f"id: {cursor}\n{block}\n" if cursor else f"{block}\n"

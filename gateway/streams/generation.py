@@ -1,24 +1,24 @@
 """A generation: one paid answer, its log, the pump that fills it, and an end that comes exactly once.
 
-                   start()                    the pump has returned or raised
-    made ---------------------> running --------------------------------------> ended --ttl--> forgotten
-                                |     ^
-          the last reader left  |     |  a reader came
-                                v     |
-                              lingering --`on_disconnect`--> abort
+                   start()                    the pump returned, raised or was cancelled
+    made ---------------------> running --------------------------------------------> ended --ttl--> forgotten
+                                |     ^                                                 ^
+          the last reader left  |     |  a reader came                                  |
+                                v     |                                                 |
+                              lingering --`on_disconnect`--> abort: cancels the pump ---+
 
-Everybody who ends it from outside goes by one door, `abort`: a stop, a time limit, a budget, an expired credential, a
-drain, a reader that did not come back. The first of them decides.
+Everything that ends a generation from outside calls `abort`: a stop, a time limit, an expired credential, a drain, a
+reader that did not come back. The first call decides the error and the outcome.
 
 Invariants:
 
 - The log is closed on every way out: done, failed, stopped, abandoned, lost.
 - The stream slot, the token reservation, the timers and the upstream connection are given back whatever happened.
 - A disconnect is not a cancel: when the last reader leaves, `on_disconnect` decides; a stop is an explicit call.
-- What only a running generation needs is in `_Run`, which goes with its end. Then nothing is kept but what a reader
-  that comes back needs: no prompt, no request, no answer twice.
+- What only a running generation needs is in `_Run`, which is dropped at its end. After that only what a returning
+  reader needs stays in memory: no prompt, no request, no second copy of the answer.
 
-A generation knows no client and no frame, and not how an answer is had; the pump does.
+How an answer is obtained is the pump's part. How it is sent to a client is the delivery's.
 """
 
 import asyncio
@@ -59,16 +59,16 @@ OUTCOMES: Final[dict[str, Outcome]] = {
 }
 """Outcomes by error code; every other failure is an `upstream_error`."""
 MAX_MODEL: Final = 128
-"""Characters of a model's name that are told; a client may ask for one as long as a body."""
+"""Characters of a model's name in `GET /streams`; a client may send a name as long as a body."""
 
 
 class _Run:
     """What a generation needs only until it ends.
 
     Attributes:
-        task: the pump's.
-        timers: its time limits, by the code of the error that they end it with, and `linger`.
-        verdict: why it is ended from outside, and the outcome, once somebody did.
+        task: the task in which the pump runs.
+        timers: its time limits, each by the code of its error; and `linger`, the wait for a reader.
+        verdict: the error and the outcome of the first `abort`, None before.
         passed_on: done when the body of an answer that is no stream was passed on; None where there is no such answer.
         left: why the last reader left.
     """
@@ -93,27 +93,27 @@ class Generation:
 
     Args:
         stream: what its readers need to know.
-        log: where its events go.
-        job: what to do.
-        lease: the slot and the tokens that it holds; given back at its end.
-        engine: the process's shared parts.
+        log: its events.
+        job: what was asked for.
+        lease: the stream slot and the tokens that it holds; given back at its end.
+        engine: what all generations share.
 
     Attributes:
         stream, log: as given.
-        account: what it consumed and how it went.
+        account: what it used and how it ended.
         ended: done when it has ended.
-        gate: how often readers may come back, once one has.
-        told: whether a client was sent the stream's id; nobody else can come back to it.
+        gate: limits how often readers come back; None until one does.
+        id_sent: whether a client was sent the stream's id. Without the id, nobody can come back to the stream.
     """
 
-    __slots__ = ("_engine", "_run", "account", "ended", "gate", "log", "stream", "told")
+    __slots__ = ("_engine", "_run", "account", "ended", "gate", "id_sent", "log", "stream")
 
     def __init__(self, stream: Stream, log: MemoryLog, job: Job, lease: Lease, engine: Engine) -> None:
         self.stream = stream
         self.log = log
         self.ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.gate: Gate | None = None
-        self.told = False
+        self.id_sent = False
         self._engine = engine
         log.model = job.model
         started, dialect = engine.clock.now(), job.chain[0].config.dialect
@@ -131,7 +131,7 @@ class Generation:
         self._run: _Run | None = _Run(job, lease, Transcript(log, self.account, canonical=job.canonical))
 
     def start(self) -> None:
-        """The upstream is being asked; the generation is listed as running until it ends."""
+        """Starts the pump. The generation is listed as running until it ends."""
         run, engine = self._running, self._engine
         job = run.job
         engine.running[self.stream.id] = self
@@ -143,15 +143,15 @@ class Generation:
             self.log.append([Event(START, "")])
         run.pump = Pump(Work(job, run.transcript, run.lease, self.account, engine, self))
         run.task = asyncio.get_running_loop().create_task(run.pump.run(), name=f"generation {self.stream.id}")
-        # A task that is cancelled before its first step never runs, so the end hangs on the task, not in it.
+        # A callback of the task, because a task that is cancelled before its first step runs no code of its own.
         run.task.add_done_callback(self._end)
 
     def stop(self) -> None:
-        """The user wants no more of it: it ends with what it has. `ended` tells when."""
+        """Ends it with what it has, because the user wants no more. `ended` is done when it has ended."""
         self.abort(GatewayError("stopped"))
 
     def abort(self, error: GatewayError, outcome: Outcome | None = None) -> None:
-        """It ends now, with this error; nothing happens where it has already ended, or is about to."""
+        """Ends it now, with this error. Does nothing where it has ended, or an earlier call has decided how it ends."""
         run = self._run
         if run is not None and run.verdict is None and run.task is not None and not run.task.done():
             run.verdict = (error, outcome or OUTCOMES.get(error.code, "upstream_error"))
@@ -168,13 +168,13 @@ class Generation:
         return self._running.job.timeouts
 
     async def opened(self, *, within: float | None = None, unless: "asyncio.Future[None] | None" = None) -> Opening:
-        """How its answer opened. To be called by whoever started it, in the turn of its start.
+        """How its answer opened. You must call this in the same turn of the loop as `start`, while it still runs.
 
         Args:
-            within: seconds after which the answer is a stream, whatever comes; None for no limit.
-            unless: the same when this is done.
+            within: seconds to wait; after them the answer is a stream, whatever the upstream says. None for no limit.
+            unless: when this is done before, the answer is a stream, too.
         """
-        opening = self._running.opening  # the run may be gone when the wait is over
+        opening = self._running.opening  # `_run` may be None when the wait is over
         waiting = [opening.decided()] if unless is None else [opening.decided(), unless]
         await asyncio.wait(waiting, timeout=within, return_when=asyncio.FIRST_COMPLETED)
         opening.as_stream()
@@ -216,12 +216,12 @@ class Generation:
             run.timers["linger"] = self._engine.clock.wheel.after(delay, self._abandon)
 
     def _patience(self, run: _Run) -> float | None:
-        """Seconds without a reader after which it is abandoned, None for never."""
+        """Seconds without a reader after which the generation is abandoned, None for never."""
         if run.passed_on is not None:
             return None if run.passed_on.done() else 0.0
-        # Nobody can come back to what cannot be resumed, so waiting for a reader would only cost money.
+        # To wait for a reader that cannot come back would only cost money.
         after, resume = run.job.stream.on_disconnect.after, run.job.stream.resume
-        return 0.0 if after is not None and not (resume.enabled and self.told) else after
+        return 0.0 if after is not None and not (resume.enabled and self.id_sent) else after
 
     def _abandon(self) -> None:
         self.abort(GatewayError("abandoned"), self._running.left)
@@ -233,10 +233,10 @@ class Generation:
         self._running.opening.as_stream()
 
     async def pass_on(self, response: aiohttp.ClientResponse) -> None:
-        """Returns when the body of an answer that is no stream was passed on.
+        """Returns when the body of this answer, which is no stream, was passed on to the client.
 
         Raises:
-            GatewayError: `upstream_protocol`; a stream was begun before.
+            GatewayError: `upstream_protocol`; the client was sent the beginning of a stream before.
         """
         run = self._running
         if self.log.last or not run.opening.pass_through(response):
@@ -247,7 +247,7 @@ class Generation:
         await run.passed_on
 
     def passed_on(self) -> None:
-        """Nothing more is wanted of the response that is no stream."""
+        """The response that is no stream was passed on, as far as its client wanted it."""
         passed_on = self._run.passed_on if self._run is not None else None
         if passed_on is not None and not passed_on.done():
             passed_on.set_result(None)
@@ -269,6 +269,7 @@ class Generation:
         del engine.running[self.stream.id]
         resume = job.stream.resume
         engine.registry.retire(self.stream.id, resume.ttl if resume.enabled and run.passed_on is None else 0)
+        # The first call that decides wins: an answer that failed before it opened is an error, any other a stream.
         if failure is not None:
             run.opening.fail(failure)
         run.opening.as_stream()
@@ -284,28 +285,28 @@ class Generation:
         if not self.log.readers:
             account.report(self.log.model)
 
-        # An error's frames hold the request, as the job does; logs are kept for minutes.
+        # The job holds the request, and so does the traceback of an error. Logs are kept for minutes after this.
         self._run = None
         text = run.transcript.text
         if job.on_answer is not None and text and outcome in ("completed", "stopped"):
             job.on_answer(text)
 
     def _judge(self, run: _Run, task: "asyncio.Task[None]") -> tuple[GatewayError | None, Outcome]:
-        """The failure, if any, and the outcome that a pump's end means."""
+        """How the pump ended: the failure, None for none, and the outcome."""
         error = None if task.cancelled() else task.exception()
         if error is None and not task.cancelled():
             return None, "completed"
         if run.verdict is not None:
             return run.verdict
         if error is None:
-            return GatewayError("drained"), "drained"  # cancelled by nobody that we know: the process ends
+            return GatewayError("drained"), "drained"  # cancelled, but not by `abort`: the process ends
         if isinstance(error, GatewayError):
             return error, OUTCOMES.get(error.code, "upstream_error")
         self._engine.logger.error("generation_failed", exc_info=error, **self.account.facts)
         return GatewayError("internal"), "upstream_error"
 
     def _terminal(self, run: _Run, pump: Pump, failure: GatewayError | None, usage: Usage) -> Event | None:
-        """The last event of the log; None where the end of the body tells the end."""
+        """The last event of the log; None where the end of the response's body says that the stream has ended."""
         if run.job.canonical and (failure is None or failure.code == "stopped"):
             reason = "stopped" if failure is not None else pump.finish_reason or "stop"
             done = Done(reason, usage, run.transcript.text, run.transcript.in_chunks)
@@ -322,7 +323,7 @@ class Generation:
             timer.cancel()
 
     def describe(self) -> dict[str, Any]:
-        """What `GET /streams` tells of it."""
+        """Its entry in the answer to `GET /streams`."""
         return {
             "id": self.stream.id,
             "route": self.stream.route,

@@ -16,22 +16,22 @@ from gateway.upstream.pool import Target, Upstream
 
 
 class Source(Protocol):
-    """What a kind of route wants from upstreams: how to ask, what is an answer, how to read it."""
+    """How a kind of route asks upstreams, which answers it accepts, and how it reads them."""
 
     @property
     def repeatable(self) -> bool:
-        """Whether the request may be sent twice when nobody knows what became of the first."""
+        """Whether the request may be sent again when it is unknown whether the first one had an effect."""
 
     def call(self, upstream: Upstream, target: Target, prefix: str) -> Call:
-        """The request for this target; with a prefix, it is asked to go on from that text."""
+        """The request for this target. With a prefix, the target is asked to continue that text."""
 
     async def accept(self, upstream: Upstream, response: aiohttp.ClientResponse, *, canonical: bool) -> Answer | None:
-        """The reader of this answer, or None where it is no stream and is to be passed through.
+        """What reads this answer's body; None where the answer is no stream and must be passed through.
 
         Args:
-            upstream: who answered.
+            upstream: the upstream that answered.
             response: its answer.
-            canonical: whether the gateway's own events are wanted, even where the upstream's could be kept.
+            canonical: whether the gateway's own events are needed, even where the upstream's chunks could be kept.
 
         Raises:
             GatewayError: the answer is a refusal or makes no sense.
@@ -40,7 +40,7 @@ class Source(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Job:
-    """What a generation was admitted to do; a snapshot that no reload changes.
+    """What a generation was admitted to do. It never changes, also when the configuration is reloaded.
 
     Attributes:
         route: the route's path, as metrics and logs name it.
@@ -51,18 +51,18 @@ class Job:
         model: the model asked for, "" where none was named.
         principal: the principal that pays, as `str()` gives it.
         request_id: the request that started it.
-        trace: the trace which that request belongs to, None without one.
+        trace: the trace that this request belongs to, None without one.
         format: how readers are sent the events.
         readers: the route's stream settings, for readers.
         session_id: the chat session, "" without one.
-        announce: whether the log opens with a `START` event before an upstream has said anything; otherwise an answer
-            of the gateway's own events opens with one.
-        canonical: whether the log speaks of one chat answer (False: a proxied stream, whatever it is).
+        announce: whether `START` is appended at once. If not, it is appended before the first event of the answer, and
+            not at all where the log has the upstream's own chunks.
+        canonical: whether the log holds one chat answer; False for a proxied stream, whatever that contains.
         restarts: whether readers understand `RESTART`.
-        several: whether more than one answer was asked for at once, which no rescue can take up again.
+        several: whether the client asked for several choices, which no rescue can finish.
         input_tokens: estimate for the prompt.
         expires_in: seconds until the credential expires, None for never.
-        on_answer: told the whole text of an answer that completed or was stopped.
+        on_answer: called with the whole text of an answer that completed or was stopped.
     """
 
     route: str

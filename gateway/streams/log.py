@@ -17,8 +17,6 @@ Invariants:
   to read.
 - A read has four outcomes with four names: events, `NOTHING` yet, the `END`, `TRIMMED` (the events asked for are gone).
 - Reading never creates a log.
-
-A log does not know what an event means, to whom it belongs, or how it is written to a socket.
 """
 
 import asyncio
@@ -31,7 +29,7 @@ from gateway.core.event import Event
 EVENT_OVERHEAD: Final = 96
 """Bytes counted for an event beside its data and id: the object, its place in the list and its string headers."""
 LOG_OVERHEAD: Final = 4096
-"""Bytes counted for a log beside its events: what keeps it and what remembers how it went."""
+"""Bytes counted for a log beside its events: the objects around it, and the account of its generation."""
 
 
 class State(enum.Enum):
@@ -54,17 +52,17 @@ class Attached(Protocol):
 
     @property
     def after(self) -> int:
-        """Sequence number of the last event that it needs not read again."""
+        """Sequence number of the last event that it does not need to read again."""
 
     def offer(self, events: Sequence[Event]) -> None:
-        """These events were appended."""
+        """Called by the log when these events were appended."""
 
     def interrupt(self) -> None:
-        """A read that waits looks again now."""
+        """Wakes a waiting read, which returns what is there now."""
 
 
 class Log(Protocol):
-    """What readers and the writer may count on, whatever keeps the events.
+    """What readers and the writer may rely on, wherever the events are kept.
 
     Attributes:
         first: sequence number of the oldest event that is kept, `last + 1` where none is.
@@ -72,8 +70,8 @@ class Log(Protocol):
         closed: whether the log has ended.
         full: whether the writer has to wait in `room()`.
         model: the model that answers, as far as it is known; "" before.
-        terminal: the event that `close` put last; None while the log is open or where it ended without one.
-        readers: who is attached. `Reader` adds and removes itself.
+        terminal: the event that `close` appended; None while the log is open, or where it ended without one.
+        readers: the attached readers. A `Reader` adds and removes itself.
         size: bytes of the events that are kept.
     """
 
@@ -87,10 +85,10 @@ class Log(Protocol):
     size: int
 
     def append(self, events: Sequence[Event]) -> None:
-        """The events are in the log, in this order, and every reader has been told."""
+        """Adds the events in this order, and offers them to every attached reader."""
 
     def close(self, terminal: Event | None) -> None:
-        """The log has ended, with this event as its last, or without one where the body alone tells the end."""
+        """Ends the log with this event; with None where the end of the response's body says that it ended."""
 
     def read(self, after: int, limit: int) -> "ReadResult":
         """Up to `limit` events that follow the sequence number `after`, or the reason why there are none."""
@@ -154,14 +152,14 @@ class MemoryLog:
         self.closed = False
         self.terminal: Event | None = None
         self.full = False
-        self.readers: tuple[Attached, ...] = ()  # nearly always one, and a set is five times as large
+        self.readers: tuple[Attached, ...] = ()  # a tuple: nearly always of one, and a set is five times as large
         self._events: list[Event] = []
         self._memory = memory
         self._memory.used += LOG_OVERHEAD
         self._room: asyncio.Future[None] | None = None
 
     def append(self, events: Sequence[Event]) -> None:
-        """The events are in the log, in this order, and every reader has been told."""
+        """Adds the events in this order, and offers them to every attached reader."""
         assert not self.closed, "the writer appended to a closed log"
         size = EVENT_OVERHEAD * len(events)
         for event in events:
@@ -176,9 +174,11 @@ class MemoryLog:
             reader.offer(events)
 
     def close(self, terminal: Event | None) -> None:
-        """The log has ended; `terminal`, where there is one, is its last event."""
+        """Ends the log. `terminal`, if not None, is its last event."""
+        # Before the append, which would hand the event to readers that follow. They must read it once the log is
+        # closed: only then does `Frames` know that it is the terminal event.
         for reader in self.readers:
-            reader.interrupt()  # the terminal event is read, never followed: it is encoded in another way
+            reader.interrupt()
         if terminal is not None:
             self.append([terminal])
         self.terminal = terminal
@@ -186,7 +186,7 @@ class MemoryLog:
         self.full = False
 
     def discard(self) -> None:
-        """Nothing is kept any more. Only a closed log without readers is discarded, and only once."""
+        """Drops all events. To be called once, on a closed log without readers."""
         self._account(-self.size)
         self._memory.used -= LOG_OVERHEAD
         self.first = self.last + 1
@@ -220,7 +220,7 @@ class MemoryLog:
         self._memory.used += size
 
     def _trim(self) -> None:
-        # An eighth more than necessary, so that a long answer is not moved in memory at every append.
+        # Trims an eighth more than it must, so that the list of a long answer does not move in memory at every append.
         goal = self.max_bytes - self.max_bytes // 8
         needed_from = min((reader.after for reader in self.readers), default=self.last) + 1
         count = freed = 0

@@ -8,7 +8,7 @@
        |
        +-------- it failed before any of these -------------> FAILED         `error`
 
-It is decided once, by the generation; whoever answers the request waits for it.
+The generation decides it, once. The handler of the request waits for it in `Generation.opened`.
 """
 
 import asyncio
@@ -46,7 +46,7 @@ class Opening:
         self._waiter: asyncio.Future[None] | None = None
 
     def decided(self) -> "asyncio.Future[None]":
-        """Done once the state is no longer `WAITING`. Waiting for it may be given up at any time."""
+        """Done once the state is no longer `WAITING`. A caller may stop waiting for it at any time."""
         if self._waiter is None:
             self._waiter = asyncio.get_running_loop().create_future()
             if self.state is not Opened.WAITING:
@@ -54,11 +54,11 @@ class Opening:
         return self._waiter
 
     def as_stream(self) -> None:
-        """The answer is a stream, unless it opened otherwise before."""
+        """The answer is a stream, unless the opening was decided before."""
         self._decide(Opened.STREAM)
 
     def pass_through(self, response: aiohttp.ClientResponse) -> bool:
-        """Whether this response is passed through; False when the answer opened otherwise before."""
+        """Whether this response is passed through; False where the opening was decided before."""
         if self.state is not Opened.WAITING:
             return False
         self.response = response
@@ -66,7 +66,7 @@ class Opening:
         return True
 
     def fail(self, error: GatewayError) -> None:
-        """There is no answer, unless it opened before."""
+        """There is no answer, unless the opening was decided before."""
         if self.state is Opened.WAITING:
             self.error = error
             self._decide(Opened.FAILED)

@@ -1,22 +1,27 @@
-"""The pump: asks one target after the other until an answer is whole, and has broken answers finished elsewhere.
+"""The pump: asks one target after the other until an answer is whole, and lets other targets finish a broken answer.
 
             +----------------------- wait, ask again ------------------------+
             v                                                                |
     choosing --target--> attempt --failed, nothing was written---------------+
+        |                   |                                                |
+        |                   +--failed, something was written: a rescue ------+
         |                   |
-        |                   +--failed, something was written--> rescue, as far as allowed: choose another target
+        |                   +--failed; asking again is wrong, or no rescue is allowed--> run() raises
         |                   |
         |                   +--whole, or passed on--> run() returns
         |
-        +--nobody is left, or asking again is wrong--> run() raises
+        +--no target is left--> run() raises
 
-- Until the first event was written, a failure means another attempt, where `core/retry.py` says that it may help.
-- After that it means a rescue: another target goes on from what was delivered, or its repetition is dropped. A reader
-  never gets a character twice; where the texts differ, what it has is declared void (`RESTART`) or the stream fails.
-- Attempts are bounded by the course; every one of them is counted, its connection closed, its target's health noted.
+- A failure before the first event was written leads to another attempt, where `core/retry.py` says that it may help.
+- A failure after that leads to a rescue: another target continues the delivered text, or repeats it, and the repetition
+  is dropped. A reader never gets a character twice. Where the texts differ, the stream begins anew with `RESTART`, or
+  it fails.
+- A target that refuses to continue a text is asked once more at once, without that text.
+- The course bounds the number of attempts. Each attempt is counted, its connection is closed, and its target's breaker
+  learns how it ended.
 
-Three lifetimes: the pump's is the generation's, an `Attempt`'s is one call, a `Rescue` is there while an answer is
-broken. The pump knows no reader, and does not end the log: the generation does, however this ends.
+There are three lifetimes. A `Pump` lives as long as its generation, an `Attempt` as long as one call, a `Rescue` as
+long as an answer is broken. The pump does not end the log: the generation does, in whatever way `run` ends.
 """
 
 import asyncio
@@ -48,10 +53,10 @@ class Pump:
         self._rescues = 0
 
     async def run(self) -> None:
-        """Returns when the log holds a whole answer, or another one was passed on.
+        """Returns when the log holds a whole answer, or an answer that is no stream was passed on.
 
         Raises:
-            GatewayError: there is none to be had; what the log holds is all there will be.
+            GatewayError: no target gives a whole answer. Nothing more will be written.
         """
         whole = False
         while not whole:
@@ -61,7 +66,7 @@ class Pump:
 
     @property
     def finish_reason(self) -> str:
-        """Why the answer ended, "" when it did not say."""
+        """Why the answer ended, "" when the upstream did not say."""
         answer = self._answered.answer if self._answered is not None else None
         return answer.finish_reason if answer is not None else ""
 
@@ -73,12 +78,12 @@ class Pump:
 
     @property
     def usage(self) -> Usage:
-        """Tokens of what was completed: the upstream's own count, or an estimate where it gave none."""
+        """Tokens of the question and of what was answered: the upstream's count, or an estimate where it gave none."""
         attempt = self._answered
         if attempt is None or attempt.answer is None:
-            return Usage(0, 0, "estimate")  # nobody was asked, or nobody answered with a stream
+            return Usage(0, 0, "estimate")  # no target was asked, or none answered with a stream
         answer, carried, usage = attempt.answer, attempt.carried, attempt.answer.usage
-        if usage is None or (answer.deltas and not usage.output):  # some say 0 for whatever they sent
+        if usage is None or (answer.deltas and not usage.output):  # some servers report 0, whatever they sent
             delivered = self._rescue.delivered if self._rescue is not None else ""
             output = max(answer.deltas + carried, tokens_of(delivered))
             return Usage(self._work.job.input_tokens, output, "estimate")
@@ -100,7 +105,7 @@ class Pump:
         return choice
 
     async def _ask(self, choice: Choice) -> bool:
-        """Whether that made the answer whole; where not, the course knows what failed."""
+        """Asks one target. True when the answer is whole; False when it failed and another target may be asked."""
         target = choice.target
         prefix = self._rescue.prefix if self._rescue is not None and not target.rejects_prefill else ""
         with choice.upstream.use(target) as call:
@@ -116,7 +121,7 @@ class Pump:
                     try:
                         await self._run(attempt)
                     finally:
-                        # It may refuse without the prefix too; then the prefix was not the reason.
+                        # If it refuses without the prefix too, the prefix was not the reason.
                         target.rejects_prefill = attempt.answer is not None
             except GatewayError as error:
                 self._consider(attempt, call, error)
@@ -135,14 +140,16 @@ class Pump:
             self._rescue = attempt.rescue
 
     def _consider(self, attempt: Attempt, call: int, error: GatewayError) -> None:
-        """Returns when another target may be asked after this failure; else it raises."""
+        """Returns when another target may be asked after this failure; otherwise raises."""
         work, choice, rescue = self._work, attempt.choice, self._rescue
         if error.code == "budget" or (rescue is not None and error is rescue.broken):
-            raise error  # no fault of the target
+            raise error  # the target is not to blame
         now = self._now()
         if counts_against_target(error):
             choice.target.breaker.fail(now, call)
         work.account.attempt_failed(choice.upstream.name, error.code)
+        # Three cases: 1. Nothing was written at all: ask again, as long as the time for a first event is not over.
+        # 2. This attempt of a rescue added nothing: ask again for the same rescue. 3. The answer broke off: rescue it.
         if work.transcript.empty:
             self._course.failed(error, work.account.started + work.job.timeouts.first_event - now)
         elif rescue is not None and not attempt.wrote:

@@ -1,18 +1,19 @@
-"""One reader's place in a log, and its two ways on from there.
+"""One reader's place in a log, and the two ways to get the events after it.
 
-- *Pull*: `read` gives what follows the place, and waits for it. Heartbeats are reads that came back with nothing;
-  back-pressure is not reading.
-- *Push*: while a read waits, the reader has everything. What is appended then can be handed over in the same call, to
-  the `follow` that was given with the read, and no task is woken. docs/adr/0001 has what that saves.
+- *Pull*: `read` gives the events after the place, and waits for them if there are none. A read that returns nothing is
+  the time for a heartbeat; a reader that does not read makes back-pressure.
+- *Push*: while a read waits, the reader has all events. The log then passes what is appended to the `follow` that was
+  given with the read, in the same call. No task is woken. docs/adr/0001 has what that saves.
 
         read, nothing there            append: follow(events) returns True
     idle ------------------> waiting -----------------------------------------> waiting
       ^                         |
       |   append without follow, or follow returned False
-      |   close, interrupt, the timeout, an error in follow
+      |   the log's close, interrupt, the timeout, an error in follow
       +-------------------------+
 
-A read moves nothing: whoever has done something with the events says so by `move`. So the place is kept once, here.
+A read does not move the place: the caller calls `move` when it has dealt with the events. So the place is kept once,
+here.
 """
 
 import asyncio
@@ -25,22 +26,22 @@ from gateway.core.event import Event
 from gateway.streams.log import NOTHING, Log, ReadResult
 
 Follow = Callable[[Sequence[Event]], bool]
-"""Takes events that were appended: True when it has moved the reader behind them, False to have them read instead."""
+"""Gets events that were appended. True: it has dealt with them and moved the reader. False: they are to be read."""
 
 BEGINNING: Final = Place(0, 0)
 
 
 class Reader:
-    """A reader that is attached to a log. While it is, nothing that it has yet to read is trimmed. Leave with `close`.
+    """A reader that is attached to a log. The log trims nothing that it still has to read, so you must call `close`.
 
     Args:
-        log: what is read.
-        place: how far the reader is.
-        wheel: where its waiting times out.
+        log: the log that is read.
+        place: where to begin: the last event that the reader has already.
+        wheel: the timers for its waits.
 
     Attributes:
-        place: how far the reader is: the last event that was dealt with. Change it by `move`.
-        held: events behind the place that were read and are kept by who read them, to be dealt with later.
+        place: the last event that was dealt with. Change it by `move`.
+        held: number of events after the place that the caller has read and keeps for later.
     """
 
     __slots__ = ("_follow", "_timer", "_waiter", "_wheel", "held", "log", "place")
@@ -57,7 +58,7 @@ class Reader:
 
     @property
     def after(self) -> int:
-        """Sequence number of the last event that needs not be read again."""
+        """Sequence number of the last event that does not need to be read again."""
         return self.place.seq + self.held
 
     async def read(self, limit: int, timeout: float, follow: Follow | None = None) -> ReadResult:
@@ -65,9 +66,9 @@ class Reader:
 
         Args:
             limit: events at most, at least 1.
-            timeout: seconds to wait for the first of them; `NOTHING` is returned then, at most a granule late.
-            follow: called while the read waits, with the events that are appended. Where it returns True, it has dealt
-                with them, and the read goes on waiting for what is left of its time. What it raises, the read raises.
+            timeout: seconds to wait for the first of them. `NOTHING` is returned after that, at most a granule late.
+            follow: called while the read waits, with the events that are appended. If it returns True, it has dealt
+                with them, and the read waits for the rest of its time. What it raises, the read raises.
         """
         got = self.log.read(self.place.seq + self.held, limit)
         if got is NOTHING and timeout > 0:
@@ -84,17 +85,17 @@ class Reader:
             self.log.moved()
 
     def advance(self, count: int) -> None:
-        """So many events more have been dealt with, by somebody who counts no tokens."""
+        """`count` further events have been dealt with. For callers that do not need the token index of the place."""
         self.move(Place(self.place.seq + count, self.place.tokens))
 
     def hold(self, count: int) -> None:
-        """So many events more were read, and are kept by the caller until it moves the place behind them."""
+        """The caller has read `count` further events, and keeps them until it moves the place behind them."""
         self.held += count
         if self.log.full:
             self.log.moved()
 
     def close(self) -> None:
-        """The reader has left the log. Doing it twice is harmless."""
+        """Detaches the reader from the log. A second call does nothing."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
@@ -103,19 +104,19 @@ class Reader:
         self.log.moved()
 
     def interrupt(self) -> None:
-        """A read that waits looks again now, and returns as if its time were up when there is nothing."""
+        """Wakes a waiting read: it returns what is there now, `NOTHING` if there is nothing."""
         self._follow = None
         if self._waiter is not None and not self._waiter.done():
             self._waiter.set_result(None)
 
     def offer(self, events: Sequence[Event]) -> None:
         """These events were appended. Called by the log."""
-        # A reader that follows has all that was there before: `follow` is only set while a read waits.
+        # A reader that follows has all earlier events: `_follow` is set only while a read waits.
         follow = self._follow
         try:
             if follow is None or not follow(events):
                 self.interrupt()
-        except Exception as error:  # noqa: BLE001  # this reader's own; the writer of the log goes on
+        except Exception as error:  # noqa: BLE001  # the error is this reader's; the log's writer goes on
             self._follow = None
             if self._waiter is not None and not self._waiter.done():
                 self._waiter.set_exception(error)

@@ -1,9 +1,9 @@
-"""Which streams can be read here: found by id and owner, kept for a while after their end, bounded in bytes.
+"""The streams that can be read in this process: found by id and owner, kept for a while after their end.
 
 Invariants:
 
-- An id of somebody else's stream is answered exactly as an id that never was.
-- A log that ended is kept for its ttl, or less where all logs together need the room. A running log and one that is
+- The id of another owner's stream gets the same answer as an id that never existed.
+- A log that has ended is kept for its ttl, or shorter where a new log needs the memory. A running log and a log that is
   being read are never dropped.
 """
 
@@ -17,11 +17,11 @@ from gateway.streams.log import LogMemory, MemoryLog
 from gateway.streams.stream import Followed
 
 STILL_READ: Final = 5.0
-"""Seconds after which a log that somebody was reading when it should have gone is looked at again."""
+"""Seconds after which a log whose time is over is checked again, because it was being read."""
 
 
 class Kept(Followed, Protocol):
-    """What a registry keeps: a stream whose log is in memory, whatever fills it."""
+    """What a registry keeps: a stream whose log is in memory, whatever writes it."""
 
     @property
     def log(self) -> MemoryLog:
@@ -35,9 +35,9 @@ class Registry:
     """All streams that this process can read.
 
     Args:
-        wheel: where logs time out.
-        max_bytes: what all logs together may keep.
-        worker: named by the ids of the streams, where several processes share a port.
+        wheel: the timers.
+        max_bytes: bytes that all logs together may keep.
+        worker: this process's number where several share a port. It is part of the streams' ids.
 
     Attributes:
         memory: the bytes that all logs keep together.
@@ -72,11 +72,11 @@ class Registry:
         return kept
 
     def add(self, kept: Kept) -> None:
-        """This stream can be read here from now on, wherever it is written. `retire` it when it has ended."""
+        """Makes this stream readable here, wherever it is written. You must call `retire` when it has ended."""
         self._kept[kept.stream.id] = kept
 
     def find(self, stream_id: str, owner: str) -> Kept | None:
-        """The owner's stream of this id, or None, whatever the reason."""
+        """The owner's stream with this id; None, for whatever reason, if there is none."""
         kept = self._kept.get(stream_id)
         return kept if kept is not None and kept.stream.owner == owner else None
 

@@ -1,15 +1,16 @@
 """An answer that broke off, and how another target finishes it.
 
-    broken --ask(prefix)--> asked --the delivered text is repeated, or gone on from--> continued --whole--> completed
+    broken --ask(prefix)--> asked --the delivered text is repeated, or continued--> continued --whole--> completed
                               |
                               |  it differs, and the client understands `RESTART`  --> restarted (no rescue any more)
                               |  it differs, and the client does not               --> failed
                               |  the target fails before anything new was written  --> asked again, elsewhere
-    nobody is left to ask --------------------------------------------------------> failed
+                              |  the target fails after that                       --> broken: another rescue
+    no target is left to ask -----------------------------------------------------> failed
 
-A rescue is there only while an answer is broken. It is written by the pump, which asks, and by the attempt, whose
-events go through `missing`. `failed` always means the error with which the answer broke off: that is what the client
-saw, whatever was tried afterwards.
+A `Rescue` exists only while an answer is broken. The pump makes it and says how it ended (`complete`, `fail`). Each of
+its attempts calls `ask`, and passes its events through `missing`. The error of `failed` is always the one with which
+the first answer broke off: the client has the beginning of that answer, whatever was tried afterwards.
 """
 
 from collections.abc import Callable, Sequence
@@ -29,17 +30,17 @@ from gateway.streams.job import Job
 from gateway.streams.log import Log, State
 
 MAX_RESCUES: Final = 3
-"""How often one answer is taken up again."""
+"""Rescues of one answer, at most."""
 
 
 class Rescue:
     """One rescue.
 
     Args:
-        broken: how the answer broke off.
-        delivered: the text that the client has of it.
-        writer: the upstream that wrote that.
-        account: counts what comes of the rescue, and names the upstream that the client's text is from.
+        broken: the error with which the answer broke off.
+        delivered: the text of it that the client has.
+        writer: the upstream that wrote this text.
+        account: counts how the rescue ended, and names the upstream whose text the client has.
         restarts: whether the client understands `RESTART`.
 
     Attributes:
@@ -61,26 +62,26 @@ class Rescue:
 
     @property
     def prefix(self) -> str:
-        """The text to go on from; "" where there is none but white space, which is nothing to go on from."""
+        """The delivered text without the white space at its end, for a target to continue; "" if that is all it is."""
         return self.delivered.rstrip()
 
     def ask(self, prefix: str) -> None:
-        """Another target is being asked, to go on from this prefix, or the question anew where it is ""."""
+        """A target is being asked to continue this prefix; where it is "", to answer the question anew."""
         self._kind = "prefill" if prefix else "anew"
         self._continuation = Continuation(self.delivered, prefilled=bool(prefix))
 
     def missing(self, events: Sequence[Event]) -> list[Event]:
-        """The events of the second answer that the client lacks; a `RESTART` is before them where the texts differ.
+        """The events of the second answer that the client lacks. Where the texts differ, `RESTART` is the first.
 
         Raises:
-            GatewayError: they differ, and the client understands no `RESTART`.
+            GatewayError: the texts differ, and the client does not understand `RESTART`.
         """
-        assert self._continuation is not None, "nobody was asked"
+        assert self._continuation is not None, "no target was asked"
         return self._filtered(partial(self._continuation.feed, events))
 
     def rest(self) -> list[Event]:
-        """What the second answer, which is whole, still kept back. Raises as `missing`."""
-        assert self._continuation is not None, "nobody was asked"
+        """What was held back of the second answer, which is whole now. Raises as `missing`."""
+        assert self._continuation is not None, "no target was asked"
         return self._filtered(self._continuation.close)
 
     def _filtered(self, feed: Callable[[], list[Event]]) -> list[Event]:
@@ -98,13 +99,13 @@ class Rescue:
         self._count("completed")
 
     def fail(self) -> NoReturn:
-        """The client is told how the answer broke off of which it has the beginning.
+        """Ends the rescue with the error of the answer that the client has the beginning of.
 
         Raises:
             GatewayError: `broken`, always.
         """
         self._count("failed")
-        self._account.upstream = self._writer
+        self._account.upstream = self._writer  # not the target that was asked last: nothing of it was delivered
         raise self.broken from None
 
     def _count(self, result: RescueResult) -> None:
@@ -113,7 +114,7 @@ class Rescue:
 
 
 def delivered_text(job: Job, log: Log, error: GatewayError) -> str | None:
-    """The text that was delivered of an answer that broke off with this error; None where no rescue can finish it."""
+    """The delivered text of an answer that broke off with this error; None where no rescue can finish the answer."""
     if not job.canonical or job.several or not may_be_rescued(error):
         return None
     events = log.read(0, log.last)
@@ -130,5 +131,5 @@ def delivered_text(job: Job, log: Log, error: GatewayError) -> str | None:
 
 
 def tokens_of(text: str) -> int:
-    """The tokens of a text, estimated from its bytes."""
+    """The tokens of a text, estimated from its bytes and rounded up."""
     return -(-len(text.encode("utf-8", "replace")) // BYTES_PER_TOKEN)

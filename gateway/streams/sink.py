@@ -1,12 +1,12 @@
-"""The way to one client: bytes in, bounded and timed writes out.
+"""Writes to one client, with a bound on the bytes in flight and a limit on the time.
 
-Two ways to write, for the two ways to read a log:
+There are two ways to write, for the two ways to read a log:
 
-- `write` waits until the client has taken enough, at most `write_timeout`.
-- `push` never waits. The data leaves with this turn of the loop where the socket takes it at once. Otherwise it is kept
-  as `unsent`, the one piece that was encoded and not written, and the reader's task must `flush` before it sends more.
+- `write` waits, at most `write_timeout`, until the client has taken enough.
+- `push` never waits. If the socket can take the data at once, it leaves with this turn of the loop. If not, the data
+  is kept as `unsent`, and the reader's task must call `flush` before it sends more. There is at most one such piece.
 
-At most `MAX_WRITE` bytes are handed to the socket before it is waited for.
+After every `MAX_WRITE` bytes, a write checks whether the client keeps up.
 """
 
 import asyncio
@@ -19,7 +19,7 @@ from aiohttp.http_writer import StreamWriter
 from gateway.clock import Clock
 
 MAX_WRITE: Final = 32 * 1024
-"""Bytes handed to a socket before it is waited for."""
+"""Bytes given to a socket in one piece."""
 
 
 class SlowReaderError(Exception):
@@ -27,10 +27,10 @@ class SlowReaderError(Exception):
 
 
 class Gzip:
-    """A gzip body whose every part can be read at once, for 38 KiB of memory a stream."""
+    """Compresses a body so that a client can read each part as soon as it comes; takes 38 KiB of memory a stream."""
 
     def __init__(self) -> None:
-        # The largest windows would cost 256 KiB a stream and save next to nothing on text this repetitive.
+        # The largest window would cost 256 KiB a stream, and make text as repetitive as this hardly any smaller.
         self._deflate = zlib.compressobj(6, zlib.DEFLATED, 28, 5)
 
     def __call__(self, data: bytes) -> bytes:
@@ -38,7 +38,7 @@ class Gzip:
         return self._deflate.compress(data) + self._deflate.flush(zlib.Z_SYNC_FLUSH)
 
     def end(self) -> bytes:
-        """What a decoder needs to see that nothing is missing."""
+        """The end of the gzip data, from which a decoder sees that nothing is missing."""
         return self._deflate.flush()
 
 
@@ -54,17 +54,17 @@ class Peer(Protocol):
 
 
 class Sink:
-    """The way to one client: bytes in, bounded and timed writes out.
+    """Writes to one client.
 
     Args:
         writer: the body of a prepared response.
         peer: its connection.
-        write_timeout: seconds after which a client that takes nothing is given up.
+        write_timeout: seconds for which a client may take nothing.
         gzip: the compressor, None to send bytes as they are.
 
     Attributes:
-        sent: bytes of bodies so far.
-        unsent: what was pushed and could not leave at once; empty nearly always.
+        sent: bytes of the body that were written so far.
+        unsent: what was pushed and could not leave at once; nearly always empty.
     """
 
     __slots__ = ("_chunked", "_gzip", "_peer", "_transport", "_write_timeout", "_writer", "sent", "unsent")
@@ -80,9 +80,9 @@ class Sink:
         self.unsent = b""
 
     def push(self, data: bytes, clock: Clock) -> bool:
-        """Whether the data, which is not empty, leaves with this turn of the loop. After False, `flush` must be called.
+        """Whether the data, which is not empty, leaves with this turn of the loop. After False you must call `flush`.
 
-        Nothing may be unsent when this is called.
+        To be called only when nothing is unsent.
         """
         transport = self._transport
         if transport is None or len(data) > MAX_WRITE or transport.get_write_buffer_size() or transport.is_closing():
@@ -92,15 +92,15 @@ class Sink:
         return True
 
     async def flush(self) -> None:
-        """Nothing is unsent any more. Raises as `write`."""
+        """Writes what is unsent. Raises as `write`."""
         data, self.unsent = self.unsent, b""
         await self.write(data)
 
     async def write(self, data: bytes) -> None:
-        """The data is on its way.
+        """Writes the data, and waits if the client is behind.
 
         Raises:
-            SlowReaderError: the client did not take what it was sent before.
+            SlowReaderError: the client took nothing for `write_timeout`.
             ConnectionError: the client is gone.
         """
         if self._gzip is not None:
@@ -112,29 +112,26 @@ class Sink:
             await self._write(data[start : start + MAX_WRITE])
 
     async def end(self) -> None:
-        """The body is complete."""
+        """Ends the body. Raises as `write`."""
         if self._gzip is not None:
             await self._write(self._gzip.end())
         await self._timed(self._writer.write_eof())
 
     async def _write(self, data: bytes) -> None:
-        if self._transport is not None:
-            self._hand(self._transport, data)
-        else:  # the headers leave with it
-            await self._writer.write(data, drain=False)  # its own drain would wait for a stalled client without a limit
+        if self._transport is None:
+            # The first write: the headers leave with it. `drain` would wait for a stalled client without a limit.
+            await self._writer.write(data, drain=False)
             self._transport, self._chunked = self._writer.transport, self._writer.chunked
             self.sent += len(data)
+        elif self._transport.is_closing():
+            raise ConnectionResetError
+        elif data:
+            self._transport.write(self._framed(data))
         if self._peer.writing_paused:
             await self._timed(self._peer.drained())
 
-    def _hand(self, transport: asyncio.WriteTransport, data: bytes) -> None:
-        if transport.is_closing():
-            raise ConnectionResetError
-        if data:
-            transport.write(self._framed(data))
-
     def _framed(self, data: bytes) -> bytes:
-        # What the writer does with a block behind the headers, without its coroutine and its lists.
+        # The same bytes as `StreamWriter.write` makes after the headers, without its coroutine and its lists.
         self.sent += len(data)
         return b"%x\r\n%b\r\n" % (len(data), data) if self._chunked else data
 

@@ -1,7 +1,8 @@
-"""What a reader needs to know of a stream, and nothing of how its log comes about.
+"""What a reader needs to know of a stream. How its log is filled is not a reader's business.
 
-A `Stream` is plain values, written down by `to_json` and read again by `from_json`, so that a reader may be on another
-machine than the writer. The writer's side is a `Generation`; `Followed` is what both look like to a reader.
+A `Stream` consists of plain values. `to_json` writes them and `from_json` reads them, so that a reader may be on
+another machine than the writer. The writer's side is a `Generation`. A reader sees it, or any other stream whose log
+this process has, as a `Followed`.
 """
 
 import asyncio
@@ -20,15 +21,15 @@ from gateway.streams.reader import Reader
 
 
 class ReaderSettings(msgspec.Struct, frozen=True):
-    """How a route's readers are sent events; one for all streams of a route. Times are seconds.
+    """How a route's readers are sent events. All streams of a route have the same. Times are in seconds.
 
     Attributes:
-        heartbeat: the longest silence; a comment ends it.
+        heartbeat: the longest silence; then a comment is sent.
         boundary: where a batch may end.
-        max_bytes: what a batch holds at most.
+        max_bytes: bytes of a batch, at most.
         merge: whether the deltas of one batch are joined into one event.
         resumable: whether events carry cursors.
-        retry: base of the time after which a browser comes back.
+        retry: base of the time after which a browser reconnects.
         write_timeout: how long a client may take nothing.
         compress: whether answers are compressed for clients that accept it.
     """
@@ -75,11 +76,11 @@ class Stream:
 
     Attributes:
         id: the public, unguessable id.
-        owner: whose it is; nobody else may read it.
+        owner: the principal that may read it, and no other; as `Principal.owner` gives it.
         route: the path of its route, as metrics and logs name it.
         created: when it began, in unix seconds.
-        format: how its events are spelled.
-        settings: how its readers are sent them.
+        format: turns its events into blocks.
+        settings: how its readers are sent these.
         session_id: the chat session, "" without one.
     """
 
@@ -92,7 +93,7 @@ class Stream:
     session_id: str = ""
 
     def view(self, model: str, *, resumed: bool = False) -> View:
-        """What the format may tell one reader of it."""
+        """What the format may use of it for one reader."""
         return View(self.id, self.session_id, model, self.created, resumed)
 
     def to_json(self) -> bytes:
@@ -104,10 +105,10 @@ class Stream:
 
     @classmethod
     def from_json(cls, data: bytes) -> "Stream":
-        """The stream that `to_json` wrote down.
+        """The stream that `to_json` wrote.
 
         Raises:
-            ValueError: it is no such JSON, or its format is not known here.
+            ValueError: `data` is no such JSON, or its format is not known here.
         """
         written = msgspec.json.decode(data, type=_Written)
         return cls(
@@ -122,7 +123,7 @@ class Stream:
 
 
 class Followed(Protocol):
-    """A stream that can be read here: one that is generated here, or any other whose log this process has."""
+    """A stream that can be read here, because it is generated here or this process has its log."""
 
     @property
     def stream(self) -> Stream:
@@ -133,7 +134,7 @@ class Followed(Protocol):
         """Its events."""
 
     gate: Gate | None
-    """How often readers may come back, once one has."""
+    """Limits how often readers come back; None until one does."""
     ended: "asyncio.Future[None]"
     """Done when it has ended."""
 
@@ -145,7 +146,7 @@ class Followed(Protocol):
         """A reader at this place. After this you must call `detach`, however the reader ends."""
 
     def detach(self, reader: Reader, sent_bytes: int, reason: Outcome = "client_gone") -> None:
-        """The reader has left, after it was sent so many bytes, for this reason."""
+        """The reader has left for this reason, after it was sent `sent_bytes`."""
 
     def stop(self) -> None:
-        """The user wants no more of it: it ends with what it has. `ended` tells when."""
+        """Ends it with what it has, because the user wants no more. `ended` is done when it has ended."""

@@ -1,4 +1,4 @@
-"""What was written of one answer: the one way into its log while it runs, and the text as far as it was written."""
+"""The writer's way into a log: all events of an answer are written here, and the text of the answer is collected."""
 
 from typing import Final
 
@@ -8,16 +8,16 @@ from gateway.observe.account import Account
 from gateway.streams.log import Log
 
 MAX_ANSWER: Final = 8 * 1024 * 1024
-"""Characters an answer may have; the whole text is sent once more with its end, and kept for the history."""
+"""Characters of an answer, at most. The whole text is sent once more with the end, and kept for the history."""
 
 
 class Transcript:
-    """Writes the events of one generation, whichever attempt they come from.
+    """Writes the events of one generation, from all its attempts.
 
     Args:
-        log: where they go. This is its one writer.
-        account: counts them.
-        canonical: whether the log speaks of one chat answer, whose text is kept unless it comes in chunks.
+        log: the log. Only the transcript writes to it while attempts run.
+        account: counts the events.
+        canonical: whether the log holds one chat answer. Its text is collected, unless it comes in chunks.
 
     Attributes:
         log: as given.
@@ -40,21 +40,21 @@ class Transcript:
 
     @property
     def in_chunks(self) -> bool:
-        """Whether the log holds the upstream's own chunks, so that no last one has to be made up."""
+        """Whether the log holds the upstream's own chunks; then a format need not make the last one."""
         return not self._keeps_text
 
     @property
     def empty(self) -> bool:
-        """Whether nothing was written yet; an announced `START` is nothing."""
+        """Whether no event of an answer was written yet. An announced `START` does not count."""
         return not self._account.events
 
     def begin(self, model: str, *, in_chunks: bool, announced: bool) -> None:
-        """An answer speaks for the first time.
+        """To be called before the first event of every attempt's answer is written.
 
         Args:
             model: the model that answers.
             in_chunks: whether its events are the upstream's own chunks.
-            announced: whether the log has its `START` already.
+            announced: whether the log has `START` already.
         """
         self.log.model = model
         self._keeps_text = self._canonical and not in_chunks
@@ -62,10 +62,10 @@ class Transcript:
             self.log.append([Event(START, "")])
 
     def write(self, events: list[Event], now: float) -> None:
-        """The events are in the log.
+        """Counts the events and appends them to the log.
 
         Raises:
-            GatewayError: `upstream_oversize`; nothing of them was written.
+            GatewayError: `upstream_oversize`; none of them was appended.
         """
         self._account.read(len(events), self.log.model, now)
         if self._keeps_text:
@@ -77,5 +77,5 @@ class Transcript:
         self.log.append(events)
 
     def void(self) -> None:
-        """What was written no longer counts: the answer begins anew."""
+        """Drops the collected text, because the answer begins anew."""
         self._texts, self._characters = [], 0

@@ -71,7 +71,7 @@ async def stream_new(
             exchange.connection.outlive_fin(lambda: None if closed.done() else closed.set_result(None))
         commit_after = None if wait else generation.commit_after
         opening = await generation.opened(within=commit_after, unless=closed)
-        generation.told = not closed.done()  # the id goes with the headers; a client that closed may never read them
+        generation.id_sent = not closed.done()  # the id goes with the headers; a client that closed may never read them
         if opening.error is not None:
             raise opening.error
         if opening.response is not None and pass_through is not None:

@@ -125,7 +125,7 @@ async def test_history_that_fails_takes_nothing_else_with_it(works: Works) -> No
 async def test_last_reader_to_leave_starts_the_clock_and_the_next_one_stops_it(works: Works) -> None:
     async with ScriptedUpstream(ENDLESS) as upstream:
         generation = works.started(upstream.url, stream={"on_disconnect": {"after": "300ms"}})
-        generation.told = True
+        generation.id_sent = True
         first, second = generation.attach(BEGINNING), generation.attach(BEGINNING)
         await until_streaming(generation)
         generation.detach(first, 0)
