@@ -11,7 +11,6 @@ import structlog
 
 from gateway.clock import Clock
 from gateway.config import Config
-from gateway.config import Upstream as UpstreamConfig
 from gateway.core.credential import Key, Keyring, Verifier
 from gateway.core.errors import GatewayError
 from gateway.core.limiter import PER_ADDRESS, AddressLimiter, Limiter
@@ -32,9 +31,9 @@ from gateway.web.static import static_endpoints
 from gateway.web.streams import ReadStream, StopStream
 
 FD_RESERVE = 64
-"""File descriptors kept for the listeners, the log and the admins when clients and streams take all others."""
+"""File descriptors that clients and streams never get: for the listeners, the log and the admin listener's clients."""
 FD_REFUSING = 16
-"""Connections beyond one a stream: whoever gets no stream is told so in a way that it understands."""
+"""Extra connections, so that a client that gets no stream still gets an HTTP error."""
 
 
 @dataclass(slots=True)
@@ -43,8 +42,8 @@ class App:
 
     Attributes:
         gateway: what requests share.
-        demo: the stand-in LLM, None until a configuration asks for it.
-        kinds: what routes can be, by their `api`.
+        demo: the stand-in for an LLM, None until a configuration needs it.
+        kinds: the kinds of route, by their `api`.
         verifiers: asked for the principal of a request when its credential is no static key.
     """
 
@@ -54,16 +53,17 @@ class App:
     verifiers: tuple[Verifier, ...]
 
     async def reload(self, config: Config) -> None:
-        """New requests see this configuration; running streams keep theirs."""
+        """New requests are served by this configuration; running streams keep theirs."""
         self.demo = await _demo(config, self.demo)
         gateway = self.gateway
         gateway.snapshot = _snapshot(config, self.demo, self.kinds, self.verifiers, gateway.snapshot.upstreams)
         _prepare(gateway.metrics, gateway.snapshot)
         gateway.registry.memory.limit = config.server.max_log_bytes
-        gateway.addresses.plan = _address_plan(config)
+        limits = config.limits.per_address
+        gateway.addresses.plan = Plan(PER_ADDRESS, make_limits(limits.requests, limits.connections))
 
     async def close(self) -> None:
-        """Everything that was opened is closed; what still runs is ended."""
+        """Ends the streams that still run, and closes everything that was opened."""
         running = list(self.gateway.engine.running.values())
         for generation in running:
             generation.abort(GatewayError("drained"))
@@ -81,12 +81,12 @@ async def make_app(
     kinds: Mapping[str, KindFactory] = KINDS,
     verifiers: Sequence[Verifier] = (),
 ) -> App:
-    """The gateway of this configuration, ready to serve; needs a running loop.
+    """The gateway of this configuration, ready to serve. Needs a running loop.
 
     Args:
-        config: what is served.
-        worker: its number among several, None for the only one.
-        kinds: what routes can be, by their `api`.
+        config: the configuration.
+        worker: this process's number among several workers, None if there is only one.
+        kinds: the kinds of route, by their `api`.
         verifiers: asked, in this order, for the principal of a request when its credential is no static key.
     """
     loop = asyncio.get_running_loop()
@@ -116,7 +116,7 @@ async def make_app(
 
 
 def _descriptors() -> int:
-    """File descriptors that the process may open; as many as it is allowed to allow itself."""
+    """File descriptors that the process may open. First raises the soft limit to the hard one, 1 Mi at most."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = min(hard, 1 << 20) if hard != resource.RLIM_INFINITY else 1 << 20
     if soft < wanted:
@@ -125,7 +125,7 @@ def _descriptors() -> int:
 
 
 def _shared_out(descriptors: int, wanted: int) -> tuple[int, int]:
-    """Streams and client connections at most. A stream needs two descriptors, to its reader and to its upstream."""
+    """The most streams and client connections. A stream needs two descriptors: to its reader and to its upstream."""
     free = max(FD_REFUSING + 2, descriptors - FD_RESERVE)
     streams = (free - FD_REFUSING) // 2
     return streams, min(wanted, free - streams)
@@ -137,7 +137,7 @@ async def _demo(config: Config, running: Demo | None) -> Demo | None:
 
 
 def _prepare(metrics: Metrics, snapshot: Snapshot) -> None:
-    """The names that metrics may use as labels, and the limits that they show beside what is used."""
+    """Sets the names that metrics may use as labels, and the limit that they show beside the memory used."""
     config = snapshot.config
     models = {model for endpoint in snapshot.router.endpoints for model in endpoint.kind.models}
     for upstream in config.upstreams.values():
@@ -149,17 +149,6 @@ def _prepare(metrics: Metrics, snapshot: Snapshot) -> None:
     metrics.log_limit.set(config.server.max_log_bytes)
 
 
-def _address_plan(config: Config) -> Plan:
-    limits = config.limits.per_address
-    return Plan(PER_ADDRESS, make_limits(limits.requests, limits.connections))
-
-
-def _upstream(name: str, settings: UpstreamConfig, demo_url: str, old: Mapping[str, Upstream]) -> Upstream:
-    # What is known of its targets' health and load outlives a reload that does not change it.
-    kept = old.get(name)
-    return kept if kept is not None and kept.config == settings else Upstream(name, settings, demo_url)
-
-
 def _snapshot(
     config: Config,
     demo: Demo | None,
@@ -168,7 +157,11 @@ def _snapshot(
     old: Mapping[str, Upstream] = MappingProxyType({}),
 ) -> Snapshot:
     demo_url = demo.url if demo is not None else ""
-    upstreams = {name: _upstream(name, settings, demo_url, old) for name, settings in config.upstreams.items()}
+    upstreams: dict[str, Upstream] = {}
+    for name, settings in config.upstreams.items():
+        # An upstream that a reload does not change is kept, with what it knows of its targets' health and load.
+        kept = old.get(name)
+        upstreams[name] = kept if kept is not None and kept.config == settings else Upstream(name, settings, demo_url)
     keys = [Key(key.id, key.digest, key.plan, frozenset(key.scopes), key.expires_at) for key in config.auth.keys]
     plans = {
         name: Plan(name, make_limits(plan.requests, plan.streams, plan.tokens)) for name, plan in config.plans.items()

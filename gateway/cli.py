@@ -37,7 +37,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", metavar="command")
     for name, text in (("serve", "run the gateway (the default)"), ("check", "print every error of the configuration")):
         command = commands.add_parser(name, help=text, description=text)
-        # Its own default would undo a -c that stands before the command.
+        # SUPPRESS, because a default of the subcommand would replace a -c that stands before the subcommand.
         command.add_argument("-c", "--config", type=Path, default=argparse.SUPPRESS, help="default: config.yaml")
     commands.add_parser("schema", help="print the JSON Schema of the configuration, for editors")
     commands.add_parser("hash", help="read a key on stdin, print the sha256 to put in the configuration")
@@ -56,7 +56,7 @@ def _serve(path: Path) -> int:
 
 
 def _occupy_standard_descriptors() -> None:
-    # Started with its stdout closed, the process would give that number to a socket, and print into it.
+    # If stdout is closed at the start, the next socket gets its number, and `print` writes into the socket.
     while (descriptor := os.open(os.devnull, os.O_RDWR)) <= 2:
         continue
     os.close(descriptor)
@@ -66,7 +66,8 @@ def _schema() -> int:
     try:
         print(json.dumps(schema(), indent=2, ensure_ascii=False), flush=True)
     except BrokenPipeError:
-        # Who reads it has seen enough; the interpreter must not find the same out once more when it ends.
+        # The program that reads our output has closed the pipe, as `head` does. Without this, the flush at the end of
+        # the interpreter would fail in the same way.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return 0
 

@@ -1,16 +1,16 @@
-"""The monitor's feed: a log of samples, read by the loop that also serves browsers their answers.
+"""The monitor's feed: a log of samples, which the same loop delivers that delivers answers to browsers.
 
-One more log, with one more writer: a timer, once a second. So the last minutes are there at once when somebody begins
-to watch, a connection that drops goes on where it was, and who takes nothing is cut; all by the same rules as a stream.
+It is a log like any other; its writer is a timer, once a second. So a page gets the last minutes at once when it begins
+to watch, goes on after its cursor when its connection dropped, and is cut when it takes nothing.
 
 Invariants:
 
-- The log keeps the last minutes and no more, whether anybody watches or not.
-- How things stand now is no history: it is put together only while somebody watches, once for all of them, and goes
-  out with the newest sample.
-- It ends when the process has nothing left to show, so that nobody who watches holds up its exit.
+- The log keeps the last minutes and no more, whether a page watches or not.
+- The current state (the block `now`) is not in the log. It is made only while a page watches, once for all pages, and
+  is sent with the newest sample.
+- In a drain the log ends when the process has no stream and no reader left, so that no page delays its exit.
 
-This file does not know what is in a sample.
+What is in a sample is said in `readings.py`.
 """
 
 from dataclasses import dataclass
@@ -39,9 +39,9 @@ from gateway.web.state import Gateway
 INTERVAL: Final = 1.0
 """Seconds from sample to sample."""
 LEAVING: Final = 0.1
-"""Seconds between two looks whether the last stream of a drain has ended."""
+"""Seconds from check to check, in a drain, whether the last stream has ended."""
 KEPT: Final = 300
-"""Samples that somebody sees who begins to watch: five minutes."""
+"""Samples that a page is sent when it begins to watch: five minutes."""
 MAX_BYTES: Final = 1 << 20
 """Memory of the log. A sample of a busy process takes half a KiB."""
 MAX_WATCHERS: Final = 32
@@ -50,14 +50,14 @@ RETRY_MS: Final = 1000
 SAMPLE: Final = "sample"
 NOW: Final = "now"
 LABEL: Final = "_monitor"
-"""The route that its bytes count for."""
+"""The route under which metrics count the feed's bytes."""
 
 
 class Monitor:
-    """Takes a sample a second, and shows them.
+    """Takes a sample every second, and sends them to pages. Needs a running loop.
 
     Args:
-        gateway: the process; a loop must be running.
+        gateway: the process that is shown.
     """
 
     def __init__(self, gateway: Gateway) -> None:
@@ -72,7 +72,7 @@ class Monitor:
         self._tick()
 
     async def show(self, request: web.BaseRequest) -> web.StreamResponse:
-        """The last minutes and all that follows, as server-sent events, to the end of the process."""
+        """The samples of the last minutes and all that follow, as server-sent events, until the process ends."""
         if self._log.closed or len(self._log.readers) >= MAX_WATCHERS:
             return web.Response(status=503, text="Not now.\n", headers={hdrs.RETRY_AFTER: "2"})
         reader = Reader(self._log, self._place(request), self._gateway.clock.wheel)
@@ -94,7 +94,7 @@ class Monitor:
         return response
 
     def _place(self, request: web.BaseRequest) -> Place:
-        """Where a page goes on that was here before, else where the last minutes begin."""
+        """The place after the page's cursor; without a valid cursor, where the last minutes begin."""
         log = self._log
         oldest = max(log.first - 1, log.last - KEPT)
         try:
@@ -116,14 +116,14 @@ class Monitor:
             self._add()
 
     def _add(self) -> None:
-        if not self._log.full:  # only watchers who stall fill it, and those are cut
+        if not self._log.full:  # only pages that stall make it full, and they are cut
             event = Event(SAMPLE, msgspec.json.encode(self._readings.sample()).decode())
             self._board.newest = event
             self._log.append([event])
 
 
 class Board(Stateless):
-    """Samples as they are; with the newest of them, how things stand now.
+    """The format of the feed: a block for each sample, and after the newest one a block with the current state.
 
     Attributes:
         newest: the last sample.
@@ -134,33 +134,33 @@ class Board(Stateless):
 
     def __init__(self, readings: Readings) -> None:
         self._readings = readings
-        self._told: Event | None = None
+        self._now_for: Event | None = None
         self._now = ""
         self.newest: Event | None = None
 
     def open(self, view: View) -> Encoder:
-        """Itself, as every page is shown the same."""
+        """Itself, as every page is sent the same."""
         return self
 
     def encode(self, event: Event, index: int) -> str:
-        """The block of a sample, and behind that of the newest one another block."""
+        """The block of a sample; for the newest sample, also the block of the current state."""
         block = f"event: {SAMPLE}\n{data_lines(event.data)}"
         return block if event is not self.newest else f"{block}\n{self._current(event)}"
 
     def terminal(self, event: Event, index: int) -> str:
-        """Nothing: the log ends with the process, and a page comes back by itself."""
+        """Nothing is sent: the log ends with the process, and a page reconnects by itself."""
         return ""
 
     def _current(self, event: Event) -> str:
-        if self._told is not event:
-            self._told = event
+        if self._now_for is not event:
+            self._now_for = event
             self._now = f"event: {NOW}\n{data_lines(msgspec.json.encode(self._readings.now()).decode())}"
         return self._now
 
 
 @dataclass(frozen=True, slots=True)
 class _Peer:
-    """The connection of a plain aiohttp server, as a delivery wants to see it."""
+    """The connection of a plain aiohttp server, with the two members that a sink needs."""
 
     protocol: web.RequestHandler
 

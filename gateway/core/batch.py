@@ -5,8 +5,6 @@ Invariants:
 - No event is split, altered or reordered. Only neighbouring texts of the same kind are joined. The joined event has the
   sequence number of its last part, so a reader that resumes behind it has received all parts.
 - What is held or joined is never larger than `max_bytes`, unless a single event is.
-
-This file asks no clock (`now` is an argument) and does not know how an event looks on the wire.
 """
 
 from collections.abc import Sequence
@@ -29,7 +27,7 @@ def merge(events: Sequence[Event], after: int, max_bytes: int) -> list[tuple[int
         after: the sequence number before the first of them, at least 0.
         max_bytes: the largest data of a joined event, in bytes of UTF-8; at least 1.
     """
-    if len(events) == 1:  # nearly always, while the loop is idle
+    if len(events) == 1:  # nearly always, while the loop has time
         return [(after + 1, events[0])]
     merged: list[tuple[int, Event]] = []
     for kind, group in groupby(events, _TYPE):
@@ -37,7 +35,7 @@ def merge(events: Sequence[Event], after: int, max_bytes: int) -> list[tuple[int
         if kind in _TEXTS and len(run) > 1:
             merged += _joined(run, after, max_bytes)
         else:
-            merged += enumerate(run, after + 1)  # tool calls, chunks, the end: each by itself
+            merged += enumerate(run, after + 1)  # tool calls, chunks, the end: never joined
         after += len(run)
     return merged
 
@@ -49,7 +47,7 @@ class Hold:
         due: when the held events must be sent, on the clock of `now`; None while nothing is held.
 
     Args:
-        kind: what is kept whole.
+        kind: what is kept whole, sentences or paragraphs.
         max_bytes: the data of all held events, in bytes of UTF-8; at least 1.
         max_wait: seconds that the first held event may wait, at least 0.
     """
@@ -126,7 +124,7 @@ def _joined(run: list[Event], after: int, max_bytes: int) -> list[tuple[int, Eve
 
 def _parts(run: list[Event], max_bytes: int) -> list[list[Event]]:
     """The run, cut into pieces of at most `max_bytes`."""
-    # A character has 4 bytes at most, so a short run needs no counting.
+    # A character has 4 bytes at most, so the bytes of a short run need not be counted.
     if sum([len(event.data) for event in run]) * 4 <= max_bytes:
         return [run]
     parts: list[list[Event]] = []

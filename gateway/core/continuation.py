@@ -1,14 +1,14 @@
-"""From another answer's events to what is missing of the first one, for a reader who has part of it already.
+"""Finishes a broken answer with the events of a second answer, for a reader that has the beginning of the first.
 
-Another target is asked in one of two ways, and neither can be trusted to do what was asked:
+A second target is asked in one of two ways, and it may not do what it was asked for:
 
 - *prefilled*: it was given the delivered text, without the white space at its end, as the beginning of its own answer,
-  and should go on behind it. Some begin anew all the same; then what they repeat is dropped.
-- *anew*: it was asked the question again. What it repeats is dropped; where its text differs, what was delivered is
-  void.
+  and should continue it. Some targets begin anew all the same; then the text that they repeat is dropped.
+- *anew*: it was asked the question again. The text that it repeats is dropped. Where its text differs, the delivered
+  text is void.
 
 Invariant: a reader is never sent a character twice, and never one that does not follow what it has, except after
-`RESTART`. This file does not know targets, requests or errors of HTTP.
+`RESTART`.
 """
 
 from collections.abc import Sequence
@@ -17,14 +17,15 @@ from typing import Final
 from gateway.core.event import THINKING, TOKEN, Event
 
 PROBE: Final = 16
-"""Characters at the beginning of the delivered text that nobody says again by chance. Of a shorter text, half of it."""
+"""A second answer that begins with this many characters of the delivered text begins anew; that is no chance. Where the
+delivered text is short, half of it is enough."""
 
 
 class DiffersError(Exception):
-    """The other answer's text is not that of the first.
+    """The second answer's text is not that of the first.
 
     Attributes:
-        events: what the other answer says so far.
+        events: the second answer so far.
     """
 
     def __init__(self, text: str) -> None:
@@ -36,8 +37,8 @@ class Continuation:
     """Filters the events of the second answer.
 
     Args:
-        delivered: the text the reader has.
-        prefilled: whether the target was given that text to go on from, without the white space at its end.
+        delivered: the text that the reader has.
+        prefilled: whether the target was asked to continue that text, without the white space at its end.
     """
 
     def __init__(self, delivered: str, *, prefilled: bool) -> None:
@@ -51,7 +52,7 @@ class Continuation:
         """The events that the reader lacks.
 
         Raises:
-            DiffersError: this answer goes another way; nothing of it was let through.
+            DiffersError: this answer's text differs; none of its events were given out before.
         """
         missing: list[Event] = []
         for place, event in enumerate(events):
@@ -63,12 +64,12 @@ class Continuation:
         return missing
 
     def close(self) -> list[Event]:
-        """What is still held when the second answer is whole. Raises as `feed`."""
+        """The events that are still held when the second answer is whole. Raises as `feed`."""
         return [] if self._joined else self._go_on()
 
     def _filter(self, event: Event) -> list[Event]:
         if event.type == THINKING:
-            return []  # its thoughts led to an answer of which the reader has the beginning
+            return []  # thoughts come before an answer, and the reader has the beginning of the answer already
         if event.type != TOKEN:
             return [*self.close(), event]
         if self._joined:
@@ -77,13 +78,15 @@ class Continuation:
         return self._decide()
 
     def _decide(self) -> list[Event]:
+        # Three cases: 1. All of the delivered text was repeated, and the rest is new. 2. What came so far may become a
+        # repetition: hold it. 3. It is no repetition.
         held, delivered = self._held, self._delivered
         if held.startswith(delivered):
             return self._join(held[len(delivered) :])
         return [] if delivered.startswith(held) else self._go_on()
 
     def _go_on(self) -> list[Event]:
-        """What is held, taken for the text behind what was delivered."""
+        """What is held, as the text that follows the delivered one, unless it is a second beginning that differs."""
         again = _common(self._held, self._delivered).strip()
         if not self._prefilled or len(again) >= min(PROBE, -(-len(self._delivered) // 2)):
             raise DiffersError(self._held)
@@ -95,7 +98,8 @@ class Continuation:
         return self._fresh(Event(TOKEN, text))
 
     def _fresh(self, event: Event) -> list[Event]:
-        # A target is given no white space at the end of what it is to go on from, so it may say what the reader has.
+        # The prefix was sent without the white space at its end, so the target may begin with white space that the
+        # reader has already.
         if self._tail:
             again = _common(self._tail, event.data)
             self._tail = self._tail[len(again) :] if again == event.data else ""
@@ -104,6 +108,6 @@ class Continuation:
 
 
 def _common(one: str, other: str) -> str:
-    """The characters in which both begin alike."""
+    """The longest beginning that both have."""
     pairs = enumerate(zip(one, other, strict=False))
     return one[: next((place for place, (a, b) in pairs if a != b), min(len(one), len(other)))]

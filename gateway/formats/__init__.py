@@ -1,9 +1,10 @@
 """Formats: events of a log become the blocks that a route's clients expect.
 
-A block is what stands between an `id:` line and the closing blank line; both are the caller's. "" means: not sent.
-As dialects live on the writer's edge of a log, formats live on the reader's: neither knows the other.
+A block is the text between an `id:` line and the closing blank line. The caller writes these two. An event whose
+block is "" is not sent. Dialects stand at the writer's side of a log and formats at the reader's. Neither knows the
+other.
 
-A new one is a mapping in the user's YAML, an entry in `PRESETS`, or, where it keeps state, a class in `CLASSES`.
+A new format is a mapping in the user's YAML, an entry in `PRESETS`, or, where it keeps state, a class in `CLASSES`.
 """
 
 from gateway.formats.completion import Completion

@@ -1,9 +1,8 @@
 """OpenAI's answer that is not streamed: one object, gathered from the events of a log.
 
-- Whatever an upstream put into its chunks, adding them up raises nothing but `upstream_oversize`.
+- Whatever an upstream put into its chunks, `add` raises nothing but `upstream_oversize`.
 - Strings are joined once, at the end, so that a long answer costs linear time.
-
-This file does not know whether the log is complete; who asks for the result does.
+- `result` is what was added so far. Whether that is the whole log, the caller knows.
 """
 
 from collections.abc import Callable, Mapping
@@ -27,14 +26,14 @@ _LABELS: Final = frozenset({"role", "id", "type", "name", "finish_reason"})
 
 
 class _Text(list[str]):
-    """A string that is still growing."""
+    """The parts of a string that still grows."""
 
 
 class Completion:
     """One `chat.completion` object, gathered from the events of a log.
 
     Args:
-        max_chars: characters of event data it takes, at most; a log is bounded by itself, this is the belt.
+        max_chars: characters of event data, at most. A log has its own bound; this one holds without it.
 
     Source: OpenAI API reference, "Chat Completions: the chat completion object".
     """
@@ -45,10 +44,10 @@ class Completion:
         self._choices: dict[int, dict[str, Any]] = {}
 
     def add(self, event: Event) -> None:
-        """Take one event.
+        """Adds one event.
 
         Raises:
-            GatewayError: `upstream_oversize`, the answer is longer than `max_chars`.
+            GatewayError: `upstream_oversize`; the answer is longer than `max_chars`.
         """
         self._left -= len(event.data)
         if self._left < 0:
@@ -58,11 +57,11 @@ class Completion:
         elif event.type == CHUNK:
             self._add_chunk(event.data)
         elif event.type in _DELTAS:
-            self._top = {}  # whose chunks came before is not who answers now
+            self._top = {}  # earlier chunks were another upstream's, and so were their id and model
             self._add_choice({"delta": _DELTAS[event.type](event.data)})
 
     def result(self, view: View, done: Done | None) -> dict[str, Any]:
-        """The whole object. Where the upstream's chunks said nothing, `view` and `done` speak."""
+        """The object. What the upstream's chunks did not say is taken from `view` and `done`."""
         usage = usage_object(done.usage) if done else None
         reason = done.finish_reason if done else None
         head = {"id": completion_id(view), "created": view.created, "model": view.model, "usage": usage}
@@ -118,7 +117,7 @@ def _choice(parts: dict[str, Any], finish_reason: str | None) -> dict[str, Any]:
 
 
 def _tool_call(call: Any) -> Any:
-    """`index` places a piece within a stream, a whole call has none; it must have a type, which pieces may lack."""
+    """A tool call without `index`, which only the pieces of a stream have, and with `type`, which they may lack."""
     if not isinstance(call, dict):
         return call
     return {"type": "function", **{key: value for key, value in call.items() if key != "index"}}
@@ -133,8 +132,13 @@ def _merge(into: dict[str, Any], new: dict[str, Any]) -> None:
 
 
 def _joined(key: str, old: Any, new: Any) -> Any:
+    """The value of a key after one more chunk: labels are replaced, texts grow, objects and lists grow inside."""
     if isinstance(new, str):
-        return _joined_text(key, old, new)
+        if key in _LABELS:
+            return new or old
+        text = old if isinstance(old, _Text) else _Text()
+        text.append(new)
+        return text
     if isinstance(new, dict):
         old = old if isinstance(old, dict) else {}
         _merge(old, new)
@@ -144,29 +148,17 @@ def _joined(key: str, old: Any, new: Any) -> Any:
     return new
 
 
-def _joined_text(key: str, old: Any, new: str) -> Any:
-    if key in _LABELS:
-        return new or old
-    text = old if isinstance(old, _Text) else _Text()
-    text.append(new)
-    return text
-
-
 def _joined_list(old: list[Any], new: list[Any]) -> list[Any]:
+    """The items; one with the `index` of an earlier item is a further piece of that item, as with tool calls."""
     for item in new:
-        place = _place(old, item)
-        if place is None:
+        index = item.get("index") if isinstance(item, dict) else None
+        earlier = (one for one in old if isinstance(one, dict) and one.get("index") == index)
+        known = next(earlier, None) if index is not None else None
+        if known is None:
             old.append(_joined("", None, item) if isinstance(item, dict) else item)
         else:
-            _merge(place, item)
+            _merge(known, item)
     return old
-
-
-def _place(items: list[Any], item: Any) -> dict[str, Any] | None:
-    index = item.get("index") if isinstance(item, dict) else None
-    if index is None:
-        return None
-    return next((old for old in items if isinstance(old, dict) and old.get("index") == index), None)
 
 
 def _whole(value: Any) -> Any:

@@ -1,9 +1,7 @@
 """A format written as a mapping: for each kind of event, what is sent for it.
 
-- All mistakes are found when a mapping is compiled, and told with what is allowed.
-- What differs between readers is in their `View` and index; a compiled mapping never changes.
-
-This file does not know where a block goes, who reads it, or what a cursor is.
+- All mistakes are found when a mapping is compiled. Each message says what is allowed.
+- What differs between readers is in their `View` and their index; a compiled mapping never changes.
 """
 
 from collections.abc import Callable, Mapping
@@ -51,18 +49,18 @@ PLACEHOLDERS: Final[Mapping[str, Mapping[str, Value]]] = {
         **_READER,
     },
 }
-"""What may be mentioned in what is sent for a kind of event: names to values."""
+"""For each kind of event, the placeholders that its template may have, and their values."""
 
 KINDS: Final = tuple(PLACEHOLDERS)
-"""The kinds of event that a mapping speaks of."""
+"""The kinds of event that a mapping has entries for."""
 
 
 class Mapped(Stateless):
     """A format written as a mapping of kinds to what is sent for them.
 
     Args:
-        kinds: each kind of a chat log to None or `{event?, json | data}`.
-        spec: as the format is to be written down; the mapping itself unless it has a name.
+        kinds: for each kind of event in a chat log, None or `{event?, json | data}`.
+        spec: the format's name if it has one, or the mapping as the user wrote it; `kinds` if not given.
 
     Raises:
         ValueError: an entry is wrong.

@@ -1,7 +1,4 @@
-"""OpenAI's streamed answer: chunks, then `[DONE]`.
-
-This file does not know what an answer looks like that is not streamed; `completion.py` does.
-"""
+"""OpenAI's streamed answer: chunks, then `[DONE]`. For the answer that is not streamed, see `completion.py`."""
 
 from collections.abc import Callable
 from typing import Final
@@ -25,11 +22,12 @@ END: Final = "data: [DONE]\n"
 class OpenAIFormat(Stateless):
     """`chat.completion.chunk` objects, then `[DONE]`; after an error nothing more.
 
-    An answer may end in several blocks; they come in one string with the blank lines between them, so that all of
-    them stand behind one cursor.
+    The end of an answer may be several blocks. They are one string, with blank lines between them, so that one cursor
+    stands for all of them.
 
     Args:
-        include_usage: the client asked for the usage chunk (it matters where chunks are made here).
+        include_usage: whether the client asked for the usage chunk. Used where the chunks are made here, and not where
+            they are the upstream's.
 
     Source: OpenAI API reference, "Chat Completions: streaming".
     """
@@ -73,7 +71,7 @@ class _OpenAIEncoder(Stateless):
 
 
 def completion_id(view: View) -> str:
-    """The id of a completion that the gateway itself puts together."""
+    """The id of a completion that the gateway makes itself."""
     return f"chatcmpl-{view.stream_id}"
 
 

@@ -1,7 +1,4 @@
-"""The formats a chat route may name, and how a route's own `format` is compiled.
-
-This file does not know how a format works, only which there are.
-"""
+"""The formats that a chat route may name, and how a route's own `format` is compiled."""
 
 from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
@@ -37,7 +34,7 @@ PRESETS: Final[Mapping[str, Mapping[str, Any]]] = MappingProxyType(
             THINKING: None,
             TOKEN: {"json": {"content": "$text"}},
             TOOL: None,
-            # A page that only appends `content` survives it; one that looks for `restart` can clear what it showed.
+            # A page that only appends `content` is not disturbed; a page that checks `restart` can clear what it shows.
             RESTART: {"json": {"content": "", "restart": True}},
             DONE: {"data": "[DONE]"},
             ERROR: {"json": {"error": _ERROR_JSON}},
@@ -47,7 +44,7 @@ PRESETS: Final[Mapping[str, Mapping[str, Any]]] = MappingProxyType(
             THINKING: None,
             TOKEN: {"json": {"type": "chunk", "content": "$text"}},
             TOOL: None,
-            RESTART: {"json": {"type": "restart"}},  # pages branch on `type` and pass over one they do not know
+            RESTART: {"json": {"type": "restart"}},  # pages ignore a `type` that they do not know
             DONE: {"json": {"type": "done"}},
             ERROR: {"json": {"type": "error", "message": "$message"}},
         },
@@ -59,7 +56,7 @@ CLASSES: Final[dict[str, Callable[[], Format]]] = {"openai": OpenAIFormat}
 """The presets that no mapping can express, by name: their answers end in several blocks, or they keep state."""
 
 _OWN: Final[Mapping[str, Callable[..., Format]]] = {"openai": OpenAIFormat, "verbatim": Verbatim}
-"""Formats with options, which routes choose and no configuration names."""
+"""Formats with options, by their name in `Format.spec`. The code of a route sets the options, not the configuration."""
 _KEYS: Final = ("preset", *KINDS)
 
 
@@ -67,11 +64,12 @@ def compile_format(spec: Spec) -> Format:
     """The format of a chat route.
 
     Args:
-        spec: a preset's name, or a mapping of kinds to None (not sent) or `{event?, json | data}`. A kind left out
-            is that of the preset named under `preset` (`events` by default); a kind given replaces that one whole.
+        spec: a preset's name, or a mapping of kinds to None (not sent) or `{event?, json | data}`. For a kind that is
+            left out, the entry of the preset under `preset` is used (`events` by default). An entry that is given
+            replaces the preset's whole entry.
 
     Raises:
-        ValueError: what is wrong with `spec`, where, and what is allowed.
+        ValueError: `spec` is wrong; the message says what, where, and what is allowed.
     """
     if isinstance(spec, Mapping):
         return Mapped(_merged(spec), spec)
@@ -81,7 +79,7 @@ def compile_format(spec: Spec) -> Format:
 
 
 def load_format(spec: Spec) -> Format:
-    """The format with this `Format.spec`, whichever machine wrote it down.
+    """The format with this `Format.spec`, which may come from another machine.
 
     Raises:
         ValueError: there is no such format.

@@ -1,7 +1,4 @@
-"""Failures and usage as clients are told them, in the three shapes there are.
-
-This file does not know whether an answer was begun; who does chooses the shape.
-"""
+"""Failures and usage as clients are sent them. A failure has three shapes; the caller chooses for its client."""
 
 from http import HTTPStatus
 from typing import Any, Final
@@ -11,7 +8,7 @@ from gateway.core.event import Usage
 
 
 def error_data(failure: Failure) -> dict[str, Any]:
-    """`code`, `message`, `retryable` and `retry_after` (seconds or None): all that any client is told."""
+    """`code`, `message`, `retryable` and `retry_after` (seconds or None): all that a client learns of a failure."""
     return {
         "code": failure.code,
         "message": failure.message,
@@ -33,7 +30,7 @@ def error_object(failure: Failure) -> dict[str, Any]:
 
 
 def problem(failure: Failure, instance: str) -> dict[str, Any]:
-    """An `application/problem+json` object; `instance` names this one occurrence, "" leaves it out.
+    """An `application/problem+json` object; `instance` names this one occurrence, and "" leaves the member out.
 
     Source: RFC 9457 3.1, 4.2.1 (`about:blank`: the title is the status's own phrase).
     """

@@ -1,9 +1,8 @@
-"""Templates: a value or a text of the config, cut at its placeholders once, filled in for every event.
+"""Templates: a value or a text of the configuration, compiled once, and filled in for every event.
 
-- What fills a placeholder is JSON-encoded, or split into `data:` lines with all around it; it can end no block.
-- Every placeholder is known when a template is compiled; filling one in cannot fail.
-
-This file does not know which placeholders there are.
+- A placeholder's value is JSON-encoded, or split into `data:` lines with the text around it. So it can end no block.
+- An unknown placeholder is an error when a template is compiled. Filling in a template cannot fail.
+- The caller passes the placeholders that there are, as `values`.
 """
 
 import re
@@ -16,12 +15,12 @@ from gateway.core.sse import data_lines
 from gateway.formats.view import View
 
 MAX_DEPTH: Final = 32
-"""Levels of a `json` value."""
+"""Levels of a `json` value, at most."""
 
 Value = Callable[[Any, View, int], Any]
-"""The value of a placeholder, from what the event's data holds, the reader's view and its token index."""
+"""Gives the value of a placeholder. Arguments: the event's data, decoded; the reader's view; its token index."""
 Render = Callable[[Any, View, int], str]
-"""The block of one event, from the same."""
+"""Gives the block of one event. Arguments: the same."""
 
 _encode: Final = msgspec.json.Encoder().encode
 _any: Final = msgspec.json.Decoder().decode
@@ -54,10 +53,10 @@ def _template(pieces: Sequence[str | Value]) -> tuple[str, tuple[Value, ...]]:
 
 
 def json_block(head: str, body: object, values: Mapping[str, Value], where: str) -> Render:
-    """A block with `body` as JSON: any JSON value, in which a string that is one placeholder becomes its value.
+    """A block with `body`, any value, as JSON. A string that is exactly one placeholder is replaced by its value.
 
     Raises:
-        ValueError: what in `body` is wrong, where in it, and what is allowed.
+        ValueError: `body` is wrong; the message says what, where, and what is allowed.
     """
     pieces = [f"{head}data: ", *_json_pieces(body, values, where), "\n"]
     template, slots = _template(pieces)
@@ -67,14 +66,14 @@ def json_block(head: str, body: object, values: Mapping[str, Value], where: str)
 
 
 def _one_slot(pieces: Sequence[str | Value], slot: Value) -> Render:
-    """The same, several times as fast; most formats' tokens are one text between constants."""
+    """The same for one placeholder, and several times as fast: most formats send a token as one text in a constant."""
     at = pieces.index(slot)
     prefix, suffix = "".join(map(str, pieces[:at])), "".join(map(str, pieces[at + 1 :]))
     return lambda source, view, index: prefix + _encode(slot(source, view, index)).decode() + suffix
 
 
 def data_block(head: str, text: object, values: Mapping[str, Value], where: str) -> Render:
-    """A block with `text` as it stands, on as many `data:` lines as it has once its placeholders are filled in.
+    """A block with `text` as it is, on as many `data:` lines as it has when its placeholders are filled in.
 
     Raises:
         ValueError: as `json_block`.
@@ -110,7 +109,7 @@ def _json_pieces(value: object, values: Mapping[str, Value], where: str, depth: 
 
 
 def _string_piece(pieces: list[str | Value]) -> str | Value:
-    """A string of nothing but one placeholder is that value itself; any other string stays a string."""
+    """A string that is exactly one placeholder becomes its value, of whatever type. Any other string stays a string."""
     if len(pieces) == 1 and not isinstance(pieces[0], str):
         return pieces[0]
     if any(not isinstance(piece, str) for piece in pieces):
@@ -139,5 +138,5 @@ def _array_pieces(value: Sequence[Any], values: Mapping[str, Value], where: str,
 
 
 def one_line(data: str) -> str:
-    """JSON without raw line ends, which inside JSON can only be white space between values."""
+    """JSON without line ends. In JSON they can only be white space between values, so none is lost in a string."""
     return _encode(_any(data)).decode() if "\n" in data or "\r" in data else data

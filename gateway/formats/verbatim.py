@@ -1,8 +1,7 @@
-"""The format of proxy routes: what came from the upstream goes on to the reader.
+"""The format of proxy routes: the reader is sent the upstream's events as they are.
 
-- An upstream's event is never taken for the log's own, whatever its name; only the caller knows which is which.
-
-This file does not know what any event means.
+An upstream may name its own events `error` or `done`. They are never taken for the log's terminal event: the caller
+passes the upstream's events to `encode`, and the terminal event to `terminal`.
 """
 
 from typing import Final
@@ -20,12 +19,12 @@ _failure: Final = msgspec.json.Decoder(Failure).decode
 
 
 class Verbatim(Stateless):
-    """The upstream's own events, `event` and `data` kept.
+    """The upstream's own events, with their `event` and `data`.
 
     It is its own encoder, as nothing in it differs between readers.
 
     Args:
-        ids: pass the upstream's ids on (resume is off, so no cursor takes their place).
+        ids: whether the upstream's ids are sent too. Only where resume is off, as cursors are sent as ids.
     """
 
     announces_resume: Final = False
@@ -39,7 +38,7 @@ class Verbatim(Stateless):
         return self
 
     def encode(self, event: Event, index: int) -> str:
-        """The block of one upstream event; whatever its name is, it is never taken for the log's own."""
+        """The block of one event of the upstream, whatever its name."""
         name = clean_name(event.type) if event.type else ""
         head = f"event: {name}\n" if name else ""
         if self._ids and event.id:
@@ -47,7 +46,7 @@ class Verbatim(Stateless):
         return head + data_lines(event.data)
 
     def terminal(self, event: Event, index: int) -> str:
-        """The error that ended the log, named `error`; a stream that ended well gets nothing appended."""
+        """The block of the error that ended the log, named `error`; "" for a stream that ended well."""
         if event.type != ERROR:
             return ""
         return f"event: error\ndata: {_encode(error_data(_failure(event.data))).decode()}\n"

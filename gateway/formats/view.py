@@ -1,11 +1,11 @@
-"""What every format is: it opens an encoder for each reader, and that turns events into blocks.
+"""What a format is: it opens an encoder for each reader, and the encoder turns events into blocks.
 
                   open(view)              encode(event, index), once for each event
     Format ---------------------> Encoder ----------------------------------------------> blocks
     one a route                   one a reader
 
-A reader that comes back gets a new encoder. Where a format keeps state between events (it opens and closes blocks),
-`skip` brings the new encoder to where the old one was: it is given what the reader has already.
+A reader that comes back gets a new encoder. If a format keeps state between events (it opens and closes parts of an
+answer), `skip` brings the new encoder into the state of the old one: it is given the events that the reader has.
 """
 
 from collections.abc import Mapping, Sequence
@@ -15,17 +15,17 @@ from typing import Any, Final, Protocol
 from gateway.core.event import Event
 
 Spec = str | Mapping[str, Any]
-"""A format as JSON has it: the name of one, or a mapping."""
+"""A format as a JSON value: its name, or a mapping."""
 
 
 @dataclass(slots=True)
 class View:
-    """What a format may tell one reader, apart from the events. Only the model changes while a reader reads.
+    """What a format may send to one reader, apart from the events. Only `model` changes while the reader reads.
 
     Attributes:
         stream_id: the generation's public id.
         session_id: the chat session, "" where there is none.
-        model: the model's name as clients are told it.
+        model: the model's name as clients see it.
         created: when the generation began, in unix seconds.
         resumed: whether this reader came back with a cursor.
     """
@@ -38,14 +38,14 @@ class View:
 
 
 class Encoder(Protocol):
-    """Spells the events of one log for one reader, in the order in which they stand there."""
+    """Turns the events of one log into blocks for one reader. It is given the events in the order of the log."""
 
     def encode(self, event: Event, index: int) -> str:
         """The block of one event, each line ended by LF; "" when it is not sent.
 
         Args:
             event: the next event.
-            index: token events that the reader was sent before it, since the answer began.
+            index: number of token events before it, since the answer began.
         """
 
     def terminal(self, event: Event, index: int) -> str:
@@ -57,34 +57,34 @@ class Encoder(Protocol):
 
 
 class Format(Protocol):
-    """One way to spell the events of a log."""
+    """One way to send the events of a log."""
 
     @property
     def announces_resume(self) -> bool:
-        """Whether the `start` block tells if the stream was resumed, so that a reader who came back needs one too."""
+        """Whether the `start` block says if the stream was resumed. If so, a reader that comes back is sent one too."""
 
     @property
     def stateful(self) -> bool:
-        """Whether what an event looks like depends on the events before it."""
+        """Whether the block of an event depends on the events before it."""
 
     @property
     def spec(self) -> Spec:
-        """What `load_format` makes this format of again, on whatever machine."""
+        """The value from which `load_format` makes this format again, on any machine."""
 
     def open(self, view: View) -> Encoder:
         """The encoder of one reader, at the beginning of the log."""
 
 
 class Stateless:
-    """What formats share that remember nothing from one event to the next."""
+    """Base of the formats and encoders that remember nothing from one event to the next."""
 
     __slots__ = ()
     stateful: Final = False
 
     def skip(self, events: Sequence[Event]) -> None:
-        """Nothing: no event depends on these."""
+        """Does nothing, as no later block depends on these events."""
 
 
 def unsent(source: Any, view: View, index: int) -> str:
-    """The block of what a format does not send."""
+    """The block, "", of an event that a format does not send."""
     return ""

@@ -187,7 +187,7 @@ class Attempt:
 
     def _take(self, data: bytes) -> Taken:
         answer = self.answer
-        assert answer is not None, "nobody answers"
+        assert answer is not None, "no answer has begun"
         events = answer.feed(data)
         if events:
             self._write(events)
@@ -223,7 +223,7 @@ class Attempt:
     def _speak(self) -> None:
         """The first event of this answer is here."""
         work, answer, choice = self._work, self.answer, self.choice
-        assert answer is not None, "nobody answers"
+        assert answer is not None, "no answer has begun"
         self._speaking = True
         choice.target.breaker.begin(self._call)
         self._deadline.set(work.job.timeouts.idle, _stall)

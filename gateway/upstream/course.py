@@ -1,12 +1,10 @@
-"""The course of one generation through upstreams and targets: where to ask next, after what has failed.
+"""The course of one generation through upstreams and targets: which target is asked next, after what has failed.
 
 Invariants:
 
 - Every choice is a plain function of what has failed and what is healthy; nothing here waits.
-- A course ends: each upstream of the chain has one turn, and at most `1 + retries` attempts that fail in it.
-- When there is nowhere left to go, the client is told what the first upstream said last: that is the one it asked for.
-
-This file does not know what is asked or how an answer is read.
+- A course ends: each upstream of the chain has one turn, with at most `1 + retries` attempts that fail.
+- When no target is left, the client gets the last error of the first upstream, because that is the one it asked for.
 """
 
 from collections.abc import Callable, Sequence
@@ -17,11 +15,11 @@ from gateway.core.retry import NOT_SENT, Step, decide
 from gateway.upstream.pool import Target, Upstream
 
 MIN_RETRY_AFTER: Final = 1.0
-"""Seconds after which a client may come back, at least: a probe is under way when there is nothing to wait for."""
+"""The smallest `retry_after`, in seconds. It is used when a breaker's time is over, but its probe has not ended yet."""
 
 
 class Choice(NamedTuple):
-    """Whom to ask. Where there are seconds to wait before, ask for a choice again after them: by then somebody else
+    """The target to ask. If `delay` is not 0, wait so many seconds and call `Course.next` again: by then another target
     may be the right one."""
 
     upstream: Upstream
@@ -43,34 +41,34 @@ class Course:
         self._jitter = jitter
         self._again = again
         self._tried = 0
-        self._silent: list[Target] = []
+        self._excluded: list[Target] = []
         self._chosen: Target | None = None
         self._latest: Target | None = None
         self._delay = 0.0
-        self._told: GatewayError | None = None
+        self._last_error: GatewayError | None = None
         self._primary = chain[0]
-        # As nginx does: a server that nobody can stand in for is never taken out of service.
+        # As nginx does: a server that is the only one is never taken out of service.
         self._alone = sum(len(upstream.targets) for upstream in chain) == 1
 
     def next(self, now: float) -> Choice:
-        """Whom to ask now.
+        """The target to ask now.
 
         Raises:
-            GatewayError: nobody is left: what the first upstream said last, or `upstream_unavailable` when its
-                breakers let nothing through.
+            GatewayError: no target is left. It is the first upstream's last error, or `upstream_unavailable` where its
+                breakers let no call through.
         """
         while self._left:
             upstream = self._left[0]
-            target = upstream.pick(now, self._silent, self._latest, always=self._alone)
+            target = upstream.pick(now, self._excluded, self._latest, always=self._alone)
             if target is not None:
                 self._chosen, delay, self._delay = target, self._delay, 0.0
                 return Choice(upstream, target, delay)
-            if upstream is self._primary and self._told is None:
+            if upstream is self._primary and self._last_error is None:
                 wait = max(MIN_RETRY_AFTER, upstream.retry_after(now))
-                self._told = GatewayError("upstream_unavailable", retry_after=wait)
+                self._last_error = GatewayError("upstream_unavailable", retry_after=wait)
             self._skip()
-        assert self._told is not None
-        raise self._told
+        assert self._last_error is not None
+        raise self._last_error
 
     def failed(self, error: GatewayError, patience: float) -> None:
         """The latest attempt failed; the next choice takes it into account.
@@ -85,7 +83,7 @@ class Course:
         upstream, self._latest = self._left[0], self._chosen
         first = upstream is self._primary
         if first:
-            self._told = error
+            self._last_error = error
         if not (self._again or error.code in NOT_SENT):
             raise error
         self._tried += 1
@@ -100,16 +98,16 @@ class Course:
         if step is Step.GIVE_UP:
             raise error
         if step is Step.OTHER_TARGET and self._latest is not None:
-            self._silent.append(self._latest)
+            self._excluded.append(self._latest)
         if step is Step.FALLBACK:
             self._skip()
 
     def rescue(self, error: GatewayError) -> None:
-        """The latest attempt broke off after something was delivered; its target is not asked to finish the answer."""
-        self._told = error
+        """The latest attempt broke off after something was delivered. Its target is not asked to finish the answer."""
+        self._last_error = error
         self._delay = 0.0
         if self._chosen is not None:
-            self._silent.append(self._chosen)
+            self._excluded.append(self._chosen)
 
     def _skip(self) -> None:
         self._left.pop(0)

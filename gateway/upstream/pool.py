@@ -3,8 +3,8 @@
 Invariants:
 
 - A choice is a plain function of what is open and healthy now; it awaits nothing.
-- What was taken by `use` is given back on every way out, and a call that ended without a verdict on the target gives
-  the place of a probe back.
+- `use` counts a call as open, and takes it back on every way out. If the call was a breaker's probe and ended without a
+  verdict on the target, another call may be the probe.
 """
 
 from collections.abc import Collection
@@ -23,12 +23,12 @@ class Target:
     Attributes:
         url: its base URL, without a slash at the end.
         label: its host and port, as metrics name it.
-        model: the model name it wants, None for the one the request names.
+        model: the model's name in requests to it, None for the name in the client's request.
         weight: its share of the calls relative to the others.
         breaker: whether it is in service.
-        open: calls under way.
-        served: calls ever given to it.
-        rejects_prefill: whether it cannot continue a text it is given: its dialect has no way to ask for that, or it
+        open: calls that have not ended.
+        served: all calls so far.
+        rejects_prefill: whether it cannot continue a given text: its dialect has no way to ask for that, or the target
             refused once.
     """
 
@@ -51,7 +51,7 @@ class Upstream:
     Args:
         name: its key in the configuration.
         config: its settings.
-        demo_url: where the built-in stand-in LLM listens; replaces the target URL `demo:`.
+        demo_url: the URL of the built-in stand-in for an LLM, which replaces the target URL `demo:`.
     """
 
     def __init__(self, name: str, config: UpstreamConfig, demo_url: str) -> None:
@@ -75,16 +75,16 @@ class Upstream:
 
         Args:
             now: the loop's clock, in seconds.
-            avoid: targets that are not to be asked.
-            rather_not: the target that is asked only where there is no other.
-            always: whether targets that are out of service are asked too.
+            avoid: targets that must not be asked.
+            rather_not: the target that is asked only if there is no other.
+            always: whether targets that are out of service may be asked, too.
         """
         able = [target for target in self.targets if target not in avoid and (always or target.breaker.allows(now))]
         others = [target for target in able if target is not rather_not] or able
         return min(others, key=self._load, default=None)
 
     def retry_after(self, now: float) -> float:
-        """Seconds until a target that is out of service now may be tried."""
+        """Seconds until the first of the targets may be asked again; 0 if one may be asked now."""
         return min(target.breaker.retry_after(now) for target in self.targets)
 
     def _load(self, target: Target) -> tuple[float, float]:
@@ -92,12 +92,12 @@ class Upstream:
         return (0.0, served) if self.config.balance == "round_robin" else (target.open / target.weight, served)
 
     def use(self, target: Target) -> "Use":
-        """Counts a call to the target as open while the block runs; its number is what the breaker wants to be told."""
+        """Counts a call to the target as open while the block runs, and gives the block the breaker's number for it."""
         return Use(target)
 
 
 class Use:
-    """One call to a target; a block that lasts as long as a stream, so it is no generator of six times the size."""
+    """One call to a target, as a context manager that lasts as long as a stream. A generator is six times as large."""
 
     __slots__ = ("_call", "_target")
 

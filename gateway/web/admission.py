@@ -1,4 +1,4 @@
-"""Admission: whether a request may start a generation now. The start costs money, so all that can refuse it is here.
+"""Admission: whether a request may start a generation now. A generation costs money, so all that refuses one is here.
 
 Invariants:
 
@@ -21,9 +21,9 @@ from gateway.streams.stream import Stream
 from gateway.web.exchange import Exchange
 
 UNRESUMABLE_LOG: Final = 256 * 1024
-"""Bytes kept of a stream that cannot be resumed: enough between the pump and its one reader."""
+"""Bytes of the log of a stream that cannot be resumed: enough between the pump and the one reader."""
 OUTPUT_RESERVE: Final = 256
-"""Output tokens reserved before the first is seen; a longer answer takes more from the budget as it grows."""
+"""Output tokens that are reserved before the answer begins; a longer answer takes more as it grows."""
 
 
 def admit(exchange: Exchange, job: Job, max_tokens: int | None = None) -> Generation:
@@ -31,11 +31,11 @@ def admit(exchange: Exchange, job: Job, max_tokens: int | None = None) -> Genera
 
     Args:
         exchange: the request, authenticated.
-        job: what is asked.
-        max_tokens: the output tokens the client allows, None where it does not say.
+        job: what the request asks for.
+        max_tokens: output tokens that the client allows, None where it gives no number.
 
     Raises:
-        GatewayError: `draining`, `overloaded`, or one of the plan's limits, with the headers that tell when to retry.
+        GatewayError: `draining`, `overloaded`, or one of the plan's limits, with the headers that say when to retry.
     """
     gateway = exchange.gateway
     if gateway.draining:
@@ -71,7 +71,7 @@ def admit(exchange: Exchange, job: Job, max_tokens: int | None = None) -> Genera
 
 def _demand(job: Job, max_tokens: int | None) -> Amounts:
     start: dict[str, float] = {REQUESTS: 1, STREAMS: 1}
-    if job.canonical:  # a proxy route asks no model that the gateway knows of
+    if job.canonical:  # of a proxied request, the gateway does not know whether a model is asked
         output = min(max_tokens or OUTPUT_RESERVE, OUTPUT_RESERVE)
         start |= amounts(Usage(job.input_tokens, output, "estimate"), job.model)
     return start
@@ -84,7 +84,7 @@ def expires_in(exchange: Exchange) -> float | None:
 
 
 def plan_of(exchange: Exchange) -> Plan:
-    """The limits of the principal that asks."""
+    """The caller's plan; the plan `default` if there is none of its name."""
     plans = exchange.snapshot.plans
     return plans.get(exchange.caller.plan) or plans["default"]
 

@@ -12,6 +12,7 @@ from gateway.web.aiohttp_internals import forget_body
 BODY_TIME: Final = 10.0
 """Seconds for a body, and one more for every `BODY_RATE` bytes that came: a slow upload has the time that it needs."""
 BODY_RATE: Final = 32 * 1024
+"""Bytes a second that an upload of more than `BODY_TIME` has to keep up."""
 
 MAX_ITEMS: Final = 10_000
 """Items of one array, such as the messages. Decoding a hundred thousand would hold up all other streams."""

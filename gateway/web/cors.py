@@ -1,7 +1,7 @@
-"""Which pages of other origins may read what the gateway answers.
+"""CORS: which pages of other origins may read the gateway's answers.
 
-The headers go on every answer, also on errors and on streams that are prepared long before they end: a page that
-cannot read an error cannot show it. A preflight carries no credential and must need none.
+Every answer has the headers, errors and streams too: a page that may not read an error cannot show it. A preflight has
+no credential, so it must need none.
 
 Source: WHATWG Fetch 3.3 (HTTP extensions), 4.8 (CORS-preflight fetch).
 """
@@ -16,11 +16,11 @@ from gateway.web.exchange import Exchange
 
 EXPOSED: Final = "X-Stream-Id, X-Request-Id, Retry-After, RateLimit, RateLimit-Policy"
 MAX_ASKED: Final = 1024
-"""Characters of `Access-Control-Request-Headers` that are granted; more is no honest request."""
+"""Characters of `Access-Control-Request-Headers` that are repeated in the answer; no honest request has more."""
 
 
 def cors_headers(cors: Cors, origins: Collection[str], origin: str | None) -> dict[str, str]:
-    """The headers for a page of this origin; empty when it may not read the answer."""
+    """The headers for a page of this origin; none that allow anything if it may not read the answer."""
     if origin is None or not origins:
         return {}
     if "*" not in origins and origin not in origins:
@@ -36,7 +36,7 @@ def cors_headers(cors: Cors, origins: Collection[str], origin: str | None) -> di
 
 
 def is_preflight(request: web.BaseRequest) -> bool:
-    """Whether a browser asks if it may ask."""
+    """Whether this is a browser's question before the real request."""
     return request.method == "OPTIONS" and hdrs.ACCESS_CONTROL_REQUEST_METHOD in request.headers
 
 

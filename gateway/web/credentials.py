@@ -1,17 +1,18 @@
 """Authentication: finds the principal that a request acts for, by asking one verifier after the other.
 
-    verifiers[0] --None--> verifiers[1] --None--> ... --None--> the client's address where the configuration lets
-       |        |                                               everybody in, `unauthorized` where it does not
-       |        +--an awaitable--> this request waits for it, `PATIENCE` at most, and goes on from there
+    verifiers[0] --None--> verifiers[1] --None--> ... --None--> `auth.anonymous`, and nothing was presented:
+       |        |                                               the client's address; otherwise `unauthorized`
+       |        +--an awaitable--> this request waits for it, at most `PATIENCE`, and goes on from there
        v
     Principal --> may it use this endpoint? --> exchange.principal
 
 Invariants:
 
 - Every bad credential gets the same answer, whatever is wrong with it.
-- A verifier that raises or does not answer lets nobody in: the request ends with an error.
-- A credential that no verifier knows is never passed over, unless there is no verifier at all.
-- A request waits only where a verifier has to, and its stream keeps nothing of the wait.
+- If a verifier raises or does not answer, the request ends with an error.
+- A credential that no verifier knows is an error, also with `auth.anonymous`. Only where there are no verifiers at all,
+  what a client presents is ignored.
+- A request waits only if a verifier has to wait, and its stream keeps nothing of that in memory.
 """
 
 import asyncio
@@ -37,17 +38,17 @@ from gateway.web.exchange import Exchange
 from gateway.web.state import Snapshot
 
 PATIENCE: Final = 10.0
-"""Seconds that a request waits for its verifiers together."""
+"""Seconds that one request waits for all its verifiers together, at most."""
 COME_BACK: Final = 2.0
-"""Seconds after which a client may ask again whose verifiers did not answer."""
+"""`retry_after`, in seconds, when a verifier did not answer."""
 
 
 class VerifierError(Exception):
-    """A verifier could not reach something; the client's own connection is well."""
+    """A verifier could not reach what it needs. No `ConnectionError`: that would mean that the client is gone."""
 
 
 def authenticate(exchange: Exchange) -> Awaitable[None] | None:
-    """None, and `exchange.principal` is set where the endpoint needs one; or the same as something to wait for.
+    """Sets `exchange.principal` if the endpoint needs one. Returns None when done, or an awaitable that does the rest.
 
     Raises:
         GatewayError: `unauthorized`, `forbidden`, or `overloaded` where a verifier did not answer in time.
@@ -61,7 +62,7 @@ def authenticate(exchange: Exchange) -> Awaitable[None] | None:
         auth.sources, authorization, request.cookies, request.query, auth.cookie, auth.query_param
     )
     facts = Facts(exchange.address, request.headers, request.cookies, request.query)
-    # Lazy: a verifier is asked only when all before it did not know the credential.
+    # A generator, so that a verifier is asked only when all verifiers before it returned None.
     verdicts = (verifier.verify(presented, facts, now) for verifier in exchange.snapshot.verifiers)
     try:
         for verdict in verdicts:
@@ -114,5 +115,5 @@ def _unauthorized(exchange: Exchange, reason: AuthFailure) -> GatewayError:
 
 
 def knows_credentials(snapshot: Snapshot) -> bool:
-    """Whether anything that a client sends is a credential of the gateway's, and must not reach an upstream."""
+    """Whether what a client sends can be a credential of the gateway, which must not reach an upstream."""
     return bool(snapshot.verifiers) or not snapshot.config.auth.anonymous

@@ -1,4 +1,4 @@
-"""One request and all that is known about it: what every middleware and handler is given."""
+"""One request and all that is known about it, as every middleware and handler gets it; and what a path leads to."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Sequence
@@ -23,13 +23,13 @@ EVENTS: Final = compile_format("events")
 
 @dataclass(slots=True)
 class Committed:
-    """A response whose head was sent: whatever happens now can only be told in its body, or by its end.
+    """A response whose head was sent. After that, an error can only be sent in the body, or shown by an abort.
 
     Attributes:
         response: as it was prepared.
-        fail: ends the body with an error in the client's own shape; None where the body is somebody else's bytes, so
-            that only an abort tells the client that this is not all of it.
-        failed: whether it ended so, or was aborted.
+        fail: ends the body with an error in the route's format. None where the body is an upstream's bytes, to which no
+            error can be added.
+        failed: whether the response ended with an error or an abort.
     """
 
     response: web.StreamResponse
@@ -47,14 +47,14 @@ class Exchange:
         gateway: what the process shares.
         snapshot: the configuration in force when it arrived; a reload does not change it.
         id: names the request in logs and in `X-Request-Id`.
-        started: the loop's clock, in seconds, when its head was there.
-        address: the client's address, the proxies' claims considered.
+        started: when its head was complete, in seconds of the loop's clock.
+        address: the client's address; a trusted proxy's `X-Forwarded-For` is taken into account.
         endpoint: what the path leads to.
-        path_params: what the path's variables stand for, still percent-encoded.
-        principal: who asks; None before authentication.
-        headers: goes on every response to this request.
-        place: its place among the requests of its address, given back at its end; None before it has one.
-        committed: the response whose head was sent, None before. Set where heads are written.
+        path_params: the values of the path's variables, still percent-encoded.
+        principal: the authenticated principal; None before authentication, and on public endpoints.
+        headers: headers for every response to this request.
+        place: the lease on one of the requests that its address may have open at once; None before it is granted.
+        committed: the response whose head was sent, None before. To be set wherever a head is sent.
     """
 
     request: web.BaseRequest
@@ -83,14 +83,14 @@ class Exchange:
 
     @property
     def trace(self) -> TraceContext | None:
-        """The trace that the request belongs to, None where it says none that is valid."""
+        """The trace that the request belongs to, None where it names no valid one."""
         headers = self.request.headers
         parents = headers.getall(TRACEPARENT, ())
         return read_context(parents, headers.getall(TRACESTATE, ())) if parents else None
 
     @property
     def caller(self) -> Principal:
-        """The principal of an authenticated request."""
+        """The principal of an authenticated request; use it after authentication only."""
         assert self.principal is not None, "the endpoint needs authentication"
         return self.principal
 
@@ -102,13 +102,13 @@ def peer_address(request: web.BaseRequest) -> str:
 
 
 class Kind(ABC):
-    """What a path leads to: everything that differs between one kind of endpoint and another.
+    """What a path leads to: everything in which endpoints differ.
 
     Attributes:
-        methods: what it answers, None for every method.
-        format: the shape of errors that are told in band.
-        retry: base of the time, in seconds, after which an EventSource comes back.
-        models: models that it names, for metrics.
+        methods: the methods that are allowed, None for all.
+        format: turns an error into an event, where it is sent as one.
+        retry: base of the time, in seconds, after which an EventSource reconnects.
+        models: the models in its configuration, for metrics.
     """
 
     methods: frozenset[str] | None = frozenset({"GET", "HEAD"})
@@ -118,10 +118,10 @@ class Kind(ABC):
 
     @abstractmethod
     def answer(self, exchange: Exchange) -> Awaitable[web.StreamResponse]:
-        """The answer to a request that may be answered, to be awaited.
+        """An awaitable of the answer to a request that has passed the pipeline.
 
         Raises:
-            GatewayError: there is none; the client is told so in this kind's shape.
+            GatewayError: there is no answer. The client gets the error in this kind's shape.
         """
 
     def error_body(self, failure: Failure, request_id: str) -> tuple[dict[str, Any], str]:
@@ -129,20 +129,20 @@ class Kind(ABC):
         return problem(failure, request_id), "application/problem+json"
 
     def limit_headers(self, quotas: Sequence[Quota], refusal: Refusal | None = None) -> dict[str, str]:
-        """The headers that say where a principal stands with its limits, and when to come back after a refusal."""
+        """The headers that say what is left of a principal's limits, and after a refusal, when to come back."""
         return rate_limit_headers(quotas, refusal)
 
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
-    """A path's label and what it leads to.
+    """What a path leads to, with all that the pipeline must know of it.
 
     Attributes:
         label: its name in metrics and logs.
-        kind: what it leads to.
+        kind: answers its requests.
         public: whether it needs no credential.
-        named_streams: whether the path names a stream, so that one that is gone is 404.
-        scope: what a principal must be allowed to do here; nothing is asked where it is public.
+        named_streams: whether the path contains a stream's id, so that a stream that is gone is answered with 404.
+        scope: the scope that a principal needs here. Not used where `public`.
     """
 
     label: str

@@ -1,9 +1,14 @@
-"""The pipeline that every request goes through on its way to its handler: a list of middlewares, and a loop.
+"""The pipeline that every request goes through before its handler: a list of middlewares, and a loop.
 
-Each of them is a plain function that does one thing. It returns None to let the request pass, or the answer to it, or
-something that `answer` awaits before it goes on, or it raises what `answer` shapes into a response. Nothing is wrapped
-around the handler but `serve` and `answer`: a stream lives inside its request, where each frame costs a quarter of a
-KiB for as long as it lasts. A wait, too, is over before the handler begins.
+A middleware is a plain function that does one thing:
+
+    it returns None              the request passes
+    it returns a response        that is the answer
+    it returns an awaitable      `answer` awaits it, then the request passes
+    it raises a `GatewayError`   `answer` makes a response of it
+
+Middlewares run before the handler and are not wrapped around it: a stream lives as long as its handler, and each Python
+frame around it would cost a quarter of a KiB for all that time. Only `serve` and `answer` are around a handler.
 """
 
 from collections.abc import Awaitable, Callable, Sequence
@@ -24,11 +29,11 @@ Middleware = Callable[[Exchange], web.StreamResponse | Awaitable[None] | None]
 
 
 async def serve(exchange: Exchange) -> web.StreamResponse:
-    """The answer to one request, which is counted and logged once, also where its client left."""
+    """The answer to one request. The request is counted and logged exactly once, also if its client left."""
     status = 499
     try:
         response = await answer(exchange)
-        # A stream that failed was answered 200; what is counted is how it went.
+        # The head of a stream that failed said 200, but it is counted and logged as 500.
         failed = exchange.committed is not None and exchange.committed.failed
         status = 500 if failed else response.status
     finally:
@@ -39,7 +44,7 @@ async def serve(exchange: Exchange) -> web.StreamResponse:
 
 
 async def answer(exchange: Exchange) -> web.StreamResponse:
-    """What the pipeline or the endpoint answers. This is the boundary of errors:
+    """The answer of the pipeline or of the endpoint. This is the boundary of errors:
 
                    before a head was sent                after it (`exchange.committed`)
     GatewayError   the error as a response               one error event, or the connection is aborted
@@ -53,7 +58,7 @@ async def answer(exchange: Exchange) -> web.StreamResponse:
                 if isinstance(passed, web.StreamResponse):
                     return passed
                 await passed
-                passed = None  # the stream that may follow is to keep nothing of the wait
+                passed = None  # a stream must not keep the finished wait in memory
         return await exchange.endpoint.kind.answer(exchange)
     except GatewayError as error:
         if error.detail:
@@ -70,27 +75,27 @@ async def answer(exchange: Exchange) -> web.StreamResponse:
 
 
 async def _end_committed(exchange: Exchange, committed: Committed, failure: GatewayError) -> web.StreamResponse:
-    """The response whose head was sent, ended: a second head would be read as a part of its body."""
+    """Ends a response whose head was sent. A client would read a second head as a part of the body."""
     committed.failed = True
     committed.response.force_close()
     try:
         if committed.fail is None:
             raise failure
         await committed.fail(failure)
-    except Exception:  # noqa: BLE001  # the client cannot be told, or is gone; why was logged before
+    except Exception:  # noqa: BLE001  # no error can be sent, or the client is gone; the failure was logged before
         exchange.connection.abort()
     return committed.response
 
 
 def share(exchange: Exchange) -> web.StreamResponse | None:
-    """Tells browsers which pages may read the answer, and answers preflights before anything else is asked."""
+    """Adds the CORS headers, and answers preflights before anything else is checked."""
     origin = exchange.request.headers.get(hdrs.ORIGIN)
     exchange.headers |= cors_headers(exchange.snapshot.config.cors, exchange.snapshot.origins, origin)
     return preflight(exchange) if is_preflight(exchange.request) else None
 
 
 def limit_address(exchange: Exchange) -> None:
-    """Holds every client address to its request rate and its number of requests at once, whatever its credential."""
+    """Refuses an address that sends requests too fast, or too many at once, whatever their credentials."""
     gateway, address, now = exchange.gateway, address_key(exchange.address), exchange.started
     _refuse_address(exchange, gateway.addresses.request(address, now))
     lease = gateway.addresses.connect(address, now)
@@ -101,7 +106,7 @@ def limit_address(exchange: Exchange) -> None:
 
 
 def check_method(exchange: Exchange) -> None:
-    """Refuses methods that the endpoint does not have."""
+    """Refuses methods that the endpoint does not allow."""
     exchange.endpoint.check_method(exchange.request.method)
 
 

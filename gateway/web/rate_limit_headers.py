@@ -2,8 +2,8 @@
 
 Invariants:
 
-- A number in a header is rounded so that a client that believes it is not refused: remaining units down, times up.
-- Every limit of a plan is spelled by its name and its window alone, so that a new one needs no line here.
+- Numbers are rounded so that a client that relies on them is not refused: remaining units down, times up.
+- Only the name and the window of a limit are used here, so that a new limit needs no line in this file.
 """
 
 import math
@@ -19,7 +19,7 @@ MAX_INTEGER: Final = 999_999_999_999_999
 
 
 def rate_limit_headers(quotas: Sequence[Quota], refusal: Refusal | None = None) -> dict[str, str]:
-    """`RateLimit` and `RateLimit-Policy` for every quota, and `Retry-After` for a refusal that time cures.
+    """`RateLimit` and `RateLimit-Policy` for every quota, and `Retry-After` for a refusal that ends with time.
 
     Source: draft-ietf-httpapi-ratelimit-headers-10 3 and 4; RFC 9110 10.2.3.
     """
@@ -36,14 +36,14 @@ def _policy(quota: Quota) -> str:
     limit = min(quota.limit, MAX_INTEGER)
     if quota.window is None:
         return f'"{quota.name}";q={limit};qu="concurrent-requests"'
-    # No unit is registered for tokens and the like, and to leave it out would claim that they are requests.
+    # The draft has no unit for tokens and the like, but without a unit they would be read as requests.
     unit = "" if quota.name == REQUESTS else f';qu="{quota.name}"'
     return f'"{quota.name}";q={limit}{unit};w={_seconds(quota.window, least=1)}'
 
 
 def _service_limit(quota: Quota, refusal: Refusal | None) -> str:
     item = f'"{quota.name}";r={min(quota.remaining, MAX_INTEGER)}'
-    # The draft wants `t` and Retry-After to name the same moment.
+    # The draft asks that `t` and Retry-After name the same moment.
     refused = refusal is not None and refusal.quota.name == quota.name and refusal.limit != PER_ADDRESS
     reset = refusal.retry_after if refused and refusal is not None else quota.reset
     if reset is None or quota.window is None:

@@ -1,8 +1,8 @@
-"""Answers that are no stream of a log: JSON, and every error in the shape its client can use.
+"""Answers that are no stream of a log: JSON, and every error in the shape that its client can use.
 
-An EventSource sees neither status nor body of a non-200, and never comes back after one. So an error that will pass
-is told to it as a 200: `retry:` with the time when it is worth coming back, one `error` event, and the end. An error
-that lasts keeps its status, which stops it for good, as it should.
+An EventSource sees neither the status nor the body of a non-200, and never reconnects after one. So an error that will
+pass is sent to it as a 200: `retry:` with the time after which a new attempt makes sense, one `error` event, and the
+end. An error that lasts keeps its status, which stops the EventSource for good, as it should.
 
 Source: WHATWG HTML 9.2.2 (processing model), RFC 9457 (problem details), OpenAI API reference (errors).
 """
@@ -28,7 +28,7 @@ STREAM_HEADERS: Final = {
     "X-Accel-Buffering": "no",
 }
 PASSING: Final = frozenset({408, 429, 500, 502, 503, 504})
-"""Statuses that an EventSource is told in band, because they will pass."""
+"""Statuses of errors that will pass. An EventSource gets such an error as an event."""
 
 
 def json_response(exchange: Exchange, body: Any, headers: Mapping[str, str] = MappingProxyType({})) -> web.Response:
@@ -41,7 +41,7 @@ def json_response(exchange: Exchange, body: Any, headers: Mapping[str, str] = Ma
 
 
 def error_response(exchange: Exchange, error: GatewayError) -> web.Response:
-    """The error, as the client of this request can use it."""
+    """The error, in the shape that the client of this request can use."""
     if error.code == "cursor_expired" and not exchange.endpoint.named_streams:
         return _in_band(exchange, error, final_cursor())
     if exchange.is_eventsource and error.status in PASSING:
@@ -56,18 +56,18 @@ def error_response(exchange: Exchange, error: GatewayError) -> web.Response:
 
 
 def retry_ms(base: float, retry_after: float | None = None) -> int:
-    """Milliseconds after which a browser is to come back: at least `retry_after`, and not all at the same time.
+    """Milliseconds after which a browser is to reconnect: `retry_after`, plus three to five quarters of `base`.
 
     Args:
         base: the route's `retry`, in seconds.
-        retry_after: when coming back begins to make sense, in seconds.
+        retry_after: seconds before which a new attempt makes no sense.
     """
-    # No secret hangs on it; the spread keeps a crowd from coming back as one.
+    # Random, so that many browsers do not reconnect at the same moment; not secret.
     return int(((retry_after or 0.0) + base * random.uniform(0.75, 1.25)) * 1000)  # noqa: S311
 
 
 def unparsable(status: int, message: str) -> web.Response:
-    """The answer to bytes that are no request."""
+    """The answer to bytes that are no valid HTTP request."""
     oversize = "bytes when reading" in message or "Too many" in message
     code = "headers_too_large" if oversize else "bad_request"
     error = GatewayError(code, f"The request head is malformed: {message.splitlines()[0]}" if message else "")

@@ -1,8 +1,8 @@
 """From a path to an endpoint.
 
-A path is matched as it was sent, percent-encoding included, because that is what a `proxy` route hands on; letters of
-a configured path that URLs have to encode are looked for as clients encode them, in upper or lower case. Dot segments
-are refused rather than resolved: behind them, a route's prefix would no longer protect anything.
+A path is matched as it was sent, with its percent-encoding, because a `proxy` route sends it on like that. A configured
+path may have letters that URLs must encode; it matches their encoded form, in upper or lower case. Dot segments are
+refused and not resolved: an upstream that resolves them would answer for paths outside the route's prefix.
 """
 
 import re
@@ -21,19 +21,19 @@ _DOTS: Final = re.compile(r"(?:^|/)(?:\.|%2e){1,2}(?:/|%2f|%5c|\\|$)", re.IGNORE
 
 
 class Match(NamedTuple):
-    """An endpoint, and what its path's variables stand for."""
+    """An endpoint, and the values of its path's variables."""
 
     endpoint: Endpoint
     params: dict[str, str]
 
 
 class Router:
-    """All endpoints of a configuration. Exact paths win over patterns, patterns are tried in the order given.
+    """All endpoints of a configuration. Exact paths are tried first, then patterns in the order given.
 
     Args:
-        endpoints: pairs of a path and what it leads to. `{name}` in a path stands for one segment, `{path}` at its end
-            for all that follows.
-        nowhere: what every other path leads to.
+        endpoints: pairs of a path and its endpoint. `{name}` in a path stands for one segment, `{path}` at its end for
+            all that follows.
+        nowhere: the endpoint of every other path.
     """
 
     def __init__(self, endpoints: Iterable[tuple[str, Endpoint]], nowhere: Endpoint) -> None:
@@ -48,12 +48,12 @@ class Router:
 
     @property
     def endpoints(self) -> Iterator[Endpoint]:
-        """All of them."""
+        """All endpoints that have a path."""
         yield from self._exact.values()
         yield from (endpoint for _, endpoint in self._patterns)
 
     def match(self, raw_path: str) -> Match:
-        """Where the path leads."""
+        """The endpoint for a path, which is given as it was sent."""
         if endpoint := self._exact.get(_upper(raw_path)):
             return Match(endpoint, {})
         if _DOTS.search(raw_path):
@@ -81,12 +81,12 @@ class Dotted(Nowhere):
 
 
 def _encoded(path: str) -> str:
-    """Source: RFC 3986 2.1, which also asks for upper case."""
+    """The path as clients send it. Source: RFC 3986 2.1, which also asks for upper case."""
     return _upper(_FOREIGN.sub(lambda letters: quote(letters[0]), path))
 
 
 def _upper(path: str) -> str:
-    """The path with its percent-encodings in upper case; some clients send lower. Source: RFC 3986 6.2.2.1."""
+    """The path with its percent-encodings in upper case; some clients send lower case. Source: RFC 3986 6.2.2.1."""
     return _ENCODED.sub(lambda letter: letter[0].upper(), path) if "%" in path else path
 
 
@@ -106,5 +106,5 @@ def _compile(path: str) -> re.Pattern[str]:
 
 
 def _literal(path: str) -> str:
-    # The variables beside it are handed on as they were sent, so the pattern gives way and not the path.
+    # The pattern ignores case. To change the path would change the variables in it, too, which must stay as sent.
     return _ENCODED.sub(lambda letter: f"(?i:{letter[0]})", re.escape(path))

@@ -28,11 +28,11 @@ class WebService:
         self._gateway = gateway
 
     def __call__(self, request: web.BaseRequest) -> Awaitable[web.StreamResponse]:
-        """The answer to one request, to be awaited; the request has begun when this returns."""
+        """An awaitable of the answer to one request. When this returns, the request has begun for its connection."""
         return serve(self._exchange(request))
 
     def explain(self, status: int, message: str) -> web.Response:
-        """The answer to what is no request."""
+        """The answer to bytes that are no valid HTTP request."""
         self._gateway.metrics.route("_none").request("other", status, 0.0)
         return unparsable(status, message)
 

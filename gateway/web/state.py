@@ -36,11 +36,11 @@ class Snapshot:
 
     Attributes:
         config: as it was read.
-        verifiers: asked in this order for the principal of a request; the static keys first, where there are any.
+        verifiers: asked in this order for the principal of a request; the static keys first, if there are any.
         plans: limits by plan name.
         upstreams: by name.
         router: from path to endpoint.
-        trusted: networks whose X-Forwarded-For is believed.
+        trusted: networks of proxies whose `X-Forwarded-For` is believed.
         origins: `cors.origins`.
     """
 
@@ -59,7 +59,7 @@ class Gateway:
 
     Attributes:
         snapshot: the configuration in force.
-        max_streams, max_connections: what file descriptors are there for.
+        max_streams, max_connections: how many there are file descriptors for.
         draining: whether new streams are refused because the process is about to end.
         sessions: the chat histories by route path.
     """
@@ -78,12 +78,12 @@ class Gateway:
     sessions: dict[str, Sessions] = field(default_factory=dict)
 
     def history(self, path: str, history: History | None) -> Sessions | None:
-        """The sessions of the route at this path, kept as it says; None where it keeps no history."""
+        """The sessions of the route at this path, with the bounds of `history`; None if the route keeps no history."""
         if history is None:
             return None
         sessions = self.sessions.get(path)
         if sessions is None:
             sessions = self.sessions[path] = Sessions(history.turns, history.ttl)
         else:
-            sessions.configure(history.turns, history.ttl)  # a reload may have changed it
+            sessions.configure(history.turns, history.ttl)  # a reload may have changed them
         return sessions

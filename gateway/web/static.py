@@ -1,6 +1,6 @@
 """The files of the pages and the browser client: read once, served from memory by both listeners.
 
-The chat page's Markdown parser is built from npm packages by `make page`. Without it, its path is 404 and the page
+`make page` builds the chat page's Markdown parser from npm packages. Without it, the parser's path is 404, and the page
 shows plain text.
 """
 
@@ -42,7 +42,7 @@ ANYBODY: Final[Mapping[str, str]] = {
 CHAT_PARTS: Final = {"pages": "/page/", "pages/chat": "/page/", "pages/chat/lib": "/page/lib/", "client": "/"}
 """The folders of the chat page and of the client, and where their files are served."""
 CHAT_HEADERS: Final[Mapping[str, Mapping[str, str]]] = {"/": CHAT, "/client.js": ANYBODY}
-"""Headers of single files, beside those of all."""
+"""Headers of single files, in addition to those of all files."""
 
 
 def products() -> Traversable:
@@ -56,7 +56,7 @@ class StaticFile(Kind):
 
     Args:
         content: its bytes.
-        headers: of its answers, beside the ETag.
+        headers: headers of its answers, in addition to the ETag.
     """
 
     def __init__(self, content: bytes, headers: Mapping[str, str]) -> None:
@@ -69,7 +69,7 @@ class StaticFile(Kind):
         return self.respond(exchange.request, exchange.headers)
 
     def respond(self, request: web.BaseRequest, headers: Mapping[str, str] | None = None) -> web.Response:
-        """The file, with further headers; 304 where the client has it."""
+        """The file, with further headers; 304 if the client has it."""
         all_headers = {**(headers or {}), **self._headers}
         if request.headers.get(hdrs.IF_NONE_MATCH) == self._etag:
             return web.Response(status=304, headers=all_headers)
@@ -82,9 +82,9 @@ def static_files(
     """The files of a page by their paths; `index.html` is at `/`.
 
     Args:
-        parts: folders below `root`, and the prefix of the paths of their files. Folders that are missing have no files.
+        parts: folders below `root`, and the prefix of the paths of their files. A folder may be missing.
         own: headers of single paths.
-        root: `products()` unless told.
+        root: `products()` if not given.
     """
     files = {}
     for part, prefix in parts.items():

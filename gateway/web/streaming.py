@@ -1,13 +1,18 @@
-"""From a stream to a response: hold the headers for the upstream's real status, commit, deliver, leave.
+"""From a stream to a response: hold the headers until the upstream's status is known, commit, deliver, leave.
 
     holding --`commit_after`, the first event, or the client's FIN--> committed --delivery--> left
        |
-       +--no stream--> passed through                 +--failed--> an error response, with its status
+       +--the upstream's answer is no stream--> passed through -----------------------------> left
+       |
+       +--the generation failed--> an error response, with its status ----------------------> left
+
+    A client that may not want events is held until the upstream has answered: `wait` in `stream_new`.
+    A resume is committed at once.
 
 Invariants:
 
 - Until the headers are committed a failure is an error response; afterwards it is an event in the stream.
-- Whoever attached a reader detaches it on every way out, the client's sudden leave included.
+- The function that attaches a reader detaches it on every way out, also if the client leaves suddenly.
 """
 
 import asyncio
@@ -37,9 +42,9 @@ from gateway.web.exchange import Committed, Exchange
 from gateway.web.responses import STREAM_HEADERS, retry_ms
 
 MAX_READERS: Final = 32
-"""Readers of one stream at once."""
+"""Readers of one stream at once, at most."""
 RECONNECTS: Final = Rate(20, 10.0)
-"""Resumes of one stream: a client that comes back faster is told when to."""
+"""How often one stream may be resumed. A client that comes back sooner gets `retry_after`."""
 
 _GZIP: Final = re.compile(r"(?:^|,)\s*gzip\s*(?:$|,|;(?!\s*q=0(?:\.0*)?\s*(?:$|,)))", re.IGNORECASE)
 """Source: RFC 9110 12.5.3."""
@@ -50,19 +55,20 @@ PassThrough = Callable[[ClientResponse], Awaitable[web.StreamResponse]]
 async def stream_new(
     exchange: Exchange, generation: Generation, *, pass_through: PassThrough | None = None, wait: bool = False
 ) -> web.StreamResponse:
-    """The response that follows a generation just started.
+    """The response for a generation that was just started.
 
     Args:
         exchange: the request.
-        generation: what it started.
-        pass_through: answers with an upstream response that is no stream.
-        wait: whether the headers wait for the upstream however long it takes, because the client may not want events.
+        generation: the generation that it started.
+        pass_through: makes the response from an upstream's answer that is no stream.
+        wait: whether the headers wait for the upstream, however long, because the client may not want events.
 
     Raises:
         GatewayError: the generation failed before anything was committed.
     """
     stay = _Stay(generation, generation.attach(BEGINNING))
-    # A client that half-closes before the headers is sent them at once: its answer tells whether it is still there.
+    # A client that closes its sending side before the headers is sent them at once. If it has closed altogether, its
+    # kernel answers with a reset.
     closed = asyncio.get_running_loop().create_future()
     try:
         if wait:
@@ -71,7 +77,7 @@ async def stream_new(
             exchange.connection.outlive_fin(lambda: None if closed.done() else closed.set_result(None))
         commit_after = None if wait else generation.commit_after
         opening = await generation.opened(within=commit_after, unless=closed)
-        generation.id_sent = not closed.done()  # the id goes with the headers; a client that closed may never read them
+        generation.id_sent = not closed.done()  # it is in the headers, which a client that closed may not read
         if opening.error is not None:
             raise opening.error
         if opening.response is not None and pass_through is not None:
@@ -85,16 +91,16 @@ async def stream_new(
 
 
 async def resume(exchange: Exchange, cursor_text: str, stream_id: str | None = None) -> web.StreamResponse:
-    """The response that goes on after a cursor: the events that follow, then live. It never starts a generation.
+    """The response that continues after a cursor: the events that are there, then new ones. Never starts a generation.
 
     Args:
         exchange: the request.
-        cursor_text: as the client sent it.
-        stream_id: the stream that the path names, None where any will do.
+        cursor_text: the cursor as the client sent it.
+        stream_id: the stream in the path, None if the path names none.
 
     Raises:
-        GatewayError: `bad_cursor`; `cursor_expired` when there is no such stream of this reader's any more;
-            `rate_limited` when it comes back too often.
+        GatewayError: `bad_cursor`; `cursor_expired` if the caller has no such stream (any more); `rate_limited` if it
+            comes back too often.
     """
     try:
         cursor = parse_cursor(cursor_text)
@@ -111,7 +117,7 @@ async def resume(exchange: Exchange, cursor_text: str, stream_id: str | None = N
 
 
 async def follow(exchange: Exchange, followed: Followed, place: Place) -> web.StreamResponse:
-    """The response that reads a stream from a place in it.
+    """The response with the events of a stream after a place.
 
     Raises:
         GatewayError: as `resume`.
@@ -132,10 +138,10 @@ async def follow(exchange: Exchange, followed: Followed, place: Place) -> web.St
 
 
 def find_stream(exchange: Exchange, stream_id: str) -> Followed:
-    """The reader's stream of this id.
+    """The caller's stream with this id.
 
     Raises:
-        GatewayError: `cursor_expired`, alike for unknown, expired and somebody else's.
+        GatewayError: `cursor_expired`, the same for an unknown id, an expired stream and another principal's stream.
     """
     followed = exchange.gateway.registry.find(stream_id, exchange.caller.owner)
     if followed is None:
@@ -150,16 +156,16 @@ def cursor_of(exchange: Exchange) -> str | None:
 
 
 def reads_cursors(exchange: Exchange) -> bool:
-    """Whether the client can do with blocks that have an id but no data.
+    """Whether the client can read blocks that have an id but no data.
 
-    Some official SDKs take such a block for an event and fail; they say that they accept JSON, and JSON alone.
+    Some official SDKs take such a block for an event, and fail. Their `Accept` names JSON and nothing else.
     """
     accept = exchange.request.headers.get(hdrs.ACCEPT, "*/*")
     return "event-stream" in accept or "*/*" in accept
 
 
 class _Stay:
-    """A reader's stay with a stream, left exactly once."""
+    """An attached reader, with what must be known when it is detached. You must call `leave`, once."""
 
     def __init__(self, followed: Followed, reader: Reader) -> None:
         self.followed = followed
@@ -187,16 +193,16 @@ async def _deliver(exchange: Exchange, stay: _Stay, *, resumed: bool) -> web.Str
     with metrics.connections["eventsource" if exchange.is_eventsource else "fetch"].track_inprogress():
         stay.reason = await delivery.run()
         if stay.reason == "completed":
-            stay.reason = await _handed_over(connection, settings.write_timeout)
+            stay.reason = await _flushed(connection, settings.write_timeout)
     connection.outlive_fin(None)
     if stay.reason != "completed":
         connection.abort()
     return response
 
 
-async def _handed_over(connection: Connection, write_timeout: float) -> Outcome:
-    # The reader stays until the kernel has the end too: a drain waits for readers, and a process that ends takes along
-    # what is still in its own buffers.
+async def _flushed(connection: Connection, write_timeout: float) -> Outcome:
+    # The reader stays attached until the kernel has all bytes. A drain waits for attached readers, and when a process
+    # ends, the bytes in its own buffers are lost.
     try:
         async with asyncio.timeout(write_timeout):
             await connection.flushed()
@@ -214,7 +220,7 @@ async def _begin_response(exchange: Exchange, stream_id: str, gzipped: bool) -> 
         response.headers.add(hdrs.VARY, hdrs.ACCEPT_ENCODING)
     writer = cast(StreamWriter, await response.prepare(exchange.request))
     exchange.committed = Committed(response)
-    response.headers.clear()  # for as long as the stream lasts they would be a fifteenth of its memory
+    response.headers.clear()  # they were sent, and are a fifteenth of a stream's memory
     exchange.headers = {}
     return response, writer
 

@@ -1,4 +1,4 @@
-"""`/streams/{id}`: read a stream from anywhere, and stop it."""
+"""`/streams/{id}`: read a stream, on whatever route it was started, and stop it."""
 
 import asyncio
 
@@ -28,7 +28,7 @@ class ReadStream(Kind):
 
 
 class StopStream(Kind):
-    """`POST /streams/{id}/stop`: the stream ends; its readers are told. Stopping it again changes nothing."""
+    """`POST /streams/{id}/stop`: the stream ends, and its readers get its end. A second stop changes nothing."""
 
     methods = frozenset({"POST"})
 
@@ -38,7 +38,7 @@ class StopStream(Kind):
 
 async def _stop(exchange: Exchange, followed: Followed) -> web.StreamResponse:
     followed.stop()
-    await asyncio.shield(followed.ended)  # a client that leaves cancels its own waiting, not the end
+    await asyncio.shield(followed.ended)  # a client that leaves must not cancel `ended` itself
     return json_response(exchange, {"id": followed.stream.id, "state": followed.state})
 
 

@@ -1,4 +1,4 @@
-"""What a route can be: one object a kind, in a file each.
+"""The kinds of route: one class for each kind, in a file of its own.
 
 A new kind is a subclass of `RouteKind` and an entry here, under the `api` that its routes have in the configuration.
 """

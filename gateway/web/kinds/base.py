@@ -1,12 +1,13 @@
-"""What all kinds of route share: the way of a request to a stream, or to a whole answer.
+"""What all kinds of route share: the way from a request to a stream, or to a whole answer.
 
-    request --cursor--> resume                                               nothing is spent
+    request --cursor--> resume                                               costs nothing
        |
        +--read--> Asked --admit--> Generation --respond--> stream_new        events
                                                        or  one object        gathered from the log
                                                        or  pass through      what the upstream answered instead
 
-A kind says how a request is read and how its answer looks; it composes, and decides nothing else.
+A kind says how a request is read and how its answer looks. What a caller may start is decided in `admission.py`, how
+events are sent in `streaming.py`.
 """
 
 from abc import abstractmethod
@@ -33,7 +34,7 @@ class Asked(NamedTuple):
 
     Attributes:
         job: what the generation is to do.
-        max_tokens: output tokens that the client allows, None where it does not say.
+        max_tokens: output tokens that the client allows, None where it gives no number.
         stream: whether the client wants events, and nothing else.
     """
 
@@ -67,7 +68,7 @@ class RouteKind(Kind, Generic[R]):
         return await self.respond(exchange, asked, admit(exchange, asked.job, asked.max_tokens))
 
     def cursor(self, exchange: Exchange) -> str | None:
-        """The cursor that makes this request a return to an earlier stream, None for a new one."""
+        """The cursor, where the request resumes an earlier stream; None where it asks for a new one."""
         return cursor_of(exchange)
 
     @abstractmethod
@@ -75,15 +76,15 @@ class RouteKind(Kind, Generic[R]):
         """What the request asks for.
 
         Raises:
-            GatewayError: it makes no sense.
+            GatewayError: the request is malformed.
         """
 
     def respond(self, exchange: Exchange, asked: Asked, generation: Generation) -> Awaitable[web.StreamResponse]:
-        """The response that follows a generation just started, to be awaited."""
+        """An awaitable of the response for a generation that was just started."""
         return stream_new(exchange, generation)
 
     def job(self, exchange: Exchange, source: Source, format_: Format, model: str, **more: Any) -> Job:
-        """A job with all that routes and requests of any kind give it.
+        """A job, with the fields filled in that are the same for all kinds of route.
 
         Args:
             exchange: the request.

@@ -1,4 +1,4 @@
-"""`api: chat`: a browser asks with one message, and reads the answer as events of the route's format."""
+"""`api: chat`: a browser sends one message, and reads the answer as events of the route's format."""
 
 from collections.abc import Awaitable
 from typing import Any
@@ -17,6 +17,7 @@ from gateway.web.kinds.chat_source import ChatSource, estimate_tokens
 from gateway.web.responses import STREAM_HEADERS
 
 MAX_MESSAGES = 1000
+"""Messages of one request, at most."""
 
 
 class Chat(RouteKind[ChatRoute]):
@@ -33,7 +34,7 @@ class Chat(RouteKind[ChatRoute]):
         return _head(exchange) if exchange.request.method == "HEAD" else super().answer(exchange)
 
     async def read(self, exchange: Exchange) -> Asked:
-        """The message, with the system prompt and the session's history before it; or the messages as they came."""
+        """The browser's message after the session's history, or the browser's own messages; the system prompt first."""
         route, params = self.route, self.route.params
         question = await self._question(exchange)
         session, message = _session(question.get(params.session), params.session), ""
@@ -74,7 +75,7 @@ class Chat(RouteKind[ChatRoute]):
         )
 
     async def _question(self, exchange: Exchange) -> dict[str, Any]:
-        """The parameters of the question, from the query or the body."""
+        """The parameters of the request, from its query or its body."""
         request, params = exchange.request, self.route.params
         if request.method == "GET":
             names = (params.message, params.session)

@@ -1,4 +1,4 @@
-"""How chat and openai routes ask an upstream: a canonical chat request in, a source for the pump out."""
+"""How chat and openai routes ask an upstream: a chat request becomes a source for the pump. And what a prompt costs."""
 
 import time
 from typing import Any
@@ -13,12 +13,12 @@ from gateway.upstream.pool import Target, Upstream
 
 
 class ChatSource:
-    """Asks with an OpenAI-shaped chat request, translated to the upstream's dialect.
+    """Asks with a chat request in OpenAI's shape, translated to the upstream's dialect.
 
     Args:
-        chat: the request; its `model` gives way to the target's and the upstream's own.
-        keep_chunks: whether an OpenAI upstream's chunks are kept to the letter.
-        keep_usage: whether its extra usage chunk is kept too.
+        chat: the request. Its `model` is used where neither the target nor the upstream names one.
+        keep_chunks: whether the chunks of an OpenAI upstream are kept unchanged.
+        keep_usage: whether its extra usage chunk is kept, too.
     """
 
     repeatable = True
@@ -31,7 +31,7 @@ class ChatSource:
         self._choices = max(1, choices) if isinstance(choices, int) else 1
 
     def call(self, upstream: Upstream, target: Target, prefix: str) -> Call:
-        """The request for this target, the configured headers laid over the dialect's."""
+        """The request for this target. Configured headers replace those of the dialect."""
         config = upstream.config
         model = target.model or config.model or self._chat.get("model")
         chat = {**self._chat, "model": model} if model else self._chat
@@ -43,40 +43,32 @@ class ChatSource:
         return Call(call.method, call.url, {**call.headers, **config.headers}, call.body)
 
     async def accept(self, upstream: Upstream, response: aiohttp.ClientResponse, *, canonical: bool) -> Answer:
-        """The reader of the answer.
+        """What reads the answer's body.
 
         Raises:
-            GatewayError: the provider refused, or what it answered is no stream of its dialect.
+            GatewayError: the provider refused, or its answer is no stream of its dialect.
         """
         dialect = upstream.dialect
         if response.status != 200:
-            await _refuse(upstream, response)
+            if response.status < 400:
+                raise GatewayError("upstream_protocol", detail=f"status {response.status}; redirects are not followed")
+            body = await read_error_body(response)
+            raise dialect.refusal(response.status, plain_headers(response.headers), body, now=time.time())
         check_encoding(response)
         if response.content_type not in dialect.stream_types:
-            await _judge_other(upstream, response)
+            # Some servers report an error with status 200 and a JSON body; its reason is worth more than "no stream".
+            body = await read_error_body(response) if response.content_type == "application/json" else b""
+            refusal = dialect.refusal(400, plain_headers(response.headers), body, now=time.time())
+            if refusal.code in ("context_length_exceeded", "content_filter"):
+                raise refusal
+            raise GatewayError("upstream_protocol", detail=f"status 200 with {response.content_type}")
         answer = dialect.answer(keep_chunks=self._keep_chunks and not canonical, keep_usage=self._keep_usage)
         answer.choices = self._choices
         return answer
 
 
-async def _judge_other(upstream: Upstream, response: aiohttp.ClientResponse) -> None:
-    # Some servers report an error with status 200 and a JSON body; its reason is worth more than "no stream".
-    body = await read_error_body(response) if response.content_type == "application/json" else b""
-    refusal = upstream.dialect.refusal(400, plain_headers(response.headers), body, now=time.time())
-    if refusal.code in ("context_length_exceeded", "content_filter"):
-        raise refusal
-    raise GatewayError("upstream_protocol", detail=f"status 200 with {response.content_type}")
-
-
-async def _refuse(upstream: Upstream, response: aiohttp.ClientResponse) -> None:
-    if response.status < 400:
-        raise GatewayError("upstream_protocol", detail=f"status {response.status}; redirects are not followed")
-    body = await read_error_body(response)
-    raise upstream.dialect.refusal(response.status, plain_headers(response.headers), body, now=time.time())
-
-
 def check_encoding(response: aiohttp.ClientResponse) -> None:
-    """Returns when the body is not encoded, as was asked.
+    """Returns when the body has no content coding; the gateway asks for none.
 
     Raises:
         GatewayError: `upstream_encoding`.
@@ -87,16 +79,17 @@ def check_encoding(response: aiohttp.ClientResponse) -> None:
 
 
 def estimate_tokens(messages: object, tools: object = None) -> int:
-    """Tokens of a prompt, guessed from its text: a quarter of its bytes, and a few for every message."""
+    """Tokens of a prompt, estimated from its text: a quarter of its bytes, and 4 for every message."""
     return _bytes(messages) // 4 + _bytes(tools) // 4 + (4 * len(messages) if isinstance(messages, list) else 0)
 
 
 def _bytes(value: object) -> int:
-    # Iterative: what a client nests must not decide how deep this goes.
+    # A loop and no recursion, so that the nesting of a client's request does not decide the depth of our stack.
     size, left = 0, [value]
     while left:
         item = left.pop()
         if isinstance(item, str):
+            # A `data:` URL is an image; what it costs does not depend on its bytes.
             size += len(item.encode("utf-8", "replace")) if not item.startswith("data:") else 4096
         elif isinstance(item, dict):
             left.extend(item.values())

@@ -1,7 +1,7 @@
 """`api: openai`: OpenAI chat requests, streaming or not; the official SDKs work unchanged.
 
-The upstream is always asked for a stream, also for an answer that is wanted whole: so one path has all the limits on
-silence and size, and knows a cut answer from a finished one.
+The upstream is always asked for a stream, also where the client wants one object. So there is one path that has all the
+limits on silence and size, and that can tell an answer that was cut from one that is finished.
 """
 
 from collections.abc import Awaitable, Sequence
@@ -29,8 +29,9 @@ from gateway.web.responses import json_response
 from gateway.web.streaming import stream_new
 
 READ_LIMIT = 512
+"""Events that are read in one call, at most."""
 PATIENCE = 60.0
-"""Seconds after which a waiting read looks again; the generation's own limits end it."""
+"""Seconds of one read. If it returns nothing, there is another; the generation's time limits end the wait."""
 
 
 class OpenAI(RouteKind[OpenAIRoute]):
@@ -44,7 +45,7 @@ class OpenAI(RouteKind[OpenAIRoute]):
         self.models = frozenset({route.model} if route.model else ())
 
     async def read(self, exchange: Exchange) -> Asked:
-        """The chat request, with the members checked that the gateway itself reads."""
+        """The chat request. Only the members that the gateway itself uses are checked."""
         chat = await read_json_object(exchange.request, exchange.snapshot.config.server.max_body)
         if not isinstance(chat.get("messages"), list) or not chat["messages"]:
             raise GatewayError("bad_request", "'messages' is required and must be a non-empty array.")
@@ -75,12 +76,12 @@ class OpenAI(RouteKind[OpenAIRoute]):
         return error_object(failure), "application/json"
 
     def limit_headers(self, quotas: Sequence[Quota], refusal: Refusal | None = None) -> dict[str, str]:
-        """The usual headers, and OpenAI's own beside them."""
+        """The usual headers, and OpenAI's own."""
         return super().limit_headers(quotas, refusal) | openai_rate_limit_headers(quotas)
 
 
 async def _whole(exchange: Exchange, generation: Generation) -> web.StreamResponse:
-    """The answer as one object, once it is complete."""
+    """The answer as one object, when it is complete."""
     reader = generation.attach(BEGINNING)
     try:
         exchange.connection.check_open()
@@ -95,10 +96,10 @@ async def _whole(exchange: Exchange, generation: Generation) -> web.StreamRespon
 
 
 async def _gather(reader: Reader) -> tuple[Done | None, Completion]:
-    """The end of the answer and its events, gathered.
+    """The end of the answer, and its events gathered; waits for both.
 
     Raises:
-        GatewayError: it failed, or was longer than its log.
+        GatewayError: the answer failed, or is longer than its log.
     """
     completion = Completion()
     while (got := await reader.read(READ_LIMIT, PATIENCE)) is not END:

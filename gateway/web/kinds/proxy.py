@@ -3,8 +3,8 @@
 Invariants:
 
 - The client's credential never reaches the upstream: not as a header, a cookie or a query parameter. Where the gateway
-  knows no credential at all, what looks like one is the endpoint's own and passes.
-- Nothing of one hop (RFC 9110 7.6.1) crosses to the other.
+  has no credentials configured, everything that looks like one belongs to the endpoint and is sent on.
+- Headers that concern one connection only (RFC 9110 7.6.1) are not sent on to the other.
 - Redirects are passed on, never followed.
 """
 
@@ -49,14 +49,15 @@ HOP_BY_HOP: Final = frozenset(
 )
 """Headers of one hop. Source: RFC 9110 7.6.1."""
 NOT_FORWARDED: Final = HOP_BY_HOP | {"host", "content-length", "accept-encoding", "referer", "expect"}
-"""The `Referer` may hold the page's address with a token in it; the rest is set anew."""
+"""A `Referer` may contain the page's address with a token in it. The others are set anew for the upstream."""
 SAFE: Final = frozenset({"GET", "HEAD", "OPTIONS"})
 """Methods that change nothing, so they may be sent again. Source: RFC 9110 9.2.1."""
 LINES: Final = frozenset({"application/x-ndjson", "application/ndjson", "application/jsonl", "application/json-lines"})
+"""Media types of JSON, one value a line."""
 
 
 class Relayed(Answer):
-    """An upstream's own events, kept as they are: `event` and `data` to the letter."""
+    """Reads an upstream's own events, and keeps their `event` and `data` unchanged."""
 
     eof_ends = True
 
@@ -72,7 +73,7 @@ class Relayed(Answer):
 
 
 class RelayedLines(Answer):
-    """An upstream's lines of JSON, each of them one event."""
+    """Reads an upstream's lines of JSON; each line is one event."""
 
     eof_ends = True
 
@@ -91,9 +92,9 @@ class ProxySource:
     """Asks with the client's own request.
 
     Args:
-        call: the request without its target's part of the URL; `url` is what follows the target's.
+        call: the client's request. Its `url` is only the part that follows a target's URL.
         only_events: whether the client reads event streams and nothing else.
-        keep_ids: whether the upstream's ids reach the client, because no cursor takes their place.
+        keep_ids: whether the upstream's ids reach the client, because there are no cursors.
     """
 
     def __init__(self, call: Call, *, only_events: bool, keep_ids: bool) -> None:
@@ -110,15 +111,16 @@ class ProxySource:
         return Call(call.method, target.url + call.url, headers, call.body)
 
     async def accept(self, upstream: Upstream, response: aiohttp.ClientResponse, *, canonical: bool) -> Answer | None:
-        """The reader of a stream; None for what passes unchanged.
+        """What reads the body if it is a stream; None for an answer that is passed on unchanged.
 
         Raises:
-            GatewayError: the client reads nothing but events, and this is something else.
+            GatewayError: the client reads nothing but events, and this is something else; or the upstream refused the
+                gateway's own credential.
         """
         if response.status in (401, 403) and upstream.config.api_key:
             raise GatewayError("upstream_auth", detail=f"status {response.status}")
         if self._call.method == hdrs.METH_HEAD:
-            return None  # whatever its headers say, there is nothing to read
+            return None  # its headers may say that it is a stream, but there is no body
         if response.status == 200 and response.content_type == EVENT_STREAM:
             check_encoding(response)
             return Relayed(keep_ids=self._keep_ids)
@@ -149,11 +151,11 @@ class Proxy(RouteKind[ProxyRoute]):
         self.format = Verbatim(ids=not route.stream.resume.enabled)
 
     def cursor(self, exchange: Exchange) -> str | None:
-        """A cursor is the gateway's own only where the client reads events."""
+        """The client's cursor, if it reads events; no other answer can be resumed."""
         return cursor_of(exchange) if exchange.accepts_events else None
 
     async def read(self, exchange: Exchange) -> Asked:
-        """The client's own request, less its credential and what belongs to its connection."""
+        """The client's own request, without its credential and the headers of its connection."""
         body = await read_body(exchange.request, exchange.snapshot.config.server.max_body)
         only_events = _reads_only_events(exchange.request)
         source = ProxySource(
@@ -201,7 +203,8 @@ class Proxy(RouteKind[ProxyRoute]):
 
 
 def _is_fault(status: int) -> bool:
-    # 204 is how an endpoint stops an EventSource for good; other client errors are the endpoint's own to explain.
+    # Not 204, with which an endpoint stops an EventSource for good. Not other client errors, which the endpoint's own
+    # body explains best.
     return status != 204 and (status < 400 or status in (429, 500, 502, 503, 504))
 
 
@@ -226,7 +229,7 @@ def _response_headers(upstream: Mapping[str, str], own: Mapping[str, str]) -> li
 async def _pass_through(
     exchange: Exchange, upstream: aiohttp.ClientResponse, generation: Generation
 ) -> web.StreamResponse:
-    """The upstream's answer, status, headers and bytes as they are, at the pace at which the client takes them."""
+    """The upstream's answer with its status, headers and bytes, read only as fast as the client takes them."""
     response = web.StreamResponse(status=upstream.status, reason=upstream.reason)
     for name, value in _response_headers(upstream.headers, exchange.headers):
         response.headers.add(name, value)
@@ -241,7 +244,7 @@ async def _pass_through(
         await response.write_eof()
     except GatewayError as error:
         generation.abort(error)
-        exchange.connection.abort()  # the status is out: only a cut tells the client that this is not all
+        exchange.connection.abort()  # the status was sent, so only a cut shows that bytes are missing
     except SlowReaderError:
         generation.abort(GatewayError("abandoned"), "slow_reader")
         exchange.connection.abort()
