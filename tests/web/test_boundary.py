@@ -1,6 +1,8 @@
 """The boundary of errors: what a client is sent when something fails that nobody foresaw, before and after the head."""
 
 import asyncio
+import gc
+import weakref
 from collections.abc import Sequence
 from typing import Any, Final
 
@@ -9,6 +11,8 @@ from structlog.testing import capture_logs
 
 from gateway.core.event import TOKEN, Event
 from gateway.formats import CLASSES, Encoder, Spec, Stateless, View
+from gateway.web import service
+from gateway.web.exchange import Exchange
 from tests.kit.sse_client import request
 from tests.kit.upstream import LAST_CHUNK, Hang, Pause, ScriptedUpstream, Step, openai_answer, openai_delta, sse_head
 from tests.seams.serving import Serving, serving
@@ -139,3 +143,31 @@ async def test_exception_before_the_head_is_a_response(monkeypatch: pytest.Monke
         headers = {"Accept": "*/*"}
         async with await request(f"{gateway.url}/chat?message=hi", headers=headers) as answer:
             assert (answer.status, (await answer.json())["code"]) == (500, "internal")
+
+
+async def test_refused_request_is_forgotten_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing of it waits for the garbage collector: errors come in crowds, each with a body of up to `max_body`."""
+    asked: list[weakref.ref[Exchange]] = []
+
+    class Watched(Exchange):
+        __slots__ = ("__weakref__",)
+
+        def __init__(self, **fields: Any) -> None:
+            super().__init__(**fields)
+            asked.append(weakref.ref(self))
+
+    monkeypatch.setattr(service, "Exchange", Watched)
+    gc.disable()
+    try:
+        async with serving(setting("http://127.0.0.1:9", [{"path": "/chat"}])) as gateway:
+            for path in ("/nowhere", "/chat?message=", "/streams/unknown"):
+                async with await request(gateway.url + path, headers={"Accept": "*/*"}) as answer:
+                    await answer.body()
+            await eventually(lambda: alive(asked), lambda left: left == 0)
+    finally:
+        gc.enable()
+    assert len(asked) == 3
+
+
+async def alive(asked: list[weakref.ref[Exchange]]) -> int:
+    return sum(ref() is not None for ref in asked)
