@@ -7,14 +7,26 @@ from collections.abc import Sequence
 from typing import Any, Final
 
 import pytest
+from aiohttp import web
 from structlog.testing import capture_logs
 
+from gateway.core.errors import GatewayError
 from gateway.core.event import TOKEN, Event
 from gateway.formats import CLASSES, Encoder, Spec, Stateless, View
 from gateway.web import service
 from gateway.web.exchange import Exchange
 from tests.kit.sse_client import request
-from tests.kit.upstream import LAST_CHUNK, Hang, Pause, ScriptedUpstream, Step, openai_answer, openai_delta, sse_head
+from tests.kit.upstream import (
+    LAST_CHUNK,
+    Hang,
+    Pause,
+    ScriptedUpstream,
+    Step,
+    http_head,
+    openai_answer,
+    openai_delta,
+    sse_head,
+)
 from tests.seams.serving import Serving, serving
 from tests.web.stage import EVENTS, eventually, parsed, setting
 
@@ -171,3 +183,25 @@ async def test_refused_request_is_forgotten_at_once(monkeypatch: pytest.MonkeyPa
 
 async def alive(asked: list[weakref.ref[Exchange]]) -> int:
     return sum(ref() is not None for ref in asked)
+
+
+async def test_answer_that_is_passed_on_may_end_before_its_head(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A drain or a time limit ends the generation while the head of a response that is no stream is being written."""
+    prepare = web.StreamResponse.prepare
+
+    async def late(self: web.StreamResponse, request: web.BaseRequest) -> Any:
+        for generation in list(app.engine.running.values()):
+            generation.abort(GatewayError("drained"))
+            await generation.ended
+        return await prepare(self, request)
+
+    monkeypatch.setattr(web.StreamResponse, "prepare", late)
+    script: list[Step] = [http_head(200, "text/plain", Content_Length="9") + b"half", Hang()]
+    route = {"path": "/files", "api": "proxy", "upstream": "events"}
+    with capture_logs() as lines:
+        async with ScriptedUpstream(script) as upstream, serving(setting(upstream.url, [route])) as gateway:
+            app = gateway.app.gateway
+            async with await request(f"{gateway.url}/files", headers={"Accept": "*/*"}) as answer:
+                await answer.body()
+                assert answer.broken
+    assert [line["event"] for line in lines if line["log_level"] == "error"] == []
