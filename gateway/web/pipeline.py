@@ -62,9 +62,9 @@ async def answer(exchange: Exchange) -> web.StreamResponse:
         if exchange.committed is None:
             return error_response(exchange, error)
         return await _end_committed(exchange, exchange.committed, error)
-    except (ConnectionError, TimeoutError):
+    except ConnectionError:
         raise
-    except Exception as error:
+    except Exception as error:  # a TimeoutError too: aiohttp would answer it with a head, whatever was sent
         exchange.gateway.logger.error("request_failed", request_id=exchange.id, exc_info=error)
         if exchange.committed is None:
             return error_response(exchange, GatewayError("internal"))

@@ -102,6 +102,22 @@ async def test_exception_in_mid_stream_ends_it_with_one_error_event(end: list[St
     assert [line["event"] for line in lines if line["log_level"] == "error"] == ["request_failed"]
 
 
+async def test_timeout_in_mid_stream_ends_it_with_one_error_event(monkeypatch: pytest.MonkeyPatch) -> None:
+    """aiohttp answers a handler's TimeoutError by itself, with a head, also behind a head that was sent."""
+
+    def late(self: FragileEncoder, event: Event, index: int) -> str:
+        if event.data == "bad":
+            raise TimeoutError
+        return f"data: {event.data or event.type}\n"
+
+    monkeypatch.setattr(FragileEncoder, "encode", late)
+    script = answer_of("good", "bad")
+    async with ScriptedUpstream(script) as upstream, serving(routes(upstream.url)) as gateway:
+        messages = parsed(await ask(gateway))
+        assert failed_requests(gateway) == 1
+    assert [message.type for message in messages] == ["message", "message", "error"]
+
+
 async def slots(gateway: Serving) -> tuple[int, int]:
     """Readers and running generations, once nobody is left whose time runs."""
     app = gateway.app.gateway
