@@ -181,7 +181,7 @@ class Attempt:
         if not (answer.complete or answer.eof_ends):
             raise GatewayError("upstream_cut", detail="the body ended without an end marker")
         if self.rescue is not None:
-            self._append(self.rescue.rest())
+            self._write(self.rescue.rest(), kept_back=True)
 
     # -- while the answer comes: called for every read -----------------------------------------------------------------
 
@@ -199,17 +199,17 @@ class Attempt:
             return Taken.ENOUGH
         return Taken.RELAYED if events else Taken.NOTHING
 
-    def _write(self, events: list[Event]) -> None:
+    def _write(self, events: list[Event], *, kept_back: bool = False) -> None:
+        """The events of this answer are in the log, less what a rescue drops; of `kept_back` ones it drops nothing."""
         if not events:
             return
         self._heard = self._now()  # also for events that a rescue drops: the target is not silent
         if not self._speaking:
             self._speak()
-        self._append(events if self.rescue is None else self.rescue.missing(events))
-
-    def _append(self, events: list[Event]) -> None:
-        if not events:
-            return
+        if self.rescue is not None and not kept_back:
+            events = self.rescue.missing(events)
+            if not events:
+                return
         transcript, answer = self._work.transcript, self.answer
         if self.rescue is not None and self.rescue.restarted:
             self.rescue = None

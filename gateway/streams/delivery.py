@@ -94,7 +94,7 @@ class Delivery:
         try:
             place = self._reader.place
             if not self._frames.skip(place):
-                await self._write(self._frames.trimmed())
+                await self._write(self._frames.trimmed(place))
             else:
                 await self._write(self._frames.first(place).encode())
                 await self._follow()
@@ -111,7 +111,7 @@ class Delivery:
         Raises:
             Exception: that failed too. Only an abort of the connection can show the client that events are missing.
         """
-        await self._write(self._frames.failed(error))
+        await self._write(self._frames.failed(error, self._reader.place))
         await self._sink.end()
 
     def speak(self) -> None:
@@ -132,7 +132,7 @@ class Delivery:
                     await self._send(hold.flush())
                 return
             if got is TRIMMED:
-                await self._write(self._frames.trimmed())
+                await self._write(self._frames.trimmed(reader.place))
                 return
             if not isinstance(got, State):
                 await self._take(got)

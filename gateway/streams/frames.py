@@ -81,12 +81,12 @@ class Frames:
         numbered = merge(events, seq, self._max_merged) if self._max_merged else enumerate(events, seq + 1)
         # This loop runs for every event of every reader, so nothing but the encoder is called in it.
         for number, event in numbered:
-            block = encode(event, index)
             kind = event.type
+            if kind == RESTART:
+                index = 0  # its own block, too, belongs to the answer that begins
+            block = encode(event, index)
             if kind == TOKEN:
                 index += 1
-            elif kind == RESTART:
-                index = 0
             if block:
                 if stateful:
                     block = self._behind_all(block, Place(number, index))
@@ -97,13 +97,15 @@ class Frames:
             text += self._end(terminal, Place(last, index))
         return text.encode("utf-8", "replace"), Place(last, index)
 
-    def trimmed(self) -> bytes:
+    def trimmed(self, place: Place) -> bytes:
         """The frame for a reader whose next events were trimmed, with a cursor after which nothing is left to read."""
-        return error_frame(self._format, self._view, GatewayError("cursor_expired"), final_cursor()).encode()
+        error = GatewayError("cursor_expired")
+        return error_frame(self._format, self._view, error, final_cursor(), place.tokens).encode()
 
-    def failed(self, error: GatewayError) -> bytes:
-        """The frame that ends this reader's stream with an error, with a cursor after which nothing is left to read."""
-        return error_frame(self._format, self._view, error, final_cursor() if self._prefix else "").encode()
+    def failed(self, error: GatewayError, place: Place) -> bytes:
+        """The frame that ends the stream of a reader at this place, with a cursor after which nothing is left."""
+        cursor = final_cursor() if self._prefix else ""
+        return error_frame(self._format, self._view, error, cursor, place.tokens).encode()
 
     def _end(self, terminal: Event, place: Place) -> str:
         block = self._encoder.terminal(terminal, place.tokens)
@@ -124,7 +126,15 @@ class Frames:
         return f"{before}{gap}{self._prefix}{place.seq}.{place.tokens}\n{last}"
 
 
-def error_frame(format_: Format, view: View, error: GatewayError, cursor: str = "") -> str:
-    """One error in the route's format, as a whole frame; with a cursor where the stream cannot be resumed after it."""
-    block = format_.open(view).terminal(Event(ERROR, error.to_json()), 0)
+def error_frame(format_: Format, view: View, error: GatewayError, cursor: str = "", index: int = 0) -> str:
+    """One error in the route's format, as a whole frame.
+
+    Args:
+        format_: the route's.
+        view: what the format may mention of the stream.
+        error: the error.
+        cursor: one after which nothing is left to read, where the stream cannot be resumed; "" for none.
+        index: token events that the reader was sent before.
+    """
+    block = format_.open(view).terminal(Event(ERROR, error.to_json()), index)
     return f"id: {cursor}\n{block}\n" if cursor else f"{block}\n"

@@ -28,7 +28,6 @@ import aiohttp
 import msgspec
 
 from gateway.clock import Timer
-from gateway.config import Timeouts
 from gateway.core.bucket import Gate
 from gateway.core.cost import amounts
 from gateway.core.cursor import Place
@@ -161,11 +160,6 @@ class Generation:
     def commit_after(self) -> float:
         """Seconds that the client's headers wait for the upstream's real status."""
         return self._running.job.stream.commit_after
-
-    @property
-    def timeouts(self) -> Timeouts:
-        """The route's time limits."""
-        return self._running.job.timeouts
 
     async def opened(self, *, within: float | None = None, unless: "asyncio.Future[None] | None" = None) -> Opening:
         """How its answer opened. You must call this in the same turn of the loop as `start`, while it still runs.

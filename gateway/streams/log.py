@@ -209,7 +209,7 @@ class MemoryLog:
 
     def moved(self) -> None:
         """An attached reader moved on or left, so there may be room again."""
-        if self.size <= self.max_bytes:
+        if not self.full:  # a log that has ended keeps what it has: its readers may come back for the rest
             return
         self._trim()
         if not self.full and self._room is not None and not self._room.done():

@@ -63,15 +63,17 @@ async def answer(exchange: Exchange) -> web.StreamResponse:
     except GatewayError as error:
         if error.detail:
             exchange.gateway.logger.info("refused", request_id=exchange.id, code=error.code, detail=error.detail)
-        failure = error
-    except (ConnectionError, TimeoutError):
+        # Not kept in a variable behind this block: the error's traceback holds this frame, and with it the request.
+        if exchange.committed is None:
+            return error_response(exchange, error)
+        return await _end_committed(exchange, exchange.committed, error)
+    except ConnectionError:
         raise
-    except Exception as error:
+    except Exception as error:  # a TimeoutError too: aiohttp would answer it with a head, whatever was sent
         exchange.gateway.logger.error("request_failed", request_id=exchange.id, exc_info=error)
-        failure = GatewayError("internal")
-    if exchange.committed is None:
-        return error_response(exchange, failure)
-    return await _end_committed(exchange, exchange.committed, failure)
+        if exchange.committed is None:
+            return error_response(exchange, GatewayError("internal"))
+        return await _end_committed(exchange, exchange.committed, GatewayError("internal"))
 
 
 async def _end_committed(exchange: Exchange, committed: Committed, failure: GatewayError) -> web.StreamResponse:
@@ -79,9 +81,10 @@ async def _end_committed(exchange: Exchange, committed: Committed, failure: Gate
     committed.failed = True
     committed.response.force_close()
     try:
-        if committed.fail is None:
-            raise failure
-        await committed.fail(failure)
+        if committed.fail is not None:
+            await committed.fail(failure)
+        else:
+            exchange.connection.abort()
     except Exception:  # noqa: BLE001  # no error can be sent, or the client is gone; the failure was logged before
         exchange.connection.abort()
     return committed.response

@@ -67,27 +67,35 @@ async def stream_new(
         GatewayError: the generation failed before anything was committed.
     """
     stay = _Stay(generation, generation.attach(BEGINNING))
-    # A client that closes its sending side before the headers is sent them at once. If it has closed altogether, its
-    # kernel answers with a reset.
-    closed = asyncio.get_running_loop().create_future()
     try:
-        if wait:
-            exchange.connection.check_open()
-        else:
-            exchange.connection.outlive_fin(lambda: None if closed.done() else closed.set_result(None))
-        commit_after = None if wait else generation.commit_after
-        opening = await generation.opened(within=commit_after, unless=closed)
-        generation.id_sent = not closed.done()  # it is in the headers, which a client that closed may not read
-        if opening.error is not None:
-            raise opening.error
-        if opening.response is not None and pass_through is not None:
+        passed = await _hold(exchange, generation, wait)
+        if passed is not None and pass_through is not None:
             try:
-                return await pass_through(opening.response)
+                return await pass_through(passed)
             finally:
                 generation.passed_on()
         return await _deliver(exchange, stay, resumed=False)
     finally:
         stay.leave()
+
+
+async def _hold(exchange: Exchange, generation: Generation, wait: bool) -> ClientResponse | None:
+    """The upstream's response where that is no stream; the headers are to go out now.
+
+    A coroutine of its own, because a stream would keep what is waited for here as long as it lasts.
+    """
+    # A client that closes its sending side before the headers is sent them at once. If it has closed altogether, its
+    # kernel answers with a reset.
+    closed = asyncio.get_running_loop().create_future()
+    if wait:
+        exchange.connection.check_open()
+    else:
+        exchange.connection.outlive_fin(lambda: None if closed.done() else closed.set_result(None))
+    opening = await generation.opened(within=None if wait else generation.commit_after, unless=closed)
+    generation.id_sent = not closed.done()  # it is in the headers, which a client that closed may not read
+    if opening.error is not None:
+        raise opening.error
+    return opening.response
 
 
 async def resume(exchange: Exchange, cursor_text: str, stream_id: str | None = None) -> web.StreamResponse:

@@ -9,7 +9,7 @@ import pytest
 from gateway.core.event import DONE, ERROR, THINKING, TOKEN, Event
 from gateway.formats import CLASSES, Encoder, Spec, View
 from tests.kit.sse_client import request
-from tests.kit.upstream import ScriptedUpstream, openai_answer, openai_delta, sse_head
+from tests.kit.upstream import Pause, ScriptedUpstream, openai_answer, openai_delta, sse_head
 from tests.seams.serving import serving
 from tests.web.stage import EVENTS, parsed, setting
 
@@ -92,9 +92,10 @@ async def test_reader_that_comes_back_anywhere_gets_the_rest_as_if_it_had_stayed
 
 @pytest.mark.usefixtures("preset")
 async def test_reader_is_told_when_the_beginning_that_its_place_depends_on_is_gone() -> None:
-    long = ["x" * 1000] * 12
+    long = [step for _ in range(12) for step in (openai_delta("x" * 1000), Pause(0.02))]
+    script = [sse_head(), *long, *openai_answer()[1:]]
     route = ROUTE | {"resume": {"max_bytes": "4KiB"}}
-    async with ScriptedUpstream(openai_answer(*long)) as upstream, serving(setting(upstream.url, [route])) as gateway:
+    async with ScriptedUpstream(script) as upstream, serving(setting(upstream.url, [route])) as gateway:
         async with await request(f"{gateway.url}/chat?message=hi", headers=EVENTS) as answer:
             cursor = parsed(await answer.body())[-3].last_event_id  # of the last event that is not the end
         async with await request(f"{gateway.url}/chat", headers=EVENTS, last_event_id=cursor) as answer:

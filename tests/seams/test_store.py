@@ -44,7 +44,7 @@ class LinesLog:
             self._lines.append(json.dumps([event.type, event.data, event.id]).encode())
             self.size += len(self._lines[-1])
         self.last += len(events)
-        self.moved()
+        self._trim()
         for reader in self.readers:
             reader.offer(events)
 
@@ -69,6 +69,10 @@ class LinesLog:
             await self._changed.wait()
 
     def moved(self) -> None:
+        if self.full:
+            self._trim()
+
+    def _trim(self) -> None:
         needed = min((reader.after for reader in self.readers), default=self.last)
         while self.size > self.max_bytes and self.first <= needed:
             self.size -= len(self._lines.pop(0))

@@ -109,6 +109,15 @@ class LogContract(ABC):
         fast.close()
         assert log.readers == ()
 
+    async def test_reader_that_left_a_log_at_its_end_can_come_back_for_the_rest(self) -> None:
+        """The terminal event holds the whole text once more, so at its end a log is often above its bound."""
+        log = self.make(3 * KIB)
+        reader = self.reader(log)
+        log.append([Event(TOKEN, f"{number}" + "x" * 500) for number in range(4)])
+        log.close(Event(DONE, "x" * 2000))
+        reader.close()
+        assert len(said(log.read(0, 9))) == 5
+
     async def test_reader_that_waits_is_woken_by_an_append_and_by_the_end(self) -> None:
         log = self.log()
         reader = self.reader(log)

@@ -11,8 +11,8 @@ from gateway.clock import Clock
 from gateway.config import Stream as Config
 from gateway.core.cursor import Place
 from gateway.core.errors import GatewayError
-from gateway.core.event import DONE, ERROR, START, THINKING, TOKEN, Event
-from gateway.formats import Encoder, OpenAIFormat, Spec, View, compile_format
+from gateway.core.event import DONE, ERROR, RESTART, START, THINKING, TOKEN, Event
+from gateway.formats import Encoder, Format, OpenAIFormat, Spec, View, compile_format
 from gateway.observe.metrics import Metrics
 from gateway.streams.delivery import Delivery
 from gateway.streams.frames import Frames
@@ -122,6 +122,30 @@ async def test_client_that_comes_back_is_sent_what_follows_its_cursor() -> None:
     desk.ends()
     await desk.run()
     assert desk.socket.text == ':\n\ndata: {"content":"b"}\n\ndata: [DONE]\n\n'
+
+
+def indexed() -> Format:
+    """A format whose blocks say the index."""
+    blocks = {kind: {"data": f"{kind} $index"} for kind in ("token", "restart", "error")}
+    return compile_format(blocks | dict.fromkeys(("start", "thinking", "tool", "done")))
+
+
+async def test_answer_that_begins_anew_is_counted_from_its_restart() -> None:
+    desk = Desk(format=indexed(), cursors=False)
+    desk.says("a", "b")
+    desk.log.append([Event(RESTART, ""), Event(TOKEN, "c")])
+    desk.ends(GatewayError("upstream_cut"))
+    await desk.run()
+    told = ["token 0", "token 1", "restart 0", "token 0", "error 1"]
+    assert [line.removeprefix("data: ") for line in desk.socket.text.splitlines() if "data" in line] == told
+
+
+async def test_client_whose_place_is_gone_is_told_at_which_index() -> None:
+    desk = Desk(format=indexed(), place=Place(1, 7), cursors=False)
+    desk.says("a", "b", "c")
+    desk.log.first = 3
+    assert await desk.run() == "completed"
+    assert desk.socket.text.endswith("data: error 7\n\n")
 
 
 @pytest.mark.parametrize("cursors", [True, False])

@@ -240,3 +240,16 @@ async def test_silence_of_a_rescuer_that_repeats_is_no_silence(works: Works) -> 
 
     events, _ = await events_of(works, TORN, play, timeouts={"idle": "300ms"})
     assert text_of(events) == "The quick brown fox jumps"
+
+
+async def test_rescue_whose_answer_is_empty_begins_anew_with_the_times_of_now(works: Works) -> None:
+    """The second answer is whole without a single event; what is written for it has the time of its end."""
+
+    def play(exchange: Exchange) -> Sequence[Step]:
+        return [response(400, "{}")] if prefix(exchange) else rest()
+
+    events, _ = await events_of(works, TORN, play, restarts=True)
+    assert [event.type for event in events[-2:]] == [RESTART, DONE]
+    assert done(events).full_text == ""
+    assert works.count("gateway_rescues_total", result="restarted") == 1
+    assert works.count("gateway_inter_token_latency_seconds_sum") >= 0

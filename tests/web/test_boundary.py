@@ -1,6 +1,8 @@
 """The boundary of errors: what a client is sent when something fails that nobody foresaw, before and after the head."""
 
 import asyncio
+import gc
+import weakref
 from collections.abc import Sequence
 from typing import Any, Final
 
@@ -8,8 +10,11 @@ import pytest
 from aiohttp import web
 from structlog.testing import capture_logs
 
+from gateway.core.errors import GatewayError
 from gateway.core.event import TOKEN, Event
 from gateway.formats import CLASSES, Encoder, Spec, Stateless, View
+from gateway.web import service
+from gateway.web.exchange import Exchange
 from tests.kit.sse_client import request
 from tests.kit.upstream import (
     LAST_CHUNK,
@@ -98,6 +103,22 @@ async def test_exception_in_mid_stream_ends_it_with_one_error_event(end: list[St
     assert [line["event"] for line in lines if line["log_level"] == "error"] == ["request_failed"]
 
 
+async def test_timeout_in_mid_stream_ends_it_with_one_error_event(monkeypatch: pytest.MonkeyPatch) -> None:
+    """aiohttp answers a handler's TimeoutError by itself, with a head, also behind a head that was sent."""
+
+    def late(self: FragileEncoder, event: Event, index: int) -> str:
+        if event.data == "bad":
+            raise TimeoutError
+        return f"data: {event.data or event.type}\n"
+
+    monkeypatch.setattr(FragileEncoder, "encode", late)
+    script = answer_of("good", "bad")
+    async with ScriptedUpstream(script) as upstream, serving(routes(upstream.url)) as gateway:
+        messages = parsed(await ask(gateway))
+        assert failed_requests(gateway) == 1
+    assert [message.type for message in messages] == ["message", "message", "error"]
+
+
 async def slots(gateway: Serving) -> tuple[int, int]:
     """Readers and running generations, once nobody is left whose time runs."""
     app = gateway.app.gateway
@@ -166,3 +187,53 @@ async def test_exception_behind_a_head_that_was_passed_on_aborts_the_answer(monk
                 await answer.body()
                 assert (answer.status, answer.broken) == (200, True)
                 assert b"HTTP/1.1" not in answer.raw, "a second head"
+
+
+async def test_refused_request_is_forgotten_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing of it waits for the garbage collector: errors come in crowds, each with a body of up to `max_body`."""
+    asked: list[weakref.ref[Exchange]] = []
+
+    class Watched(Exchange):
+        __slots__ = ("__weakref__",)
+
+        def __init__(self, **fields: Any) -> None:
+            super().__init__(**fields)
+            asked.append(weakref.ref(self))
+
+    monkeypatch.setattr(service, "Exchange", Watched)
+    gc.disable()
+    try:
+        async with serving(setting("http://127.0.0.1:9", [{"path": "/chat"}])) as gateway:
+            for path in ("/nowhere", "/chat?message=", "/streams/unknown"):
+                async with await request(gateway.url + path, headers={"Accept": "*/*"}) as answer:
+                    await answer.body()
+            await eventually(lambda: alive(asked), lambda left: left == 0)
+    finally:
+        gc.enable()
+    assert len(asked) == 3
+
+
+async def alive(asked: list[weakref.ref[Exchange]]) -> int:
+    return sum(ref() is not None for ref in asked)
+
+
+async def test_answer_that_is_passed_on_may_end_before_its_head(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A drain or a time limit ends the generation while the head of a response that is no stream is being written."""
+    prepare = web.StreamResponse.prepare
+
+    async def late(self: web.StreamResponse, request: web.BaseRequest) -> Any:
+        for generation in list(app.engine.running.values()):
+            generation.abort(GatewayError("drained"))
+            await generation.ended
+        return await prepare(self, request)
+
+    monkeypatch.setattr(web.StreamResponse, "prepare", late)
+    script: list[Step] = [http_head(200, "text/plain", Content_Length="9") + b"half", Hang()]
+    route = {"path": "/files", "api": "proxy", "upstream": "events"}
+    with capture_logs() as lines:
+        async with ScriptedUpstream(script) as upstream, serving(setting(upstream.url, [route])) as gateway:
+            app = gateway.app.gateway
+            async with await request(f"{gateway.url}/files", headers={"Accept": "*/*"}) as answer:
+                await answer.body()
+                assert answer.broken
+    assert [line["event"] for line in lines if line["log_level"] == "error"] == []

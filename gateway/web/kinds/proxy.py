@@ -167,7 +167,7 @@ class Proxy(RouteKind[ProxyRoute]):
         return stream_new(
             exchange,
             generation,
-            pass_through=lambda response: _pass_through(exchange, response, generation),
+            pass_through=lambda response: _pass_through(exchange, response, generation, asked.job.timeouts.idle),
             wait=not asked.stream,
         )
 
@@ -227,9 +227,16 @@ def _response_headers(upstream: Mapping[str, str], own: Mapping[str, str]) -> li
 
 
 async def _pass_through(
-    exchange: Exchange, upstream: aiohttp.ClientResponse, generation: Generation
+    exchange: Exchange, upstream: aiohttp.ClientResponse, generation: Generation, idle: float
 ) -> web.StreamResponse:
-    """The upstream's answer with its status, headers and bytes, read only as fast as the client takes them."""
+    """The upstream's answer with its status, headers and bytes, read only as fast as the client takes them.
+
+    Args:
+        exchange: the request.
+        upstream: the answer, its body unread.
+        generation: aborted where the body breaks off; a drain or a time limit may end it at any time.
+        idle: seconds that the upstream may be silent.
+    """
     response = web.StreamResponse(status=upstream.status, reason=upstream.reason)
     for name, value in _response_headers(upstream.headers, exchange.headers):
         response.headers.add(name, value)
@@ -237,7 +244,7 @@ async def _pass_through(
         response.force_close()
     await response.prepare(exchange.request)
     exchange.committed = Committed(response)
-    idle, write_timeout = generation.timeouts.idle, generation.stream.settings.write_timeout
+    write_timeout = generation.stream.settings.write_timeout
     try:
         while part := await _read(upstream, idle):
             await _write(response, part, write_timeout)
