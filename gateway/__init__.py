@@ -1,19 +1,18 @@
 """A streaming gateway between browsers and LLM backends.
 
 The idea: **every generation is an append-only log of events.** One writer fills it; any number of readers follow it,
-each from its own place. Resuming after a drop, a second tab, a slow reader and the chat page are all "read after a
+each from its own position. Resuming after a drop, a second tab, a slow reader and the chat page are all "read after a
 cursor"; a heartbeat is a read that came back with nothing.
 
-    browser ---request---> web/ ---admission: who, may they, open the log, start the pump---+
-                                                                                            |
-                                                                                            v
-    provider --bytes--> upstream/ --bytes--> dialects/ --events--> streams/pump --append--> streams/log
-                                                                                            |   |
-                                                      read(after, limit): the reader asks --+   +-- follow(events):
-                                                      (a replay, a heartbeat, a slow            the writer hands over
-                                                      client: back-pressure is not asking)      in the same call
-                                                                                            |   |
-    browser <---frames--- web/ <---sink--- streams/delivery <----- formats/: blocks <-------+---+
+    a request --> web/ --> admission: is the credential good, do the limits allow it? open the log, start the pump
+                                                   |
+    provider                                       v                                                        browser
+       |    upstream/       dialects/       streams/pump                   streams/delivery                    ^
+       +--> intake: bytes --> events --> transcript --append--> log --+--> frames: formats/ --> sink: bytes ---+
+                                                                      |
+                                               two ways into the log: |
+                              read(after, limit)   the reader asks: a replay, a heartbeat, a slow client
+                              follow(events)       the writer calls, in its append, a reader that has all before
 
 Eight nouns:
 
@@ -24,29 +23,30 @@ Generation  One paid answer: a log, the pump that fills it, and an end that come
 Stream      What a reader needs to know of it, as plain values: a reader may be on another machine. `streams/stream.py`
 Format      How a route's clients are sent events. `formats/`
 Route kind  What a path is: how a request is read, what it starts, how answers and errors look. `web/kinds/`
-Principal   Who asks, as a kind and an id: the owner of streams and chats, the subject of limits. `core/principal.py`
+Principal   The kind and id that a request acts for. It owns streams and chats; limits count it. `core/principal.py`
 
-Dialects stand on the writer's edge of a log and formats on the reader's, so that there are N + M of them and never
+Only the writer of a log uses dialects and only its readers use formats, so that there are N + M of them and never
 N x M.
 
 To follow one request, read in this order:
 
-    web/service.py         a request becomes an exchange
-    web/pipeline.py        CORS, limits of addresses, credentials; the boundary of errors
-    web/kinds/base.py      a cursor resumes; anything else is read, admitted, answered
-    web/admission.py       the plan's limits; the log and the generation are made
-    streams/generation.py  start, stop, end
-    streams/pump.py        which target is asked; attempt.py: one call; rescue.py: a broken answer
-    upstream/intake.py     the provider's bytes, window by window
-    dialects/openai.py     bytes to events
-    streams/log.py         append; reader.py: read and follow
-    streams/delivery.py    the loop of one reader; frames.py: events to bytes; sink.py: bytes to the socket
-    formats/mapping.py     an event to a block
+    web/service.py            a request becomes an exchange
+    web/pipeline.py           CORS, limits of addresses, credentials; the boundary of errors
+    web/kinds/base.py         a cursor resumes a stream; any other request is read, admitted, answered
+    web/admission.py          the plan's limits; the log and the generation are made
+    streams/generation.py     start, stop, end
+    streams/pump.py           which target is asked; attempt.py: one call; rescue.py: a broken answer
+    upstream/intake.py        the provider's bytes, window by window
+    dialects/openai.py        bytes to events
+    streams/transcript.py     events into the log; log.py: append; reader.py: read and follow
+    web/streaming.py          the response: headers held and sent, a delivery begun and ended
+    streams/delivery.py       the loop of one reader; frames.py: events to bytes; sink.py: bytes to the socket
+    formats/mapping.py        an event to a block
 
 Each room imports only rooms that stand before it in this line (`tests/test_architecture.py`):
 
     core  dialects  formats  config  clock  observe  upstream  streams  web  admin  app  process  cli
 
-`core/`, `dialects/` and `formats/` do no I/O and ask no clock: bytes and `now` come in, values go out. `app.py` alone
-names concrete classes and puts them together. CONTRIBUTING.md says where a new part goes.
+`core/`, `dialects/` and `formats/` do no I/O and ask no clock: bytes and `now` come in, values go out. `app.py` puts
+the process's parts together. CONTRIBUTING.md says where a new part goes.
 """

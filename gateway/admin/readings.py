@@ -103,7 +103,7 @@ class Readings:
     def now(self) -> dict[str, Any]:
         """The state of the process, its targets and its oldest streams."""
         gateway = self._gateway
-        running = gateway.engine.running
+        running, now = gateway.engine.running, gateway.clock.now()
         return self._about | {
             "draining": gateway.draining,
             "reloaded": any(tally(gateway.metrics.reload_ok, "").values()),
@@ -115,7 +115,7 @@ class Readings:
             },
             "targets": list(islice(_targets(gateway), LISTED)),
             "running": len(running),
-            "streams": [generation.describe() for generation in islice(running.values(), LISTED)],
+            "streams": [generation.describe(now) for generation in islice(running.values(), LISTED)],
         }
 
 

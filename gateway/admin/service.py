@@ -116,7 +116,8 @@ def _ready(gateway: Gateway) -> web.Response:
 
 
 def _streams(gateway: Gateway) -> web.Response:
-    return _json([generation.describe() for generation in gateway.engine.running.values()])
+    now = gateway.clock.now()
+    return _json([generation.describe(now) for generation in gateway.engine.running.values()])
 
 
 _PROBES: dict[str, Probe] = {"/metrics": _metrics, "/livez": _live, "/readyz": _ready}

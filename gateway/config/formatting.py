@@ -7,10 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from gateway.config.rules import Rule
-from gateway.core import event
-from gateway.formats import CLASSES, PRESETS, compile_format
-
-KINDS: Final = (event.START, event.THINKING, event.TOKEN, event.TOOL, event.RESTART, event.DONE, event.ERROR)
+from gateway.formats import CLASSES, EVENT_KINDS, PRESETS, compile_format
 
 
 @dataclass(frozen=True)
@@ -32,7 +29,7 @@ class FormatRule(Rule):
             "enum": list(PRESETS),
             "description": "What the kinds that are left out are sent as; events if absent.",
         }
-        kinds = {kind: {"anyOf": [{"type": "null"}, _ENTRY]} for kind in KINDS}
+        kinds = {kind: {"anyOf": [{"type": "null"}, _ENTRY]} for kind in EVENT_KINDS}
         own = {"type": "object", "properties": {"preset": preset} | kinds, "additionalProperties": False}
         return {"anyOf": [{"enum": [*PRESETS, *CLASSES]}, own]}
 

@@ -176,13 +176,13 @@ class ChunkAnswer(_OpenAIAnswer):
             return
         self._note(chunk)
         for choice in chunk.choices or ():
-            self._follow(choice)
+            self._track(choice)
         # The gateway always asks for the usage; a client that did not must not see the chunk that holds nothing else.
         if chunk.choices or self._keep_usage or chunk.usage is None:
             self.size += BYTES_PER_TOKEN
             out.append(Event(CHUNK, event.data))
 
-    def _follow(self, choice: _KeptChoice) -> None:
+    def _track(self, choice: _KeptChoice) -> None:
         if choice.index not in self._seen and len(self._seen) < MAX_CHOICES:
             self._seen += (choice.index,)
         if choice.finish_reason and choice.index in self._seen:

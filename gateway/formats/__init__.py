@@ -8,7 +8,7 @@ A new format is a mapping in the user's YAML, an entry in `PRESETS`, or, where i
 """
 
 from gateway.formats.completion import Completion
-from gateway.formats.mapping import KINDS, PLACEHOLDERS, Mapped
+from gateway.formats.mapping import EVENT_KINDS, PLACEHOLDERS, Mapped
 from gateway.formats.openai import OpenAIFormat, completion_id
 from gateway.formats.presets import CLASSES, PRESETS, compile_format, load_format
 from gateway.formats.problem import error_data, error_object, problem, usage_object
@@ -17,7 +17,7 @@ from gateway.formats.view import Encoder, Format, Spec, Stateless, View
 
 __all__ = [
     "CLASSES",
-    "KINDS",
+    "EVENT_KINDS",
     "PLACEHOLDERS",
     "PRESETS",
     "Completion",

@@ -51,7 +51,7 @@ PLACEHOLDERS: Final[Mapping[str, Mapping[str, Value]]] = {
 }
 """For each kind of event, the placeholders that its template may have, and their values."""
 
-KINDS: Final = tuple(PLACEHOLDERS)
+EVENT_KINDS: Final = tuple(PLACEHOLDERS)
 """The kinds of event that a mapping has entries for."""
 
 

@@ -5,7 +5,7 @@ from types import MappingProxyType
 from typing import Any, Final
 
 from gateway.core.event import DONE, ERROR, RESTART, START, THINKING, TOKEN, TOOL
-from gateway.formats.mapping import KINDS, Mapped
+from gateway.formats.mapping import EVENT_KINDS, Mapped
 from gateway.formats.openai import OpenAIFormat
 from gateway.formats.verbatim import Verbatim
 from gateway.formats.view import Format, Spec
@@ -57,7 +57,7 @@ CLASSES: Final[dict[str, Callable[[], Format]]] = {"openai": OpenAIFormat}
 
 _OWN: Final[Mapping[str, Callable[..., Format]]] = {"openai": OpenAIFormat, "verbatim": Verbatim}
 """Formats with options, by their name in `Format.spec`. The code of a route sets the options, not the configuration."""
-_KEYS: Final = ("preset", *KINDS)
+_KEYS: Final = ("preset", *EVENT_KINDS)
 
 
 def compile_format(spec: Spec) -> Format:

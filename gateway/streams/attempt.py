@@ -46,7 +46,7 @@ class Host(Protocol):
     def begin(self) -> None:
         """The first event is about to be written."""
 
-    async def pass_on(self, response: aiohttp.ClientResponse) -> None:
+    async def pass_through(self, response: aiohttp.ClientResponse) -> None:
         """Returns when the body of this answer, which is no stream, was passed on to the client.
 
         Raises:
@@ -149,7 +149,7 @@ class Attempt:
                 if answer is None:
                     self._deadline.clear()
                     target.breaker.begin(self._call)
-                    await work.host.pass_on(response)
+                    await work.host.pass_through(response)
                     return
                 self.answer = answer
                 self.carried = tokens_of(self.rescue.delivered) if self.rescue is not None and self._prefix else 0

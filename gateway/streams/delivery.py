@@ -97,7 +97,7 @@ class Delivery:
                 await self._write(self._frames.trimmed(place))
             else:
                 await self._write(self._frames.first(place).encode())
-                await self._follow()
+                await self._deliver_all()
             await self._sink.end()
         except SlowReaderError:
             return "slow_reader"
@@ -119,7 +119,7 @@ class Delivery:
         self._spoke = -math.inf
         self._reader.interrupt()
 
-    async def _follow(self) -> None:
+    async def _deliver_all(self) -> None:
         reader, hold = self._reader, self._hold
         follow = self._push if hold is None else None
         while True:

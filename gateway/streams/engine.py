@@ -31,8 +31,8 @@ class Running(Protocol):
     def stop(self) -> None:
         """Ends it with what it has, because the user wants no more."""
 
-    def describe(self) -> dict[str, Any]:
-        """Its entry in the answer to `GET /streams`."""
+    def describe(self, now: float) -> dict[str, Any]:
+        """Its entry in the answer to `GET /streams`, as of this moment of the loop's clock."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -68,11 +68,11 @@ class _Run:
         task: the task in which the pump runs.
         timers: its time limits, each by the code of its error; and `linger`, the wait for a reader.
         verdict: the error and the outcome of the first `abort`, None before.
-        passed_on: done when the body of an answer that is no stream was passed on; None where there is no such answer.
+        passed_through: done when the body of an answer that is no stream was relayed; None without such an answer.
         left: why the last reader left.
     """
 
-    __slots__ = ("job", "lease", "left", "opening", "passed_on", "pump", "task", "timers", "transcript", "verdict")
+    __slots__ = ("job", "lease", "left", "opening", "passed_through", "pump", "task", "timers", "transcript", "verdict")
 
     def __init__(self, job: Job, lease: Lease, transcript: Transcript) -> None:
         self.job = job
@@ -83,7 +83,7 @@ class _Run:
         self.task: asyncio.Task[None] | None = None
         self.timers: dict[str, Timer] = {}
         self.verdict: tuple[GatewayError, Outcome] | None = None
-        self.passed_on: asyncio.Future[None] | None = None
+        self.passed_through: asyncio.Future[None] | None = None
         self.left: Outcome = "client_gone"
 
 
@@ -211,8 +211,8 @@ class Generation:
 
     def _patience(self, run: _Run) -> float | None:
         """Seconds without a reader after which the generation is abandoned, None for never."""
-        if run.passed_on is not None:
-            return None if run.passed_on.done() else 0.0
+        if run.passed_through is not None:
+            return None if run.passed_through.done() else 0.0
         # To wait for a reader that cannot come back would only cost money.
         after, resume = run.job.stream.on_disconnect.after, run.job.stream.resume
         return 0.0 if after is not None and not (resume.enabled and self.id_sent) else after
@@ -226,7 +226,7 @@ class Generation:
         """The first event is about to be written."""
         self._running.opening.as_stream()
 
-    async def pass_on(self, response: aiohttp.ClientResponse) -> None:
+    async def pass_through(self, response: aiohttp.ClientResponse) -> None:
         """Returns when the body of this answer, which is no stream, was passed on to the client.
 
         Raises:
@@ -235,16 +235,16 @@ class Generation:
         run = self._running
         if self.log.last or not run.opening.pass_through(response):
             raise GatewayError("upstream_protocol", detail="the answer is no stream, but one was already begun")
-        run.passed_on = asyncio.get_running_loop().create_future()
+        run.passed_through = asyncio.get_running_loop().create_future()
         if not self.log.readers:
             self._abandon()
-        await run.passed_on
+        await run.passed_through
 
-    def passed_on(self) -> None:
+    def passed_through(self) -> None:
         """The response that is no stream was passed on, as far as its client wanted it."""
-        passed_on = self._run.passed_on if self._run is not None else None
-        if passed_on is not None and not passed_on.done():
-            passed_on.set_result(None)
+        passed_through = self._run.passed_through if self._run is not None else None
+        if passed_through is not None and not passed_through.done():
+            passed_through.set_result(None)
 
     # -- its end -------------------------------------------------------------------------------------------------
 
@@ -262,7 +262,7 @@ class Generation:
         self.log.close(self._terminal(run, pump, failure, usage))
         del engine.running[self.stream.id]
         resume = job.stream.resume
-        engine.registry.retire(self.stream.id, resume.ttl if resume.enabled and run.passed_on is None else 0)
+        engine.registry.retire(self.stream.id, resume.ttl if resume.enabled and run.passed_through is None else 0)
         # The first call that decides wins: an answer that failed before it opened is an error, any other a stream.
         if failure is not None:
             run.opening.fail(failure)
@@ -316,8 +316,8 @@ class Generation:
         if self._run is not None and (timer := self._run.timers.pop(code, None)):
             timer.cancel()
 
-    def describe(self) -> dict[str, Any]:
-        """Its entry in the answer to `GET /streams`."""
+    def describe(self, now: float) -> dict[str, Any]:
+        """Its entry in the answer to `GET /streams`, as of this moment of the loop's clock."""
         return {
             "id": self.stream.id,
             "route": self.stream.route,
@@ -325,7 +325,7 @@ class Generation:
             "upstream": self.account.upstream,
             "model": self.log.model[:MAX_MODEL],
             "state": self.state,
-            "age_s": round(self._engine.clock.now() - self.account.started, 3),
+            "age_s": round(now - self.account.started, 3),
             "events": self.account.events,
             "readers": len(self.log.readers),
             "bytes": self.log.size,

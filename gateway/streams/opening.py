@@ -47,11 +47,12 @@ class Opening:
 
     def decided(self) -> "asyncio.Future[None]":
         """Done once the state is no longer `WAITING`. A caller may stop waiting for it at any time."""
-        if self._waiter is None:
-            self._waiter = asyncio.get_running_loop().create_future()
-            if self.state is not Opened.WAITING:
-                self._waiter.set_result(None)
-        return self._waiter
+        waiter = self._waiter or asyncio.get_running_loop().create_future()
+        if self.state is not Opened.WAITING:
+            waiter.set_result(None)
+        else:
+            self._waiter = waiter
+        return waiter
 
     def as_stream(self) -> None:
         """The answer is a stream, unless the opening was decided before."""
@@ -74,5 +75,6 @@ class Opening:
     def _decide(self, state: Opened) -> None:
         if self.state is Opened.WAITING:
             self.state = state
-            if self._waiter is not None and not self._waiter.done():
-                self._waiter.set_result(None)
+            waiter, self._waiter = self._waiter, None  # whoever waits has it; the opening lasts as long as its stream
+            if waiter is not None and not waiter.done():
+                waiter.set_result(None)

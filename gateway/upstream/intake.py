@@ -152,7 +152,7 @@ class Intake(asyncio.Protocol):
         connection = self._response.connection
         if connection is None or connection.protocol is None or connection.transport is None:
             # The body has ended, or its connection is lost and the body learns of that in this turn of the loop.
-            self._loop.call_soon(self._pass_on)
+            self._loop.call_soon(self._relay_read)
         else:
             self._protocol = connection.protocol
             self._transport: asyncio.Transport = connection.transport
@@ -161,7 +161,7 @@ class Intake(asyncio.Protocol):
             self._descriptor = _descriptor(self._transport)
             self._transport.set_protocol(self)
             self.state = READING
-        self._pass_on()
+        self._relay_read()
         return self._over
 
     def leave(self) -> None:
@@ -184,7 +184,7 @@ class Intake(asyncio.Protocol):
         else:
             if surplus:
                 self._drop(None)  # an answer that nobody asked for
-        self._pass_on()
+        self._relay_read()
 
     def _drop(self, error: Exception | None) -> None:
         """The connection is of no further use; the body fails where it is not whole yet."""
@@ -196,12 +196,12 @@ class Intake(asyncio.Protocol):
     def eof_received(self) -> None:
         """The upstream sends nothing more."""
         self._protocol.eof_received()
-        self._pass_on()
+        self._relay_read()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """The connection is gone."""
         self._protocol.connection_lost(exc)
-        self._loop.call_soon(self._pass_on)  # the body learns of it in a callback that is scheduled before this one
+        self._loop.call_soon(self._relay_read)  # the body learns of it in a callback that is scheduled before this one
 
     def pause_writing(self) -> None:
         """The rest of the request has to wait."""
@@ -213,7 +213,7 @@ class Intake(asyncio.Protocol):
 
     # -- relaying --------------------------------------------------------------------------------------------------
 
-    def _pass_on(self) -> None:
+    def _relay_read(self) -> None:
         """Hands on what the body has; then ends the relay, begins a window, yields or reads on."""
         if self._over.done():
             return

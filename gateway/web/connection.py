@@ -28,7 +28,8 @@ sooner when a probe finds that the client has answered with a reset.
 
 Invariants:
 
-- A connection that does not bring a whole request head within `HEAD_TIME` is closed, dribbling or silent.
+- A connection that does not bring a whole request head within `HEAD_TIME` is closed, dribbling or silent. A part of a
+  head that came while another request was answered has `KEEP_ALIVE` from the end of that answer.
 - Above `max_connections` a client is told 503 and closed before anything is parsed.
 - A FIN is noticed when it arrives. From a client that closed, TCP answers the next bytes with a reset; from one that
   only half-closed (RFC 9112 9.6), it does not. So a stream answers a FIN with a comment at once and looks whether
@@ -252,7 +253,14 @@ class Connection(web.RequestHandler):
     def handle_error(
         self, request: web.BaseRequest, status: int = 500, exc: BaseException | None = None, message: str | None = None
     ) -> web.StreamResponse:
-        """The answer to a head that could not be parsed, in this program's error shape."""
+        """The answer to a head that could not be parsed, in this program's error shape.
+
+        aiohttp also comes here with the `ConnectionError` of a request whose client has gone. Then nothing is answered:
+        the request was counted and logged before, and the connection is aborted.
+        """
+        if isinstance(exc, ConnectionError):
+            self.abort()
+            return web.Response(status=status)
         return self._server.explain(status, message or "")
 
 

@@ -53,7 +53,7 @@ class Exchange:
         path_params: the values of the path's variables, still percent-encoded.
         principal: the authenticated principal; None before authentication, and on public endpoints.
         headers: headers for every response to this request.
-        place: the lease on one of the requests that its address may have open at once; None before it is granted.
+        slot: the lease on one of the requests that its address may have open at once; None before it is granted.
         committed: the response whose head was sent, None before. To be set wherever a head is sent.
     """
 
@@ -68,7 +68,7 @@ class Exchange:
     path_params: dict[str, str] = field(default_factory=dict)
     principal: Principal | None = None
     headers: dict[str, str] = field(default_factory=dict)
-    place: Lease | None = None
+    slot: Lease | None = None
     committed: Committed | None = None
 
     @property

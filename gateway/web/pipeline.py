@@ -37,8 +37,8 @@ async def serve(exchange: Exchange) -> web.StreamResponse:
         failed = exchange.committed is not None and exchange.committed.failed
         status = 500 if failed else response.status
     finally:
-        if exchange.place is not None:
-            exchange.place.close(exchange.gateway.clock.now())
+        if exchange.slot is not None:
+            exchange.slot.close(exchange.gateway.clock.now())
         _record(exchange, status)
     return response
 
@@ -103,7 +103,7 @@ def limit_address(exchange: Exchange) -> None:
     _refuse_address(exchange, gateway.addresses.request(address, now))
     lease = gateway.addresses.connect(address, now)
     if isinstance(lease, Lease):
-        exchange.place = lease
+        exchange.slot = lease
     else:
         _refuse_address(exchange, lease)
 

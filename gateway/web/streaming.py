@@ -73,7 +73,7 @@ async def stream_new(
             try:
                 return await pass_through(passed)
             finally:
-                generation.passed_on()
+                generation.passed_through()
         return await _deliver(exchange, stay, resumed=False)
     finally:
         stay.leave()

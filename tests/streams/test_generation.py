@@ -194,7 +194,7 @@ async def test_answer_that_was_passed_on_is_completed_and_not_kept(works: Works)
         generation = works.started(upstream.url, unread=True, canonical=False, announce=False)
         reader = generation.attach(BEGINNING)
         assert (await generation.opened()).response is not None
-        generation.passed_on()
+        generation.passed_through()
         generation.detach(reader, 2)
         await asyncio.wait_for(generation.ended, 1)
         await asyncio.sleep(0.1)

@@ -237,3 +237,28 @@ async def test_answer_that_is_passed_on_may_end_before_its_head(monkeypatch: pyt
                 await answer.body()
                 assert answer.broken
     assert [line["event"] for line in lines if line["log_level"] == "error"] == []
+
+
+async def test_client_that_closed_behind_a_request_for_a_whole_answer_is_sent_nothing() -> None:
+    """Its FIN is a close, as nothing could be written for long. It is counted once, as a client that has gone."""
+    with capture_logs() as lines:
+        async with ScriptedUpstream([Hang()]) as upstream:
+            route = {"path": "/openai", "api": "openai"}
+            async with serving(setting(upstream.url, [route])) as gateway:
+                host, port = gateway.url.removeprefix("http://").split(":")
+                reader, writer = await asyncio.open_connection(host, int(port))
+                body = b'{"model": "m", "messages": [{"role": "user", "content": "hi"}]}'
+                head = f"POST /openai HTTP/1.1\r\nHost: {host}\r\nContent-Length: {len(body)}\r\n\r\n"
+                writer.write(head.encode() + body)
+                writer.write_eof()
+                assert await asyncio.wait_for(_all(reader), 5) == b""
+                writer.close()
+                await eventually(lambda: slots(gateway), lambda taken: taken == (0, 0))
+    assert [line["status"] for line in lines if line["event"] == "request"] == [499]
+
+
+async def _all(reader: asyncio.StreamReader) -> bytes:
+    try:
+        return await reader.read()
+    except ConnectionResetError:
+        return b""

@@ -65,7 +65,9 @@ class RouteKind(Kind, Generic[R]):
         if self.route.stream.resume.enabled and (cursor := self.cursor(exchange)):
             return await resume(exchange, cursor)
         asked = await self.read(exchange)
-        return await self.respond(exchange, asked, admit(exchange, asked.job, asked.max_tokens))
+        response = self.respond(exchange, asked, admit(exchange, asked.job, asked.max_tokens))
+        del asked  # it holds the prompt, which is needed no longer than its answer; a slow reader may stay on
+        return await response
 
     def cursor(self, exchange: Exchange) -> str | None:
         """The cursor, where the request resumes an earlier stream; None where it asks for a new one."""
