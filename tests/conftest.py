@@ -4,7 +4,7 @@ Chance begins anew for each test, from a seed that is told with a failure: `TEST
 whatever order and selection.
 
 Test files run side by side (pytest-xdist), each in one process, the slow ones first. A test that measures time is
-marked `alone`: no other test runs at the same time, in any process.
+marked `alone`; neither it nor a test in a browser has any other test beside it, in any process.
 """
 
 import fcntl
@@ -16,8 +16,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import settings
 
 from tests.kit.program import Gateway
+
+settings.register_profile("shared", deadline=None)  # other processes may hold a test up
+settings.load_profile("shared")
 
 SEED = int(os.environ.setdefault("TEST_SEED", str(random.randrange(1 << 30))))  # xdist's processes inherit it
 SLOW = ("real", "faults", "process")
@@ -25,23 +29,29 @@ SLOW = ("real", "faults", "process")
 StartGateway = Callable[..., Awaitable[Gateway]]
 
 
+def is_alone(item: pytest.Item) -> bool:
+    """Whether no other test may run at the same time: it measures time, or it drives Chromium, which takes a core or
+    two for itself, so that pages beside other tests miss their limits."""
+    return item.get_closest_marker("alone") is not None or "browser" in getattr(item, "fixturenames", ())
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Order the tests: slow folders, other folders, tests marked `alone`; and keep a file's tests in one process."""
+    """Order the tests: slow folders, other folders, tests that run alone; and keep a file's tests in one process."""
 
     def order(item: pytest.Item) -> tuple[bool, bool]:
-        return item.get_closest_marker("alone") is not None, item.path.parent.name not in SLOW
+        return is_alone(item), item.path.parent.name not in SLOW
 
     items.sort(key=order)
     for item in items:
-        group = "alone" if item.get_closest_marker("alone") else str(item.path.relative_to(item.config.rootpath))
+        group = "alone" if is_alone(item) else str(item.path.relative_to(item.config.rootpath))
         item.add_marker(pytest.mark.xdist_group(group))
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)
 def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
-    """Run a test marked `alone` while no other test runs, in any process; the time it waits for them is not its own."""
+    """Let a test that is to be alone wait until no other test runs, in any process; this time is not its own."""
     with open(__file__) as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX if item.get_closest_marker("alone") else fcntl.LOCK_SH)
+        fcntl.flock(lock, fcntl.LOCK_EX if is_alone(item) else fcntl.LOCK_SH)
         return (yield)
 
 

@@ -32,6 +32,7 @@ pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 TEXT = "".join(chr(0x4E00 + number) for number in range(40))
 KEY = "key-of-the-page"
+LIMITED = "key-of-the-limited"
 SCRIPT = """
 window.told = [];
 window.ask = (options, start = "stream") => {
@@ -59,7 +60,7 @@ async def stage(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Stage
         {"path": f"/{name}", "format": name} for name in ("events", "data", "typed", "openai")
     ]
     stream = {"heartbeat": "100ms", "retry": "100ms", "commit_after": "200ms", "merge": False}
-    keys = [{"id": "page", "key": KEY, "plan": "one"}]
+    keys = [{"id": "page", "key": KEY}, {"id": "limited", "key": LIMITED, "plan": "one"}]
     auth = {"anonymous": True, "keys": keys}
     plans = {"default": {}, "one": {"requests": "1/h"}}
     directory = tmp_path_factory.mktemp("gateway")
@@ -187,8 +188,14 @@ async def test_page_sends_a_credential_in_no_url(page: Page, stage: Stage) -> No
     assert not [url for url in urls if KEY in url]
 
 
-@pytest.mark.parametrize(("credential", "code", "status"), [("guess", "unauthorized", 401), (KEY, "rate_limited", 429)])
+@pytest.mark.parametrize(
+    ("credential", "code", "status"), [("guess", "unauthorized", 401), (LIMITED, "rate_limited", 429)]
+)
 async def test_page_is_told_a_refusal(page: Page, stage: Stage, credential: str, code: str, status: int) -> None:
+    if credential == LIMITED:
+        headers = {"Authorization": f"Bearer {LIMITED}"}
+        async with await stage.get("/events", stage.plays(openai_answer("好")), headers=headers) as its_only_one:
+            await its_only_one.body()
     await ask(page, "/events", stage.plays(openai_answer("你")), credential=credential)
     error = (await result(page))["error"]
     assert sorted(error) == ["code", "message", "retryAfter", "retryable", "status"]
