@@ -14,7 +14,7 @@ endif
 BIN := $(VENV)/bin
 PARSER := pages/chat/lib/markdown.js
 # Processes that the tests run in: more than there are cores, because most tests wait.
-WORKERS := $(shell expr $$(nproc) + 1)
+WORKERS := $(shell nproc)
 UNIT := $(wildcard $(addprefix tests/,core dialects formats config streams upstream clock seams))
 MEASURED := $(addprefix tests/,observe web admin process demo test_app.py test_cli.py)
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
