@@ -13,7 +13,7 @@ VENV := .venv-$(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info
 endif
 BIN := $(VENV)/bin
 PARSER := pages/chat/lib/markdown.js
-# Processes that the tests run in: more than there are cores, because most tests wait.
+# Processes that the tests run in: one a core, because most tests start a gateway, which takes a core for a second.
 WORKERS := $(shell nproc)
 UNIT := $(wildcard $(addprefix tests/,core dialects formats config streams upstream clock seams))
 MEASURED := $(addprefix tests/,observe web admin process demo test_app.py test_cli.py)
