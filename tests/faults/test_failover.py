@@ -196,7 +196,8 @@ async def proxied(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[tup
 
         routes = [{"path": f"/p3/{name}", "api": "proxy", "upstream": name} for name in ("asked", "refusing")]
         directory = tmp_path_factory.mktemp("proxied")
-        async with Stage.opened(directory, TIMES, upstreams=upstreams, routes=routes) as stage:
+        times = TIMES | {"first_event": "400ms"}  # the second retry would come after 0.5 s at the earliest: too late
+        async with Stage.opened(directory, times, upstreams=upstreams, routes=routes) as stage:
             yield stage, spare
 
 
