@@ -32,7 +32,7 @@ import yaml
 ROOT = Path(__file__).resolve().parents[2]
 MAX_LINES = 100_000
 MAX_LINE = 1 << 20
-START_SECONDS = 40.0
+START_SECONDS = 20.0
 STOP_SECONDS = 40.0
 
 BELOW_EPHEMERAL = range(20_000, 32_000)
