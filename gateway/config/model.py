@@ -246,10 +246,12 @@ class Timeouts(Section):
 
     connect: Annotated[float, Seconds("10ms", "5m")] = 5.0
     """Until the connection is open, DNS and TLS included. 5s allows for two lost packets."""
-    first_event: Annotated[float, Seconds("10ms", "1h")] = 60.0
-    """From sending the request to the first event. 60s is enough for a large model to load and to think."""
-    idle: Annotated[float, Seconds("10ms", "1h")] = 30.0
-    """The longest silence in a stream that has begun. No working model pauses for 30s."""
+    first_event: Annotated[float, Seconds("10ms", "1h")] = 120.0
+    """From sending the request to the first event. Reasoning models are silent for minutes. A dead server is found
+    earlier, by TCP keep-alive; for an earlier fallback from a silent one, see `hedge` of an upstream."""
+    idle: Annotated[float, Seconds("10ms", "1h")] = 120.0
+    """The longest silence in a stream that has begun. Models pause for a minute and more while they think, and while
+    a server holds the arguments of a tool call back."""
     total: Annotated[float, Seconds("100ms", "24h")] = 1800.0
     """For the whole generation. 30m is more than the longest reasoning answers need."""
 
@@ -302,6 +304,10 @@ class Upstream(Section):
     would only add load to an outage."""
     breaker: Breaker = Field(default_factory=Breaker)
     """When a target is taken out of service for a while."""
+    hedge: Annotated[float | None, Seconds("50ms", "10m", optional=True)] = None
+    """After so long a silence, before the first event or within an answer, another target or a fallback is asked too.
+    Who speaks first is heard, the other is stopped; its tokens count as well. null, the default: a silent target is
+    waited for, up to `first_event` or `idle`. Only on routes with api: chat or openai."""
     fallback: Annotated[Many[Name], Field(max_length=8)] = ()
     """Upstreams that are asked, in this order, when this one cannot answer; at most 8. They may speak another dialect.
     None by default: another model gives another answer, and costs another price."""

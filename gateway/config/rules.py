@@ -105,8 +105,8 @@ class Seconds(Rule):
             raise self.refusal("in range")
         return seconds
 
-    def show(self, value: float | None) -> str:
-        return self.word if value is None else show_duration(value)
+    def show(self, value: float | None) -> str | None:
+        return self.word or None if value is None else show_duration(value)
 
     def schema(self) -> dict[str, Any]:
         written = f"{DURATION}|{self.word}" if self.word else DURATION

@@ -37,7 +37,6 @@ class Account:
         started: when it was admitted.
         asked: when an upstream was first asked, 0 before that.
         attempts: how often an upstream was asked.
-        answered: whether the upstream of the current attempt answered with a status.
         first: when the first event came, 0 before that.
         last: when the latest events came.
         finished: when the generation ended, 0 before that.
@@ -58,7 +57,6 @@ class Account:
     facts: dict[str, str] = field(default_factory=dict)
     asked: float = 0.0
     attempts: int = 0
-    answered: bool = False
     first: float = 0.0
     last: float = 0.0
     finished: float = 0.0
@@ -77,30 +75,35 @@ class Account:
         self.upstream = upstream
         self.asked = self.asked or now
         self.attempts += 1
-        self.answered = False
         self._inter_token = None  # bound by the first events, which may come from another upstream than before
 
-    def answer(self, status: int) -> None:
+    def answer(self, upstream: str, status: int) -> None:
         """The upstream answered with this status."""
-        self.answered = True
-        self.metrics.upstream_request(self.upstream, status)
+        self.metrics.upstream_request(upstream, status)
+
+    def unanswered(self, upstream: str) -> None:
+        """The attempt ended, and the upstream had not answered with a status."""
+        self.metrics.upstream_request(upstream, None)
+
+    def heard(self, upstream: str) -> None:
+        """Of the upstreams that are being asked, this one answers; the others are not heard."""
+        self.upstream = upstream
+        self._inter_token = None
+
+    def outrun(self, upstream: str, model: str, usage: Usage) -> None:
+        """An attempt was stopped because another one was quicker. Its tokens are counted apart from the answer's."""
+        self.metrics.model(upstream, model).used(usage)
+        self.logger.info("attempt_outrun", upstream=upstream, **self.facts)
 
     def attempt_failed(self, upstream: str, code: str) -> None:
         """The attempt failed. What follows is another one, or the end of the generation."""
         self.metrics.upstream_error(upstream, code)
         self.span.attempt_failed(upstream, code)
-        self._unanswered()
 
     def rescue(self, kind: Rescue, result: RescueResult) -> None:
         """A broken answer was continued, begun again, or given up."""
         self.metrics.rescue(kind, result)
         self.span.rescue(kind, result)
-
-    def _unanswered(self) -> None:
-        # An attempt is counted once: with the status of its answer, or here without one.
-        if self.asked and not self.answered:
-            self.metrics.upstream_request(self.upstream, None)
-            self.answered = True
 
     def read(self, count: int, model: str, now: float) -> None:
         """`count` events came in one read."""
@@ -136,7 +139,6 @@ class Account:
                 usage=self.usage,
             )
             self.metrics.operation(self.upstream, operation)
-        self._unanswered()
         span, self.span = self.span, UNTRACED  # what is reported after the end must not touch a closed span
         if span.recording:
             span.end(

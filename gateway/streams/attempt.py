@@ -15,9 +15,10 @@ Two callers drive an attempt. `run` asks the target and waits for the end. While
 `_take` with the bytes of every read. Both write events through the transcript, but only those that the readers lack,
 and take the tokens of those events from the lease.
 
-An attempt knows nothing of the attempts before and after it; the pump does.
+An attempt knows nothing of the attempts before, beside and after it; the pump does.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -90,13 +91,17 @@ class Attempt:
         rescue: as given; None once the answer began anew.
         answer: turns the upstream's bytes into events; None before its head was accepted.
         wrote: whether any event of this attempt was written.
+        heard: when it last gave a sign of life, or else was begun, on the loop's clock in seconds.
+        waits: whether its silence is not its own: its readers are slow.
+        claim: called before events are written, None where no other attempt has ever run beside it.
+        others: tokens that attempts beside it have used of the same lease.
         carried: tokens of the prefix. The upstream counts them as its prompt, the client as part of the answer.
     """
 
     __slots__ = (
+        "_answered",
         "_call",
         "_deadline",
-        "_heard",
         "_now",
         "_paid",
         "_prefix",
@@ -105,7 +110,11 @@ class Attempt:
         "answer",
         "carried",
         "choice",
+        "claim",
+        "heard",
+        "others",
         "rescue",
+        "waits",
         "wrote",
     )
 
@@ -115,13 +124,17 @@ class Attempt:
         self.answer: Answer | None = None
         self.wrote = False
         self.carried = 0
+        self.heard = work.engine.clock.now()
+        self.waits = False
+        self.claim: Callable[[], None] | None = None
+        self.others = 0
         self._work = work
         self._now = work.engine.clock.now
         self._call = call
         self._prefix = prefix
-        self._heard = 0.0
         self._paid = 0.0
         self._speaking = False
+        self._answered = False
 
     async def run(self) -> None:
         """Returns when the answer is whole, or was passed on.
@@ -129,35 +142,44 @@ class Attempt:
         Raises:
             GatewayError: the target refused, could not be reached or was silent; its answer broke off or is too long.
         """
-        work, job, account, target = self._work, self._work.job, self._work.account, self.choice.target
-        upstream, clock = self.choice.upstream, work.engine.clock
+        account, upstream = self._work.account, self.choice.upstream
         if self.rescue is not None:
             self.rescue.ask(self._prefix)
         account.ask(upstream.name, self._now())
-        account.span.ask(upstream.name, upstream.config.dialect, target.url)
-        with Deadline(clock.wheel, _timeout, self._last_heard) as self._deadline:
-            self._deadline.set(job.timeouts.first_event)
-            with await attempt(
-                work.engine.session,
-                account.span.carry(job.source.call(upstream, target, self._prefix)),
-                connect_timeout=job.timeouts.connect,
-                again=job.source.repeatable,
-                verify_tls=upstream.config.verify_tls,
-            ) as response:
-                account.answer(response.status)
-                answer = await job.source.accept(upstream, response, canonical=self.rescue is not None)
-                if answer is None:
-                    self._deadline.clear()
-                    target.breaker.begin(self._call)
-                    await work.host.pass_through(response)
-                    return
-                self.answer = answer
-                self.carried = tokens_of(self.rescue.delivered) if self.rescue is not None and self._prefix else 0
-                self._paid = self._bytes_paid(0)
-                await self._read(response, answer)
+        account.span.ask(upstream.name, upstream.config.dialect, self.choice.target.url)
+        try:
+            with Deadline(self._work.engine.clock.wheel, _timeout, self._last_heard) as self._deadline:
+                self._deadline.set(self._work.job.timeouts.first_event)
+                await self._ask()
+        finally:
+            if not self._answered:
+                account.unanswered(upstream.name)
+
+    async def _ask(self) -> None:
+        work, job, account, target = self._work, self._work.job, self._work.account, self.choice.target
+        upstream = self.choice.upstream
+        with await attempt(
+            work.engine.session,
+            account.span.carry(job.source.call(upstream, target, self._prefix)),
+            connect_timeout=job.timeouts.connect,
+            again=job.source.repeatable,
+            verify_tls=upstream.config.verify_tls,
+        ) as response:
+            self._answered = True
+            account.answer(upstream.name, response.status)
+            answer = await job.source.accept(upstream, response, canonical=self.rescue is not None)
+            if answer is None:
+                self._deadline.clear()
+                target.breaker.begin(self._call)
+                await work.host.pass_through(response)
+                return
+            self.answer = answer
+            self.carried = tokens_of(self.rescue.delivered) if self.rescue is not None and self._prefix else 0
+            self._paid = self._bytes_paid(0)
+            await self._read(response, answer)
 
     def _last_heard(self) -> float:
-        return self._heard
+        return self.heard if self._speaking else 0.0  # until the first event, nothing else is a sign of life
 
     async def _read(self, response: aiohttp.ClientResponse, answer: Answer) -> None:
         job, log = self._work.job, self._work.transcript.log
@@ -167,7 +189,9 @@ class Attempt:
                 if answer.ended:
                     break
                 self._deadline.clear()  # the upstream is not to blame for a wait that slow readers cause
+                self.waits = True
                 await log.room()
+                self.waits, self.heard = False, self._now()
                 self._deadline.set(job.timeouts.idle, _stall)
             else:
                 self._write(answer.close())
@@ -192,7 +216,7 @@ class Attempt:
         if events:
             self._write(events)
         elif self._speaking:
-            self._heard = self._now()
+            self.heard = self._now()
         if answer.failure is not None:
             raise answer.failure
         if answer.ended or self._work.transcript.log.full:
@@ -203,7 +227,7 @@ class Attempt:
         """The events of this answer are in the log, less what a rescue drops; of `kept_back` ones it drops nothing."""
         if not events:
             return
-        self._heard = self._now()  # also for events that a rescue drops: the target is not silent
+        self.heard = self._now()  # also for events that a rescue drops: the target is not silent
         if not self._speaking:
             self._speak()
         if self.rescue is not None and not kept_back:
@@ -215,32 +239,39 @@ class Attempt:
             self.rescue = None
             self.carried = 0
             transcript.void()
-        self.wrote = True
-        transcript.write(events, self._heard)
+        if self.claim is not None:
+            self.claim()
+        if not self.wrote:
+            self._begin_writing()
+        transcript.write(events, self.heard)
         if answer is not None and answer.size > self._paid:
             self._pay(answer)
 
     def _speak(self) -> None:
-        """The first event of this answer is here."""
+        """The first event of this answer is here; a rescue may drop it."""
+        self._speaking = True
+        self.choice.target.breaker.begin(self._call)
+        self._deadline.set(self._work.job.timeouts.idle, _stall)
+
+    def _begin_writing(self) -> None:
+        """The first event that the readers lack is about to be written."""
         work, answer, choice = self._work, self.answer, self.choice
         assert answer is not None, "no answer has begun"
-        self._speaking = True
-        choice.target.breaker.begin(self._call)
-        self._deadline.set(work.job.timeouts.idle, _stall)
+        self.wrote = True
         if work.transcript.empty:
             work.host.begin()
         model = answer.model or choice.target.model or choice.upstream.config.model or work.transcript.log.model
         work.transcript.begin(model, in_chunks=answer.in_chunks, announced=work.job.announce)
 
     def _pay(self, answer: Answer) -> None:
-        used = Usage(self._work.job.input_tokens, self.carried + answer.deltas, "estimate")
-        if not self._work.lease.spend(amounts(used, self._work.transcript.log.model), self._heard):
+        used = Usage(self._work.job.input_tokens + self.others, self.carried + answer.deltas, "estimate")
+        if not self._work.lease.spend(amounts(used, self._work.transcript.log.model), self.heard):
             raise GatewayError("budget")
         self._paid = self._bytes_paid(answer.size)
 
     def _bytes_paid(self, size: int) -> float:
         """Bytes up to which the answer is paid for. Comparing bytes at each event is cheaper than asking the lease."""
-        before = self._work.job.input_tokens + self.carried
+        before = self._work.job.input_tokens + self.others + self.carried
         return BYTES_PER_TOKEN * (self._work.lease.due(TOKENS, before + size // BYTES_PER_TOKEN) - before)
 
 

@@ -256,7 +256,7 @@ class Generation:
         for code in list(run.timers):
             self._forget(code)
         usage = pump.usage
-        run.lease.settle(amounts(usage, self.log.model), now)
+        run.lease.settle(amounts(pump.spent, self.log.model), now)
         run.lease.close(now)
 
         self.log.close(self._terminal(run, pump, failure, usage))

@@ -17,6 +17,7 @@
   is dropped. A reader never gets a character twice. Where the texts differ, the stream begins anew with `RESTART`, or
   it fails.
 - A target that refuses to continue a text is asked once more at once, without that text.
+- Where a target is silent for `hedge`, another one is asked beside it; `race.py` has the drawing.
 - The course bounds the number of attempts. Each attempt is counted, its connection is closed, and its target's breaker
   learns how it ended.
 
@@ -27,10 +28,12 @@ long as an answer is broken. The pump does not end the log: the generation does,
 import asyncio
 import random
 
+from gateway.core.cost import amounts
 from gateway.core.errors import GatewayError
 from gateway.core.event import Usage
 from gateway.core.retry import counts_against_target
 from gateway.streams.attempt import Attempt, Work
+from gateway.streams.race import Lane, Race, Tried
 from gateway.streams.rescue import MAX_RESCUES, Rescue, delivered_text, tokens_of
 from gateway.upstream.course import Choice, Course
 
@@ -40,9 +43,10 @@ class Pump:
 
     Args:
         work: what the generation works with.
+
     """
 
-    __slots__ = ("_answered", "_course", "_now", "_rescue", "_rescues", "_work")
+    __slots__ = ("_answered", "_beside", "_course", "_now", "_outrun", "_rescue", "_rescues", "_work")
 
     def __init__(self, work: Work) -> None:
         self._work = work
@@ -51,6 +55,8 @@ class Pump:
         self._answered: Attempt | None = None  # the last attempt that was answered with a stream
         self._rescue: Rescue | None = None
         self._rescues = 0
+        self._beside = 0  # attempts that were made beside another one
+        self._outrun = 0  # tokens of attempts that another one was quicker than
 
     async def run(self) -> None:
         """Returns when the log holds a whole answer, or an answer that is no stream was passed on.
@@ -89,6 +95,12 @@ class Pump:
             return Usage(self._work.job.input_tokens, output, "estimate")
         return Usage(max(0, usage.input - carried), usage.output + carried, usage.source)
 
+    @property
+    def spent(self) -> Usage:
+        """The tokens that the answer cost, with those of attempts that were not heard."""
+        usage = self.usage
+        return Usage(usage.input + self._outrun, usage.output, usage.source)
+
     # -- the course --------------------------------------------------------------------------------------------------
 
     async def _choose(self) -> Choice:
@@ -106,70 +118,180 @@ class Pump:
 
     async def _ask(self, choice: Choice) -> bool:
         """Asks one target. True when the answer is whole; False when it failed and another target may be asked."""
-        target = choice.target
-        prefix = self._rescue.prefix if self._rescue is not None and not target.rejects_prefill else ""
+        job, hedge = self._work.job, choice.upstream.config.hedge
+        if hedge is None or not (job.canonical and job.source.repeatable):
+            tried = await self._try(Lane(choice), self._rescue)
+        else:
+            tried = await self._race(choice, hedge)
+        if tried.error is not None:
+            self._consider(tried.attempt, tried.error)
+            return False
+        if self._rescue is not None:
+            self._rescue.complete()
+        return True
+
+    async def _try(self, lane: Lane, rescue: Rescue | None, race: Race | None = None) -> Tried:
+        """Asks the lane's target, a second time where it refuses to continue a text."""
+        choice, target = lane.choice, lane.choice.target
+        prefix = rescue.prefix if rescue is not None and not target.rejects_prefill else ""
         with choice.upstream.use(target) as call:
-            attempt = Attempt(self._work, choice, call, self._rescue, prefix)
+            attempt = Attempt(self._work, choice, call, rescue, prefix)
             try:
                 try:
-                    await self._run(attempt)
+                    await self._run(lane, attempt, race)
                 except GatewayError as error:
                     if not (prefix and error.code == "upstream_refused"):
                         raise
                     self._note(choice, error)
-                    attempt = Attempt(self._work, choice, call, self._rescue, "")
+                    attempt = Attempt(self._work, choice, call, rescue, "")
                     try:
-                        await self._run(attempt)
+                        await self._run(lane, attempt, race)
                     finally:
                         # If it refuses without the prefix too, the prefix was not the reason.
                         target.rejects_prefill = attempt.answer is not None
             except GatewayError as error:
-                self._consider(attempt, call, error)
-                return False
+                self._blame(attempt, call, error)
+                return Tried(attempt, error)
             target.breaker.succeed(call)
-            if self._rescue is not None:
-                self._rescue.complete()
-            return True
+            return Tried(attempt, None)
 
-    async def _run(self, attempt: Attempt) -> None:
+    async def _run(self, lane: Lane, attempt: Attempt, race: Race | None) -> None:
+        if race is not None:
+            race.begin(lane, attempt)
+            attempt.others = self._beside * self._work.job.input_tokens
         try:
             await attempt.run()
         finally:
-            if attempt.answer is not None:
-                self._answered = attempt
-            self._rescue = attempt.rescue
+            if not lane.outrun:
+                if attempt.answer is not None:
+                    self._answered = attempt
+                self._rescue = attempt.rescue
 
-    def _consider(self, attempt: Attempt, call: int, error: GatewayError) -> None:
+    def _blame(self, attempt: Attempt, call: int, error: GatewayError) -> None:
+        """Counts a failure, where the target is to blame for it."""
+        if error.code == "budget" or (attempt.rescue is not None and error is attempt.rescue.broken):
+            return
+        if counts_against_target(error):
+            attempt.choice.target.breaker.fail(self._now(), call)
+        self._work.account.attempt_failed(attempt.choice.upstream.name, error.code)
+
+    def _consider(self, attempt: Attempt, error: GatewayError) -> None:
         """Returns when another target may be asked after this failure; otherwise raises."""
         work, choice, rescue = self._work, attempt.choice, self._rescue
         if error.code == "budget" or (rescue is not None and error is rescue.broken):
             raise error  # the target is not to blame
-        now = self._now()
-        if counts_against_target(error):
-            choice.target.breaker.fail(now, call)
-        work.account.attempt_failed(choice.upstream.name, error.code)
         # Three cases: 1. Nothing was written at all: ask again, as long as the time for a first event is not over.
         # 2. This attempt of a rescue added nothing: ask again for the same rescue. 3. The answer broke off: rescue it.
         if work.transcript.empty:
-            self._course.failed(error, work.account.started + work.job.timeouts.first_event - now)
+            self._course.failed(choice, error, self._patience)
         elif rescue is not None and not attempt.wrote:
             try:
-                self._course.failed(error, work.job.timeouts.first_event)
+                self._course.failed(choice, error, work.job.timeouts.first_event)
             except GatewayError:
                 rescue.fail()
         else:
             self._begin_rescue(choice, error)
         self._note(choice, error)
 
+    @property
+    def _patience(self) -> float:
+        """Seconds that are left until the answer must have begun."""
+        return self._work.account.started + self._work.job.timeouts.first_event - self._now()
+
     def _begin_rescue(self, choice: Choice, error: GatewayError) -> None:
+        self._rescue = self._new_rescue(choice, error, restarts=self._work.job.restarts)
+        if self._rescue is None:
+            raise error
+        self._rescues += 1
+        self._course.rescue(choice, error)
+
+    def _new_rescue(self, choice: Choice, error: GatewayError, *, restarts: bool) -> Rescue | None:
+        """A rescue of the answer that this target has begun, None where there can be none."""
         work = self._work
         allowed = choice.upstream.config.rescue and self._rescues < MAX_RESCUES
         delivered = delivered_text(work.job, work.transcript.log, error) if allowed else None
         if delivered is None:
-            raise error
-        self._rescues += 1
-        self._rescue = Rescue(error, delivered, choice.upstream.name, work.account, restarts=work.job.restarts)
-        self._course.rescue(error)
+            return None
+        return Rescue(error, delivered, choice.upstream.name, work.account, restarts=restarts)
+
+    # -- attempts beside each other --------------------------------------------------------------------------------
+
+    async def _race(self, choice: Choice, hedge: float) -> Tried:
+        """Like `_try`, but while the target is silent for `hedge`, another one is asked beside it."""
+        race = Race(self._work.engine.clock, hedge, self._heard)
+        self._enter(race, choice, self._rescue)
+        try:
+            while True:
+                ended = await race.next()
+                if ended is None:
+                    self._ask_beside(race)
+                elif ended.outrun:
+                    self._count_outrun(ended)
+                else:
+                    tried = ended.result()
+                    last = tried.error is None or tried.error.code == "budget" or not race.lanes
+                    if last:
+                        return tried
+                    self._leave_to(race.lanes[0], tried)
+        finally:
+            for lane in await race.close():
+                if lane.outrun:
+                    self._count_outrun(lane)
+
+    def _enter(self, race: Race, choice: Choice, rescue: Rescue | None) -> None:
+        lane = Lane(choice)
+        race.enter(lane, self._try(lane, rescue, race))
+
+    def _ask_beside(self, race: Race) -> None:
+        """Asks another target beside the only one, which is silent. Where that cannot be, the race stays as it is."""
+        work, silent = self._work, race.lanes[0]
+        rescue = self._rescue
+        if not work.transcript.empty:
+            # The answer has not broken off yet, so no other text may replace it.
+            rescue = self._new_rescue(silent.choice, GatewayError("upstream_stalled"), restarts=False)
+        possible = rescue is not None or work.transcript.empty
+        choice = self._course.beside(silent.choice, self._now()) if possible and self._afford(silent) else None
+        if choice is None:
+            race.open = False
+            return
+        self._beside += 1
+        self._rescues += rescue is not None
+        self._enter(race, choice, rescue)
+
+    def _afford(self, silent: Lane) -> bool:
+        """Whether the tokens suffice for one more attempt beside this one; then they are taken."""
+        work, attempt = self._work, silent.attempt
+        assert attempt is not None, "a lane that is silent has begun"
+        attempt.others = (self._beside + 1) * work.job.input_tokens
+        said = attempt.carried + (attempt.answer.deltas if attempt.answer is not None else 0)
+        used = Usage(work.job.input_tokens + attempt.others, said, "estimate")
+        return work.lease.spend(amounts(used, work.transcript.log.model), self._now())
+
+    def _leave_to(self, other: Lane, tried: Tried) -> None:
+        """One of two attempts failed; the other one goes on alone."""
+        assert tried.error is not None, "it failed"
+        choice = tried.attempt.choice
+        self._course.drop(choice, tried.error)
+        self._note(choice, tried.error)
+        self._heard(other)
+        if self._rescue is not None and tried.attempt.rescue is None:
+            self._rescue.broke(tried.error, restarts=self._work.job.restarts)
+
+    def _count_outrun(self, lane: Lane) -> None:
+        """Counts what an attempt cost that was not heard."""
+        attempt, target, upstream = lane.attempt, lane.choice.target, lane.choice.upstream
+        if attempt is None:
+            return  # it was stopped before it began
+        said = attempt.answer.deltas if attempt.answer is not None else 0
+        usage = Usage(self._work.job.input_tokens + attempt.carried, said, "estimate")
+        self._outrun += usage.input + usage.output
+        model = target.model or upstream.config.model or self._work.job.model
+        self._work.account.outrun(upstream.name, model, usage)
+
+    def _heard(self, lane: Lane) -> None:
+        """Of the attempts beside each other, this one goes on."""
+        self._work.account.heard(lane.choice.upstream.name)
+        self._rescue = lane.attempt.rescue if lane.attempt is not None else None
 
     def _note(self, choice: Choice, error: GatewayError) -> None:
         self._work.engine.logger.info(

@@ -94,6 +94,11 @@ class Rescue:
             self._count("restarted")
             return [Event(RESTART, ""), *error.events]
 
+    def broke(self, error: GatewayError, *, restarts: bool) -> None:
+        """The answer, which was only silent when the rescue began, has broken off with this error."""
+        self.broken = error
+        self._restarts = restarts
+
     def complete(self) -> None:
         """The second answer is whole."""
         self._count("completed")

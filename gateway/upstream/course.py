@@ -42,7 +42,6 @@ class Course:
         self._again = again
         self._tried = 0
         self._excluded: list[Target] = []
-        self._chosen: Target | None = None
         self._latest: Target | None = None
         self._delay = 0.0
         self._last_error: GatewayError | None = None
@@ -61,7 +60,7 @@ class Course:
             upstream = self._left[0]
             target = upstream.pick(now, self._excluded, self._latest, always=self._alone)
             if target is not None:
-                self._chosen, delay, self._delay = target, self._delay, 0.0
+                delay, self._delay = self._delay, 0.0
                 return Choice(upstream, target, delay)
             if upstream is self._primary and self._last_error is None:
                 wait = max(MIN_RETRY_AFTER, upstream.retry_after(now))
@@ -70,22 +69,41 @@ class Course:
         assert self._last_error is not None
         raise self._last_error
 
-    def failed(self, error: GatewayError, patience: float) -> None:
-        """The latest attempt failed; the next choice takes it into account.
+    def beside(self, choice: Choice, now: float) -> Choice | None:
+        """A target to ask while that of an earlier choice is silent: another one of its upstream, else a fallback's.
+
+        None where there is no other; then nothing has changed. Otherwise the silent target is not chosen again, nor is
+        its upstream if the second target is a fallback's.
+        """
+        for skipped, upstream in enumerate(self._left):
+            target = upstream.pick(now, [*self._excluded, choice.target])
+            if target is None:
+                continue
+            for _ in range(skipped):
+                self._skip()
+            self._excluded.append(choice.target)
+            return Choice(upstream, target)
+        return None
+
+    def failed(self, choice: Choice, error: GatewayError, patience: float) -> None:
+        """An attempt failed; the next choice takes it into account.
 
         Args:
+            choice: the target that was asked.
             error: why.
             patience: seconds that are left to begin an answer.
 
         Raises:
             GatewayError: the error itself, where asking again would be wrong.
         """
-        upstream, self._latest = self._left[0], self._chosen
+        upstream, self._latest = choice.upstream, choice.target
         first = upstream is self._primary
         if first:
             self._last_error = error
         if not (self._again or error.code in NOT_SENT):
             raise error
+        if upstream not in self._left[:1]:
+            return  # passed over, because it was silent while a fallback was asked beside it
         self._tried += 1
         step, self._delay = decide(
             error,
@@ -97,18 +115,23 @@ class Course:
         )
         if step is Step.GIVE_UP:
             raise error
-        if step is Step.OTHER_TARGET and self._latest is not None:
-            self._excluded.append(self._latest)
+        if step is Step.OTHER_TARGET:
+            self._excluded.append(choice.target)
         if step is Step.FALLBACK:
             self._skip()
 
-    def rescue(self, error: GatewayError) -> None:
-        """The latest attempt broke off after something was delivered. Its target is not asked to finish the answer."""
+    def rescue(self, choice: Choice, error: GatewayError) -> None:
+        """An attempt broke off after something was delivered. Its target is not asked to finish the answer."""
         self._last_error = error
         self._delay = 0.0
-        if self._chosen is not None:
-            self._excluded.append(self._chosen)
+        self._excluded.append(choice.target)
+
+    def drop(self, choice: Choice, error: GatewayError) -> None:
+        """An attempt failed while another one goes on beside it. Its target is not chosen again."""
+        if choice.upstream is self._primary:
+            self._last_error = error
+        self._excluded.append(choice.target)
 
     def _skip(self) -> None:
         self._left.pop(0)
-        self._tried, self._delay, self._chosen, self._latest = 0, 0.0, None, None
+        self._tried, self._delay, self._latest = 0, 0.0, None

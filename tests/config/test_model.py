@@ -31,7 +31,7 @@ def test_config_has_the_defaults_of_the_contract() -> None:
         None,
         30.0,
     )
-    assert tuple(config.timeouts.model_dump().values()) == (5.0, 60.0, 30.0, 1800.0)
+    assert tuple(config.timeouts.model_dump().values()) == (5.0, 120.0, 120.0, 1800.0)
     assert config.limits.per_address.requests == Rate(600, 60.0)
     assert config.auth.anonymous is False
 
@@ -52,7 +52,7 @@ def test_route_lays_its_stream_over_the_top_level_one() -> None:
     assert (stream.heartbeat, stream.retry, stream.write_timeout) == (5.0, 3.0, 20.0)
     assert (stream.batch.interval, stream.batch.max_bytes, stream.batch.boundary) == (0.02, 1024, "event")
     assert (stream.resume.enabled, stream.resume.ttl) == (False, 60.0)
-    assert tuple(config.routes[0].timeouts.model_dump().values()) == (5.0, 60.0, 9.0, 3600.0)
+    assert tuple(config.routes[0].timeouts.model_dump().values()) == (5.0, 120.0, 9.0, 3600.0)
     assert config.stream.batch.interval == 0.0
 
 

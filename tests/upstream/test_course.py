@@ -36,11 +36,12 @@ def told(course: Course) -> GatewayError:
 
 def asked(course: Course, *codes: str) -> list[str]:
     """Who is asked, one attempt after the other, while they fail with these codes; the last one is not answered yet."""
-    labels = [course.next(NOW).target.label]
+    labels = []
     for code in codes:
-        course.failed(GatewayError(code), patience=60)
-        labels.append(course.next(NOW).target.label)
-    return labels
+        choice = course.next(NOW)
+        course.failed(choice, GatewayError(code), patience=60)
+        labels.append(choice.target.label)
+    return [*labels, course.next(NOW).target.label]
 
 
 def test_failing_upstream_is_retried_and_then_its_fallback_is_asked() -> None:
@@ -64,22 +65,21 @@ def test_too_long_a_conversation_goes_to_the_fallback() -> None:
 @pytest.mark.parametrize("code", ["content_filter", "upstream_refused"])
 def test_refusal_ends_the_course(code: str) -> None:
     way = course(upstream("a", 2), upstream("b"))
-    way.next(NOW)
+    choice = way.next(NOW)
     with pytest.raises(GatewayError, match=code):
-        way.failed(GatewayError(code), patience=60)
+        way.failed(choice, GatewayError(code), patience=60)
 
 
 def test_first_upstreams_error_is_told() -> None:
     way = course(upstream("a", retries=0), upstream("b", retries=0))
     asked(way, "upstream_rate_limited")
-    way.failed(GatewayError("upstream_error"), patience=60)
+    way.failed(way.next(NOW), GatewayError("upstream_error"), patience=60)
     assert told(way).code == "upstream_rate_limited"
 
 
 def test_delay_is_said_once_and_does_not_pass_to_the_fallback() -> None:
     way = course(upstream("a", failures=1), upstream("b"))
-    way.next(NOW)
-    way.failed(GatewayError("upstream_rate_limited", retry_after=3), patience=60)
+    way.failed(way.next(NOW), GatewayError("upstream_rate_limited", retry_after=3), patience=60)
     choice = way.next(NOW)
     assert (choice.target.label, choice.delay) == ("a0", 3)
     choice.target.breaker.fail(NOW)  # somebody else's call, while this one waits
@@ -89,8 +89,7 @@ def test_delay_is_said_once_and_does_not_pass_to_the_fallback() -> None:
 
 def test_choice_after_a_delay_is_the_same_where_nothing_changed() -> None:
     way = course(upstream("a", 2))
-    way.next(NOW)
-    way.failed(GatewayError("upstream_rate_limited", retry_after=3), patience=60)
+    way.failed(way.next(NOW), GatewayError("upstream_rate_limited", retry_after=3), patience=60)
     assert way.next(NOW).target is way.next(NOW + 3).target
 
 
@@ -126,17 +125,16 @@ def test_unavailable_is_told_though_the_fallback_failed_otherwise() -> None:
     first = upstream("a", failures=1)
     first.targets[0].breaker.fail(NOW)
     way = course(first, upstream("b", retries=0))
-    way.next(NOW)
-    way.failed(GatewayError("upstream_error"), patience=60)
+    way.failed(way.next(NOW), GatewayError("upstream_error"), patience=60)
     assert told(way).code == "upstream_unavailable"
 
 
 @pytest.mark.parametrize("code", ["upstream_reset", "upstream_timeout", "upstream_error", "upstream_rate_limited"])
 def test_request_that_may_have_changed_something_is_sent_to_nobody_else(code: str) -> None:
     way = course(upstream("a", 2), upstream("b"), again=False)
-    way.next(NOW)
+    choice = way.next(NOW)
     with pytest.raises(GatewayError, match=code):
-        way.failed(GatewayError(code), patience=60)
+        way.failed(choice, GatewayError(code), patience=60)
 
 
 def test_request_that_was_never_sent_goes_elsewhere_whatever_it_is() -> None:
@@ -146,11 +144,27 @@ def test_request_that_was_never_sent_goes_elsewhere_whatever_it_is() -> None:
 
 def test_rescue_asks_other_targets_and_then_the_fallback() -> None:
     way = course(upstream("a", 2), upstream("b"))
-    labels = asked(way)
-    for _ in range(2):
-        way.rescue(GatewayError("upstream_cut"))
-        labels.append(way.next(NOW).target.label)
+    labels = []
+    for _ in range(3):
+        choice = way.next(NOW)
+        labels.append(choice.target.label)
+        way.rescue(choice, GatewayError("upstream_cut"))
     assert labels == ["a0", "a1", "b0"]
+
+
+def test_target_beside_a_silent_one_is_another_of_its_upstream_and_then_a_fallbacks() -> None:
+    way = course(upstream("a", 2), upstream("b"))
+    silent = way.next(NOW)
+    second = way.beside(silent, NOW)
+    assert second is not None
+    way.drop(second, GatewayError("upstream_reset"))
+    third = way.beside(silent, NOW)
+    assert third is not None
+    assert [silent.target.label, second.target.label, third.target.label] == ["a0", "a1", "b0"]
+    assert way.beside(third, NOW) is None
+    way.failed(silent, GatewayError("upstream_timeout"), patience=60)
+    way.failed(third, GatewayError("upstream_timeout"), patience=60)
+    assert told(way).code == "upstream_timeout"
 
 
 CODES = ["upstream_error", "upstream_timeout", "upstream_rate_limited", "upstream_unreachable", "upstream_auth"]
@@ -172,7 +186,7 @@ def test_course_is_bounded_and_goes_only_forward(shape: Sequence[tuple[int, int]
         assert choice.target not in silent
         ways.append(choice.upstream)
         silent |= {choice.target} if code in ("upstream_timeout", "upstream_unreachable") else set()
-        way.failed(GatewayError(code), patience=60)
+        way.failed(choice, GatewayError(code), patience=60)
     else:
         raise AssertionError("it never ended")
     places = [chain.index(one) for one in ways]
