@@ -1,6 +1,7 @@
 """One attempt over HTTP, and the connections that are kept between attempts."""
 
 import asyncio
+import socket
 from collections.abc import AsyncIterator
 
 import aiohttp
@@ -9,7 +10,7 @@ import pytest
 from gateway.core.errors import GatewayError
 from gateway.dialects.base import Call
 from gateway.upstream.http import attempt, new_session
-from tests.kit.upstream import Cut, Exchange, Reset, Script, ScriptedUpstream, Step, WaitFor, http_head, response
+from tests.kit.upstream import Cut, Exchange, Hang, Reset, Script, ScriptedUpstream, Step, WaitFor, http_head, response
 
 
 @pytest.fixture
@@ -70,6 +71,20 @@ async def test_request_that_may_have_changed_something_is_not_sent_again(session
         with pytest.raises(GatewayError) as failure:
             await ask(session, upstream, again=False)
         assert (failure.value.code, len(upstream.exchanges)) == ("upstream_reset", 2)
+
+
+async def test_kernel_finds_out_within_30_s_that_a_silent_peer_is_gone(session: aiohttp.ClientSession) -> None:
+    async with ScriptedUpstream([http_head(Content_Length="2"), Hang()]) as upstream:
+        call = Call("POST", upstream.url, {}, b"{}")
+        with await attempt(session, call, connect_timeout=1, again=False) as answer:
+            assert answer.connection is not None
+            assert answer.connection.transport is not None
+            sock = answer.connection.transport.get_extra_info("socket")
+            assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE) == 1
+            names = (socket.TCP_KEEPIDLE, socket.TCP_KEEPINTVL, socket.TCP_KEEPCNT, socket.TCP_USER_TIMEOUT)
+            idle, interval, count, unacknowledged = (sock.getsockopt(socket.IPPROTO_TCP, name) for name in names)
+    assert idle + interval * count <= 30
+    assert 0 < unacknowledged <= 30_000
 
 
 async def test_connection_with_an_unread_answer_is_not_kept(session: aiohttp.ClientSession) -> None:
