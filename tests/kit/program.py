@@ -265,7 +265,7 @@ class Gateway(Program):
         await super().start()
 
     async def spawn(self) -> asyncio.subprocess.Process | Forked:
-        """The new process: a fork, unless it has variables of its own, or a shell around it, or coverage is measured."""
+        """The new process: a fork, unless it has variables of its own or a shell around it, or coverage is measured."""
         if self.command != self._forkable:
             return await super().spawn()
         return await Forked.start(["gateway", *self.command[1:]], self.cwd, MAX_LINE)
