@@ -4,7 +4,7 @@ Chance begins anew for each test, from a seed that is told with a failure: `TEST
 whatever order and selection.
 
 Test files run side by side (pytest-xdist), each in one process, the slow ones first. A test that measures time is
-marked `alone`; neither it nor a test in a browser has any other test beside it, in any process.
+marked `alone`: it has no other test beside it, in any process. Tests in a browser run one after the other.
 """
 
 import fcntl
@@ -30,21 +30,26 @@ StartGateway = Callable[..., Awaitable[Gateway]]
 
 
 def is_alone(item: pytest.Item) -> bool:
-    """Whether no other test may run at the same time: it measures time, or it drives Chromium, which takes a core or
-    two for itself, so that pages beside other tests miss their limits."""
-    return item.get_closest_marker("alone") is not None or "browser" in getattr(item, "fixturenames", ())
+    """Whether no other test may run at the same time, because it measures time."""
+    return item.get_closest_marker("alone") is not None
+
+
+def in_browser(item: pytest.Item) -> bool:
+    """Whether it drives Chromium, which takes a core or two for itself: two of them at once would miss their limits."""
+    return "browser" in getattr(item, "fixturenames", ())
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Order the tests: slow folders, other folders, tests that run alone; and keep a file's tests in one process."""
+    """Order the tests: in a browser, slow folders, other folders, tests that run alone. A file's tests, and those in a
+    browser, keep to one process."""
 
-    def order(item: pytest.Item) -> tuple[bool, bool]:
-        return is_alone(item), item.path.parent.name not in SLOW
+    def order(item: pytest.Item) -> tuple[bool, bool, bool]:
+        return is_alone(item), not in_browser(item), item.path.parent.name not in SLOW
 
     items.sort(key=order)
     for item in items:
-        group = "alone" if is_alone(item) else str(item.path.relative_to(item.config.rootpath))
-        item.add_marker(pytest.mark.xdist_group(group))
+        shared = "alone" if is_alone(item) else "browser" if in_browser(item) else ""
+        item.add_marker(pytest.mark.xdist_group(shared or str(item.path.relative_to(item.config.rootpath))))
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)

@@ -29,6 +29,8 @@ import msgspec
 import pytest
 import yaml
 
+from tests.kit.nursery import Forked
+
 ROOT = Path(__file__).resolve().parents[2]
 MAX_LINES = 100_000
 MAX_LINE = 1 << 20
@@ -97,7 +99,7 @@ class Program:
         self.cwd = cwd
         self.stdout: deque[str] = deque(maxlen=MAX_LINES)
         self.stderr: deque[str] = deque(maxlen=MAX_LINES)
-        self.process: asyncio.subprocess.Process | None = None
+        self.process: asyncio.subprocess.Process | Forked | None = None
         self._said = asyncio.Condition()
         self._readers: list[asyncio.Task[None]] = []
 
@@ -126,15 +128,7 @@ class Program:
         """
         self.stdout.clear()
         self.stderr.clear()
-        self.process = await asyncio.create_subprocess_exec(
-            *self.command,
-            cwd=self.cwd,
-            env=os.environ | self.env,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            limit=MAX_LINE,
-        )
+        self.process = await self.spawn()
         assert self.process.stdout
         assert self.process.stderr
         self._readers = [
@@ -146,6 +140,18 @@ class Program:
         except BaseException:
             await self.kill()
             raise
+
+    async def spawn(self) -> asyncio.subprocess.Process | Forked:
+        """The new process."""
+        return await asyncio.create_subprocess_exec(
+            *self.command,
+            cwd=self.cwd,
+            env=os.environ | self.env,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            limit=MAX_LINE,
+        )
 
     async def ready(self) -> None:
         """Return when the program can be used; overridden by each."""
@@ -248,6 +254,7 @@ class Gateway(Program):
             env={"PYTHONUNBUFFERED": "1"} | dict(env or {}),
             cwd=directory,
         )
+        self._forkable = None if env or "COVERAGE_PROCESS_CONFIG" in os.environ else list(self.command)
         self.config = _filled_in(yaml.safe_load(config) if isinstance(config, str) else dict(config))
         self.url = f"http://{self.config['server']['listen']}"
         self.admin = f"http://{self.config['server']['admin_listen']}"
@@ -256,6 +263,12 @@ class Gateway(Program):
         """Write the configuration, start, and return when it serves."""
         self.write_config(self.config)
         await super().start()
+
+    async def spawn(self) -> asyncio.subprocess.Process | Forked:
+        """The new process: a fork, unless it has variables of its own or a shell around it, or coverage is measured."""
+        if self.command != self._forkable:
+            return await super().spawn()
+        return await Forked.start(["gateway", *self.command[1:]], self.cwd, MAX_LINE)
 
     async def ready(self) -> None:
         """Return when it logged that it serves."""
