@@ -10,7 +10,7 @@ This file does not know HTTP, sockets, retries, or what an answer costs.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any, ClassVar, Final, Protocol, TypeVar
 from urllib.parse import urlsplit, urlunsplit
 
@@ -27,19 +27,36 @@ BYTES_PER_TOKEN: Final = 4
 """The output's bytes for one token, as long as nobody has counted."""
 MAX_NOISE: Final = MAX_EVENT + MAX_LINE
 """Bytes in a row that may hold no event. An event of the largest size fits in; an endless comment does not."""
+NOTHING: Final[frozenset[str]] = frozenset()
 
 T = TypeVar("T")
 
 _encode = msgspec.json.Encoder().encode
+_members = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 
 
 class Call(msgspec.Struct, frozen=True):
-    """One HTTP request to an upstream."""
+    """One HTTP request to an upstream.
+
+    Attributes:
+        method, url, headers, body: of the request.
+        model: the model that it asks for, "" for none.
+        plain: whether it asks for one whole answer and not for a stream.
+        added: what the gateway added to the client's request and could leave out: names of parameters, and the words of
+            `core/blame.py`.
+        own: the parameters of the client's own request.
+        left_out: the parameters of the client's request that only tune an answer, and that the dialect does not have.
+    """
 
     method: str
     url: str
     headers: dict[str, str]
     body: bytes
+    model: str = ""
+    plain: bool = False
+    added: frozenset[str] = NOTHING
+    own: frozenset[str] = NOTHING
+    left_out: frozenset[str] = NOTHING
 
 
 class Units(Protocol):
@@ -65,6 +82,7 @@ class Answer(ABC):
         failure: an error that the upstream sent inside its answer, or a limit that the answer broke.
         skipped: the number of events that were not JSON or not understood.
         choices: how many choices the request asked for; set by the caller, 1 otherwise.
+        salt: letters and digits that no other answer has, for ids that are made here; set by the caller, "" otherwise.
         size: bytes of output so far. A chunk that is kept to the letter counts as one token.
 
     Args:
@@ -79,6 +97,7 @@ class Answer(ABC):
         "failure",
         "finish_reason",
         "model",
+        "salt",
         "size",
         "skipped",
         "usage",
@@ -98,6 +117,7 @@ class Answer(ABC):
         self.failure: GatewayError | None = None
         self.skipped = 0
         self.choices = 1
+        self.salt = ""
         self.size = 0
         self._noise = 0
 
@@ -214,14 +234,21 @@ class Dialect(ABC):
     """Whether an answer that broke off can be continued: the provider is given its beginning, as `prefilled` writes it,
     and goes on from there. Without it the question is asked again and the answer begins anew."""
 
+    keeps_chats: ClassVar[bool] = False
+    """Whether the messages of a chat are sent as they are, with all their roles."""
+
+    derives: ClassVar[frozenset[str]] = NOTHING
+    """Parameters of which `call` makes something that a target may not know, so that they are better left out."""
+
     @abstractmethod
-    def call(self, chat: dict[str, Any], url: str, api_key: str) -> Call:
-        """The request that asks an upstream to stream the answer to a chat.
+    def call(self, chat: dict[str, Any], url: str, api_key: str, *, plain: bool = False) -> Call:
+        """The request that asks an upstream to answer a chat.
 
         Args:
             chat: an OpenAI chat.completions request; it is not changed.
             url: the target's base URL; a query in it is kept.
             api_key: the target's credential, "" for none.
+            plain: whether one whole answer is asked for, and not a stream. A dialect that has only streams ignores it.
 
         Raises:
             GatewayError: `bad_request`, the chat holds something that this dialect cannot express.
@@ -235,6 +262,11 @@ class Dialect(ABC):
             prefix: the answer so far, not blank. Called only where `prefills`.
         """
         return {**chat, "messages": [*chat["messages"], {"role": "assistant", "content": prefix}]}
+
+    def reads(self, parameter: str) -> bool:
+        """Whether `call` makes something of this parameter of a chat. Others that the configuration names are sent as
+        they stand."""
+        return True
 
     def credential(self, api_key: str) -> dict[str, str]:
         """The headers that carry the target's credential; none for "". Source: RFC 6750 2.1."""
@@ -283,6 +315,35 @@ def endpoint(url: str, path: str) -> str:
     return urlunsplit(parts._replace(path=base if base.endswith(path) else base + path))
 
 
-def post(url: str, payload: dict[str, Any], headers: dict[str, str], accept: str = "text/event-stream") -> Call:
-    """A POST of JSON that asks for a stream."""
-    return Call("POST", url, {"Content-Type": "application/json", "Accept": accept, **headers}, _encode(payload))
+def post(
+    url: str,
+    payload: dict[str, Any],
+    headers: dict[str, str],
+    accept: str = "text/event-stream",
+    *,
+    plain: bool = False,
+    added: frozenset[str] = NOTHING,
+    left_out: frozenset[str] = NOTHING,
+) -> Call:
+    """A POST of JSON that asks for a stream; with `plain`, for one whole answer. For the rest see `Call`."""
+    model = payload.get("model")
+    return Call(
+        "POST",
+        url,
+        {"Content-Type": "application/json", "Accept": "application/json" if plain else accept, **headers},
+        _encode(payload),
+        model if isinstance(model, str) else "",
+        plain,
+        added,
+        left_out=left_out,
+    )
+
+
+def amended(body: bytes, changes: Mapping[str, Any], without: Collection[str]) -> bytes:
+    """A JSON object with some of its members replaced or added, and others left out; the rest stays to the letter. What
+    is no JSON object stays as it is."""
+    try:
+        members: dict[str, Any] = {name: raw for name, raw in _members(body).items() if name not in without}
+    except ValueError:
+        return body
+    return _encode({**members, **changes})

@@ -7,22 +7,26 @@ Invariants:
 - Images are sent as their bytes. The URL of an image is refused, because this gateway fetches nothing for clients.
 """
 
+import re
 from typing import Any, ClassVar, Final
 
 import msgspec
 
+from gateway.core.errors import GatewayError
 from gateway.core.event import THINKING, TOKEN, TOOL, Event
 from gateway.core.sse import LineSplitter
-from gateway.dialects.base import Answer, Call, Dialect, UnitAnswer, endpoint, post, read, usage_of
+from gateway.dialects.base import NOTHING, Answer, Call, Dialect, UnitAnswer, endpoint, post, read, usage_of
 from gateway.dialects.chat import (
     Chat,
     Function,
     Message,
     Part,
+    ToolChoice,
     arguments_of,
     base64_image,
     cannot_say,
     given,
+    left_out,
     typed,
 )
 
@@ -97,7 +101,14 @@ class OllamaAnswer(UnitAnswer):
         # Ollama sends an object; servers that imitate it also send OpenAI's text.
         arguments = said if isinstance(said, str) else _json.encode(said or {}).decode()
         function = {"name": call.function.name, "arguments": arguments}
-        return {"index": index, "id": call.id or f"call_{index}", "type": "function", "function": function}
+        return {"index": index, "id": self._id(call.id, index), "type": "function", "function": function}
+
+    def _id(self, theirs: str, index: int) -> str:
+        """The call's id. Ollama sends none, or servers like it only count; a client that keeps the conversation needs
+        one that no earlier answer had."""
+        if theirs and not re.fullmatch(r"(call_?)?[0-9]{0,4}", theirs):
+            return theirs
+        return f"call_{self.salt}_{index}" if self.salt else f"call_{index}"
 
     def _end(self, line: _Line) -> None:
         reason = line.done_reason or "stop"
@@ -116,12 +127,24 @@ class Ollama(Dialect):
     stream_types: ClassVar[frozenset[str]] = frozenset({"application/x-ndjson", "application/ndjson"})
     needs_model: ClassVar[bool] = True
     prefills: ClassVar[bool] = True
+    derives: ClassVar[frozenset[str]] = frozenset({"reasoning_effort"})
 
-    def call(self, chat: dict[str, Any], url: str, api_key: str) -> Call:
-        # Ollama's own keys, which OpenAI's request does not have; a client may send them all the same.
-        extra = {key: chat[key] for key in ("think", "keep_alive") if key in chat}
-        payload = _payload(typed(chat)) | extra
-        return post(_chat_url(url), payload, self.credential(api_key), "application/x-ndjson")
+    def call(self, chat: dict[str, Any], url: str, api_key: str, *, plain: bool = False) -> Call:
+        payload, dropped = _payload(typed(chat), chat)
+        # To think is what became of an effort, and may be more than the model can: it is better left out than refused.
+        thinks = "think" in payload and chat.get("think") is None
+        return post(
+            _chat_url(url),
+            payload | {"stream": not plain},
+            self.credential(api_key),
+            "application/x-ndjson",
+            plain=plain,
+            added=self.derives if thinks else NOTHING,
+            left_out=left_out(chat, _CARRIED, ("reasoning_content",)) | dropped,
+        )
+
+    def reads(self, parameter: str) -> bool:
+        return parameter in _CARRIED
 
     def answer(self, *, keep_chunks: bool = False, keep_usage: bool = False) -> Answer:
         return OllamaAnswer()
@@ -133,25 +156,107 @@ def _chat_url(url: str) -> str:
     return url if whole == url else endpoint(endpoint(url, "/api"), "/chat")
 
 
-def _payload(chat: Chat) -> dict[str, Any]:
-    # Ollama has no `tool_choice`. "none" is said by sending no tools; every other choice is left to the model.
-    tools = [] if chat.tool_choice == "none" else chat.tools
-    return given(
+_OPTIONS: Final = frozenset(
+    {
+        "main_gpu",
+        "min_p",
+        "mirostat",
+        "mirostat_eta",
+        "mirostat_tau",
+        "num_batch",
+        "num_ctx",
+        "num_gpu",
+        "num_keep",
+        "num_predict",
+        "num_thread",
+        "numa",
+        "penalize_newline",
+        "repeat_last_n",
+        "repeat_penalty",
+        "tfs_z",
+        "typical_p",
+        "use_mlock",
+        "use_mmap",
+    }
+)
+"""Options that OpenAI's request does not have. Clients send them under `options`, and some beside it.
+Source: Ollama API, "Valid parameters and values"."""
+_NATIVE: Final = ("think", "keep_alive", "format")
+"""Ollama's own keys, which OpenAI's request does not have. A client may send them all the same."""
+_CARRIED: Final = frozenset(
+    {
+        *_NATIVE,
+        *_OPTIONS,
+        "frequency_penalty",
+        "max_completion_tokens",
+        "max_tokens",
+        "options",
+        "presence_penalty",
+        "reasoning_effort",
+        "response_format",
+        "seed",
+        "stop",
+        "temperature",
+        "tool_choice",
+        "tools",
+        "top_k",
+        "top_p",
+    }
+)
+_THINK: Final[dict[str, bool | str]] = {
+    "none": False,
+    "minimal": "low",
+    "low": "low",
+    "medium": "medium",
+    "high": "high",
+    "xhigh": "high",
+    "max": "high",
+}
+"""OpenAI's efforts in Ollama's words; a model that knows no levels thinks or does not. Source: Ollama, "Thinking"."""
+
+
+def _payload(chat: Chat, raw: dict[str, Any]) -> tuple[dict[str, Any], frozenset[str]]:
+    """The request, and what of it Ollama has no way to say.
+
+    Ollama has no `tool_choice`. "none" is said by sending no tools, and one function by sending no other; whether it is
+    called is left to the model.
+    """
+    tools, choice = chat.tools or [], chat.tool_choice
+    if choice == "none":
+        tools = []
+    elif isinstance(choice, ToolChoice):
+        tools = [tool for tool in tools if tool.function.name == choice.function.name]
+    forced = bool(chat.tools) and (isinstance(choice, ToolChoice) or choice in ("required", "any"))
+    payload = given(
         model=chat.model,
-        stream=True,
         messages=_messages(chat.messages),
-        tools=[{"type": "function", "function": _function(tool.function)} for tool in tools or ()] or None,
+        tools=[{"type": "function", "function": _function(tool.function)} for tool in tools] or None,
         format=_format(chat),
-        options=_options(chat) or None,
+        options=_options(chat, raw) or None,
+        think=_think(chat),
     )
+    native = {name: raw[name] for name in _NATIVE if raw.get(name) is not None}
+    return payload | native, frozenset({"tool_choice"}) if forced else NOTHING
+
+
+def _think(chat: Chat) -> bool | str | None:
+    effort = chat.reasoning_effort
+    if effort is not None and effort not in _THINK:
+        cannot_say(f"this 'reasoning_effort', only {', '.join(_THINK)}")
+    return None if effort is None else _THINK[effort]
 
 
 def _function(function: Function) -> dict[str, Any]:
     return given(name=function.name, description=function.description, parameters=function.parameters)
 
 
-def _options(chat: Chat) -> dict[str, Any]:
-    return given(
+def _options(chat: Chat, raw: dict[str, Any]) -> dict[str, Any]:
+    """The options: OpenAI's parameters, and Ollama's own, which win as they are the more exact ones."""
+    own = raw.get("options")
+    if not isinstance(own, dict | None):
+        raise GatewayError("bad_request", "'options' must be an object.")
+    beside = {name: raw[name] for name in sorted(_OPTIONS & raw.keys()) if raw[name] is not None}
+    translated = given(
         temperature=chat.temperature,
         top_p=chat.top_p,
         top_k=chat.top_k,
@@ -161,6 +266,7 @@ def _options(chat: Chat) -> dict[str, Any]:
         frequency_penalty=chat.frequency_penalty,
         presence_penalty=chat.presence_penalty,
     )
+    return translated | beside | (own or {})
 
 
 def _format(chat: Chat) -> str | dict[str, Any] | None:
@@ -188,6 +294,7 @@ def _turn(message: Message, names: dict[str, str]) -> dict[str, Any]:
     return given(
         role="system" if message.instructs else message.role,
         content=message.text,
+        thinking=message.reasoning_content or None,
         images=[_image(part) for part in message.parts if part.type != "text"] or None,
         tool_calls=calls or None,
         tool_name=names.get(message.tool_call_id or ""),
@@ -197,7 +304,7 @@ def _turn(message: Message, names: dict[str, str]) -> dict[str, Any]:
 def _image(part: Part) -> str:
     image = base64_image(part.url)
     if part.type != "image_url":
-        cannot_say(f"content of the type {part.type!r}")
+        cannot_say(f"content of the type {part.type!r:.80}")
     if image is None:
         cannot_say("the URL of an image, only the image itself as a data: URL")
     return image[1]

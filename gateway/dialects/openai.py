@@ -17,7 +17,18 @@ from typing import Any, ClassVar, Final, Literal
 import msgspec
 
 from gateway.core.event import CHUNK, THINKING, TOKEN, TOOL, Event
-from gateway.dialects.base import BYTES_PER_TOKEN, Answer, Call, Dialect, EventAnswer, endpoint, post, read, usage_of
+from gateway.dialects.base import (
+    BYTES_PER_TOKEN,
+    NOTHING,
+    Answer,
+    Call,
+    Dialect,
+    EventAnswer,
+    endpoint,
+    post,
+    read,
+    usage_of,
+)
 
 MAX_CHOICES: Final = 128
 """The most choices that OpenAI lets a request ask for."""
@@ -260,12 +271,17 @@ class OpenAI(Dialect):
     provider: ClassVar[str] = "openai"
     stream_types: ClassVar[frozenset[str]] = frozenset({"text/event-stream"})
     prefills: ClassVar[bool] = True
+    keeps_chats: ClassVar[bool] = True
 
-    def call(self, chat: dict[str, Any], url: str, api_key: str) -> Call:
+    def call(self, chat: dict[str, Any], url: str, api_key: str, *, plain: bool = False) -> Call:
+        where, headers = endpoint(url, "/chat/completions"), self.credential(api_key)
+        if plain:
+            return post(where, chat, headers, plain=True)
         options = chat.get("stream_options")
-        options = {**(options if isinstance(options, dict) else {}), "include_usage": True}
-        payload = {**chat, "stream": True, "stream_options": options}
-        return post(endpoint(url, "/chat/completions"), payload, self.credential(api_key))
+        options = options if isinstance(options, dict) else {}
+        payload = {**chat, "stream": True, "stream_options": {**options, "include_usage": True}}
+        asked = options.get("include_usage") is True
+        return post(where, payload, headers, added=NOTHING if asked else frozenset({"stream_options"}))
 
     def prefilled(self, chat: dict[str, Any], prefix: str) -> dict[str, Any]:
         # vLLM continues the last message only if these keys ask for it. A server that does not know them refuses the

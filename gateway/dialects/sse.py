@@ -18,7 +18,7 @@ import msgspec
 from gateway.core.event import THINKING, TOKEN, Event
 from gateway.dialects import failures, openai
 from gateway.dialects.base import Answer, Call, Dialect, EventAnswer, post, read, usage_of
-from gateway.dialects.chat import given, typed
+from gateway.dialects.chat import cannot_say, given, left_out, typed
 
 _ENDS: Final = frozenset({"done", "end", "complete", "completed", "close", "finish", "finished"})
 _HOUSEKEEPING: Final = frozenset(
@@ -116,9 +116,14 @@ class SSE(Dialect):
     accept: ClassVar[str] = "text/event-stream"
     wants_session: ClassVar[bool] = True
     prefills: ClassVar[bool] = True
+    keeps_chats: ClassVar[bool] = True
 
-    def call(self, chat: dict[str, Any], url: str, api_key: str) -> Call:
+    def call(self, chat: dict[str, Any], url: str, api_key: str, *, plain: bool = False) -> Call:
         asked = typed(chat)
+        if asked.tools:
+            cannot_say("'tools'")
+        if asked.response_format is not None and asked.response_format.type != "text":
+            cannot_say("'response_format'")
         said = [message.text for message in asked.messages if message.role == "user"]
         payload = given(
             message=said[-1] if said else "",
@@ -126,7 +131,12 @@ class SSE(Dialect):
             session_id=asked.session_id,
             stream=True,
         )
-        return post(url, payload, self.credential(api_key), self.accept)
+        # The messages are sent as they are, so nothing inside of them is left out.
+        unsaid = {name for name in left_out(chat, ("tool_choice",)) if "." not in name}
+        return post(url, payload, self.credential(api_key), self.accept, left_out=frozenset(unsaid))
+
+    def reads(self, parameter: str) -> bool:
+        return False
 
     def answer(self, *, keep_chunks: bool = False, keep_usage: bool = False) -> Answer:
         return SSEAnswer()
