@@ -9,7 +9,12 @@
        +--a head that is no stream--> passed on --its body was relayed--> done
 
 `first_event` runs from the question to the first event; comments of the upstream do not stop it. `idle` starts anew
-with every read of a speaking answer, comments included, and stands still while the log is full.
+with every read of a speaking answer, comments included, and stands still while the log is full. A plain answer, which
+is no stream, says nothing until it is whole: it has `first_event` and `idle` together until its first byte, and `idle`
+from then on.
+
+A target may refuse what the gateway added to the client's request. The attempt then knows how to ask more modestly
+(`lighter`); when that is answered, the target is remembered as one that refuses it.
 
 Two callers drive an attempt. `run` asks the target and waits for the end. While the answer comes, the intake calls
 `_take` with the bytes of every read. Both write events through the transcript, but only those that the readers lack,
@@ -19,21 +24,22 @@ An attempt knows nothing of the attempts before and after it; the pump does.
 """
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Final, NamedTuple, Protocol
 
 import aiohttp
 
 from gateway.clock import Deadline
+from gateway.core.blame import PREFIX, blamed
 from gateway.core.cost import amounts
 from gateway.core.errors import GatewayError
 from gateway.core.event import Event, Usage
 from gateway.core.limiter import Lease
 from gateway.core.limits import TOKENS
-from gateway.dialects.base import BYTES_PER_TOKEN, Answer
+from gateway.dialects.base import BYTES_PER_TOKEN, NOTHING, Answer, Call
 from gateway.observe.account import Account
 from gateway.streams.engine import Engine
 from gateway.streams.job import Job
-from gateway.streams.rescue import Rescue, tokens_of
+from gateway.streams.rescue import Rescue
 from gateway.streams.transcript import Transcript
 from gateway.upstream.course import Choice
 from gateway.upstream.http import attempt
@@ -75,6 +81,33 @@ class Work:
     host: Host
 
 
+class Manner(NamedTuple):
+    """How a target is asked.
+
+    Attributes:
+        prefix: the text that it is asked to continue, "" for none.
+        without: what it has just refused of the things that the gateway adds, as `Call.added` names them.
+    """
+
+    prefix: str = ""
+    without: frozenset[str] = NOTHING
+
+
+_OF_THE_REQUEST: Final = frozenset({400, 422})
+"""Statuses of a refusal that has its reason in the request."""
+_ABOUT_ELSE: Final = frozenset(
+    {
+        "bad_request",
+        "budget",
+        "content_filter",
+        "context_length_exceeded",
+        "upstream_auth",
+        "upstream_rate_limited",
+    }
+)
+"""Failures that are certainly not about what the gateway added."""
+
+
 class Attempt:
     """One call to one target.
 
@@ -83,7 +116,7 @@ class Attempt:
         choice: the target.
         call: the number by which the target's breaker knows this call.
         rescue: the rescue that this attempt is part of, None for none.
-        prefix: the text that the target is asked to continue, "" for none.
+        manner: how the target is asked.
 
     Attributes:
         choice: as given.
@@ -94,12 +127,14 @@ class Attempt:
     """
 
     __slots__ = (
+        "_asked",
+        "_begun",
         "_call",
         "_deadline",
         "_heard",
+        "_manner",
         "_now",
         "_paid",
-        "_prefix",
         "_speaking",
         "_work",
         "answer",
@@ -109,7 +144,7 @@ class Attempt:
         "wrote",
     )
 
-    def __init__(self, work: Work, choice: Choice, call: int, rescue: Rescue | None, prefix: str) -> None:
+    def __init__(self, work: Work, choice: Choice, call: int, rescue: Rescue | None, manner: Manner) -> None:
         self.choice = choice
         self.rescue = rescue
         self.answer: Answer | None = None
@@ -118,9 +153,11 @@ class Attempt:
         self._work = work
         self._now = work.engine.clock.now
         self._call = call
-        self._prefix = prefix
+        self._manner = manner
+        self._asked: Call | None = None
         self._heard = 0.0
         self._paid = 0.0
+        self._begun = False  # whether a plain answer's first byte is here
         self._speaking = False
 
     async def run(self) -> None:
@@ -131,15 +168,19 @@ class Attempt:
         """
         work, job, account, target = self._work, self._work.job, self._work.account, self.choice.target
         upstream, clock = self.choice.upstream, work.engine.clock
-        if self.rescue is not None:
-            self.rescue.ask(self._prefix)
+        rescue, (prefix, without) = self.rescue, self._manner
+        if rescue is not None:
+            rescue.ask(prefix)
+        delivered = rescue.tokens if rescue is not None and prefix else 0
+        asked = self._asked = job.source.call(upstream, target, prefix, delivered=delivered, without=without)
+        self._tell(asked)
         account.ask(upstream.name, self._now())
         account.span.ask(upstream.name, upstream.config.dialect, target.url)
         with Deadline(clock.wheel, _timeout, self._last_heard) as self._deadline:
-            self._deadline.set(job.timeouts.first_event)
+            self._deadline.set(job.timeouts.first_event + (job.timeouts.idle if asked.plain else 0.0))
             with await attempt(
                 work.engine.session,
-                account.span.carry(job.source.call(upstream, target, self._prefix)),
+                account.span.carry(asked),
                 connect_timeout=job.timeouts.connect,
                 again=job.source.repeatable,
                 verify_tls=upstream.config.verify_tls,
@@ -152,9 +193,49 @@ class Attempt:
                     await work.host.pass_through(response)
                     return
                 self.answer = answer
-                self.carried = tokens_of(self.rescue.delivered) if self.rescue is not None and self._prefix else 0
+                self.carried = delivered
+                self._learn(asked)
                 self._paid = self._bytes_paid(0)
                 await self._read(response, answer)
+
+    def lighter(self, error: GatewayError) -> Manner | None:
+        """How the same target may be asked again at once, after this failure: without what it refused of the things
+        that the gateway added. None where the failure is about something else."""
+        asked, (prefix, without) = self._asked, self._manner
+        if asked is None or self.wrote or error.code in _ABOUT_ELSE or not (asked.added or prefix):
+            return None
+        added = asked.added | ({PREFIX} if prefix else NOTHING)
+        clear = error.status in _OF_THE_REQUEST
+        # A server that fails instead of refusing is believed only where it names what it did not like.
+        taken = self.choice.target.withheld.taken if clear else added
+        refused = blamed(error.words or error.message, added, own=asked.own, taken=taken)
+        if not refused and prefix and error.code == "upstream_refused":
+            refused = {PREFIX}
+        if not refused:
+            return None
+        return Manner("" if PREFIX in refused else prefix, without | refused)
+
+    def _learn(self, asked: Call) -> None:
+        """The target has accepted the request: what it was spared was the reason of its refusal."""
+        target, withheld = self.choice.target, self.choice.target.withheld
+        if not asked.added <= withheld.taken:
+            withheld.taken |= asked.added
+        if self._manner.without and (new := target.learn(asked.model, self._manner.without)):
+            self._work.engine.logger.info(
+                "parameters_withheld",
+                upstream=self.choice.upstream.name,
+                target=target.label,
+                parameters=sorted(new),
+                **self._work.account.facts,
+            )
+
+    def _tell(self, asked: Call) -> None:
+        """Logs what the request had to leave out, once for each parameter and upstream."""
+        new = self.choice.upstream.first_told(asked.left_out) if asked.left_out else []
+        if new:
+            self._work.engine.logger.info(
+                "parameters_left_out", upstream=self.choice.upstream.name, parameters=new, **self._work.account.facts
+            )
 
     def _last_heard(self) -> float:
         return self._heard
@@ -193,6 +274,8 @@ class Attempt:
             self._write(events)
         elif self._speaking:
             self._heard = self._now()
+        elif self._asked is not None and self._asked.plain:
+            self._begin()
         if answer.failure is not None:
             raise answer.failure
         if answer.ended or self._work.transcript.log.full:
@@ -231,6 +314,14 @@ class Attempt:
             work.host.begin()
         model = answer.model or choice.target.model or choice.upstream.config.model or work.transcript.log.model
         work.transcript.begin(model, in_chunks=answer.in_chunks, announced=work.job.announce)
+
+    def _begin(self) -> None:
+        """A piece of a plain answer is here, which is not whole yet."""
+        self._heard = self._now()
+        if not self._begun:
+            self._begun = True
+            self.choice.target.breaker.begin(self._call)
+            self._deadline.set(self._work.job.timeouts.idle, _stall)
 
     def _pay(self, answer: Answer) -> None:
         used = Usage(self._work.job.input_tokens, self.carried + answer.deltas, "estimate")

@@ -16,7 +16,8 @@
 - A failure after that leads to a rescue: another target continues the delivered text, or repeats it, and the repetition
   is dropped. A reader never gets a character twice. Where the texts differ, the stream begins anew with `RESTART`, or
   it fails.
-- A target that refuses to continue a text is asked once more at once, without that text.
+- A target that refuses something that the gateway added to the request (the text to be continued, `stream_options`) is
+  asked once more at once, without it. That is no failed attempt.
 - The course bounds the number of attempts. Each attempt is counted, its connection is closed, and its target's breaker
   learns how it ended.
 
@@ -30,8 +31,8 @@ import random
 from gateway.core.errors import GatewayError
 from gateway.core.event import Usage
 from gateway.core.retry import counts_against_target
-from gateway.streams.attempt import Attempt, Work
-from gateway.streams.rescue import MAX_RESCUES, Rescue, delivered_text, tokens_of
+from gateway.streams.attempt import Attempt, Manner, Work
+from gateway.streams.rescue import MAX_RESCUES, Rescue, delivered_text, delivered_tokens, tokens_of
 from gateway.upstream.course import Choice, Course
 
 
@@ -87,7 +88,9 @@ class Pump:
             delivered = self._rescue.delivered if self._rescue is not None else ""
             output = max(answer.deltas + carried, tokens_of(delivered))
             return Usage(self._work.job.input_tokens, output, "estimate")
-        return Usage(max(0, usage.input - carried), usage.output + carried, usage.source)
+        # The upstream counted the delivered text as a part of its prompt, unless its count is too small for that.
+        prompt = usage.input - carried if usage.input > carried else usage.input
+        return Usage(prompt, usage.output + carried, usage.source, min(usage.cached_input, prompt))
 
     # -- the course --------------------------------------------------------------------------------------------------
 
@@ -107,25 +110,21 @@ class Pump:
     async def _ask(self, choice: Choice) -> bool:
         """Asks one target. True when the answer is whole; False when it failed and another target may be asked."""
         target = choice.target
-        prefix = self._rescue.prefix if self._rescue is not None and not target.rejects_prefill else ""
+        manner = Manner(self._rescue.prefix if self._rescue is not None and not target.rejects_prefill else "")
         with choice.upstream.use(target) as call:
-            attempt = Attempt(self._work, choice, call, self._rescue, prefix)
-            try:
+            while True:
+                attempt = Attempt(self._work, choice, call, self._rescue, manner)
                 try:
                     await self._run(attempt)
                 except GatewayError as error:
-                    if not (prefix and error.code == "upstream_refused"):
-                        raise
-                    self._note(choice, error)
-                    attempt = Attempt(self._work, choice, call, self._rescue, "")
-                    try:
-                        await self._run(attempt)
-                    finally:
-                        # If it refuses without the prefix too, the prefix was not the reason.
-                        target.rejects_prefill = attempt.answer is not None
-            except GatewayError as error:
-                self._consider(attempt, call, error)
-                return False
+                    # Each turn leaves out something more, so there are few of them.
+                    lighter = attempt.lighter(error)
+                    if lighter is None:
+                        self._consider(attempt, call, error)
+                        return False
+                    manner = lighter
+                else:
+                    break
             target.breaker.succeed(call)
             if self._rescue is not None:
                 self._rescue.complete()
@@ -168,8 +167,24 @@ class Pump:
         if delivered is None:
             raise error
         self._rescues += 1
-        self._rescue = Rescue(error, delivered, choice.upstream.name, work.account, restarts=work.job.restarts)
+        self._rescue = Rescue(
+            error,
+            delivered,
+            choice.upstream.name,
+            work.account,
+            restarts=work.job.restarts,
+            tokens=delivered_tokens(work.transcript.log, self._counted),
+        )
         self._course.rescue(error)
+
+    @property
+    def _counted(self) -> int:
+        """Tokens of the answer so far, as its provider counted them; 0 where it did not."""
+        attempt = self._answered
+        usage = attempt.answer.usage if attempt is not None and attempt.answer is not None else None
+        if attempt is None or usage is None or usage.source != "usage":
+            return 0
+        return usage.output + attempt.carried
 
     def _note(self, choice: Choice, error: GatewayError) -> None:
         self._work.engine.logger.info(

@@ -8,13 +8,53 @@ Invariants:
 """
 
 from collections.abc import Collection
-from urllib.parse import urlsplit
+from typing import Final
+from urllib.parse import urlencode, urlsplit
 
 from gateway.config import Target as TargetConfig
 from gateway.config import Upstream as UpstreamConfig
+from gateway.core.blame import PREFIX
 from gateway.core.breaker import Breaker
 from gateway.dialects import DIALECTS
 from gateway.dialects.base import Dialect
+
+MAX_MODELS: Final = 256
+"""Models of one target of which it is remembered what they refuse. A client may name any model."""
+MAX_MODEL: Final = 256
+"""Characters of a model's name there."""
+MAX_TOLD: Final = 256
+"""Parameters of one upstream that the log is told of when they are left out."""
+
+
+class Withheld:
+    """What a target has refused of the things that the gateway adds to requests, by the model that was asked for.
+
+    One target may serve many models, and what one of them refuses another needs.
+
+    Attributes:
+        taken: what it was seen to accept. Names of parameters, so there are no more than the configuration has.
+    """
+
+    __slots__ = ("_names", "taken")
+
+    def __init__(self) -> None:
+        self._names: dict[str, frozenset[str]] = {}
+        self.taken: frozenset[str] = frozenset()
+
+    def of(self, model: str) -> frozenset[str]:
+        """What must not be sent to this model."""
+        return self._names.get(model[:MAX_MODEL], frozenset())
+
+    def add(self, model: str, names: Collection[str]) -> frozenset[str]:
+        """Remembers more, and gives back what of it is new. The model that was noted first is forgotten for a new one
+        where there are too many."""
+        known = self.of(model)
+        new = frozenset(names) - known
+        if new:
+            if model[:MAX_MODEL] not in self._names and len(self._names) >= MAX_MODELS:
+                del self._names[next(iter(self._names))]
+            self._names[model[:MAX_MODEL]] = known | new
+        return new
 
 
 class Target:
@@ -22,6 +62,8 @@ class Target:
 
     Attributes:
         url: its base URL, without a slash at the end.
+        query: what is added to the query of every request to it, encoded.
+        query_names: the names of these parameters.
         label: its host and port, as metrics name it.
         model: the model's name in requests to it, None for the name in the client's request.
         weight: its share of the calls relative to the others.
@@ -30,12 +72,27 @@ class Target:
         served: all calls so far.
         rejects_prefill: whether it cannot continue a given text: its dialect has no way to ask for that, or the target
             refused once.
+        withheld: what it refused of the things that the gateway adds to requests.
     """
 
-    __slots__ = ("breaker", "label", "model", "open", "rejects_prefill", "served", "url", "weight")
+    __slots__ = (
+        "breaker",
+        "label",
+        "model",
+        "open",
+        "query",
+        "query_names",
+        "rejects_prefill",
+        "served",
+        "url",
+        "weight",
+        "withheld",
+    )
 
     def __init__(self, config: TargetConfig, url: str, breaker: Breaker, dialect: Dialect) -> None:
         self.url = url.rstrip("/")
+        self.query = urlencode(config.query)
+        self.query_names = frozenset(config.query)
         self.label = urlsplit(self.url).netloc.rpartition("@")[2]
         self.model = config.model
         self.weight = config.weight
@@ -43,6 +100,20 @@ class Target:
         self.open = 0
         self.served = 0
         self.rejects_prefill = not dialect.prefills
+        self.withheld = Withheld()
+
+    @property
+    def asked_url(self) -> str:
+        """The base URL with the query that every request to it has."""
+        return f"{self.url}?{self.query}" if self.query else self.url
+
+    def learn(self, model: str, refused: Collection[str]) -> frozenset[str]:
+        """Remembers what it refused of the gateway's additions to a request for this model, and gives back what of it
+        is new."""
+        names = frozenset(refused)
+        new = names & {PREFIX} if not self.rejects_prefill else frozenset()
+        self.rejects_prefill = self.rejects_prefill or PREFIX in names
+        return new | self.withheld.add(model, names - {PREFIX})
 
 
 class Upstream:
@@ -52,12 +123,18 @@ class Upstream:
         name: its key in the configuration.
         config: its settings.
         demo_url: the URL of the built-in stand-in for an LLM, which replaces the target URL `demo:`.
+
+    Attributes:
+        name, config: as given.
+        dialect: the API that its targets speak.
+        targets: its servers.
     """
 
     def __init__(self, name: str, config: UpstreamConfig, demo_url: str) -> None:
         self.name = name
         self.config = config
         self.dialect: Dialect = DIALECTS[config.dialect]
+        self._told: set[str] = set()
         self.targets = [
             Target(
                 target,
@@ -90,6 +167,12 @@ class Upstream:
     def _load(self, target: Target) -> tuple[float, float]:
         served = (target.served + 1) / target.weight
         return (0.0, served) if self.config.balance == "round_robin" else (target.open / target.weight, served)
+
+    def first_told(self, names: Collection[str]) -> list[str]:
+        """Those of the parameters that were not given here before; none once there were too many."""
+        new = sorted(name for name in names if name not in self._told)[: MAX_TOLD - len(self._told)]
+        self._told.update(new)
+        return new
 
     def use(self, target: Target) -> "Use":
         """Counts a call to the target as open while the block runs, and gives the block the breaker's number for it."""
