@@ -58,7 +58,7 @@ def blamed(words: str, added: Collection[str], *, own: Collection[str] = (), tak
         roles = {DEVELOPER} if "developer" in said else {DEVELOPER, PREFIX}
         return named - {DEVELOPER, PREFIX} or named & roles or named
     guessed = set(added) - set(taken) - {DEVELOPER, PREFIX}
-    if not guessed or not (_speaks_of_unknown(said, own) or not _EMPTY.sub("", said)):
+    if not guessed or not (_speaks_of_unknown(said, own) or not _EMPTY.sub("", said.replace("_", " "))):
         return set()
     return {"stream_options"} if "stream_options" in guessed else guessed
 

@@ -355,6 +355,7 @@ class _Ids:
     def __init__(self) -> None:
         self._used: set[str] = set()
         self._open: dict[str, list[str]] = {}
+        self._latest: dict[str, str] = {}
 
     def of_call(self, theirs: str) -> str:
         ours = wanted = _id(theirs)
@@ -367,8 +368,10 @@ class _Ids:
         return ours
 
     def of_result(self, theirs: str) -> str:
-        waiting = self._open.get(theirs, [])
-        return waiting.pop(0) if len(waiting) > 1 else waiting[0] if waiting else _id(theirs)
+        waiting = self._open.get(theirs)
+        if waiting:
+            self._latest[theirs] = waiting.pop(0)
+        return self._latest.get(theirs) or _id(theirs)
 
 
 def _id(theirs: str) -> str:

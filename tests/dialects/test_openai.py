@@ -220,3 +220,16 @@ def test_reader_of_several_choices_needs_no_end_when_all_have_finished() -> None
     for frame in (HELLO, STOP):
         answer.feed(frame + frame.replace(b'"index":0', b'"index":1'))
     assert answer.complete
+
+
+def test_call_for_a_whole_answer_is_the_clients_own() -> None:
+    chat = {"model": "m", "messages": [], "stream": False, "seed": 1}
+    call = DIALECTS["openai"].call(chat, "http://h/v1", "", plain=True)
+    assert body_of(call) == chat
+    assert (call.added, call.headers["Accept"]) == (frozenset(), "application/json")
+
+
+def test_call_says_what_it_added_of_its_own_accord() -> None:
+    mine = DIALECTS["openai"].call({"messages": []}, "http://h", "")
+    theirs = DIALECTS["openai"].call({"messages": [], "stream_options": {"include_usage": True}}, "http://h", "")
+    assert (mine.added, theirs.added) == ({"stream_options"}, set())
