@@ -7,6 +7,7 @@ Invariants:
   verdict on the target, another call may be the probe.
 """
 
+import re
 from collections.abc import Collection
 from typing import Final
 from urllib.parse import urlencode, urlsplit
@@ -22,6 +23,8 @@ MAX_MODELS: Final = 256
 """Models of one target of which it is remembered what they refuse. A client may name any model."""
 MAX_MODEL: Final = 256
 """Characters of a model's name there."""
+OTHER_PARAMETER: Final = "_other"
+_PARAMETER: Final = re.compile(r"[A-Za-z][A-Za-z0-9_.]{0,63}")
 MAX_TOLD: Final = 256
 """Parameters of one upstream that the log is told of when they are left out."""
 
@@ -169,8 +172,10 @@ class Upstream:
         return (0.0, served) if self.config.balance == "round_robin" else (target.open / target.weight, served)
 
     def first_told(self, names: Collection[str]) -> list[str]:
-        """Those of the parameters that were not given here before; none once there were too many."""
-        new = sorted(name for name in names if name not in self._told)[: MAX_TOLD - len(self._told)]
+        """Those of the parameters that were not given here before; none once there were too many. A client may name one
+        as it likes, so only what looks like a parameter is repeated; anything else is `_other`."""
+        plain = {name if _PARAMETER.fullmatch(name) else OTHER_PARAMETER for name in names}
+        new = sorted(plain - self._told)[: MAX_TOLD - len(self._told)]
         self._told.update(new)
         return new
 
