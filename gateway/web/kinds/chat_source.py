@@ -1,5 +1,6 @@
 """How chat and openai routes ask an upstream: a chat request becomes a source for the pump. And what a prompt costs."""
 
+import secrets
 import time
 from typing import Any
 
@@ -19,14 +20,19 @@ class ChatSource:
         chat: the request. Its `model` is used where neither the target nor the upstream names one.
         keep_chunks: whether the chunks of an OpenAI upstream are kept unchanged.
         keep_usage: whether its extra usage chunk is kept, too.
+        plain: whether the client wants one whole answer, and gets an OpenAI upstream's to the letter.
     """
 
     repeatable = True
 
-    def __init__(self, chat: dict[str, Any], *, keep_chunks: bool = False, keep_usage: bool = False) -> None:
+    def __init__(
+        self, chat: dict[str, Any], *, keep_chunks: bool = False, keep_usage: bool = False, plain: bool = False
+    ) -> None:
         self._chat = chat
         self._keep_chunks = keep_chunks
         self._keep_usage = keep_usage
+        self._plain = plain
+        self._call_ids = _call_ids(chat.get("messages"))
         choices = chat.get("n")
         self._choices = max(1, choices) if isinstance(choices, int) else 1
 
@@ -55,16 +61,33 @@ class ChatSource:
             body = await read_error_body(response)
             raise dialect.refusal(response.status, plain_headers(response.headers), body, now=time.time())
         check_encoding(response)
-        if response.content_type not in dialect.stream_types:
+        kind = "" if hdrs.CONTENT_TYPE not in response.headers else response.content_type
+        if not dialect.accepts(kind):
             # Some servers report an error with status 200 and a JSON body; its reason is worth more than "no stream".
-            body = await read_error_body(response) if response.content_type == "application/json" else b""
+            body = await read_error_body(response) if kind == "application/json" else b""
             refusal = dialect.refusal(400, plain_headers(response.headers), body, now=time.time())
             if refusal.code in ("context_length_exceeded", "content_filter"):
                 raise refusal
-            raise GatewayError("upstream_protocol", detail=f"status 200 with {response.content_type}")
-        answer = dialect.answer(keep_chunks=self._keep_chunks and not canonical, keep_usage=self._keep_usage)
+            raise GatewayError("upstream_protocol", detail=f"status 200 with {kind}")
+        answer = dialect.answer(
+            keep_chunks=self._keep_chunks and not canonical, keep_usage=self._keep_usage, plain=self._plain
+        )
         answer.choices = self._choices
+        answer.labelled = kind in dialect.stream_types
+        answer.salt = secrets.token_hex(4)
+        answer.taken = self._call_ids
         return answer
+
+
+def _call_ids(messages: object) -> frozenset[str]:
+    """The ids of the tool calls in a conversation."""
+    ids: set[str] = set()
+    for message in messages if isinstance(messages, list) else ():
+        calls = message.get("tool_calls") if isinstance(message, dict) else None
+        for call in calls if isinstance(calls, list) else ():
+            if isinstance(call, dict) and isinstance(call.get("id"), str):
+                ids.add(call["id"])
+    return frozenset(ids)
 
 
 def check_encoding(response: aiohttp.ClientResponse) -> None:
