@@ -3,7 +3,8 @@
 Invariants:
 
 - Content blocks come one after the other, so the state of an answer is the one block that is open.
-- Tool calls leave this file in OpenAI's shape, counted from 0 over the whole answer.
+- Tool calls leave this file in OpenAI's shape, counted from 0 over the whole answer. Their input stands in the deltas;
+  servers that imitate Anthropic also send it with the beginning of the block.
 - `output_tokens` is a running total; it is never added up.
 
 Unknown content in a chat is refused. A setting that only tunes the answer (penalties, seed) is left out and named, as
@@ -18,6 +19,7 @@ import msgspec
 
 from gateway.core.event import THINKING, TOKEN, TOOL, Event, Usage
 from gateway.dialects.base import NOTHING, Answer, Call, Dialect, EventAnswer, count_of, endpoint, post, read, usage_of
+from gateway.dialects.body import BODY
 from gateway.dialects.chat import (
     CHOICES,
     Chat,
@@ -31,6 +33,9 @@ from gateway.dialects.chat import (
     left_out,
     typed,
 )
+from gateway.dialects.chunks import HALF
+from gateway.dialects.lenient import Halves, index_of, mended, reason_of, text_of, value_of, word_of
+from gateway.dialects.lenient import arguments_of as arguments_in
 
 VERSION: Final = "2023-06-01"
 MAX_TOKENS_DEFAULT: Final = 4096
@@ -101,7 +106,7 @@ class _Block(msgspec.Struct):
     name: str = ""
     text: Any = None
     thinking: Any = None
-    input: dict[str, Any] | None = None
+    input: Any = None
 
 
 class _Delta(msgspec.Struct):
@@ -130,8 +135,13 @@ class AnthropicAnswer(EventAnswer):
     def __init__(self) -> None:
         super().__init__()
         self._input: int | None = None
-        self._tools = 0
         self._tool_block: int | None = None
+        self._begun = ""  # the arguments with which the tool's block began, while it has no deltas
+        self._halves = Halves()
+
+    @staticmethod
+    def _is_piece(value: Any) -> bool:
+        return isinstance(value, dict) and value.get("type") in _PIECES
 
     def _translate(self, units: list[Event]) -> list[Event]:
         out = super()._translate(units)
@@ -142,34 +152,90 @@ class AnthropicAnswer(EventAnswer):
         return out
 
     def _translate_one(self, event: Event, out: list[Event]) -> None:
-        said = read(_EVENT, event.data)
+        said = None if self._halves else read(_EVENT, event.data)
         if said is None:
-            self._aside(event)
+            said = self._read_leniently(event.data)
+        if said is None:
+            self._no_event(event, out)
             return
         kind = said.type or event.type
         if kind == "content_block_delta" and said.delta:
             self._delta(said.index, said.delta, out)
+        elif event.type is BODY:
+            self._body(event.data, out)
         elif kind == "content_block_start" and said.content_block:
             self._start(said.index, said.content_block, out)
-        elif kind == "message_delta":
-            self._end(said)
+        elif kind == "content_block_stop":
+            self._stop(out)
+        else:
+            self._frame(kind, said, event, out)
+
+    def _frame(self, kind: str, said: _Event, event: Event, out: list[Event]) -> None:
+        """Reads an event that is no part of the content."""
+        if kind == "message_delta":
+            self._end(said, out)
         elif kind == "message_start" and said.message:
             message = said.message
             self.model = message.model if isinstance(message.model, str) else ""
             self._input = _prompt_of(message.usage) if isinstance(message.usage, dict) else self._input
         elif kind == "message_stop":
+            self._stop(out)
             self.ended = True
-        elif kind not in ("ping", "content_block_stop"):
+        elif kind != "ping":
             self._aside(event)
 
+    def _no_event(self, event: Event, out: list[Event]) -> None:
+        if event.type is BODY:
+            self._body(event.data, out)
+        elif event.data.strip() == "[DONE]":  # some gateways end every stream as OpenAI does
+            self._stop(out)
+            self.ended = True
+        else:
+            self._aside(event)
+
+    def _read_leniently(self, text: str) -> _Event | None:
+        """The event read field by field; None for one that is no object."""
+        value = value_of(text)
+        if not isinstance(value, dict):
+            return None
+        message, block, delta = (_object(value.get(name)) for name in ("message", "content_block", "delta"))
+        index = index_of(value.get("index")) or 0
+        said = _Event(word_of(value.get("type")), index, usage=value.get("usage"))
+        if message is not None:
+            said.message = _Message(word_of(message.get("model")), message.get("usage"))
+        if block is not None:
+            said.content_block = self._lenient_block(block)
+        if delta is not None:
+            said.delta = _Delta(
+                text=self._text_of(delta, "text", TOKEN),
+                thinking=self._text_of(delta, "thinking", THINKING),
+                partial_json=self._text_of(delta, "partial_json", TOOL),
+                stop_reason=reason_of(delta.get("stop_reason")),
+            )
+            self.skipped += said.delta.stop_reason is None
+        return said
+
+    def _lenient_block(self, block: dict[str, Any]) -> _Block:
+        return _Block(
+            type=word_of(block.get("type")),
+            id=word_of(block.get("id")),
+            name=word_of(block.get("name")),
+            text=self._text_of(block, "text", TOKEN),
+            thinking=self._text_of(block, "thinking", THINKING),
+            input=mended(block.get("input")),
+        )
+
+    def _text_of(self, value: dict[str, Any], field: str, kind: str) -> str:
+        text = text_of(value.get(field))
+        self.skipped += text is None and bool(value.get(field))
+        return self._halves.joined(kind, text or "")
+
     def _start(self, index: int, block: _Block, out: list[Event]) -> None:
-        self._tool_block = None  # the block before has ended: a late delta of it is no argument of this one
+        self._stop(out)  # the block before has ended: a late delta of it is no argument of this one
         if block.type == "tool_use":
             self._tool_block = index
-            self._tools += 1
-            arguments = _json.encode(block.input).decode() if block.input else ""
-            function = {"name": block.name, "arguments": arguments}
-            self._tool({"id": block.id, "type": "function", "function": function}, out)
+            self._begun = arguments_in(block.input) or ""
+            self._say_call(self._tools().begin(block.id, block.name), out)
         self._say(THINKING, block.thinking, out)
         self._say(TOKEN, block.text, out)
 
@@ -177,18 +243,69 @@ class AnthropicAnswer(EventAnswer):
         self._say(TOKEN, delta.text, out)
         self._say(THINKING, delta.thinking, out)
         if delta.partial_json and index == self._tool_block:
-            self._tool({"function": {"arguments": delta.partial_json}}, out)
+            self._begun = ""  # the deltas repeat it
+            self._argue(delta.partial_json, out)
 
-    def _tool(self, call: dict[str, Any], out: list[Event]) -> None:
-        self._say(TOOL, _json.encode({"index": self._tools - 1, **call}).decode(), out)
+    def _argue(self, arguments: Any, out: list[Event]) -> None:
+        if isinstance(arguments, str):
+            calls = self._tools()
+            self._say_call(calls.go_on(len(calls) - 1, arguments), out)
 
-    def _end(self, said: _Event) -> None:
+    def _stop(self, out: list[Event]) -> None:
+        """The open block has ended."""
+        for kind in self._halves.rest():
+            if kind == TOOL:
+                self._argue(HALF, out)
+            else:
+                self._say(kind, HALF, out)
+        if self._begun:
+            self._argue(self._begun, out)
+            self._begun = ""
+        self._tool_block = None
+        self._end_calls(out)
+
+    def _end(self, said: _Event, out: list[Event]) -> None:
         reason = said.delta.stop_reason if said.delta else None
-        if reason:
-            self.finish_reason = _FINISH.get(reason, reason)
         if isinstance(said.usage, dict):
             self._input = _prompt_of(said.usage) or self._input
             self.usage = usage_of(self._input, said.usage.get("output_tokens")) or self.usage
+        if reason:
+            self._stop(out)
+            self._finish(_FINISH.get(reason, reason))
+
+    def _read_whole(self, value: dict[str, Any], text: str, out: list[Event]) -> bool:
+        content = value.get("content")
+        if isinstance(content, str):
+            content = [{"type": "text", "text": content}]
+        if value.get("type") != "message" or not isinstance(content, list):
+            return False
+        self.model = word_of(value.get("model"))
+        for index, block in enumerate(content):
+            if isinstance(block, dict):
+                self._start(index, self._lenient_block(block), out)
+            else:
+                self.skipped += 1
+        usage, reason = value.get("usage"), reason_of(value.get("stop_reason"))
+        self._end(_Event(delta=_Delta(stop_reason=reason), usage=usage), out)
+        self._stop(out)
+        return True
+
+
+_PIECES: Final = frozenset(
+    {
+        "ping",
+        "message_start",
+        "message_delta",
+        "message_stop",
+        "content_block_start",
+        "content_block_delta",
+        "content_block_stop",
+    }
+)
+
+
+def _object(value: Any) -> dict[str, Any] | None:
+    return value if isinstance(value, dict) else None
 
 
 def _prompt_of(usage: dict[str, Any]) -> int | None:
@@ -205,6 +322,7 @@ class Anthropic(Dialect):
     name: ClassVar[str] = "anthropic"
     provider: ClassVar[str] = "anthropic"
     stream_types: ClassVar[frozenset[str]] = frozenset({"text/event-stream"})
+    sniffs: ClassVar[bool] = True
     needs_model: ClassVar[bool] = True
     prefills: ClassVar[bool] = True
     derives: ClassVar[frozenset[str]] = frozenset({"reasoning_effort"})
@@ -234,7 +352,7 @@ class Anthropic(Dialect):
     def credential(self, api_key: str) -> dict[str, str]:
         return {"x-api-key": api_key} if api_key else {}
 
-    def answer(self, *, keep_chunks: bool = False, keep_usage: bool = False) -> Answer:
+    def answer(self, *, keep_chunks: bool = False, keep_usage: bool = False, plain: bool = False) -> Answer:
         return AnthropicAnswer()
 
 

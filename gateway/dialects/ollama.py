@@ -3,19 +3,18 @@
 Invariants:
 
 - A tool call comes in one piece; its arguments leave this file as JSON text, which is OpenAI's form.
-- `done: true` is the end marker; nothing after it is read.
+- `done: true` is the end marker; nothing after it is read. An answer that was not streamed is one line with it.
 - Images are sent as their bytes. The URL of an image is refused, because this gateway fetches nothing for clients.
 """
 
-import re
 from typing import Any, ClassVar, Final
 
 import msgspec
 
 from gateway.core.errors import GatewayError
-from gateway.core.event import THINKING, TOKEN, TOOL, Event
+from gateway.core.event import THINKING, TOKEN, Event
 from gateway.core.sse import LineSplitter
-from gateway.dialects.base import NOTHING, Answer, Call, Dialect, UnitAnswer, endpoint, post, read, usage_of
+from gateway.dialects.base import NOTHING, Answer, Call, Dialect, UnitAnswer, as_refusal, endpoint, post, read, usage_of
 from gateway.dialects.chat import (
     Chat,
     Function,
@@ -29,6 +28,8 @@ from gateway.dialects.chat import (
     left_out,
     typed,
 )
+from gateway.dialects.chunks import HALF
+from gateway.dialects.lenient import Halves, json_of, mended_text, objects_of, reason_of, text_of, value_of, word_of
 
 _FINISH: Final = {"load": "stop", "unload": "stop"}
 
@@ -39,7 +40,7 @@ class _Function(msgspec.Struct):
 
 
 class _Call(msgspec.Struct):
-    function: _Function
+    function: _Function = msgspec.field(default_factory=_Function)
     id: str = ""
 
 
@@ -60,7 +61,6 @@ class _Line(msgspec.Struct):
 
 
 _LINE: Final = msgspec.json.Decoder(_Line)
-_json: Final = msgspec.json.Encoder()
 
 
 class OllamaAnswer(UnitAnswer):
@@ -69,7 +69,7 @@ class OllamaAnswer(UnitAnswer):
     def __init__(self) -> None:
         self._lines = LineSplitter()
         super().__init__(self._lines)
-        self._tools = 0
+        self._halves = Halves()
 
     def _rest(self) -> list[Event]:
         """The events of a last line without its LF. Half an object there was cut off and does not count as noise."""
@@ -79,44 +79,84 @@ class OllamaAnswer(UnitAnswer):
         if not text.strip():
             return
         # A line that says nothing known is an error or noise; the last line may have no message.
-        line = read(_LINE, text)
+        line = None if self._halves else read(_LINE, text)
+        if line is None:
+            line = self._read_leniently(text)
         if line is None or line.error or (line.message is None and not line.done):
             self._aside(Event("", text))
+            if self.failure is not None and not self.labelled and not self.size:
+                self.failure = as_refusal(self.failure, text)  # this is no line of a stream, but the whole body
             return
         self.model = self.model or (line.model if isinstance(line.model, str) else "")
         self._message(line.message or _Message(), out)
         if line.done:
-            self._end(line)
+            self._end(line, out)
+
+    def _read_leniently(self, text: str) -> _Line | None:
+        """The line read field by field; None for one that is no object."""
+        value = value_of(text.removeprefix("data:"))  # as servers write it that only know event streams
+        if not isinstance(value, dict):
+            return None
+        message = value.get("message")
+        if message is None and isinstance(value.get("response"), str):  # Ollama's other call, which some imitate
+            message = {"content": value["response"]}
+        reason = reason_of(value.get("done_reason"))
+        self.skipped += reason is None
+        return _Line(
+            model=word_of(value.get("model")),
+            message=self._lenient_message(message),
+            done=value.get("done") in (True, "true", 1),
+            done_reason=reason,
+            prompt_eval_count=value.get("prompt_eval_count"),
+            eval_count=value.get("eval_count"),
+            error=value.get("error"),
+        )
+
+    def _lenient_message(self, message: Any) -> _Message | None:
+        if isinstance(message, str):
+            message = {"content": message}
+        if not isinstance(message, dict):
+            return None
+        texts = {kind: text_of(message.get(key)) for kind, key in _FIELDS}
+        self.skipped += sum(texts[kind] is None and bool(message.get(key)) for kind, key in _FIELDS)
+        calls, odd = objects_of(message.get("tool_calls"))
+        self.skipped += odd
+        return _Message(
+            content=self._halves.joined(TOKEN, texts[TOKEN] or ""),
+            thinking=self._halves.joined(THINKING, texts[THINKING] or ""),
+            tool_calls=[_lenient_call(call) for call in calls],
+        )
 
     def _message(self, message: _Message, out: list[Event]) -> None:
         self._say(THINKING, message.thinking, out)
         self._say(TOKEN, message.content, out)
         for call in message.tool_calls or ():
-            self._say(TOOL, _json.encode(self._tool(call)).decode(), out)
+            said = call.function.arguments
+            # Ollama sends an object; servers that imitate it also send OpenAI's text.
+            arguments = said if isinstance(said, str) else json_of(said or {})
+            self._say_call(self._tools().begin(call.id, call.function.name, arguments), out)
 
-    def _tool(self, call: _Call) -> dict[str, Any]:
-        index = self._tools
-        self._tools += 1
-        said = call.function.arguments
-        # Ollama sends an object; servers that imitate it also send OpenAI's text.
-        arguments = said if isinstance(said, str) else _json.encode(said or {}).decode()
-        function = {"name": call.function.name, "arguments": arguments}
-        return {"index": index, "id": self._id(call.id, index), "type": "function", "function": function}
-
-    def _id(self, theirs: str, index: int) -> str:
-        """The call's id. Ollama sends none, or servers like it only count; a client that keeps the conversation needs
-        one that no earlier answer had."""
-        if theirs and not re.fullmatch(r"(call_?)?[0-9]{0,4}", theirs):
-            return theirs
-        return f"call_{self.salt}_{index}" if self.salt else f"call_{index}"
-
-    def _end(self, line: _Line) -> None:
-        reason = line.done_reason or "stop"
+    def _end(self, line: _Line, out: list[Event]) -> None:
+        for kind in self._halves.rest():
+            self._say(kind, HALF, out)
+        self._end_calls(out)
+        reason = line.done_reason or ""
         reason = _FINISH.get(reason, reason)
         # Ollama says `stop` also when it wants a tool called; OpenAI's clients look for `tool_calls`.
-        self.finish_reason = "tool_calls" if self._tools and reason == "stop" else reason
         self.usage = usage_of(line.prompt_eval_count, line.eval_count)
-        self.ended = True
+        self._finish("tool_calls" if self._calls is not None and reason == "stop" else reason)
+        self.ended = self.failure is None
+
+
+_FIELDS: Final = ((TOKEN, "content"), (THINKING, "thinking"))
+
+
+def _lenient_call(call: dict[str, Any]) -> _Call:
+    function = call.get("function")
+    function = function if isinstance(function, dict) else call
+    arguments = function.get("arguments")
+    arguments = mended_text(arguments) if isinstance(arguments, str) else arguments
+    return _Call(_Function(word_of(function.get("name")), arguments), word_of(call.get("id")))
 
 
 class Ollama(Dialect):
@@ -125,6 +165,7 @@ class Ollama(Dialect):
     name: ClassVar[str] = "ollama"
     provider: ClassVar[str] = "ollama"
     stream_types: ClassVar[frozenset[str]] = frozenset({"application/x-ndjson", "application/ndjson"})
+    sniffs: ClassVar[bool] = True
     needs_model: ClassVar[bool] = True
     prefills: ClassVar[bool] = True
     derives: ClassVar[frozenset[str]] = frozenset({"reasoning_effort"})
@@ -146,7 +187,7 @@ class Ollama(Dialect):
     def reads(self, parameter: str) -> bool:
         return parameter in _CARRIED
 
-    def answer(self, *, keep_chunks: bool = False, keep_usage: bool = False) -> Answer:
+    def answer(self, *, keep_chunks: bool = False, keep_usage: bool = False, plain: bool = False) -> Answer:
         return OllamaAnswer()
 
 

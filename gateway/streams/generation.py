@@ -302,7 +302,7 @@ class Generation:
     def _terminal(self, run: _Run, pump: Pump, failure: GatewayError | None, usage: Usage) -> Event | None:
         """The last event of the log; None where the end of the response's body says that the stream has ended."""
         if run.job.canonical and (failure is None or failure.code == "stopped"):
-            reason = "stopped" if failure is not None else pump.finish_reason or "stop"
+            reason = "stopped" if failure is not None else pump.finish_reason or None
             done = Done(reason, usage, run.transcript.text, run.transcript.in_chunks)
             return Event(DONE, msgspec.json.encode(done).decode())
         return None if failure is None else Event(ERROR, failure.to_json())

@@ -154,15 +154,3 @@ def test_call_names_what_it_leaves_out() -> None:
         "messages.content.cache_control",
         "parallel_tool_calls",
     }
-
-
-def test_reader_gives_calls_ids_that_no_other_answer_has() -> None:
-    def ids(salt: str, call: bytes) -> list[str]:
-        answer = answer_()
-        answer.salt = salt
-        return [json.loads(data)["id"] for kind, data in told(answer, call + call + END) if kind == "tool"]
-
-    counted = CALL.replace(b'{"function"', b'{"id":"call_0","function"')
-    assert ids("ab", CALL) == ids("ab", counted) == ["call_ab_0", "call_ab_1"]
-    own = CALL.replace(b'{"function"', b'{"id":"call_x8Zq1","function"')
-    assert ids("ab", own)[0] == "call_x8Zq1"

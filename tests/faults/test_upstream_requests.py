@@ -41,14 +41,8 @@ def _tuned(url: str, dialect: str) -> dict[str, Any]:
 
 
 def upstreams(url: str) -> dict[str, Any]:
-    """Upstreams with parameters and a query of their own, and a pair of which the second finishes what the first began."""
-    query = {"api-version": "2024-10-21", "tries": 2}
-    tuned = {
-        f"tuned-{dialect}": {"dialect": dialect, "targets": [{"url": f"{url}/{dialect}", "query": query}]}
-        | TUNED
-        | once()
-        for dialect in ("openai", "anthropic", "ollama", "sse")
-    }
+    """Upstreams with parameters and a query of their own, and one whose answers two others finish."""
+    tuned = {f"tuned-{dialect}": _tuned(url, dialect) for dialect in TUNED}
     first = {"dialect": "openai", "targets": [{"url": f"{url}/first"}], "fallback": ["second", "third"]}
     second = {"dialect": "openai", "targets": [{"url": f"{url}/second"}]}
     third = {"dialect": "anthropic", "targets": [{"url": f"{url}/third"}]}

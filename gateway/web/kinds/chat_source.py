@@ -29,7 +29,8 @@ class ChatSource:
         chat: the request. Its `model` is used where neither the target nor the upstream names one.
         keep_chunks: whether the chunks of an OpenAI upstream are kept unchanged.
         keep_usage: whether its extra usage chunk is kept, too.
-        plain: whether the client wants one whole answer. It is asked for as such where the upstream's `whole` says so.
+        plain: whether the client wants one whole answer. It is asked for as such where the upstream's `whole` says so,
+            and an OpenAI upstream's answer is passed on to the letter.
     """
 
     repeatable = True
@@ -42,6 +43,7 @@ class ChatSource:
         self._keep_usage = keep_usage
         self._plain = plain
         self._own = frozenset(name for name in chat if name not in _NO_PARAMETERS)
+        self._call_ids = _call_ids(chat.get("messages"))
         choices = chat.get("n")
         self._choices = max(1, choices) if isinstance(choices, int) else 1
 
@@ -100,16 +102,21 @@ class ChatSource:
             refusal.words = body[:MAX_WORDS].decode("utf-8", "replace")
             raise refusal
         check_encoding(response)
-        if response.content_type not in dialect.stream_types:
+        kind = "" if hdrs.CONTENT_TYPE not in response.headers else response.content_type
+        if not dialect.accepts(kind):
             # Some servers report an error with status 200 and a JSON body; its reason is worth more than "no stream".
-            body = await read_error_body(response) if response.content_type == "application/json" else b""
+            body = await read_error_body(response) if kind == "application/json" else b""
             refusal = dialect.refusal(400, plain_headers(response.headers), body, now=time.time())
             if refusal.code in ("context_length_exceeded", "content_filter"):
                 raise refusal
-            raise GatewayError("upstream_protocol", detail=f"status 200 with {response.content_type}")
-        answer = dialect.answer(keep_chunks=self._keep_chunks and not canonical, keep_usage=self._keep_usage)
+            raise GatewayError("upstream_protocol", detail=f"status 200 with {kind}")
+        answer = dialect.answer(
+            keep_chunks=self._keep_chunks and not canonical, keep_usage=self._keep_usage, plain=self._plain
+        )
         answer.choices = self._choices
-        answer.salt = secrets.token_hex(6)
+        answer.labelled = kind in dialect.stream_types
+        answer.salt = secrets.token_hex(4)
+        answer.taken = self._call_ids
         return answer
 
 
@@ -133,6 +140,17 @@ def _without_developer(messages: list[Any]) -> list[Any]:
         {**message, "role": "system"} if isinstance(message, dict) and message.get("role") == DEVELOPER else message
         for message in messages
     ]
+
+
+def _call_ids(messages: object) -> frozenset[str]:
+    """The ids of the tool calls in a conversation."""
+    ids: set[str] = set()
+    for message in messages if isinstance(messages, list) else ():
+        calls = message.get("tool_calls") if isinstance(message, dict) else None
+        for call in calls if isinstance(calls, list) else ():
+            if isinstance(call, dict) and isinstance(call.get("id"), str):
+                ids.add(call["id"])
+    return frozenset(ids)
 
 
 def check_encoding(response: aiohttp.ClientResponse) -> None:

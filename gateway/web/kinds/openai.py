@@ -26,7 +26,7 @@ from gateway.web.exchange import Exchange
 from gateway.web.kinds.base import Asked, RouteKind
 from gateway.web.kinds.chat_source import ChatSource, estimate_tokens
 from gateway.web.rate_limit_headers import openai_rate_limit_headers
-from gateway.web.responses import json_response
+from gateway.web.responses import json_response, json_text
 from gateway.web.streaming import stream_new
 
 READ_LIMIT = 512
@@ -94,8 +94,10 @@ async def _whole(exchange: Exchange, generation: Generation) -> web.StreamRespon
         done, completion = await _gather(reader)
     finally:
         generation.detach(reader, 0)
-    stream = generation.stream
-    return json_response(exchange, completion.result(stream.view(reader.log.model), done), {"X-Stream-Id": stream.id})
+    stream, headers = generation.stream, {"X-Stream-Id": generation.stream.id}
+    if completion.letter:
+        return json_text(exchange, completion.letter, headers)
+    return json_response(exchange, completion.result(stream.view(reader.log.model), done), headers)
 
 
 async def _gather(reader: Reader) -> tuple[Done | None, Completion]:
