@@ -207,7 +207,7 @@ class Attempt:
         added = asked.added | ({PREFIX} if prefix else NOTHING)
         clear = error.status in _OF_THE_REQUEST
         # A server that fails instead of refusing is believed only where it names what it did not like.
-        taken = self.choice.target.withheld.taken if clear else added
+        taken = self.choice.target.withheld.taken(asked.model) if clear else added
         refused = blamed(error.words or error.message, added, own=asked.own, taken=taken)
         if not refused and prefix and error.code == "upstream_refused":
             refused = {PREFIX}
@@ -217,9 +217,9 @@ class Attempt:
 
     def _learn(self, asked: Call) -> None:
         """The target has accepted the request: what it was spared was the reason of its refusal."""
-        target, withheld = self.choice.target, self.choice.target.withheld
-        if not asked.added <= withheld.taken:
-            withheld.taken |= asked.added
+        target = self.choice.target
+        if asked.added:
+            target.withheld.take(asked.model, asked.added)
         if self._manner.without and (new := target.learn(asked.model, self._manner.without)):
             self._work.engine.logger.info(
                 "parameters_withheld",

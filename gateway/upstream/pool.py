@@ -30,34 +30,46 @@ MAX_TOLD: Final = 256
 
 
 class Withheld:
-    """What a target has refused of the things that the gateway adds to requests, by the model that was asked for.
+    """What a target has refused and accepted of the things that the gateway adds to requests, by the model asked for.
 
     One target may serve many models, and what one of them refuses another needs.
-
-    Attributes:
-        taken: what it was seen to accept. Names of parameters, so there are no more than the configuration has.
     """
 
-    __slots__ = ("_names", "taken")
+    __slots__ = ("_refused", "_taken")
 
     def __init__(self) -> None:
-        self._names: dict[str, frozenset[str]] = {}
-        self.taken: frozenset[str] = frozenset()
+        self._refused: dict[str, frozenset[str]] = {}
+        self._taken: dict[str, frozenset[str]] = {}
 
     def of(self, model: str) -> frozenset[str]:
         """What must not be sent to this model."""
-        return self._names.get(model[:MAX_MODEL], frozenset())
+        return self._refused.get(model[:MAX_MODEL], _NOTHING)
+
+    def taken(self, model: str) -> frozenset[str]:
+        """What this model was seen to accept."""
+        return self._taken.get(model[:MAX_MODEL], _NOTHING)
 
     def add(self, model: str, names: Collection[str]) -> frozenset[str]:
-        """Remembers more, and gives back what of it is new. The model that was noted first is forgotten for a new one
-        where there are too many."""
-        known = self.of(model)
-        new = frozenset(names) - known
-        if new:
-            if model[:MAX_MODEL] not in self._names and len(self._names) >= MAX_MODELS:
-                del self._names[next(iter(self._names))]
-            self._names[model[:MAX_MODEL]] = known | new
-        return new
+        """Remembers that this model refused these, and gives back which of them are new."""
+        return _remember(self._refused, model[:MAX_MODEL], names)
+
+    def take(self, model: str, names: Collection[str]) -> None:
+        """Remembers that this model accepted these."""
+        _remember(self._taken, model[:MAX_MODEL], names)
+
+
+_NOTHING: Final[frozenset[str]] = frozenset()
+
+
+def _remember(names_of: dict[str, frozenset[str]], model: str, names: Collection[str]) -> frozenset[str]:
+    """Adds the names, and gives back the new ones. Where there are too many models, the oldest is forgotten."""
+    known = names_of.get(model, _NOTHING)
+    new = frozenset(names) - known
+    if new:
+        if model not in names_of and len(names_of) >= MAX_MODELS:
+            del names_of[next(iter(names_of))]
+        names_of[model] = known | new
+    return new
 
 
 class Target:
