@@ -349,7 +349,7 @@ class Dialect(ABC):
     stream_types: ClassVar[frozenset[str]]
     """Media types that a good streaming answer has, without parameters; "" stands for no Content-Type at all."""
     sniffs: ClassVar[bool] = False
-    """Whether the reader tells answers from everything else by their bytes, so that the media type need not be right."""
+    """Whether the reader knows an answer by its bytes, so that the media type need not be right."""
     needs_model: ClassVar[bool] = False
     """Whether the provider refuses a chat without a model. The configuration then has to name one for chat routes."""
     wants_session: ClassVar[bool] = False
