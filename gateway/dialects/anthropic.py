@@ -135,6 +135,7 @@ class AnthropicAnswer(EventAnswer):
     def __init__(self) -> None:
         super().__init__()
         self._input: int | None = None
+        self._cached = 0
         self._tool_block: int | None = None
         self._begun = ""  # the arguments with which the tool's block began, while it has no deltas
         self._halves = Halves()
@@ -177,7 +178,8 @@ class AnthropicAnswer(EventAnswer):
         elif kind == "message_start" and said.message:
             message = said.message
             self.model = message.model if isinstance(message.model, str) else ""
-            self._input = _prompt_of(message.usage) if isinstance(message.usage, dict) else self._input
+            if isinstance(message.usage, dict):
+                self._count(message.usage)
         elif kind == "message_stop":
             self._stop(out)
             self.ended = True
@@ -267,11 +269,24 @@ class AnthropicAnswer(EventAnswer):
     def _end(self, said: _Event, out: list[Event]) -> None:
         reason = said.delta.stop_reason if said.delta else None
         if isinstance(said.usage, dict):
-            self._input = _prompt_of(said.usage) or self._input
-            self.usage = usage_of(self._input, said.usage.get("output_tokens")) or self.usage
+            self._count(said.usage)
+            self.usage = usage_of(self._input, said.usage.get("output_tokens"), self._cached) or self.usage
         if reason:
             self._stop(out)
             self._finish(_FINISH.get(reason, reason))
+
+    def _count(self, usage: dict[str, Any]) -> None:
+        """Notes the prompt's tokens. Anthropic counts those that its cache had, and those written to it, separately."""
+        fresh = count_of(usage.get("input_tokens"))
+        if fresh is None:
+            return
+        written = count_of(usage.get("cache_creation_input_tokens")) or 0
+        cached = count_of(usage.get("cache_read_input_tokens")) or 0
+        # Some servers repeat the counts at the end with 0 in the place of what they have told before.
+        if total := fresh + written + cached:
+            self._input, self._cached = total, cached
+        elif self._input is None:
+            self._input = 0
 
     def _read_whole(self, value: dict[str, Any], text: str, out: list[Event]) -> bool:
         content = value.get("content")
@@ -306,14 +321,6 @@ _PIECES: Final = frozenset(
 
 def _object(value: Any) -> dict[str, Any] | None:
     return value if isinstance(value, dict) else None
-
-
-def _prompt_of(usage: dict[str, Any]) -> int | None:
-    """All tokens of the prompt. Anthropic counts those read from its cache and written to it separately."""
-    fresh = count_of(usage.get("input_tokens"))
-    written = count_of(usage.get("cache_creation_input_tokens")) or 0
-    cached = count_of(usage.get("cache_read_input_tokens")) or 0
-    return None if fresh is None else fresh + written + cached
 
 
 class Anthropic(Dialect):

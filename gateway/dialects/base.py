@@ -366,7 +366,7 @@ class Dialect(ABC):
     stream_types: ClassVar[frozenset[str]]
     """Media types that a good streaming answer has, without parameters; "" stands for no Content-Type at all."""
     sniffs: ClassVar[bool] = False
-    """Whether the reader tells answers from anything else by their bytes, so that the media type need not be right."""
+    """Whether the reader knows an answer by its bytes, so that the media type need not be right."""
     needs_model: ClassVar[bool] = False
     """Whether the provider refuses a chat without a model. The configuration then has to name one for chat routes."""
     wants_session: ClassVar[bool] = False
@@ -439,10 +439,12 @@ def read(decoder: msgspec.json.Decoder[T], text: str) -> T | None:
         return None
 
 
-def usage_of(prompt: object, completion: object) -> Usage | None:
-    """The upstream's counts; None where one of them is missing, negative or nonsense."""
+def usage_of(prompt: object, completion: object, cached: object = None) -> Usage | None:
+    """The upstream's counts; None where one of the first two is missing, negative or nonsense."""
     into, out = count_of(prompt), count_of(completion)
-    return None if into is None or out is None else Usage(into, out)
+    if into is None or out is None:
+        return None
+    return Usage(into, out, cached_input=min(count_of(cached) or 0, into))
 
 
 def count_of(value: object) -> int | None:

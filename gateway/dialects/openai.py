@@ -145,7 +145,9 @@ def _usage_in(value: dict[str, Any], choices: list[dict[str, Any]]) -> Usage | N
     own = value.get("x_groq")
     places = (value, *([own] if isinstance(own, dict) else []), *choices)
     for usage in [place["usage"] for place in places if isinstance(place.get("usage"), dict)]:
-        if said := usage_of(usage.get("prompt_tokens"), usage.get("completion_tokens")):
+        details = usage.get("prompt_tokens_details")
+        cached = details.get("cached_tokens") if isinstance(details, dict) else None
+        if said := usage_of(usage.get("prompt_tokens"), usage.get("completion_tokens"), cached):
             return said
     return None
 
@@ -229,7 +231,7 @@ class ChunkAnswer(_OpenAIAnswer):
         if self._chunks.changed or not is_strict(text):
             text = json_of(value)
         # The gateway always asks for the usage; a client that did not must not see the chunk that holds nothing else.
-        if choices or self._keep_usage or value.get("usage") is None:
+        if self._keep_usage or value.get("usage") is None or any(map(_says_something, choices)):
             self._pass_on(Event(CHUNK, text), any(map(speaks, choices)), out)
         if self.finished:
             self._settle(out)
@@ -267,6 +269,12 @@ class ChunkAnswer(_OpenAIAnswer):
             self._pass_on(Event(CHUNK, json_of(last)), True, out)
         if self._held is not None:
             self._release(out)
+
+
+def _says_something(choice: dict[str, Any]) -> bool:
+    """Whether there is more in a choice than its index; LiteLLM sends an empty one along with the usage."""
+    delta = choice.get("delta") or {}
+    return bool(choice.get("finish_reason")) or any(value not in (None, "") for value in delta.values())
 
 
 def _as_stream(whole: dict[str, Any]) -> list[dict[str, Any]]:

@@ -15,7 +15,8 @@ from typing import Any, ClassVar, Final
 
 from gateway.core.event import THINKING, TOKEN, Event
 from gateway.dialects import failures, openai
-from gateway.dialects.base import Answer, Call, Dialect, EventAnswer, post, usage_of
+from gateway.dialects.base import Answer, Call, Dialect, EventAnswer, as_refusal, post, usage_of
+from gateway.dialects.body import Gathered
 from gateway.dialects.chat import cannot_say, given, left_out, typed
 from gateway.dialects.chunks import HALF
 from gateway.dialects.lenient import Halves, reason_of, text_of, value_of
@@ -75,7 +76,8 @@ class SSEAnswer(openai.TextAnswer):
         name = name.lower() if isinstance(name, str) else ""
         error = failures.in_object(name, value)
         if error is not None:
-            self._fail(error)
+            alone = isinstance(self._units, Gathered) and not self.size  # no event of a stream, but the whole body
+            self._fail(as_refusal(error, event.data) if alone else error)
             return True
         if name in _HOUSEKEEPING:
             return True

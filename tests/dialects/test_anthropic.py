@@ -52,7 +52,7 @@ def test_reader_tells_a_whole_answer() -> None:
     answer = answer_()
     assert told(answer, WHOLE) == [("thinking", "hm"), ("token", "你好")]
     assert (answer.model, answer.finish_reason, answer.ended, answer.skipped) == ("claude-x", "stop", True, 0)
-    assert answer.usage == Usage(25, 9)
+    assert answer.usage == Usage(25, 9, cached_input=20)
 
 
 def test_reader_does_not_depend_on_the_cut() -> None:

@@ -30,16 +30,17 @@ def upstreams(url: str) -> dict[str, Any]:
 def route(name: str) -> dict[str, Any]:
     """An openai route; `hasty` has short limits on silence."""
     made = {"path": f"/plain/{name}", "api": "openai", "upstream": "openai" if name == "hasty" else name}
-    return made | ({"timeouts": {"first_event": "300ms", "idle": "400ms"}} if name == "hasty" else {})
+    return made | ({"timeouts": {"first_event": "500ms", "idle": "500ms"}} if name == "hasty" else {})
 
 
 stage = stage_fixture(FAST | {"first_event": "5s"}, upstreams=upstreams, routes=[route(name) for name in ROUTES])
 
 LETTER = (
     b'{ "id":"chatcmpl-9", "object":"chat.completion",\n "created":1, "model":"m-1", "service_tier":"default",\n'
-    b' "choices":[{"index":0,"message":{"role":"assistant","content":"Hi \\u4f60","refusal":null,"annotations":[]},'
+    b' "choices":[{"index":0,"message":{"role":"assistant","content":"Hi \\u4f60","refusal":null},'
     b'"logprobs":null,"finish_reason":"length"}],\n'
-    b' "usage":{"prompt_tokens":20,"completion_tokens":60,"total_tokens":80,"prompt_tokens_details":{"cached_tokens":16}}}\n'
+    b' "usage":{"prompt_tokens":20,"completion_tokens":60,"total_tokens":80,\n'
+    b' "prompt_tokens_details":{"cached_tokens":16}}}\n'
 )
 """An answer that nobody else would write in quite this way."""
 
@@ -154,7 +155,7 @@ HEAD = http_head(200, "application/json", Content_Length=str(len(LETTER)))
 
 
 async def test_plain_answer_may_take_as_long_as_a_streams_two_silences(stage: Stage) -> None:
-    stage.plays([Pause(0.5), HEAD, Pause(0.3), LETTER[:50], Pause(0.3), LETTER[50:]])
+    stage.plays([Pause(0.6), HEAD + LETTER[:50], Pause(0.3), LETTER[50:90], Pause(0.3), LETTER[90:]])
     heard = await ask(stage, "hasty")
     assert (heard.status, heard.body.strip()) == (200, LETTER.decode().strip())
 

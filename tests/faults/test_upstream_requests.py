@@ -291,7 +291,7 @@ async def test_rescuer_is_asked_for_one_token_at_least(stage: Stage) -> None:
 
 async def test_tokens_that_the_first_provider_counted_are_believed(stage: Stage) -> None:
     running = {"prompt_tokens": 11, "completion_tokens": 40, "total_tokens": 51}
-    first = [
+    first: list[Step] = [
         sse_head(),
         chunk(openai_chunk({"content": "a longer text of many words, all in one " * 4}, usage=running)),
         Cut(),
