@@ -46,7 +46,7 @@ class Call(msgspec.Struct, frozen=True):
 
     Attributes:
         method, url, headers, body: of the request.
-        model: the model that it asks for, "" for none.
+        model: the model that it asks for, "" where none is known.
         plain: whether it asks for one whole answer and not for a stream.
         added: what the gateway added to the client's request and could leave out: names of parameters, and the words of
             `core/blame.py`.
@@ -473,24 +473,18 @@ def post(
     left_out: frozenset[str] = NOTHING,
 ) -> Call:
     """A POST of JSON that asks for a stream; with `plain`, for one whole answer. For the rest see `Call`."""
-    model = payload.get("model")
-    return Call(
-        "POST",
-        url,
-        {"Content-Type": "application/json", "Accept": "application/json" if plain else accept, **headers},
-        _encode(payload),
-        model if isinstance(model, str) else "",
-        plain,
-        added,
-        left_out=left_out,
-    )
+    accept = "application/json" if plain else accept
+    headers = {"Content-Type": "application/json", "Accept": accept, **headers}
+    return Call("POST", url, headers, _encode(payload), plain=plain, added=added, left_out=left_out)
 
 
-def amended(body: bytes, changes: Mapping[str, Any], without: Collection[str]) -> bytes:
-    """A JSON object with some of its members replaced or added, and others left out; the rest stays to the letter. What
-    is no JSON object stays as it is."""
+def amended(body: bytes, *, beside: Mapping[str, Any], instead: Mapping[str, Any], without: Collection[str]) -> bytes:
+    """A JSON object with members added where it has none of the name, others replaced, and others left out.
+
+    The rest stays to the letter, and what is no JSON object stays as it is.
+    """
     try:
         members: dict[str, Any] = {name: raw for name, raw in _members(body).items() if name not in without}
     except ValueError:
         return body
-    return _encode({**members, **changes})
+    return _encode({**beside, **members, **instead})

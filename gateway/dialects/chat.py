@@ -170,7 +170,7 @@ ROLES: Final = frozenset({"system", "developer", "user", "assistant", "tool"})
 CHOICES: Final = frozenset({"auto", "none", "required", "any"})
 """The choices of tools that are a word; `any` is what other providers call `required`."""
 
-_OWN: Final = frozenset({"model", "messages", "stream", "stream_options", "session_id", "n"})
+_OWN: Final = frozenset({"model", "messages", "stream", "stream_options", "n"})
 """Members that the gateway itself reads."""
 _OFF: Final[tuple[Any, ...]] = (None, "", [], {})
 """Values that ask for nothing. So do 0 and false, except for a seed and for parallel calls."""

@@ -151,7 +151,7 @@ class SSE(Dialect):
             stream=True,
         )
         # The messages are sent as they are, so nothing inside of them is left out.
-        unsaid = {name for name in left_out(chat, ("tool_choice",)) if "." not in name}
+        unsaid = {name for name in left_out(chat, ("session_id", "tool_choice")) if "." not in name}
         return post(url, payload, self.credential(api_key), self.accept, left_out=frozenset(unsaid))
 
     def reads(self, parameter: str) -> bool:

@@ -204,11 +204,14 @@ class Attempt:
         asked, (prefix, without) = self._asked, self._manner
         if asked is None or self.wrote or error.code in _ABOUT_ELSE or not (asked.added or prefix):
             return None
-        added = asked.added | ({PREFIX} if prefix else NOTHING)
         clear = error.status in _OF_THE_REQUEST
-        # A server that fails instead of refusing is believed only where it names what it did not like.
-        taken = self.choice.target.withheld.taken(asked.model) if clear else added
-        refused = blamed(error.words or error.message, added, own=asked.own, taken=taken)
+        if clear:
+            added = asked.added | ({PREFIX} if prefix else NOTHING)
+            taken = self.choice.target.withheld.taken(asked.model)
+            refused = blamed(error.words or error.message, added, own=asked.own, taken=taken)
+        else:
+            # A server that fails instead of refusing is believed only where it names what it did not like.
+            refused = blamed(error.words, asked.added, taken=asked.added) if error.words else set()
         if not refused and prefix and error.code == "upstream_refused":
             refused = {PREFIX}
         if not refused:

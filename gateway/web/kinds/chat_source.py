@@ -16,7 +16,7 @@ from gateway.upstream.pool import Target, Upstream
 
 LIMITS: Final = ("max_completion_tokens", "max_tokens")
 """Two names of one parameter; providers refuse a request with both."""
-_NO_PARAMETERS: Final = frozenset({"model", "stream", "session_id"})
+_NO_PARAMETERS: Final = frozenset({"model", "stream"})
 
 
 class ChatSource:
@@ -31,14 +31,22 @@ class ChatSource:
         keep_usage: whether its extra usage chunk is kept, too.
         plain: whether the client wants one whole answer. It is asked for as such where the upstream's `whole` says so,
             and an OpenAI upstream's answer is passed on to the letter.
+        session_id: the session that the chat belongs to, for dialects that want to know it; "" for none.
     """
 
     repeatable = True
 
     def __init__(
-        self, chat: dict[str, Any], *, keep_chunks: bool = False, keep_usage: bool = False, plain: bool = False
+        self,
+        chat: dict[str, Any],
+        *,
+        keep_chunks: bool = False,
+        keep_usage: bool = False,
+        plain: bool = False,
+        session_id: str = "",
     ) -> None:
         self._chat = chat
+        self._session_id = session_id
         self._keep_chunks = keep_chunks
         self._keep_usage = keep_usage
         self._plain = plain
@@ -52,8 +60,8 @@ class ChatSource:
     ) -> Call:
         """The request for this target. Configured headers replace those of the dialect."""
         config, dialect = upstream.config, upstream.dialect
-        model = target.model or config.model or self._chat.get("model")
-        withheld = target.withheld.of(model or "") | without
+        model: str = target.model or config.model or self._chat.get("model") or ""
+        withheld = target.withheld.of(model) | without
         plain = self._plain and config.whole == "plain"
         params = {
             name: value
@@ -66,7 +74,9 @@ class ChatSource:
         chat = self._chat | {name: value for name, value in params.items() if name not in beside}
         if model:
             chat["model"] = model
-        left = {*config.omit, *(withheld & dialect.derives), *(() if dialect.wants_session else ("session_id",))}
+        if self._session_id and dialect.wants_session:
+            chat["session_id"] = self._session_id
+        left = {*config.omit, *(withheld & dialect.derives)}
         chat = {name: value for name, value in chat.items() if name not in left}
         if DEVELOPER in withheld:
             chat["messages"] = _without_developer(chat["messages"])
@@ -79,12 +89,13 @@ class ChatSource:
         restored = {name: chat[name] for name in refused if name in chat}
         body = call.body
         if restored or beside or refused or config.omit:
-            body = amended(body, restored | beside, (refused - restored.keys()) | set(config.omit))
+            without = (refused - restored.keys()) | set(config.omit)
+            body = amended(body, beside=beside, instead=restored, without=without)
         added = (call.added - refused - set(config.omit)) | params.keys()
         if dialect.keeps_chats and DEVELOPER not in withheld and _has_developer(chat["messages"]):
             added |= {DEVELOPER}
         return msgspec.structs.replace(
-            call, headers={**call.headers, **config.headers}, body=body, added=added, own=self._own
+            call, headers={**call.headers, **config.headers}, body=body, model=model, added=added, own=self._own
         )
 
     async def accept(self, upstream: Upstream, response: aiohttp.ClientResponse, *, canonical: bool) -> Answer:
