@@ -30,9 +30,10 @@ class Target:
         served: all calls so far.
         rejects_prefill: whether it cannot continue a given text: its dialect has no way to ask for that, or the target
             refused once.
+        sends_reasons: whether it was seen to send a finish reason, so that a stream of it without one was cut.
     """
 
-    __slots__ = ("breaker", "label", "model", "open", "rejects_prefill", "served", "url", "weight")
+    __slots__ = ("breaker", "label", "model", "open", "rejects_prefill", "sends_reasons", "served", "url", "weight")
 
     def __init__(self, config: TargetConfig, url: str, breaker: Breaker, dialect: Dialect) -> None:
         self.url = url.rstrip("/")
@@ -43,6 +44,7 @@ class Target:
         self.open = 0
         self.served = 0
         self.rejects_prefill = not dialect.prefills
+        self.sends_reasons = False
 
 
 class Upstream:
