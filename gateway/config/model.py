@@ -327,6 +327,11 @@ class Upstream(Section):
     rescue: bool = True
     """Whether an answer that breaks off is finished by another target or a fallback. Only on routes with api: chat or
     openai."""
+    end: Literal["auto", "finish_reason", "marker"] = "auto"
+    """What makes an answer whole. finish_reason: only a finish reason does; an end marker ([DONE], message_stop, done)
+    without one is a cut, which some servers make when they interrupt one answer for another. marker: the end marker
+    alone will do, and the client gets finish_reason null. auto: a target that was once seen to send a reason must send
+    one; any other ends its answers by the marker. A reason without a marker is always enough."""
     model: Annotated[str | None, Text(1, 256, optional=True)] = None
     """The model that this upstream is asked for; null: the model of the route or the client."""
     verify_tls: bool = True

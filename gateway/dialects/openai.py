@@ -92,7 +92,7 @@ class _OpenAIAnswer(EventAnswer):
             self._body(event.data, out)
             return
         if is_end(event.data):
-            self._settle(out)
+            self._conclude(out)
             self.ended = True
             return
         value = value_of(event.data)
@@ -105,20 +105,20 @@ class _OpenAIAnswer(EventAnswer):
         if not _is_chunk(value) or not value.get("choices"):
             return False
         self._chunk(value, text, out)
-        self._settle(out)
+        self._conclude(out)
         return True
 
     def _rest(self) -> list[Event]:
         events = super()._rest()
         if self.finished and not self.over:
-            self._settle(events)
+            self._conclude(events)
         return events
 
     def _chunk(self, value: dict[str, Any], text: str, out: list[Event]) -> None:
         """Reads one chunk, or a whole answer."""
         raise NotImplementedError
 
-    def _settle(self, out: list[Event]) -> None:
+    def _conclude(self, out: list[Event]) -> None:
         """Gives out what was held back, as the answer ends here. It may be called again."""
 
     def _note(self, value: dict[str, Any], choices: list[dict[str, Any]]) -> None:
@@ -234,7 +234,7 @@ class ChunkAnswer(_OpenAIAnswer):
         if self._keep_usage or value.get("usage") is None or any(map(_says_something, choices)):
             self._pass_on(Event(CHUNK, text), any(map(speaks, choices)), out)
         if self.finished:
-            self._settle(out)
+            self._conclude(out)
 
     def _watch(self, value: dict[str, Any], choices: list[dict[str, Any]]) -> None:
         self._note(value, choices)
@@ -264,7 +264,7 @@ class ChunkAnswer(_OpenAIAnswer):
         self.size += BYTES_PER_TOKEN * len(held)
         out += held
 
-    def _settle(self, out: list[Event]) -> None:
+    def _conclude(self, out: list[Event]) -> None:
         for last in self._chunks.rest():
             self._pass_on(Event(CHUNK, json_of(last)), True, out)
         if self._held is not None:
@@ -334,7 +334,7 @@ class TextAnswer(_OpenAIAnswer):
                 continue
             self._delta(choice["delta"], out)
             if reason := choice.get("finish_reason"):
-                self._settle(out)
+                self._conclude(out)
                 self._finish(reason)
 
     def _delta(self, delta: dict[str, Any], out: list[Event]) -> None:
@@ -362,7 +362,7 @@ class TextAnswer(_OpenAIAnswer):
         arguments, type_ = function.get("arguments") or "", word_of(call.get("type"))
         self._say_call(self._tools().read(index, id_, name, arguments, type_), out)
 
-    def _settle(self, out: list[Event]) -> None:
+    def _conclude(self, out: list[Event]) -> None:
         for last in self._chunks.rest():
             self._chunk(last, "", out)
         self._end_calls(out)

@@ -14,12 +14,13 @@ Invariants:
 from typing import Any, ClassVar, Final
 
 from gateway.core.event import THINKING, TOKEN, Event
-from gateway.dialects import failures, openai
+from gateway.dialects import failures
 from gateway.dialects.base import Answer, Call, Dialect, EventAnswer, as_refusal, post, usage_of
 from gateway.dialects.body import Gathered
 from gateway.dialects.chat import cannot_say, given, left_out, typed
 from gateway.dialects.chunks import HALF
 from gateway.dialects.lenient import Halves, reason_of, text_of, value_of
+from gateway.dialects.openai import TextAnswer, is_end
 
 _ENDS: Final = frozenset({"done", "end", "complete", "completed", "close", "finish", "finished"})
 _HOUSEKEEPING: Final = frozenset(
@@ -29,7 +30,7 @@ _THOUGHTS: Final = frozenset({"thinking", "reasoning"})
 _TEXTS: Final = ("content", "text", "token", "delta", "response", "chunk")
 
 
-class SSEAnswer(openai.TextAnswer):
+class SSEAnswer(TextAnswer):
     """Reads a stream whose shape is found out while it is read."""
 
     eof_ends: ClassVar[bool] = True
@@ -48,7 +49,7 @@ class SSEAnswer(openai.TextAnswer):
         name = event.type.lower()
         if name == "error":
             self._aside(event)
-        elif name in _ENDS or openai.is_end(event.data):
+        elif name in _ENDS or is_end(event.data):
             self._end(value_of(event.data), out)
         elif name not in _HOUSEKEEPING:
             self._payload(event, value_of(event.data), out)
@@ -102,13 +103,13 @@ class SSEAnswer(openai.TextAnswer):
         return text is not None or self.complete
 
     def _end(self, value: Any, out: list[Event]) -> None:
-        self._settle(out)
+        self._conclude(out)
         if isinstance(value, dict):
             self._reason(value)
         self.ended = self.failure is None
 
-    def _settle(self, out: list[Event]) -> None:
-        super()._settle(out)
+    def _conclude(self, out: list[Event]) -> None:
+        super()._conclude(out)
         for kind in self._halves.rest():
             self._say(kind, HALF, out)
 

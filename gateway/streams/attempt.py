@@ -1,10 +1,12 @@
 """One call to one target: from asking to the end of its answer.
 
-    asking --a head that is accepted--> answered --first event--> speaking --whole--> done
-       |                                   |                         |
-       |  `connect`, `first_event`         |  `first_event`          |  `idle`          the time limits in each state
-       |                                   |                         |
-       +-----------------------------------+-------------------------+--refused, cut, silent--> GatewayError
+    asking --a head that is accepted--> answered --first event--> speaking --a finish reason--> finished --> done
+       |                                   |                         |                             |
+       |  `connect`, `first_event`         |  `first_event`          |  `idle`                     |  `AFTERWORDS`
+       |                                   |                         |                             |  (time limits)
+       +-----------------------------------+-------------------------+--refused, cut, silent       |
+                                                                     |   --> GatewayError          |
+                                                                     +--its end marker, or the end of its body--> done
        |
        +--a head that is no stream--> passed on --its body was relayed--> done
 
@@ -15,6 +17,10 @@ from then on.
 
 A target may refuse what the gateway added to the client's request. The attempt then knows how to ask more modestly
 (`lighter`); when that is answered, the target is remembered as one that refuses it.
+
+An answer that has a finish reason is whole, whatever becomes of its connection: only its usage may still come, and that
+is waited for at most `AFTERWORDS`. An end marker without a finish reason makes an answer whole only as far as `end` of
+the upstream allows it.
 
 Two callers drive an attempt. `run` asks the target and waits for the end. While the answer comes, the intake calls
 `_take` with the bytes of every read. Both write events through the transcript, but only those that the readers lack,
@@ -28,7 +34,7 @@ from typing import Final, NamedTuple, Protocol
 
 import aiohttp
 
-from gateway.clock import Deadline
+from gateway.clock import Deadline, Timer
 from gateway.core.blame import PREFIX, blamed
 from gateway.core.cost import amounts
 from gateway.core.errors import GatewayError
@@ -44,6 +50,9 @@ from gateway.streams.transcript import Transcript
 from gateway.upstream.course import Choice
 from gateway.upstream.http import attempt
 from gateway.upstream.intake import Intake, Taken
+
+AFTERWORDS: Final = 1.5
+"""Seconds that an upstream has behind a finish reason, for the usage and the end marker. Nothing makes them longer."""
 
 
 class Host(Protocol):
@@ -127,11 +136,13 @@ class Attempt:
     """
 
     __slots__ = (
+        "_afterwords",
         "_asked",
         "_begun",
         "_call",
         "_deadline",
         "_heard",
+        "_intake",
         "_manner",
         "_now",
         "_paid",
@@ -159,6 +170,8 @@ class Attempt:
         self._paid = 0.0
         self._begun = False  # whether a plain answer's first byte is here
         self._speaking = False
+        self._intake: Intake | None = None
+        self._afterwords: Timer | None = None  # runs once the answer has its finish reason
 
     async def run(self) -> None:
         """Returns when the answer is whole, or was passed on.
@@ -245,14 +258,20 @@ class Attempt:
 
     async def _read(self, response: aiohttp.ClientResponse, answer: Answer) -> None:
         job, log = self._work.job, self._work.transcript.log
-        intake = Intake(response, self._work.engine.clock, job.stream.batch.interval, job.stream.batch.max_bytes)
+        clock = self._work.engine.clock
+        intake = self._intake = Intake(response, clock, job.stream.batch.interval, job.stream.batch.max_bytes)
         try:
             while not await intake.relay(self._take):
-                if answer.ended:
+                if answer.ended or (self._afterwords is not None and self._afterwords.cancelled):
                     break
-                self._deadline.clear()  # the upstream is not to blame for a wait that slow readers cause
+                # The upstream is not to blame for a wait that slow readers cause.
+                self._deadline.clear()
+                self._end_afterwords()
                 await log.room()
-                self._deadline.set(job.timeouts.idle, _stall)
+                if answer.finished:
+                    self._await_afterwords()
+                else:
+                    self._deadline.set(job.timeouts.idle, _stall)
             else:
                 self._write(answer.close())
         except (aiohttp.ClientError, ConnectionError):
@@ -260,12 +279,40 @@ class Attempt:
                 raise
         finally:
             intake.leave()
+            self._end_afterwords()
         if answer.failure is not None:
             raise answer.failure
-        if not (answer.complete or answer.eof_ends):
-            raise GatewayError("upstream_cut", detail="the body ended without an end marker")
+        self._check_whole(answer)
         if self.rescue is not None:
             self._write(self.rescue.rest(), kept_back=True)
+
+    def _check_whole(self, answer: Answer) -> None:
+        """Returns when the answer is whole.
+
+        Raises:
+            GatewayError: `upstream_cut`.
+        """
+        target, end = self.choice.target, self.choice.upstream.config.end
+        if answer.finished:
+            # Some servers give whole answers a reason and streams none: a whole answer says nothing about streams.
+            target.sends_reasons = target.sends_reasons or not answer.whole
+            return
+        if not (answer.ended or answer.eof_ends):
+            raise GatewayError("upstream_cut", detail="the body ended without an end marker")
+        needs_reason = end == "finish_reason" or (end == "auto" and target.sends_reasons)
+        if needs_reason and not answer.whole and self._work.job.canonical:
+            raise GatewayError("upstream_cut", detail="the end marker came without a finish reason")
+
+    def _await_afterwords(self) -> None:
+        """The answer has its finish reason: from now on silence is no failure, and it ends soon."""
+        assert self._intake is not None, "no answer has begun"
+        self._deadline.clear()
+        self._afterwords = self._work.engine.clock.wheel.after(AFTERWORDS, self._intake.stop)
+
+    def _end_afterwords(self) -> None:
+        if self._afterwords is not None:
+            self._afterwords.cancel()
+            self._afterwords = None
 
     # -- while the answer comes: called for every read -----------------------------------------------------------------
 
@@ -283,6 +330,8 @@ class Attempt:
             raise answer.failure
         if answer.ended or self._work.transcript.log.full:
             return Taken.ENOUGH
+        if answer.finish_reason and self._afterwords is None and answer.finished:
+            self._await_afterwords()
         return Taken.RELAYED if events else Taken.NOTHING
 
     def _write(self, events: list[Event], *, kept_back: bool = False) -> None:

@@ -273,6 +273,8 @@ class Generation:
         account.settled(usage, self.log.model)
         account.finish_reason = pump.finish_reason
         account.ended(outcome, failure, now)
+        if outcome == "completed" and job.canonical:
+            engine.metrics.route(job.route).finished(pump.finish_reason)
         engine.metrics.route(job.route).streams_active.dec()
         if pump.skipped:
             engine.logger.warning("events_skipped", count=pump.skipped, **account.facts)

@@ -87,6 +87,7 @@ class Target:
         served: all calls so far.
         rejects_prefill: whether it cannot continue a given text: its dialect has no way to ask for that, or the target
             refused once.
+        sends_reasons: whether it was seen to send a finish reason, so that a stream of it without one was cut.
         withheld: what it refused of the things that the gateway adds to requests.
     """
 
@@ -98,6 +99,7 @@ class Target:
         "query",
         "query_names",
         "rejects_prefill",
+        "sends_reasons",
         "served",
         "url",
         "weight",
@@ -115,6 +117,7 @@ class Target:
         self.open = 0
         self.served = 0
         self.rejects_prefill = not dialect.prefills
+        self.sends_reasons = False
         self.withheld = Withheld()
 
     @property
