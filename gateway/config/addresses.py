@@ -120,7 +120,9 @@ class Url(Rule):
         if value == DEMO:
             return DEMO
         url = _split(value)
-        if url is None or url.query or url.fragment:
+        if url is not None and url.query:
+            raise self.refusal("a base URL (its query belongs in query, as in query: {api-version: 2024-10-21})")
+        if url is None or url.fragment:
             raise self.refusal("a base URL (a credential belongs in api_key)")
         return url.geturl().rstrip("/")
 

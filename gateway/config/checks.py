@@ -21,6 +21,10 @@ Finding = tuple[KeyPath, str]
 RESERVED: Final = ("streams", "tickets")
 """First segments of the gateway's own paths. A route with a `{parameter}` there is allowed: the gateway's paths win."""
 
+RESERVED_PARAMETERS: Final = ("model", "messages", "stream")
+"""Parameters of a chat request that the client and the gateway decide. A model has a key of its own."""
+_RESERVED_PARAMETERS: Final = ", ".join(RESERVED_PARAMETERS)
+
 _OWN_PARAMETERS: Final = ("last_event_id", "ticket")
 
 
@@ -83,6 +87,21 @@ def check_upstreams(data: dict[str, Any]) -> Iterator[Finding]:
                     ("upstreams", name, "targets", index, "url"),
                     f"{DEMO} speaks one dialect; allowed: dialect: openai",
                 )
+
+
+def check_parameters(data: dict[str, Any]) -> Iterator[Finding]:
+    """`params` and `omit` leave alone what a request is made of, and do not contradict one another."""
+    for name, upstream in _mapping(data, "upstreams").items():
+        path: KeyPath = ("upstreams", name)
+        params, omit = _mapping(upstream, "params"), _list(upstream, "omit")
+        for key in params:
+            if key in RESERVED_PARAMETERS:
+                yield (*path, "params", key), f"is the request's own; allowed: anything but {_RESERVED_PARAMETERS}"
+            elif key in omit:
+                yield (*path, "params", key), "is under omit too; allowed: params or omit, not both"
+        for index, key in enumerate(omit):
+            if key in RESERVED_PARAMETERS:
+                yield (*path, "omit", index), f"is the request's own; allowed: anything but {_RESERVED_PARAMETERS}"
 
 
 def check_fallbacks(data: dict[str, Any]) -> Iterator[Finding]:
@@ -168,6 +187,7 @@ CHECKS: Final[tuple[Callable[[dict[str, Any]], Iterator[Finding]], ...]] = (
     check_cors,
     check_keys,
     check_upstreams,
+    check_parameters,
     check_fallbacks,
     check_upstream_names,
     check_paths,

@@ -23,7 +23,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from gateway.config.addresses import DEMO, Address, Listen, Moment, Network, Origin, Path, Url
 from gateway.config.formatting import FormatRule
-from gateway.config.rules import Bytes, OneOf, PerTime, Seconds, Text, Whole
+from gateway.config.rules import Bytes, Json, OneOf, PerTime, QueryValue, Seconds, Text, Whole
 from gateway.core.cursor import WORKERS
 from gateway.core.rate import Rate
 from gateway.dialects import DIALECTS
@@ -38,6 +38,8 @@ Name = Annotated[str, Text(1, 64, NAME, "letters of any script, digits and . _ -
 Word = Annotated[str, Text(1, 64, WORD, "A-Z a-z 0-9 . _ ~ -")]
 HeaderName = Annotated[str, Text(1, 128, r"[A-Za-z0-9!#%&*+.^_`|~-]+", "a header name")]
 HeaderValue = Annotated[str, Text(0, 8192, r"[^\x00-\x08\x0a-\x1f\x7f]*", "one line without control characters")]
+Parameter = Annotated[str, Text(1, 64, r"[A-Za-z0-9_.-]+", "A-Z a-z 0-9 _ . -")]
+QueryName = Annotated[str, Text(1, 128, r"[^\s\x00-\x1f\x7f&=#]+", "one word without & = #")]
 
 Scope = Literal["stream", "publish", "admin"]
 
@@ -266,6 +268,11 @@ class Target(Section):
     """Its share of the streams, relative to the other targets. All shares are equal by default."""
     model: Annotated[str | None, Text(1, 256, optional=True)] = None
     """The model that this target is asked for; null: the model of the upstream, the route or the client."""
+    query: Annotated[dict[QueryName, Annotated[str, QueryValue()]], Field(max_length=32)] = Field(
+        default_factory=dict, repr=False
+    )
+    """Added to the query of every request to this target, as {api-version: 2024-10-21} for Azure; at most 32
+    parameters. A client's own parameter of the same name is replaced."""
 
     @property
     def demo(self) -> bool:
@@ -296,6 +303,18 @@ class Upstream(Section):
     ${file:…}."""
     headers: Annotated[dict[HeaderName, HeaderValue], Field(max_length=64)] = Field(default_factory=dict, repr=False)
     """Further request headers; at most 64. They replace the client's headers of the same name."""
+    params: Annotated[dict[Parameter, Annotated[Any, Json()]], Field(max_length=64)] = Field(default_factory=dict)
+    """Parameters of a chat request where the client names none, as {max_tokens: 8192, temperature: 0.7}; at most 64.
+    Under OpenAI's names they are translated like a client's; others go out as they stand. None by default, so that the
+    provider's own defaults apply. One that a target refuses is not sent there again."""
+    omit: Annotated[Many[Parameter], Field(max_length=64)] = ()
+    """Parameters that are never sent to this upstream, whoever names them, as [stream_options, top_p]; at most 64. None
+    by default: what a provider does not know it refuses by itself."""
+    whole: Literal["plain", "stream"] = "plain"
+    """How an answer is fetched that the client wants whole (`stream` false or absent). plain: asked for as the client
+    asked, and passed on as the provider gave it. Such an answer says nothing until it is whole, so it has `first_event`
+    and `idle` together until it begins, then `idle` between its bytes, and `total` in all. stream: asked for as a
+    stream, where silence is noticed sooner, and put together here."""
     balance: Literal["least_streams", "round_robin"] = "least_streams"
     """How the next target is chosen. least_streams by default, because one stream can be a hundred times as long as
     another."""
@@ -314,6 +333,11 @@ class Upstream(Section):
     rescue: bool = True
     """Whether an answer that breaks off is finished by another target or a fallback. Only on routes with api: chat or
     openai."""
+    end: Literal["auto", "finish_reason", "marker"] = "auto"
+    """What makes an answer whole. finish_reason: only a finish reason does; an end marker ([DONE], message_stop, done)
+    without one is a cut, which some servers make when they interrupt one answer for another. marker: the end marker
+    alone will do, and the client gets finish_reason null. auto: a target that was once seen to send a reason must send
+    one; any other ends its answers by the marker. A reason without a marker is always enough."""
     model: Annotated[str | None, Text(1, 256, optional=True)] = None
     """The model that this upstream is asked for; null: the model of the route or the client."""
     verify_tls: bool = True

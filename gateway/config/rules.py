@@ -242,6 +242,41 @@ class Text(Rule):
         return schema | {"pattern": f"^(?:{self.pattern})$"} if self.pattern else schema
 
 
+@dataclass(frozen=True)
+class QueryValue(Rule):
+    """The value of a query's parameter, as text; a number is written as JSON writes it."""
+
+    @property
+    def allowed(self) -> str:
+        return "text of up to 1024 characters, or a number"
+
+    def parse(self, value: object) -> str:
+        if isinstance(value, bool) or not isinstance(value, str | int | float):
+            raise self.refusal("text or a number (put it in quotes)")
+        text = value if isinstance(value, str) else repr(value)
+        if len(text) > 1024 or re.search(r"[\x00-\x1f\x7f]", text):
+            raise self.refusal("one line of a length that can be used")
+        return text
+
+    def schema(self) -> dict[str, Any]:
+        return {"anyOf": [{"type": "string", "maxLength": 1024}, {"type": "number"}]}
+
+
+@dataclass(frozen=True)
+class Json(Rule):
+    """Any value, which is sent as JSON."""
+
+    @property
+    def allowed(self) -> str:
+        return "any value"
+
+    def parse(self, value: object) -> Any:
+        return value
+
+    def schema(self) -> dict[str, Any]:
+        return {}
+
+
 def parse_duration(text: str) -> float:
     """The seconds that `text` stands for; `text` must match `DURATION`."""
     unit = text.lstrip("0123456789.")

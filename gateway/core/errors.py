@@ -93,6 +93,10 @@ class GatewayError(Exception):
         status: replaces the code's status.
         retryable: replaces the code's retryability.
         headers: further response headers, sent together with the status.
+
+    Attributes:
+        words: all that a provider said when it refused a request, as it came. It may quote the request, so it is looked
+            at and never shown; "" where the failure is no refusal.
     """
 
     def __init__(
@@ -114,6 +118,7 @@ class GatewayError(Exception):
         self.status = kind.status if status is None else status
         self.retryable = kind.retryable if retryable is None else retryable
         self.headers = headers or {}
+        self.words = ""
         super().__init__(f"{code}: {self.message}")
 
     def failure(self) -> Failure:

@@ -23,6 +23,9 @@ TOOL: Final = "tool"
 """A piece of a tool call. `data` is one element of OpenAI's `delta.tool_calls`, as JSON."""
 CHUNK: Final = "chunk"
 """One `chat.completion.chunk` of an OpenAI upstream, kept to the letter for an OpenAI client. `data` is its JSON."""
+WHOLE: Final = "whole"
+"""One `chat.completion` of an OpenAI upstream, kept to the letter for an OpenAI client that wants its answer whole.
+`data` is its JSON. It is the only event of its log beside the end."""
 RESTART: Final = "restart"
 """What was sent so far is void; the answer begins anew."""
 DONE: Final = "done"
@@ -67,13 +70,14 @@ class Done(msgspec.Struct, frozen=True):
     """The data of a `DONE` event.
 
     Attributes:
-        finish_reason: OpenAI's word (`stop`, `length`, `tool_calls`, `content_filter`), or the upstream's own.
+        finish_reason: OpenAI's word (`stop`, `length`, `tool_calls`, `content_filter`), or the upstream's own. None if
+            the upstream gave none: it is never made up.
         usage: the tokens; None only where the upstream gave none and nothing was estimated.
         full_text: all `TOKEN` texts joined.
         in_chunks: whether the whole log consists of the upstream's own chunks, with finish reason and usage in them.
     """
 
-    finish_reason: str
+    finish_reason: str | None
     usage: Usage | None
     full_text: str
     in_chunks: bool = False

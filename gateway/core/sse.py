@@ -151,6 +151,9 @@ class Decoder:
         max_line: the most bytes of a line without its line end, comments included; at least 1.
         max_event: the most bytes of the data lines of one event, with field names and line ends, as UTF-8; at least 1.
         unnamed: the type of an event whose block names none.
+        strays: whether lines outside the format that may report a failure are events too, given at once: a field named
+            `error` (of the type `error`), and JSON without a field's name (of the type `unnamed`). LLM servers end
+            streams with such lines; by the standard they are ignored.
 
     Source: WHATWG HTML 9.2.5, 9.2.6
     """
@@ -164,15 +167,19 @@ class Decoder:
         "_max_plain",
         "_open",
         "_size",
+        "_strays",
         "_type",
         "_unnamed",
         "_whole",
         "retry",
     )
 
-    def __init__(self, max_line: int = MAX_LINE, max_event: int = MAX_EVENT, unnamed: str = "") -> None:
+    def __init__(
+        self, max_line: int = MAX_LINE, max_event: int = MAX_EVENT, unnamed: str = "", *, strays: bool = False
+    ) -> None:
         self.retry: int | None = None
         self._unnamed = unnamed
+        self._strays = strays
         self._whole = _WholeLines(max_line)
         self._max_event = max_event
         self._max_plain = min(max_line, max_event // 4)  # a text that can break neither cap, whatever its characters
@@ -216,7 +223,7 @@ class Decoder:
         lines.pop()  # what follows the last LF: always empty
         for line in lines:
             if line:
-                self._field(line)
+                self._field(line, events)
             elif self._open:
                 if self._data:
                     events.append(Event(self._type or self._unnamed, "\n".join(self._data), self._id))
@@ -225,13 +232,19 @@ class Decoder:
                 raise Oversize(f"an event is longer than {self._max_event} bytes", events)
         return events
 
+    def rest(self) -> list[Event]:
+        """The event that the end of the stream left unfinished; it may be torn, and by the standard it is no event."""
+        events = self._read(self._whole.rest() + "\n\n")
+        self._start_block()
+        return events
+
     def _start_block(self) -> None:
         self._open = False
         self._type = self._id = ""
         self._data: list[str] = []
         self._size = 0
 
-    def _field(self, line: str) -> None:
+    def _field(self, line: str, events: list[Event]) -> None:
         # A line without a known name, a comment among them, leaves no trace, so it cannot fill memory.
         name, _, value = line.partition(":")
         if value.startswith(" "):
@@ -248,6 +261,11 @@ class Decoder:
             self._id = value
         elif name == "retry" and value.isascii() and value.isdigit() and len(value) <= _RETRY_DIGITS:
             self.retry = int(value)
+        elif self._strays:
+            if name.lower() == "error":
+                events.append(Event("error", value))
+            elif line.startswith(("{", "[{")):
+                events.append(Event(self._unnamed, line))
 
 
 def data_lines(data: str) -> str:

@@ -49,7 +49,7 @@ class ChatRequest(msgspec.Struct):
 
     messages: Annotated[list[Message], msgspec.Meta(min_length=1)]
     model: str = "demo"
-    stream: bool = False
+    stream: bool | None = False
     stream_options: StreamOptions | None = None
     max_tokens: Annotated[int, msgspec.Meta(ge=1)] | None = None
     max_completion_tokens: Annotated[int, msgspec.Meta(ge=1)] | None = None

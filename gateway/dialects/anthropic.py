@@ -3,20 +3,25 @@
 Invariants:
 
 - Content blocks come one after the other, so the state of an answer is the one block that is open.
-- Tool calls leave this file in OpenAI's shape, counted from 0 over the whole answer.
+- Tool calls leave this file in OpenAI's shape, counted from 0 over the whole answer. Their input stands in the deltas;
+  servers that imitate Anthropic also send it with the beginning of the block.
 - `output_tokens` is a running total; it is never added up.
 
-Unknown content in a chat is refused. A setting that only tunes the answer (penalties, seed) is left out, as Anthropic
-has none like it.
+Unknown content in a chat is refused. A setting that only tunes the answer (penalties, seed) is left out and named, as
+Anthropic has none like it.
 """
 
-from typing import Any, ClassVar, Final
+import hashlib
+import re
+from typing import Any, ClassVar, Final, NamedTuple
 
 import msgspec
 
 from gateway.core.event import THINKING, TOKEN, TOOL, Event, Usage
-from gateway.dialects.base import Answer, Call, Dialect, EventAnswer, count_of, endpoint, post, read, usage_of
+from gateway.dialects.base import NOTHING, Answer, Call, Dialect, EventAnswer, count_of, endpoint, post, read, usage_of
+from gateway.dialects.body import BODY
 from gateway.dialects.chat import (
+    CHOICES,
     Chat,
     Message,
     Part,
@@ -25,12 +30,58 @@ from gateway.dialects.chat import (
     base64_image,
     cannot_say,
     given,
+    left_out,
     typed,
 )
+from gateway.dialects.chunks import HALF
+from gateway.dialects.lenient import Halves, index_of, mended, reason_of, text_of, value_of, word_of
+from gateway.dialects.lenient import arguments_of as arguments_in
 
 VERSION: Final = "2023-06-01"
 MAX_TOKENS_DEFAULT: Final = 4096
-"""Anthropic requires a limit, OpenAI does not. This is the largest that every model it ever served accepts."""
+"""Anthropic requires a limit, OpenAI does not. Where neither the client nor `params` has one, this is sent for a model
+that is not in `MODELS`: the largest that every model it ever served accepts."""
+
+
+class Model(NamedTuple):
+    """What models whose names begin alike can do.
+
+    Attributes:
+        prefix: of the name.
+        limit: tokens of an answer, at most.
+        adapts: whether it decides itself how long to think, and is told an effort in place of a budget.
+    """
+
+    prefix: str
+    limit: int
+    adapts: bool = False
+
+
+MODELS: Final = (
+    Model("claude-mythos", 128_000, adapts=True),
+    Model("claude-opus-4-8", 128_000, adapts=True),
+    Model("claude-opus-4-7", 128_000, adapts=True),
+    Model("claude-opus-4-6", 128_000, adapts=True),
+    Model("claude-opus-4-5", 64_000),
+    Model("claude-opus-4", 32_000),
+    Model("claude-sonnet-4-6", 128_000, adapts=True),
+    Model("claude-sonnet-4", 64_000),
+    Model("claude-haiku-4", 64_000),
+    Model("claude-3-7-sonnet", 64_000),
+    Model("claude-3-5", 8192),
+    Model("claude-3", 4096),
+)
+"""The first whose prefix fits counts. Source: Anthropic documentation, "Models overview" (max output) and "Adaptive
+thinking"."""
+
+MIN_BUDGET: Final = 1024
+"""Tokens of thinking, at least. Source: Anthropic documentation, "Extended thinking"."""
+MIN_TOP_P: Final = 0.95
+"""The least `top_p` beside thinking. Source: as above."""
+BUDGETS: Final = {"minimal": 1024, "low": 2048, "medium": 8192, "high": 24_576, "xhigh": 32_768, "max": 32_768}
+"""Tokens of thinking for OpenAI's words, where the limit of the answer leaves as many."""
+EFFORTS: Final = {"minimal": "low", "low": "low", "medium": "medium", "high": "high", "xhigh": "high", "max": "high"}
+"""What models that decide themselves are told for the same words."""
 
 _FINISH: Final = {
     "end_turn": "stop",
@@ -41,7 +92,7 @@ _FINISH: Final = {
     "tool_use": "tool_calls",
     "refusal": "content_filter",
 }
-_CHOICE: Final = {"auto": {"type": "auto"}, "none": {"type": "none"}, "required": {"type": "any"}}
+_CHOICE: Final = {word: {"type": "any" if word == "required" else word} for word in CHOICES}
 
 
 class _Message(msgspec.Struct):
@@ -55,7 +106,7 @@ class _Block(msgspec.Struct):
     name: str = ""
     text: Any = None
     thinking: Any = None
-    input: dict[str, Any] | None = None
+    input: Any = None
 
 
 class _Delta(msgspec.Struct):
@@ -84,8 +135,14 @@ class AnthropicAnswer(EventAnswer):
     def __init__(self) -> None:
         super().__init__()
         self._input: int | None = None
-        self._tools = 0
+        self._cached = 0
         self._tool_block: int | None = None
+        self._begun = ""  # the arguments with which the tool's block began, while it has no deltas
+        self._halves = Halves()
+
+    @staticmethod
+    def _is_piece(value: Any) -> bool:
+        return isinstance(value, dict) and value.get("type") in _PIECES
 
     def _translate(self, units: list[Event]) -> list[Event]:
         out = super()._translate(units)
@@ -96,34 +153,91 @@ class AnthropicAnswer(EventAnswer):
         return out
 
     def _translate_one(self, event: Event, out: list[Event]) -> None:
-        said = read(_EVENT, event.data)
+        said = None if self._halves else read(_EVENT, event.data)
         if said is None:
-            self._aside(event)
+            said = self._read_leniently(event.data)
+        if said is None:
+            self._no_event(event, out)
             return
         kind = said.type or event.type
         if kind == "content_block_delta" and said.delta:
             self._delta(said.index, said.delta, out)
+        elif event.type is BODY:
+            self._body(event.data, out)
         elif kind == "content_block_start" and said.content_block:
             self._start(said.index, said.content_block, out)
-        elif kind == "message_delta":
-            self._end(said)
+        elif kind == "content_block_stop":
+            self._stop(out)
+        else:
+            self._frame(kind, said, event, out)
+
+    def _frame(self, kind: str, said: _Event, event: Event, out: list[Event]) -> None:
+        """Reads an event that is no part of the content."""
+        if kind == "message_delta":
+            self._end(said, out)
         elif kind == "message_start" and said.message:
             message = said.message
             self.model = message.model if isinstance(message.model, str) else ""
-            self._input = _prompt_of(message.usage) if isinstance(message.usage, dict) else self._input
+            if isinstance(message.usage, dict):
+                self._count(message.usage)
         elif kind == "message_stop":
+            self._stop(out)
             self.ended = True
-        elif kind not in ("ping", "content_block_stop"):
+        elif kind != "ping":
             self._aside(event)
 
+    def _no_event(self, event: Event, out: list[Event]) -> None:
+        if event.type is BODY:
+            self._body(event.data, out)
+        elif event.data.strip() == "[DONE]":  # some gateways end every stream as OpenAI does
+            self._stop(out)
+            self.ended = True
+        else:
+            self._aside(event)
+
+    def _read_leniently(self, text: str) -> _Event | None:
+        """The event read field by field; None for one that is no object."""
+        value = value_of(text)
+        if not isinstance(value, dict):
+            return None
+        message, block, delta = (_object(value.get(name)) for name in ("message", "content_block", "delta"))
+        index = index_of(value.get("index")) or 0
+        said = _Event(word_of(value.get("type")), index, usage=value.get("usage"))
+        if message is not None:
+            said.message = _Message(word_of(message.get("model")), message.get("usage"))
+        if block is not None:
+            said.content_block = self._lenient_block(block)
+        if delta is not None:
+            said.delta = _Delta(
+                text=self._text_of(delta, "text", TOKEN),
+                thinking=self._text_of(delta, "thinking", THINKING),
+                partial_json=self._text_of(delta, "partial_json", TOOL),
+                stop_reason=reason_of(delta.get("stop_reason")),
+            )
+            self.skipped += said.delta.stop_reason is None
+        return said
+
+    def _lenient_block(self, block: dict[str, Any]) -> _Block:
+        return _Block(
+            type=word_of(block.get("type")),
+            id=word_of(block.get("id")),
+            name=word_of(block.get("name")),
+            text=self._text_of(block, "text", TOKEN),
+            thinking=self._text_of(block, "thinking", THINKING),
+            input=mended(block.get("input")),
+        )
+
+    def _text_of(self, value: dict[str, Any], field: str, kind: str) -> str:
+        text = text_of(value.get(field))
+        self.skipped += text is None and bool(value.get(field))
+        return self._halves.joined(kind, text or "")
+
     def _start(self, index: int, block: _Block, out: list[Event]) -> None:
-        self._tool_block = None  # the block before has ended: a late delta of it is no argument of this one
+        self._stop(out)  # the block before has ended: a late delta of it is no argument of this one
         if block.type == "tool_use":
             self._tool_block = index
-            self._tools += 1
-            arguments = _json.encode(block.input).decode() if block.input else ""
-            function = {"name": block.name, "arguments": arguments}
-            self._tool({"id": block.id, "type": "function", "function": function}, out)
+            self._begun = arguments_in(block.input) or ""
+            self._say_call(self._tools().begin(block.id, block.name), out)
         self._say(THINKING, block.thinking, out)
         self._say(TOKEN, block.text, out)
 
@@ -131,26 +245,82 @@ class AnthropicAnswer(EventAnswer):
         self._say(TOKEN, delta.text, out)
         self._say(THINKING, delta.thinking, out)
         if delta.partial_json and index == self._tool_block:
-            self._tool({"function": {"arguments": delta.partial_json}}, out)
+            self._begun = ""  # the deltas repeat it
+            self._argue(delta.partial_json, out)
 
-    def _tool(self, call: dict[str, Any], out: list[Event]) -> None:
-        self._say(TOOL, _json.encode({"index": self._tools - 1, **call}).decode(), out)
+    def _argue(self, arguments: Any, out: list[Event]) -> None:
+        if isinstance(arguments, str):
+            calls = self._tools()
+            self._say_call(calls.go_on(len(calls) - 1, arguments), out)
 
-    def _end(self, said: _Event) -> None:
+    def _stop(self, out: list[Event]) -> None:
+        """The open block has ended."""
+        for kind in self._halves.rest():
+            if kind == TOOL:
+                self._argue(HALF, out)
+            else:
+                self._say(kind, HALF, out)
+        if self._begun:
+            self._argue(self._begun, out)
+            self._begun = ""
+        self._tool_block = None
+        self._end_calls(out)
+
+    def _end(self, said: _Event, out: list[Event]) -> None:
         reason = said.delta.stop_reason if said.delta else None
-        if reason:
-            self.finish_reason = _FINISH.get(reason, reason)
         if isinstance(said.usage, dict):
-            self._input = _prompt_of(said.usage) or self._input
-            self.usage = usage_of(self._input, said.usage.get("output_tokens")) or self.usage
+            self._count(said.usage)
+            self.usage = usage_of(self._input, said.usage.get("output_tokens"), self._cached) or self.usage
+        if reason:
+            self._stop(out)
+            self._finish(_FINISH.get(reason, reason))
+
+    def _count(self, usage: dict[str, Any]) -> None:
+        """Notes the prompt's tokens. Anthropic counts those that its cache had, and those written to it, separately."""
+        fresh = count_of(usage.get("input_tokens"))
+        if fresh is None:
+            return
+        written = count_of(usage.get("cache_creation_input_tokens")) or 0
+        cached = count_of(usage.get("cache_read_input_tokens")) or 0
+        # Some servers repeat the counts at the end with 0 in the place of what they have told before.
+        if total := fresh + written + cached:
+            self._input, self._cached = total, cached
+        elif self._input is None:
+            self._input = 0
+
+    def _read_whole(self, value: dict[str, Any], text: str, out: list[Event]) -> bool:
+        content = value.get("content")
+        if isinstance(content, str):
+            content = [{"type": "text", "text": content}]
+        if value.get("type") != "message" or not isinstance(content, list):
+            return False
+        self.model = word_of(value.get("model"))
+        for index, block in enumerate(content):
+            if isinstance(block, dict):
+                self._start(index, self._lenient_block(block), out)
+            else:
+                self.skipped += 1
+        usage, reason = value.get("usage"), reason_of(value.get("stop_reason"))
+        self._end(_Event(delta=_Delta(stop_reason=reason), usage=usage), out)
+        self._stop(out)
+        return True
 
 
-def _prompt_of(usage: dict[str, Any]) -> int | None:
-    """All tokens of the prompt. Anthropic counts those read from its cache and written to it separately."""
-    fresh = count_of(usage.get("input_tokens"))
-    written = count_of(usage.get("cache_creation_input_tokens")) or 0
-    cached = count_of(usage.get("cache_read_input_tokens")) or 0
-    return None if fresh is None else fresh + written + cached
+_PIECES: Final = frozenset(
+    {
+        "ping",
+        "message_start",
+        "message_delta",
+        "message_stop",
+        "content_block_start",
+        "content_block_delta",
+        "content_block_stop",
+    }
+)
+
+
+def _object(value: Any) -> dict[str, Any] | None:
+    return value if isinstance(value, dict) else None
 
 
 class Anthropic(Dialect):
@@ -159,41 +329,135 @@ class Anthropic(Dialect):
     name: ClassVar[str] = "anthropic"
     provider: ClassVar[str] = "anthropic"
     stream_types: ClassVar[frozenset[str]] = frozenset({"text/event-stream"})
+    sniffs: ClassVar[bool] = True
     needs_model: ClassVar[bool] = True
     prefills: ClassVar[bool] = True
+    derives: ClassVar[frozenset[str]] = frozenset({"reasoning_effort"})
 
-    def call(self, chat: dict[str, Any], url: str, api_key: str) -> Call:
+    def call(self, chat: dict[str, Any], url: str, api_key: str, *, plain: bool = False) -> Call:
         headers = {"anthropic-version": VERSION, **self.credential(api_key)}
-        return post(endpoint(url, "/messages"), _payload(typed(chat)), headers)
+        payload, dropped = _payload(typed(chat), chat)
+        # To think is what became of an effort, and may be more than the model can: it is better left out than refused.
+        thinks = "thinking" in payload and chat.get("thinking") is None
+        return post(
+            endpoint(url, "/messages"),
+            payload if plain else payload | {"stream": True},
+            headers,
+            plain=plain,
+            added=self.derives if thinks else NOTHING,
+            left_out=left_out(chat, _CARRIED, ("cache_control",)) | dropped,
+        )
+
+    def prefilled(self, chat: dict[str, Any], prefix: str) -> dict[str, Any]:
+        # Anthropic takes no beginning of an answer together with a demand to think before it.
+        thinking = ("reasoning_effort", "thinking", "output_config")
+        return super().prefilled({name: value for name, value in chat.items() if name not in thinking}, prefix)
+
+    def reads(self, parameter: str) -> bool:
+        return parameter in _CARRIED
 
     def credential(self, api_key: str) -> dict[str, str]:
         return {"x-api-key": api_key} if api_key else {}
 
-    def answer(self, *, keep_chunks: bool = False, keep_usage: bool = False) -> Answer:
+    def answer(self, *, keep_chunks: bool = False, keep_usage: bool = False, plain: bool = False) -> Answer:
         return AnthropicAnswer()
 
 
-def _payload(chat: Chat) -> dict[str, Any]:
-    return given(
+_NATIVE: Final = ("thinking", "output_config", "container", "context_management", "mcp_servers", "cache_control")
+"""Anthropic's own parameters, which OpenAI's request does not have. A client may send them all the same."""
+_CARRIED: Final = frozenset(
+    {
+        *_NATIVE,
+        "max_tokens",
+        "max_completion_tokens",
+        "metadata",
+        "parallel_tool_calls",
+        "reasoning_effort",
+        "response_format",
+        "safety_identifier",
+        "stop",
+        "temperature",
+        "tool_choice",
+        "tools",
+        "top_k",
+        "top_p",
+        "user",
+    }
+)
+
+
+def _payload(chat: Chat, raw: dict[str, Any]) -> tuple[dict[str, Any], frozenset[str]]:
+    """The request, and what of it had to be left out for the sake of other parts."""
+    limit = chat.limit or _model(chat.model).limit
+    native = {name: raw[name] for name in _NATIVE if raw.get(name) is not None}
+    thinking = {} if "thinking" in native else _thinking(chat, limit)
+    dropped = {"reasoning_effort"} if chat.reasoning_effort not in (None, "none") and not thinking else set()
+    thinks = (native | thinking).get("thinking", {"type": "disabled"}) != {"type": "disabled"}
+    # A model that thinks decides by itself about these. Source: Anthropic documentation, "Extended thinking".
+    asked = given(temperature=chat.temperature, top_k=chat.top_k, top_p=chat.top_p)
+    tuning = {name: value for name, value in asked.items() if not thinks or (name == "top_p" and value >= MIN_TOP_P)}
+    dropped |= asked.keys() - tuning.keys()
+    if "temperature" in tuning:
+        tuning["temperature"] = min(max(tuning["temperature"], 0.0), 1.0)  # OpenAI allows temperatures up to 2
+    if set(chat.metadata or ()) - {"user_id"}:
+        dropped.add("metadata")
+    payload = given(
         model=chat.model,
-        max_tokens=chat.limit or MAX_TOKENS_DEFAULT,
-        stream=True,
+        max_tokens=limit,
         system=_system(chat) or None,
         messages=_messages(chat.messages),
         tools=_tools(chat) or None,
         tool_choice=_tool_choice(chat) if chat.tools else None,
         stop_sequences=[text for text in chat.stops if text.strip()] or None,  # blank ones are refused
-        # OpenAI allows temperatures up to 2.
-        temperature=None if chat.temperature is None else min(max(chat.temperature, 0.0), 1.0),
-        top_p=chat.top_p,
-        top_k=chat.top_k,
-        metadata={"user_id": chat.user} if chat.user else None,
+        metadata=_metadata(chat),
     )
+    return payload | tuning | thinking | native, frozenset(dropped)
 
 
-def _system(chat: Chat) -> str:
-    texts = [message.text for message in chat.messages if message.instructs]
-    return "\n\n".join(text for text in (*texts, _shape(chat)) if text)
+def _model(name: str) -> Model:
+    """What is known of a model, whoever sells it: `anthropic/claude-3.5-sonnet` and `us.anthropic.claude-…` too."""
+    name = name.lower().replace(".", "-")
+    name = name[max(name.find("claude"), 0) :]
+    unknown = Model("", MAX_TOKENS_DEFAULT)
+    return next((model for model in MODELS if name.startswith(model.prefix)), unknown)
+
+
+def _thinking(chat: Chat, limit: int) -> dict[str, Any]:
+    """What `reasoning_effort` means here; nothing where the model cannot think beside the rest of the request."""
+    effort = chat.reasoning_effort
+    if effort is None or effort == "none":
+        return {}
+    if effort not in BUDGETS:
+        cannot_say(f"this 'reasoning_effort', only none, {', '.join(BUDGETS)}")
+    forced = chat.tools and (isinstance(chat.tool_choice, ToolChoice) or chat.tool_choice in ("required", "any"))
+    if forced:
+        return {}  # a tool that must be called leaves nothing to think about
+    if _model(chat.model).adapts:
+        return {"thinking": {"type": "adaptive"}, "output_config": {"effort": EFFORTS[effort]}}
+    # Between a call and the answer to it the model wants its own thoughts back, with a signature that OpenAI's messages
+    # have no place for. A fifth of the limit is left for the answer.
+    budget = max(MIN_BUDGET, min(BUDGETS[effort], limit * 4 // 5))
+    if chat.goes_on_after_tools or budget >= limit:
+        return {}
+    return {"thinking": {"type": "enabled", "budget_tokens": budget}}
+
+
+def _metadata(chat: Chat) -> dict[str, Any] | None:
+    # Of OpenAI's metadata, which are the client's own notes, Anthropic has the user alone.
+    user = (chat.metadata or {}).get("user_id") or chat.safety_identifier or chat.user
+    return {"user_id": user} if user else None
+
+
+def _system(chat: Chat) -> str | list[dict[str, Any]]:
+    """The instructions as one text; as blocks where a part of them is to be cached."""
+    blocks = [block for message in chat.messages if message.instructs for block in _cached(_content(message), message)]
+    if any(block["type"] != "text" for block in blocks):
+        cannot_say("content of another type than text in a system message")
+    shape = _shape(chat)
+    if any("cache_control" in block for block in blocks):
+        return [*blocks, *([{"type": "text", "text": shape}] if shape else [])]
+    texts = ["".join(block["text"] for block in _content(message)) for message in chat.messages if message.instructs]
+    return "\n\n".join(text for text in (*texts, shape) if text)
 
 
 def _shape(chat: Chat) -> str:
@@ -206,12 +470,51 @@ def _shape(chat: Chat) -> str:
     return f"{words} It must fit this JSON Schema: {_json.encode(schema).decode()}" if schema else words
 
 
+class _Ids:
+    """The ids of a conversation's tool calls in Anthropic's alphabet, each of them once.
+
+    The same id of the client's becomes the same here, in a call and in its result, and in every request. Where several
+    calls have one id, as answers do that count from `call_0`, their results belong to them in their order.
+    """
+
+    def __init__(self) -> None:
+        self._used: set[str] = set()
+        self._open: dict[str, list[str]] = {}
+        self._latest: dict[str, str] = {}
+
+    def of_call(self, theirs: str) -> str:
+        ours = wanted = _id(theirs)
+        number = 2
+        while ours in self._used:
+            ours = f"{wanted}_{number}"
+            number += 1
+        self._used.add(ours)
+        self._open.setdefault(theirs, []).append(ours)
+        return ours
+
+    def of_result(self, theirs: str) -> str:
+        waiting = self._open.get(theirs)
+        if waiting:
+            self._latest[theirs] = waiting.pop(0)
+        return self._latest.get(theirs) or _id(theirs)
+
+
+def _id(theirs: str) -> str:
+    """An id of 1 to 64 characters of `[a-zA-Z0-9_-]`. What had to be changed has a hash at its end, so that two ids
+    stay two."""
+    if re.fullmatch(r"[a-zA-Z0-9_-]{1,64}", theirs):
+        return theirs
+    mark = hashlib.sha256(theirs.encode("utf-8", "replace")).hexdigest()[:8]
+    return f"{re.sub(r'[^a-zA-Z0-9_-]', '_', theirs[:48]) or 'call'}_{mark}"
+
+
 def _messages(messages: list[Message]) -> list[dict[str, Any]]:
     """The conversation with alternating roles, as Anthropic requires it; messages without content are left out."""
     turns: list[dict[str, Any]] = []
+    ids = _Ids()
     for message in messages:
         role = "assistant" if message.role == "assistant" else "user"
-        blocks = [] if message.instructs else _blocks(message)
+        blocks = [] if message.instructs else _cached(_blocks(message, ids), message)
         if turns and turns[-1]["role"] == role:
             turns[-1]["content"] += blocks
         elif blocks:
@@ -223,26 +526,46 @@ def _messages(messages: list[Message]) -> list[dict[str, Any]]:
     return turns
 
 
-def _blocks(message: Message) -> list[dict[str, Any]]:
+def _blocks(message: Message, ids: _Ids) -> list[dict[str, Any]]:
     if message.role == "tool":
-        content = [_block(part) for part in message.parts]
-        return [{"type": "tool_result", "tool_use_id": message.tool_call_id or "", "content": content}]
+        tool = ids.of_result(message.tool_call_id or "")
+        return [{"type": "tool_result", "tool_use_id": tool, "content": _content(message)}]
     calls = [
-        {"type": "tool_use", "id": call.id, "name": call.function.name, "input": arguments_of(call)}
+        {"type": "tool_use", "id": ids.of_call(call.id), "name": call.function.name, "input": arguments_of(call)}
         for call in message.tool_calls or ()
     ]
-    return [*(_block(part) for part in message.parts), *calls]
+    return [*_content(message), *calls]
+
+
+def _content(message: Message) -> list[dict[str, Any]]:
+    """The parts of a message. Blank texts are left out, as Anthropic refuses them."""
+    return [_block(part) for part in message.parts if part.type != "text" or (part.text or "").strip()]
+
+
+def _cached(blocks: list[dict[str, Any]], message: Message) -> list[dict[str, Any]]:
+    """The blocks of a message; where all of it is to be cached, the last of them says so."""
+    if message.cache_control and blocks:
+        blocks[-1].setdefault("cache_control", message.cache_control)
+    return blocks
 
 
 def _block(part: Part) -> dict[str, Any]:
+    cache = {"cache_control": part.cache_control} if part.cache_control else {}
     if part.type == "text":
-        return {"type": "text", "text": part.text}
+        return {"type": "text", "text": part.text, **cache}
     if part.type != "image_url":
-        cannot_say(f"content of the type {part.type!r}")
+        cannot_say(f"content of the type {part.type!r:.80}")
     image = base64_image(part.url)
     if image is None:
-        return {"type": "image", "source": {"type": "url", "url": part.url}}
-    return {"type": "image", "source": {"type": "base64", "media_type": image[0], "data": image[1]}}
+        if part.url[:5].lower() == "data:":
+            cannot_say("an image in a data: URL that is not Base64")
+        return {"type": "image", "source": {"type": "url", "url": part.url}, **cache}
+    media_type = _IMAGES.get(image[0], image[0])
+    return {"type": "image", "source": {"type": "base64", "media_type": media_type, "data": image[1]}, **cache}
+
+
+_IMAGES: Final = {"image/jpg": "image/jpeg", "image/pjpeg": "image/jpeg", "image/x-png": "image/png"}
+"""Names of media types that are in use but not registered."""
 
 
 def _tools(chat: Chat) -> list[dict[str, Any]]:
@@ -251,6 +574,7 @@ def _tools(chat: Chat) -> list[dict[str, Any]]:
             name=tool.function.name,
             description=tool.function.description,
             input_schema=tool.function.parameters or {"type": "object", "properties": {}},
+            cache_control=tool.cache_control or tool.function.cache_control,
         )
         for tool in chat.tools or ()
     ]
@@ -264,7 +588,7 @@ def _tool_choice(chat: Chat) -> dict[str, Any] | None:
     elif choice is None and chat.parallel_tool_calls is not False:
         return None
     else:
-        said = dict(_CHOICE.get(choice or "auto", _CHOICE["auto"]))
+        said = dict(_CHOICE[choice or "auto"])
     if chat.parallel_tool_calls is False and said["type"] != "none":
         said["disable_parallel_tool_use"] = True
     return said

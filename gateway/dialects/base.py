@@ -4,22 +4,26 @@ Invariants:
 
 - An `Answer` reads one answer, once, and never raises: what is wrong with the bytes becomes `failure` or `skipped`.
 - After `ended` or `failure`, further bytes are ignored.
+- A failure behind a whole answer is none: the answer ends there, without it.
 - The events of an answer do not depend on how its bytes were cut into reads; only `text` makes its tokens per read.
 
 This file does not know HTTP, sockets, retries, or what an answer costs.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
-from typing import Any, ClassVar, Final, Protocol, TypeVar
+from collections.abc import Collection, Mapping
+from typing import Any, ClassVar, Final, Protocol, TypeVar, cast
 from urllib.parse import urlsplit, urlunsplit
 
 import msgspec
 
-from gateway.core.errors import GatewayError
-from gateway.core.event import Event, Usage
+from gateway.core.errors import KINDS, GatewayError
+from gateway.core.event import TOOL, Event, Usage
 from gateway.core.sse import MAX_EVENT, MAX_LINE, Decoder, Oversize
 from gateway.dialects import failures
+from gateway.dialects.body import MAX_WHOLE, Gathered, IsPiece, NoAnswerError, Opening
+from gateway.dialects.calls import Calls
+from gateway.dialects.lenient import value_of
 
 MAX_TOKENS: Final = 100_000_000
 """A larger count of tokens is taken for nonsense: no model has a window near it."""
@@ -27,19 +31,38 @@ BYTES_PER_TOKEN: Final = 4
 """The output's bytes for one token, as long as nobody has counted."""
 MAX_NOISE: Final = MAX_EVENT + MAX_LINE
 """Bytes in a row that may hold no event. An event of the largest size fits in; an endless comment does not."""
+NOTHING: Final[frozenset[str]] = frozenset()
+
+_PAGES: Final = frozenset({"text/html", "application/xhtml+xml"})
 
 T = TypeVar("T")
 
 _encode = msgspec.json.Encoder().encode
+_members = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 
 
 class Call(msgspec.Struct, frozen=True):
-    """One HTTP request to an upstream."""
+    """One HTTP request to an upstream.
+
+    Attributes:
+        method, url, headers, body: of the request.
+        model: the model that it asks for, "" where none is known.
+        plain: whether it asks for one whole answer and not for a stream.
+        added: what the gateway added to the client's request and could leave out: names of parameters, and the words of
+            `core/blame.py`.
+        own: the parameters of the client's own request.
+        left_out: the parameters of the client's request that only tune an answer, and that the dialect does not have.
+    """
 
     method: str
     url: str
     headers: dict[str, str]
     body: bytes
+    model: str = ""
+    plain: bool = False
+    added: frozenset[str] = NOTHING
+    own: frozenset[str] = NOTHING
+    left_out: frozenset[str] = NOTHING
 
 
 class Units(Protocol):
@@ -62,9 +85,13 @@ class Answer(ABC):
         usage: tokens as the upstream counted them; None if it did not, or if its count is nonsense. The source is
             `estimate` while the upstream has counted the prompt only.
         ended: the dialect's end marker was read.
+        whole: the answer came as one value that says all of it, and not as a stream; then it has `ended`.
         failure: an error that the upstream sent inside its answer, or a limit that the answer broke.
-        skipped: the number of events that were not JSON or not understood.
+        skipped: the number of events, and of parts of events, that were not JSON or not understood.
         choices: how many choices the request asked for; set by the caller, 1 otherwise.
+        labelled: whether the answer's media type is one of its dialect's; set by the caller, True otherwise.
+        salt: what makes the ids of tool calls unique that the gateway gives; set by the caller, "" otherwise.
+        taken: ids of tool calls that the conversation has already; set by the caller, none otherwise.
         size: bytes of output so far. A chunk that is kept to the letter counts as one token.
 
     Args:
@@ -72,16 +99,21 @@ class Answer(ABC):
     """
 
     __slots__ = (
+        "_calls",
         "_noise",
         "_units",
         "choices",
         "ended",
         "failure",
         "finish_reason",
+        "labelled",
         "model",
+        "salt",
         "size",
         "skipped",
+        "taken",
         "usage",
+        "whole",
     )
 
     eof_ends: ClassVar[bool] = False
@@ -95,16 +127,26 @@ class Answer(ABC):
         self.finish_reason = ""
         self.usage: Usage | None = None
         self.ended = False
+        self.whole = False
         self.failure: GatewayError | None = None
         self.skipped = 0
         self.choices = 1
+        self.labelled = True
+        self.salt = ""
+        self.taken: frozenset[str] = frozenset()
         self.size = 0
         self._noise = 0
+        self._calls: Calls | None = None
+
+    @property
+    def finished(self) -> bool:
+        """Whether the answer has a finish reason, so that nothing of it is missing but the usage."""
+        return bool(self.finish_reason)
 
     @property
     def complete(self) -> bool:
         """Whether the answer itself says that it is whole: by its end marker or by a finish reason."""
-        return self.ended or bool(self.finish_reason)
+        return self.ended or self.finished
 
     @property
     def over(self) -> bool:
@@ -129,12 +171,15 @@ class Answer(ABC):
         # Comments and unknown events cost nothing to keep, but an upstream may send them for ever.
         self._noise = 0 if events else self._noise + len(data)
         if self._noise > MAX_NOISE:
-            self._broke(Oversize(f"{MAX_NOISE} bytes without an event"))
+            self._too_noisy()
         return events
 
     def close(self) -> list[Event]:
         """The events that the end of the body completes; half an event is dropped."""
-        return [] if self.over else self._rest()
+        events = [] if self.over else self._rest()
+        if not (self.labelled or self.size or self.complete or self.failure is not None):
+            self.failure = GatewayError("upstream_protocol", detail="the body holds no answer")
+        return events
 
     @abstractmethod
     def _translate(self, units: list[Any]) -> list[Event]:
@@ -143,9 +188,19 @@ class Answer(ABC):
     def _rest(self) -> list[Event]:
         return []
 
+    def _too_noisy(self) -> None:
+        self._broke(Oversize(f"{MAX_NOISE} bytes without an event"))
+
     def _broke(self, error: Oversize) -> None:
         if not self.over:
-            self.failure = GatewayError("upstream_oversize", detail=str(error))
+            self._fail(GatewayError("upstream_oversize", detail=str(error)))
+
+    def _fail(self, error: GatewayError) -> None:
+        """The answer failed, unless it is whole: then what comes behind it is of no interest."""
+        if self.finished:
+            self.ended = True
+        else:
+            self.failure = error
 
     def _say(self, kind: str, text: object, out: list[Event]) -> None:
         """Appends a delta of the answer. An empty text, and anything that is no text, is left out."""
@@ -154,10 +209,38 @@ class Answer(ABC):
             self.size += len(text) if text.isascii() else len(text.encode("utf-8", "replace"))
             out.append(Event(kind, text))
 
+    def _tools(self) -> Calls:
+        """The tool calls of this answer."""
+        if self._calls is None:
+            self._calls = Calls(self.salt, self.taken)
+        return self._calls
+
+    def _say_call(self, piece: dict[str, Any] | None, out: list[Event]) -> None:
+        """Appends a piece of a tool call, None for none."""
+        if piece is not None:
+            self._say(TOOL, _encode(piece).decode(), out)
+
+    def _end_calls(self, out: list[Event]) -> None:
+        """Gives arguments to the calls that have none; to be called when no more can come."""
+        if self._calls is not None:
+            for piece in self._calls.rest():
+                self._say_call(piece, out)
+
     def _aside(self, event: Event) -> None:
         """Notes an event that is no part of the answer: an error, or noise."""
-        self.failure = failures.in_stream(event.type, event.data)
-        self.skipped += self.failure is None
+        error = failures.in_stream(event.type, event.data)
+        if error is not None:
+            self._fail(error)
+        else:
+            self.skipped += 1
+
+    def _finish(self, reason: str) -> None:
+        """Notes a finish reason in OpenAI's vocabulary. Some of them say that the answer failed."""
+        error = failures.in_reason(reason)
+        if error is not None:
+            self._fail(error)
+        else:
+            self.finish_reason = reason
 
 
 class UnitAnswer(Answer):
@@ -179,7 +262,7 @@ class UnitAnswer(Answer):
 
 
 class EventAnswer(UnitAnswer):
-    """An answer that is a stream of server-sent events.
+    """An answer that is a stream of server-sent events, or one JSON value: its first bytes say which.
 
     Args:
         unnamed: the type of the events that the upstream does not name.
@@ -188,7 +271,83 @@ class EventAnswer(UnitAnswer):
     __slots__ = ()
 
     def __init__(self, unnamed: str = "") -> None:
-        super().__init__(Decoder(unnamed=unnamed))
+        super().__init__(_Undecided(self, unnamed, type(self)._is_piece))
+
+    def follow(self, units: "Decoder | Gathered") -> None:
+        """From now on the bytes are cut by these units."""
+        self._units = units
+
+    @staticmethod
+    def _is_piece(value: Any) -> bool:
+        """Whether a JSON value is a piece of an answer, so that more of them follow, and not all of one."""
+        return False
+
+    def _rest(self) -> list[Event]:
+        # What the end of a body left unfinished may be torn. It counts where it says that the answer is whole or has
+        # failed: many servers leave out the blank line behind their last words.
+        units, skipped = cast("Decoder | Gathered | _Undecided", self._units), self.skipped
+        events = self._translate(units.rest())
+        if self.complete or self.failure is not None:
+            return events
+        self.skipped = skipped
+        return []
+
+    def _too_noisy(self) -> None:
+        if not (isinstance(self._units, Gathered) and self._noise <= MAX_WHOLE):
+            super()._too_noisy()
+
+    def _body(self, text: str, out: list[Event]) -> None:
+        """Reads a body that is one JSON value."""
+        value = value_of(text)
+        error = failures.in_stream("", text)
+        if error is not None:
+            self._fail(as_refusal(error, text))
+        elif isinstance(value, dict) and self._read_whole(value, text, out):
+            if self.failure is None:
+                self.whole = self.ended = True
+        elif self.failure is None:
+            self._fail(GatewayError("upstream_protocol", detail="the body is JSON, but no answer"))
+
+    def _read_whole(self, value: dict[str, Any], text: str, out: list[Event]) -> bool:
+        """Whether the value is a whole answer; if so, its events are in `out` and the rest in the answer's state."""
+        return False
+
+
+def as_refusal(error: GatewayError, text: str) -> GatewayError:
+    """The failure that a body of status 200 reports, as the same body would be with the status that it should have had.
+
+    A body that says nothing of its reason is no stream, and no more is known.
+    """
+    if error.code == "upstream_auth":
+        return error
+    if error.status == KINDS["upstream_error"].status:
+        return GatewayError("upstream_protocol", detail="status 200 with an error")
+    return failures.refusal(error.status, {}, text.encode("utf-8", "replace"))
+
+
+class _Undecided:
+    """The units of an `EventAnswer` until its first bytes have said what its body is."""
+
+    __slots__ = ("_answer", "_opening")
+
+    def __init__(self, answer: EventAnswer, unnamed: str, is_piece: IsPiece) -> None:
+        self._answer = answer
+        self._opening = Opening(unnamed, is_piece)
+
+    def feed(self, data: bytes) -> list[Event]:
+        try:
+            decided = self._opening.feed(data)
+        except NoAnswerError:
+            self._answer.failure = GatewayError("upstream_protocol", detail="the body is a page")
+            return []
+        if decided is None:
+            return []
+        units, data = decided
+        self._answer.follow(units)
+        return units.feed(data)
+
+    def rest(self) -> list[Event]:
+        return []
 
 
 class Dialect(ABC):
@@ -206,6 +365,8 @@ class Dialect(ABC):
     Source: OpenTelemetry semantic conventions for generative AI."""
     stream_types: ClassVar[frozenset[str]]
     """Media types that a good streaming answer has, without parameters; "" stands for no Content-Type at all."""
+    sniffs: ClassVar[bool] = False
+    """Whether the reader knows an answer by its bytes, so that the media type need not be right."""
     needs_model: ClassVar[bool] = False
     """Whether the provider refuses a chat without a model. The configuration then has to name one for chat routes."""
     wants_session: ClassVar[bool] = False
@@ -213,15 +374,20 @@ class Dialect(ABC):
     prefills: ClassVar[bool] = False
     """Whether an answer that broke off can be continued: the provider is given its beginning, as `prefilled` writes it,
     and goes on from there. Without it the question is asked again and the answer begins anew."""
+    keeps_chats: ClassVar[bool] = False
+    """Whether the messages of a chat are sent as they are, with all their roles."""
+    derives: ClassVar[frozenset[str]] = NOTHING
+    """Parameters of which `call` makes something that a target may not know, so that they are better left out."""
 
     @abstractmethod
-    def call(self, chat: dict[str, Any], url: str, api_key: str) -> Call:
-        """The request that asks an upstream to stream the answer to a chat.
+    def call(self, chat: dict[str, Any], url: str, api_key: str, *, plain: bool = False) -> Call:
+        """The request that asks an upstream to answer a chat.
 
         Args:
             chat: an OpenAI chat.completions request; it is not changed.
             url: the target's base URL; a query in it is kept.
             api_key: the target's credential, "" for none.
+            plain: whether one whole answer is asked for, and not a stream. A dialect that has only streams ignores it.
 
         Raises:
             GatewayError: `bad_request`, the chat holds something that this dialect cannot express.
@@ -236,17 +402,28 @@ class Dialect(ABC):
         """
         return {**chat, "messages": [*chat["messages"], {"role": "assistant", "content": prefix}]}
 
+    def reads(self, parameter: str) -> bool:
+        """Whether `call` makes something of this parameter of a chat. Others that the configuration names are sent as
+        they stand."""
+        return True
+
     def credential(self, api_key: str) -> dict[str, str]:
         """The headers that carry the target's credential; none for "". Source: RFC 6750 2.1."""
         return {"Authorization": f"Bearer {api_key}"} if api_key else {}
 
+    def accepts(self, media_type: str) -> bool:
+        """Whether a body of this type, "" for none, may be an answer. A web page never is."""
+        return media_type in self.stream_types or (self.sniffs and media_type not in _PAGES)
+
     @abstractmethod
-    def answer(self, *, keep_chunks: bool = False, keep_usage: bool = False) -> Answer:
-        """A new reader for one answer.
+    def answer(self, *, keep_chunks: bool = False, keep_usage: bool = False, plain: bool = False) -> Answer:
+        """A new reader for one answer: of a stream or of a whole answer, as its first bytes say.
 
         Args:
             keep_chunks: emit `CHUNK` events to the letter if the dialect has chunks, for clients that speak OpenAI.
             keep_usage: with `keep_chunks`, also emit the last chunk, which holds nothing but the usage.
+            plain: with `keep_chunks`, emit a whole answer as one `WHOLE` event to the letter if the dialect's are
+                OpenAI's. Any other whole answer gives the events that a stream would have given.
         """
 
     def refusal(self, status: int, headers: Mapping[str, str], body: bytes, now: float | None = None) -> GatewayError:
@@ -262,10 +439,12 @@ def read(decoder: msgspec.json.Decoder[T], text: str) -> T | None:
         return None
 
 
-def usage_of(prompt: object, completion: object) -> Usage | None:
-    """The upstream's counts; None where one of them is missing, negative or nonsense."""
+def usage_of(prompt: object, completion: object, cached: object = None) -> Usage | None:
+    """The upstream's counts; None where one of the first two is missing, negative or nonsense."""
     into, out = count_of(prompt), count_of(completion)
-    return None if into is None or out is None else Usage(into, out)
+    if into is None or out is None:
+        return None
+    return Usage(into, out, cached_input=min(count_of(cached) or 0, into))
 
 
 def count_of(value: object) -> int | None:
@@ -283,6 +462,29 @@ def endpoint(url: str, path: str) -> str:
     return urlunsplit(parts._replace(path=base if base.endswith(path) else base + path))
 
 
-def post(url: str, payload: dict[str, Any], headers: dict[str, str], accept: str = "text/event-stream") -> Call:
-    """A POST of JSON that asks for a stream."""
-    return Call("POST", url, {"Content-Type": "application/json", "Accept": accept, **headers}, _encode(payload))
+def post(
+    url: str,
+    payload: dict[str, Any],
+    headers: dict[str, str],
+    accept: str = "text/event-stream",
+    *,
+    plain: bool = False,
+    added: frozenset[str] = NOTHING,
+    left_out: frozenset[str] = NOTHING,
+) -> Call:
+    """A POST of JSON that asks for a stream; with `plain`, for one whole answer. For the rest see `Call`."""
+    accept = "application/json" if plain else accept
+    headers = {"Content-Type": "application/json", "Accept": accept, **headers}
+    return Call("POST", url, headers, _encode(payload), plain=plain, added=added, left_out=left_out)
+
+
+def amended(body: bytes, *, beside: Mapping[str, Any], instead: Mapping[str, Any], without: Collection[str]) -> bytes:
+    """A JSON object with members added where it has none of the name, others replaced, and others left out.
+
+    The rest stays to the letter, and what is no JSON object stays as it is.
+    """
+    try:
+        members: dict[str, Any] = {name: raw for name, raw in _members(body).items() if name not in without}
+    except ValueError:
+        return body
+    return _encode({**beside, **members, **instead})

@@ -3,11 +3,13 @@
 Invariants:
 
 - A value of a wrong type is refused here, and the error names its place. So a translator never meets one.
-- Keys that are not listed are dropped: only the openai dialect sends on what it does not understand.
+- Nothing of a request is dropped in silence. What a dialect cannot express is refused by name; what only tunes the
+  answer is left out, and named in `left_out`.
 
 This file does not know any dialect.
 """
 
+from collections.abc import Collection, Iterator
 from typing import Any, Final, NoReturn
 
 import msgspec
@@ -26,7 +28,9 @@ class Part(msgspec.Struct):
 
     type: str
     text: str | None = None
+    refusal: str | None = None
     image_url: Image | str | None = None
+    cache_control: dict[str, Any] | None = None
 
     @property
     def url(self) -> str:
@@ -53,13 +57,19 @@ class Message(msgspec.Struct):
 
     role: str
     content: str | list[Part] | None = None
+    refusal: str | None = None
+    reasoning_content: str | None = None
     tool_calls: list[ToolCall] | None = None
     tool_call_id: str | None = None
+    cache_control: dict[str, Any] | None = None
 
     @property
     def parts(self) -> list[Part]:
-        """The content as parts; an empty text is no part."""
-        parts = [Part("text", self.content)] if isinstance(self.content, str) else self.content or []
+        """The content as parts; an empty text is no part, and a refusal is a text like any other."""
+        parts = [Part("text", self.content)] if isinstance(self.content, str) else list(self.content or ())
+        parts = [Part("text", part.refusal) if part.type == "refusal" else part for part in parts]
+        if not parts and self.refusal:
+            parts = [Part("text", self.refusal)]
         return [part for part in parts if part.type != "text" or part.text]
 
     @property
@@ -79,12 +89,14 @@ class Function(msgspec.Struct):
     name: str
     description: str | None = None
     parameters: dict[str, Any] | None = None
+    cache_control: dict[str, Any] | None = None
 
 
 class Tool(msgspec.Struct):
     """A tool of the only type that all dialects know."""
 
     function: Function
+    cache_control: dict[str, Any] | None = None
 
 
 class NamedFunction(msgspec.Struct):
@@ -129,8 +141,11 @@ class Chat(msgspec.Struct):
     tools: list[Tool] | None = None
     tool_choice: str | ToolChoice | None = None
     parallel_tool_calls: bool | None = None
+    reasoning_effort: str | None = None
     response_format: ResponseFormat | None = None
+    metadata: dict[str, Any] | None = None
     user: str | None = None
+    safety_identifier: str | None = None
     session_id: str | None = None
 
     @property
@@ -143,20 +158,109 @@ class Chat(msgspec.Struct):
         """The texts that end the answer."""
         return [self.stop] if isinstance(self.stop, str) else self.stop or []
 
+    @property
+    def goes_on_after_tools(self) -> bool:
+        """Whether the model is given the results of the tools that it called, and nothing after them."""
+        return bool(self.messages) and self.messages[-1].role == "tool"
+
 
 _any: Final = msgspec.json.Decoder()
+
+ROLES: Final = frozenset({"system", "developer", "user", "assistant", "tool"})
+CHOICES: Final = frozenset({"auto", "none", "required", "any"})
+"""The choices of tools that are a word; `any` is what other providers call `required`."""
+
+_OWN: Final = frozenset({"model", "messages", "stream", "stream_options", "n"})
+"""Members that the gateway itself reads."""
+_OFF: Final[tuple[Any, ...]] = (None, "", [], {})
+"""Values that ask for nothing. So do 0 and false, except for a seed and for parallel calls."""
+_SPECIAL: Final = ("reasoning_content", "cache_control")
+"""Members inside of messages and tools that some dialects have."""
+_MESSAGE: Final = frozenset({*Message.__struct_fields__, "function_call", "audio"})
+_PART: Final = frozenset(Part.__struct_fields__)
+_TOOL: Final = frozenset({"type", *Tool.__struct_fields__})
+_FUNCTION: Final = frozenset(Function.__struct_fields__)
 
 
 def typed(chat: dict[str, Any]) -> Chat:
     """The request with its types checked.
 
     Raises:
-        GatewayError: `bad_request`, naming the place that is wrong.
+        GatewayError: `bad_request`, naming the place that is wrong, or what only OpenAI's own API can express.
     """
     try:
-        return msgspec.convert(chat, Chat)
+        asked = msgspec.convert(chat, Chat)
     except msgspec.ValidationError as error:
         raise GatewayError("bad_request", str(error)) from error
+    _refuse_parameters(chat, asked)
+    for message, raw in zip(asked.messages, chat["messages"], strict=True):
+        _refuse_message(raw, message)
+    return asked
+
+
+def _refuse_parameters(chat: dict[str, Any], asked: Chat) -> None:
+    if chat.get("n") not in (None, 1):
+        cannot_say("'n' above 1: it gives one answer to a request")
+    for name in ("functions", "function_call"):
+        if chat.get(name) not in _OFF:
+            cannot_say(f"{name!r}, which 'tools' and 'tool_choice' have replaced")
+    for name in ("audio", "logprobs", "top_logprobs", "web_search_options"):
+        # An empty `web_search_options` asks for a search; `logprobs: false` and `top_logprobs: 0` ask for nothing.
+        if chat.get(name) or (name in chat and chat[name] == {}):
+            cannot_say(f"{name!r}")
+    if chat.get("modalities") not in (*_OFF, ["text"]):
+        cannot_say("'modalities' other than text")
+    if isinstance(asked.tool_choice, str) and asked.tool_choice not in CHOICES:
+        cannot_say(f"this 'tool_choice', only {', '.join(sorted(CHOICES))} or a function")
+
+
+def _refuse_message(raw: dict[str, Any], message: Message) -> None:
+    if message.role == "function" or raw.get("function_call") not in _OFF:
+        cannot_say("messages with a 'function_call', which 'tool_calls' have replaced")
+    if message.role not in ROLES:
+        cannot_say(f"a message with this 'role', only {', '.join(sorted(ROLES))}")
+    if raw.get("audio"):
+        cannot_say("messages with 'audio'")
+
+
+def left_out(chat: dict[str, Any], carried: Collection[str], inside: Collection[str] = ()) -> frozenset[str]:
+    """What of a request, which `typed` has accepted, is not carried over.
+
+    Args:
+        chat: the request.
+        carried: the parameters that the dialect has.
+        inside: places inside of messages and tools that the dialect has: `reasoning_content` and `cache_control` where
+            it does.
+    """
+    own = {
+        name
+        for name, value in chat.items()
+        if name not in _OWN
+        and name not in carried
+        and not (value in _OFF or (value == 0 and name not in ("seed", "parallel_tool_calls")))
+    }
+    return frozenset(own | {place for place in _places(chat) if place.rpartition(".")[2] not in inside})
+
+
+def _places(chat: dict[str, Any]) -> Iterator[str]:
+    """The places inside messages and tools that only some dialects have, or none."""
+    for message in chat["messages"]:
+        yield from (f"messages.{name}" for name in _strange(message, _MESSAGE))
+        content = message.get("content")
+        for part in content if isinstance(content, list) else ():
+            image = part.get("image_url")
+            yield from (f"messages.content.{name}" for name in _strange(part, _PART))
+            if isinstance(image, dict) and image.get("detail") not in (None, "auto"):
+                yield "messages.content.image_url.detail"
+    for tool in chat.get("tools") or ():
+        yield from (f"tools.{name}" for name in _strange(tool, _TOOL))
+        yield from (f"tools.function.{name}" for name in _strange(tool["function"], _FUNCTION))
+
+
+def _strange(value: dict[str, Any], known: Collection[str]) -> Iterator[str]:
+    for name in value:
+        if (name in _SPECIAL or name not in known) and value[name] not in _OFF and value[name] is not False:
+            yield name
 
 
 def arguments_of(call: ToolCall) -> dict[str, Any]:
@@ -173,9 +277,9 @@ def base64_image(url: str) -> tuple[str, str] | None:
     """The media type and the Base64 text of a `data:` URL; None for any other URL. Source: RFC 2397."""
     # Cut at the first comma, without looking at the data: it may be megabytes.
     head, comma, data = url.partition(",")
-    if not (comma and head.startswith("data:") and head.endswith(";base64")):
+    if not (comma and head[:5].lower() == "data:" and head.lower().endswith(";base64")):
         return None
-    return head[5:-7].partition(";")[0] or "image/png", data
+    return head[5:-7].partition(";")[0].strip().lower() or "image/png", data
 
 
 def cannot_say(what: str) -> NoReturn:

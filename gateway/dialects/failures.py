@@ -19,6 +19,7 @@ from typing import Any, Final
 import msgspec
 
 from gateway.core.errors import KINDS, GatewayError
+from gateway.dialects.lenient import value_of
 
 MAX_MESSAGE: Final = 1000
 MAX_CODE: Final = 64
@@ -59,6 +60,32 @@ _BY_STATUS: Final = {
     503: "upstream_unavailable",
     529: "upstream_unavailable",
 }
+_IN_WORDS: Final = re.compile(r"\s*(error\s*:|\[error\]\s*:?)\s*", re.IGNORECASE)
+"""How a server begins that reports a failure in words, where an event should be JSON."""
+_CODES: Final = ("code", "error_code", "errorCode", "statusCode", "status_code", "status")
+_SAID: Final = ("content", "text", "token", "delta", "response", "chunk")
+"""Where home-made endpoints have the text of an answer; an object that has any is no error."""
+_GOOD_CODES: Final = frozenset({"0", "200", "ok", "success", "succeeded"})
+_FAILED: Final = frozenset(
+    {
+        "error",
+        "abort",
+        "aborted",
+        "cancelled",
+        "canceled",
+        "failed",
+        "failure",
+        "timeout",
+        "network_error",
+        "server_error",
+        "internal_error",
+        "engine_error",
+        "engine_overloaded",
+        "insufficient_system_resource",
+    }
+)
+"""Finish reasons of answers that are not whole. Sources: vLLM `abort`, OpenRouter `error`, Zhipu `network_error`,
+DeepSeek `insufficient_system_resource`; the others are spellings of the same."""
 _MESSAGE_PASSED_ON: Final = frozenset({"upstream_refused", "context_length_exceeded", "content_filter"})
 _any = msgspec.json.Decoder()
 
@@ -108,16 +135,47 @@ def in_stream(event_type: str, data: str) -> GatewayError | None:
         event_type: the event's name; `error` makes any data a failure.
         data: the event's data.
     """
-    value = _parsed(data)
-    if event_type == "error" and not isinstance(value, dict):
-        return _reported(_Said(message=clean(data)))
-    return in_object(event_type, value) if isinstance(value, dict) else None
+    value = value_of(data)
+    if isinstance(value, list) and value and isinstance(value[0], dict):
+        value = value[0]
+    if isinstance(value, dict):
+        return in_object(event_type, value)
+    said = value if isinstance(value, str) else data
+    if event_type == "error" or _IN_WORDS.match(said):
+        return _reported(_Said(message=clean(_IN_WORDS.sub("", said, count=1))))
+    return None
 
 
 def in_object(event_type: str, value: dict[str, Any]) -> GatewayError | None:
     """Like `in_stream`, for data that is decoded already."""
-    named = "error" in (event_type, value.get("type"), value.get("object"))
-    return _reported(_said_by(value)) if named or value.get("error") else None
+    if value.get("error") or "error" in (event_type, value.get("type"), value.get("object"), value.get("status")):
+        return _reported(_said_by(value))
+    if "choices" in value:
+        return None
+    if isinstance(value.get("errors"), list) and value["errors"] and isinstance(value["errors"][0], dict | str):
+        return _reported(_said_by({"error": value["errors"][0]}))
+    return _reported(_said_by(value)) if _is_bare(value) else None
+
+
+def _is_bare(value: dict[str, Any]) -> bool:
+    """Whether an object is an error object without the member `error` around it."""
+    # `{"detail": …}` is what FastAPI and RFC 9457 send; `{"code": …, "message": …}` what many gateways do. Some of
+    # those send a code with every good event too.
+    if any(value.get(key) for key in _SAID):
+        return False
+    detail = value.get("detail")
+    if isinstance(detail, str | list | dict) and detail:
+        return True
+    code = next((value[key] for key in _CODES if value.get(key)), None)
+    failed = code is not None and not isinstance(code, bool | dict | list) and str(code).lower() not in _GOOD_CODES
+    return failed and any(isinstance(value.get(key), str) for key in ("message", "msg"))
+
+
+def in_reason(reason: str) -> GatewayError | None:
+    """The failure that a finish reason reports; None for the reason of an answer that is whole."""
+    if reason.lower() not in _FAILED:
+        return None
+    return GatewayError("upstream_error", detail=f"finish_reason {reason}")
 
 
 def _reported(said: _Said) -> GatewayError:

@@ -2,73 +2,42 @@
 
 Invariants:
 
-- A chunk is either kept to the letter or translated into text, depending on what the route's clients speak.
+- A chunk is either kept to the letter or translated into text, depending on what the route's clients speak. A kept
+  chunk that clients could not read (half a character, an index that is a text) is written anew.
 - `choices` may be missing, null or empty, `usage` null; a chunk may hold text, finish reason and usage together.
 - An answer with several choices is complete when all of them have finished. If the body breaks off before all choices
   that were asked for have begun, the answer was cut; if the body ends well, no more choices will come.
+- Kept chunks that hold nothing of the answer (the role, the results of a filter) are held back until one does. So an
+  upstream that fails behind them can be asked again.
 
 This is the hot path. What nearly all chunks look like is written as a type (`_Running`, `_Spoken`). One decode in C
 then reads a chunk and says whether it is ordinary, which costs less than searching its text for anything special. Only
-a chunk that does not fit the type is read a second time.
+a chunk that does not fit the type is read a second time, field by field (`chunks.py`). The decoder checks what it skips
+too: half a character anywhere in a chunk makes it fit no more.
 """
 
 from typing import Any, ClassVar, Final, Literal
 
 import msgspec
 
-from gateway.core.event import CHUNK, THINKING, TOKEN, TOOL, Event
-from gateway.dialects.base import BYTES_PER_TOKEN, Answer, Call, Dialect, EventAnswer, endpoint, post, read, usage_of
+from gateway.core.event import CHUNK, THINKING, TOKEN, WHOLE, Event, Usage
+from gateway.core.pieces import chunk_of
+from gateway.dialects import failures
+from gateway.dialects.base import BYTES_PER_TOKEN, NOTHING, Answer, Call, Dialect, EventAnswer, endpoint, post, usage_of
+from gateway.dialects.body import BODY
+from gateway.dialects.chunks import Chunks, speaks
+from gateway.dialects.lenient import is_strict, json_of, mended_text, text_of, value_of, word_of
 
 MAX_CHOICES: Final = 128
 """The most choices that OpenAI lets a request ask for."""
-
-
-class _Part(msgspec.Struct):
-    """A part of the content, in the list form that Mistral's reasoning models use."""
-
-    type: str = ""
-    text: str | None = None
-    thinking: list["_Part"] | str | None = None
-
-
-class _Delta(msgspec.Struct):
-    content: str | list[_Part] | None = None
-    reasoning_content: Any = None
-    reasoning: Any = None
-    refusal: Any = None
-    tool_calls: list[msgspec.Raw] | None = None
-
-
-class _Choice(msgspec.Struct):
-    index: int | None = 0
-    delta: _Delta | None = None
-    finish_reason: str | None = None
-
-
-class _Chunk(msgspec.Struct):
-    choices: list[_Choice] | None = None
-    usage: Any = None
-    error: Any = None
-    model: Any = None
-
-
-class _KeptChoice(msgspec.Struct):
-    index: int | None = 0
-    finish_reason: str | None = None
-
-
-class _KeptChunk(msgspec.Struct):
-    """What must be read of a chunk that is passed on to the letter."""
-
-    choices: list[_KeptChoice] | None = None
-    usage: Any = None
-    error: Any = None
-    model: Any = None
+MAX_HELD: Final = 32
+"""Chunks that are held back until one of them says something, at most."""
 
 
 class _RunningChoice(msgspec.Struct, gc=False):
     index: Literal[0]
     finish_reason: None = None
+    error: None = None
 
 
 class _Running(msgspec.Struct, gc=False):
@@ -85,6 +54,7 @@ class _SpokenDelta(msgspec.Struct, gc=False):
     reasoning: None = None
     refusal: None = None
     tool_calls: None = None
+    function_call: None = None
 
 
 class _SpokenChoice(_RunningChoice, gc=False, kw_only=True):
@@ -99,8 +69,6 @@ class _Spoken(msgspec.Struct, gc=False):
     error: None = None
 
 
-CHUNK_DECODER: Final = msgspec.json.Decoder(_Chunk)
-_KEPT: Final = msgspec.json.Decoder(_KeptChunk)
 _RUNNING: Final = msgspec.json.Decoder(_Running)
 _SPOKEN: Final = msgspec.json.Decoder(_Spoken)
 
@@ -108,20 +76,80 @@ _SPOKEN: Final = msgspec.json.Decoder(_Spoken)
 class _OpenAIAnswer(EventAnswer):
     """What the two readers of OpenAI chunks have in common."""
 
-    __slots__ = ()
+    __slots__ = ("_chunks",)
 
-    def _note(self, chunk: _Chunk | _KeptChunk) -> None:
-        if not self.model and isinstance(chunk.model, str):
-            self.model = chunk.model
-        if isinstance(chunk.usage, dict):
-            said = usage_of(chunk.usage.get("prompt_tokens"), chunk.usage.get("completion_tokens"))
-            self.usage = said or self.usage
+    def __init__(self, unnamed: str = "") -> None:
+        super().__init__(unnamed)
+        self._chunks = Chunks()
 
-    def _no_chunk(self, event: Event) -> None:
-        if event.data.strip() == "[DONE]":
+    @staticmethod
+    def _is_piece(value: Any) -> bool:
+        choices = value.get("choices") if isinstance(value, dict) else None
+        return isinstance(choices, list) and any("delta" in choice for choice in choices if isinstance(choice, dict))
+
+    def _translate_one(self, event: Event, out: list[Event]) -> None:
+        if event.type is BODY:
+            self._body(event.data, out)
+            return
+        if is_end(event.data):
+            self._conclude(out)
             self.ended = True
+            return
+        value = value_of(event.data)
+        if event.type != "error" and isinstance(value, dict) and _is_chunk(value):
+            self._chunk(value, event.data, out)
         else:
             self._aside(event)
+
+    def _read_whole(self, value: dict[str, Any], text: str, out: list[Event]) -> bool:
+        if not _is_chunk(value) or not value.get("choices"):
+            return False
+        self._chunk(value, text, out)
+        self._conclude(out)
+        return True
+
+    def _rest(self) -> list[Event]:
+        events = super()._rest()
+        if self.finished and not self.over:
+            self._conclude(events)
+        return events
+
+    def _chunk(self, value: dict[str, Any], text: str, out: list[Event]) -> None:
+        """Reads one chunk, or a whole answer."""
+        raise NotImplementedError
+
+    def _conclude(self, out: list[Event]) -> None:
+        """Gives out what was held back, as the answer ends here. It may be called again."""
+
+    def _note(self, value: dict[str, Any], choices: list[dict[str, Any]]) -> None:
+        """Notes what the chunk says beside its deltas. Of failures it notes that of a choice."""
+        self.model = self.model or word_of(value.get("model"))
+        self.usage = _usage_in(value, choices) or self.usage
+        for choice in choices:
+            if choice.get("error") and (error := failures.in_object("", choice)):
+                self._fail(error)
+
+
+def is_end(data: str) -> bool:
+    """Whether the data of an event is the end marker."""
+    return data == "[DONE]" or data.strip(' "').upper() == "[DONE]"
+
+
+def _is_chunk(value: dict[str, Any]) -> bool:
+    said = value.get("choices") is not None or value.get("usage") is not None
+    return said and not value.get("error")
+
+
+def _usage_in(value: dict[str, Any], choices: list[dict[str, Any]]) -> Usage | None:
+    # Groq has its counts under `x_groq`, Moonshot in the choice.
+    own = value.get("x_groq")
+    places = (value, *([own] if isinstance(own, dict) else []), *choices)
+    for usage in [place["usage"] for place in places if isinstance(place.get("usage"), dict)]:
+        details = usage.get("prompt_tokens_details")
+        cached = details.get("cached_tokens") if isinstance(details, dict) else None
+        if said := usage_of(usage.get("prompt_tokens"), usage.get("completion_tokens"), cached):
+            return said
+    return None
 
 
 class ChunkAnswer(_OpenAIAnswer):
@@ -129,24 +157,27 @@ class ChunkAnswer(_OpenAIAnswer):
 
     Args:
         keep_usage: whether the client asked for the chunk that holds nothing but the usage.
+        plain: whether a whole answer is passed on as it is.
     """
 
-    __slots__ = ("_finished", "_keep_usage", "_known", "_seen", "_whole_body")
+    __slots__ = ("_finished", "_held", "_keep_usage", "_known", "_plain", "_seen", "_whole_body")
 
     in_chunks = True
 
-    def __init__(self, keep_usage: bool = False) -> None:
+    def __init__(self, keep_usage: bool = False, plain: bool = False) -> None:
         super().__init__(CHUNK)
         self._keep_usage = keep_usage
-        self._seen: tuple[int | None, ...] = ()  # the choices that have begun
-        self._finished: tuple[int | None, ...] = ()  # those of them that have a finish reason
-        self._known = False  # whether the model and the first choice are known, so that the quick way may be taken
+        self._plain = plain
+        self._held: list[Event] | None = []  # chunks that say nothing; None once one said something
+        self._seen: tuple[int, ...] = ()  # the choices that have begun
+        self._finished: tuple[int, ...] = ()  # those of them that have a finish reason
+        self._known = False  # whether the quick way may be taken: the model is known, and chunks are as they should be
         self._whole_body = False  # whether the body ended well
 
     @property
-    def complete(self) -> bool:
-        wanted = 1 if self._whole_body else self.choices
-        return self.ended or wanted <= len(self._finished) == len(self._seen)
+    def finished(self) -> bool:
+        wanted = 1 if self._whole_body or self.ended else self.choices
+        return wanted <= len(self._finished) == len(self._seen)
 
     def _rest(self) -> list[Event]:
         self._whole_body = True
@@ -156,101 +187,189 @@ class ChunkAnswer(_OpenAIAnswer):
         # The quick way: a read whose chunks all fit `_Running` is passed on, and nothing else in them matters. The slow
         # way is for the first chunks, which name the model and begin the choice, and for any read with another chunk.
         if not self._known:
-            events = super()._translate(units)
-            self._known = bool(self.model) and 0 in self._seen
-            return events
+            return self._carefully(units)
         try:
             for index, event in enumerate(units):
                 _RUNNING.decode(event.data)
                 if event.id or event.type is not CHUNK:
                     units[index] = Event(CHUNK, event.data)  # an upstream that names or numbers its chunks
         except (ValueError, RecursionError):
-            return super()._translate(units)
+            return self._carefully(units)
         self.size += BYTES_PER_TOKEN * len(units)
         return units
 
-    def _translate_one(self, event: Event, out: list[Event]) -> None:
-        chunk = read(_KEPT, event.data)
-        if chunk is None or not _is_chunk(chunk):
-            self._no_chunk(event)
-            return
-        self._note(chunk)
-        for choice in chunk.choices or ():
-            self._track(choice)
-        # The gateway always asks for the usage; a client that did not must not see the chunk that holds nothing else.
-        if chunk.choices or self._keep_usage or chunk.usage is None:
-            self.size += BYTES_PER_TOKEN
-            out.append(Event(CHUNK, event.data))
+    def _carefully(self, units: list[Event]) -> list[Event]:
+        events = super()._translate(units)
+        spoken = self._held is None and bool(self.model) and 0 in self._seen
+        self._known = spoken and self._chunks.usual
+        return events
 
-    def _track(self, choice: _KeptChoice) -> None:
-        if choice.index not in self._seen and len(self._seen) < MAX_CHOICES:
-            self._seen += (choice.index,)
-        if choice.finish_reason and choice.index in self._seen:
-            if choice.index not in self._finished:
-                self._finished += (choice.index,)
-            self.finish_reason = self.finish_reason or choice.finish_reason
+    def _read_whole(self, value: dict[str, Any], text: str, out: list[Event]) -> bool:
+        choices = value.get("choices")
+        answers = isinstance(choices, list) and all(
+            isinstance(choice, dict) and isinstance(choice.get("message"), dict) for choice in choices
+        )
+        if not choices or not answers or not _is_chunk(value):
+            return super()._read_whole(value, text, out)
+        if self._plain:
+            self._watch(value, self._chunks.read(value))
+            self.size += len(text.encode("utf-8", "replace"))
+            if self.failure is None:
+                out.append(Event(WHOLE, text if is_strict(text) else json_of(value)))
+            return True
+        for chunk in _as_stream(value):
+            if self.failure is None:
+                self._chunk(chunk, json_of(chunk), out)
+        return True
+
+    def _chunk(self, value: dict[str, Any], text: str, out: list[Event]) -> None:
+        choices = self._chunks.read(value)
+        self._watch(value, choices)
+        self.skipped += self._chunks.skipped
+        if self.failure is not None or (self._chunks.skipped and not choices):
+            return
+        if self._chunks.changed or not is_strict(text):
+            text = json_of(value)
+        # The gateway always asks for the usage; a client that did not must not see the chunk that holds nothing else.
+        if self._keep_usage or value.get("usage") is None or any(map(_says_something, choices)):
+            self._pass_on(Event(CHUNK, text), any(map(speaks, choices)), out)
+        if self.finished:
+            self._conclude(out)
+
+    def _watch(self, value: dict[str, Any], choices: list[dict[str, Any]]) -> None:
+        self._note(value, choices)
+        for choice in choices:
+            index, reason = choice.get("index") or 0, choice.get("finish_reason")
+            if index not in self._seen and len(self._seen) < MAX_CHOICES:
+                self._seen += (index,)
+            if not reason or index not in self._seen or index in self._finished:
+                continue
+            if error := failures.in_reason(reason):
+                self._fail(error)
+            else:
+                self._finished += (index,)
+                self.finish_reason = self.finish_reason or reason
+
+    def _pass_on(self, event: Event, said: bool, out: list[Event]) -> None:
+        if self._held is not None and (said or len(self._held) >= MAX_HELD):
+            self._release(out)
+        if self._held is not None:
+            self._held.append(event)
+        else:
+            self.size += BYTES_PER_TOKEN
+            out.append(event)
+
+    def _release(self, out: list[Event]) -> None:
+        held, self._held = self._held or [], None
+        self.size += BYTES_PER_TOKEN * len(held)
+        out += held
+
+    def _conclude(self, out: list[Event]) -> None:
+        for last in self._chunks.rest():
+            self._pass_on(Event(CHUNK, json_of(last)), True, out)
+        if self._held is not None:
+            self._release(out)
+
+
+def _says_something(choice: dict[str, Any]) -> bool:
+    """Whether there is more in a choice than its index; LiteLLM sends an empty one along with the usage."""
+    delta = choice.get("delta") or {}
+    return bool(choice.get("finish_reason")) or any(value not in (None, "") for value in delta.values())
+
+
+def _as_stream(whole: dict[str, Any]) -> list[dict[str, Any]]:
+    """A whole answer as the chunks in which it could have come: all of it, the finish reasons, the usage."""
+    said = chunk_of(whole)
+    usage = said.pop("usage", None)
+    ends = [{"index": one["index"], "delta": {}, "finish_reason": one.get("finish_reason")} for one in said["choices"]]
+    said["choices"] = [{**one, "finish_reason": None} for one in said["choices"]]
+    counted = [{**said, "choices": [], "usage": usage}] if usage else []
+    return [said, {**said, "choices": ends}, *counted]
 
 
 class TextAnswer(_OpenAIAnswer):
-    """Translates the chunks of the first choice into thinking, tokens and tool calls."""
+    """Translates the chunks of one choice into thinking, tokens and tool calls."""
 
-    __slots__ = ()
+    __slots__ = ("_index", "_quick")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._index: int | None = None  # of the choice that is translated: the events have room for one
+        self._quick = False  # whether the quick way may be taken: the model is known, and chunks are as they should be
 
     def _translate(self, units: list[Event]) -> list[Event]:
         # The quick way: chunks that fit `_Spoken` hold text and nothing else. The first ones also name the model.
-        if not self.model:
-            return super()._translate(units)
+        if not self._quick:
+            return self._carefully(units)
         out: list[Event] = []
-        for event in units:
+        left = iter(units)
+        for event in left:
             try:
                 delta = _SPOKEN.decode(event.data).choices[0].delta
             except (ValueError, RecursionError):
-                self._translate_one(event, out)
-                if self.over:
-                    break
-            else:
-                if delta.reasoning_content:
-                    self._say(THINKING, delta.reasoning_content, out)
+                return out + self._carefully([event, *left])
+            if delta.content and not delta.reasoning_content:
                 self._say(TOKEN, delta.content, out)
+            elif delta.reasoning_content:
+                self._say(THINKING, delta.reasoning_content, out)
+                self._say(TOKEN, delta.content, out)
+            else:
+                return out + self._carefully([event, *left])  # its text may stand under another name
         return out
 
-    def _translate_one(self, event: Event, out: list[Event]) -> None:
-        chunk = read(CHUNK_DECODER, event.data)
-        if chunk is None or not _is_chunk(chunk):
-            self._no_chunk(event)
-        else:
-            self._chunk(chunk, out)
+    def _carefully(self, units: list[Event]) -> list[Event]:
+        events = super()._translate(units)
+        self._quick = bool(self.model) and not self._index and self._chunks.usual
+        return events
 
-    def _chunk(self, chunk: _Chunk, out: list[Event]) -> None:
-        self._note(chunk)
-        for choice in chunk.choices or ():
-            if choice.index:
-                continue  # the events have room for one choice; the first has the index 0, or none
-            if choice.delta is not None:
-                self._delta(choice.delta, out)
-            if choice.finish_reason:
-                self.finish_reason = choice.finish_reason
+    def _chunk(self, value: dict[str, Any], text: str, out: list[Event]) -> None:
+        choices = self._chunks.read(value)
+        self._note(value, choices)
+        self.skipped += self._chunks.skipped
+        if self._index is None and choices:
+            # The first choice has the index 0; where none has it, the one that is there is the first.
+            self._index = min((choice.get("index") or 0 for choice in choices), key=abs)
+        for choice in choices:
+            if self.over or (choice.get("index") or 0) != self._index:
+                continue
+            self._delta(choice["delta"], out)
+            if reason := choice.get("finish_reason"):
+                self._conclude(out)
+                self._finish(reason)
 
-    def _delta(self, delta: _Delta, out: list[Event]) -> None:
-        self._say(THINKING, delta.reasoning_content or delta.reasoning, out)
-        if isinstance(delta.content, list):
-            self._parts(delta.content, out)
-        else:
-            self._say(TOKEN, delta.content, out)
-        self._say(TOKEN, delta.refusal, out)
-        for call in delta.tool_calls or ():  # kept as JSON: clients get OpenAI's own objects
-            text = str(bytes(call), "utf-8")
-            self._say(TOOL, text if text.startswith("{") else "", out)
+    def _delta(self, delta: dict[str, Any], out: list[Event]) -> None:
+        before = len(out)
+        self._say(THINKING, delta.get("reasoning_content") or delta.get("reasoning"), out)
+        content = delta.get("content")
+        for part in content if isinstance(content, list) else ():
+            self._say(THINKING, mended_text(text_of(part.get("thinking")) or ""), out)
+            self._say(TOKEN, mended_text(text_of(part.get("text")) or ""), out)
+        self._say(TOKEN, content, out)
+        self._say(TOKEN, delta.get("refusal"), out)
+        calls = delta.get("tool_calls") or ()
+        if isinstance(delta.get("function_call"), dict):  # the form before there were tools
+            calls = [{"function": delta["function_call"]}]
+        for place, call in enumerate(calls):
+            self._call(call, place if len(calls) > 1 else None, out)
+        if len(out) == before and any(isinstance(delta[key], str) and delta[key] for key in delta.keys() - _SILENT):
+            self.skipped += 1  # whatever it says, it is said under a name that nobody knows
 
-    def _parts(self, parts: list[_Part], out: list[Event]) -> None:
-        for part in parts:
-            thinking = part.thinking if isinstance(part.thinking, list) else [_Part(text=part.thinking)]
-            self._say(THINKING, "".join(piece.text or "" for piece in thinking), out)
-            self._say(TOKEN, part.text, out)
+    def _call(self, call: dict[str, Any], place: int | None, out: list[Event]) -> None:
+        function, index = call["function"], call.get("index")
+        id_, name = word_of(call.get("id")), word_of(function.get("name"))
+        if index is None and not (id_ or name):
+            index = place
+        arguments, type_ = function.get("arguments") or "", word_of(call.get("type"))
+        self._say_call(self._tools().read(index, id_, name, arguments, type_), out)
+
+    def _conclude(self, out: list[Event]) -> None:
+        for last in self._chunks.rest():
+            self._chunk(last, "", out)
+        self._end_calls(out)
 
 
-def _is_chunk(chunk: _Chunk | _KeptChunk) -> bool:
-    return not chunk.error and (chunk.choices is not None or chunk.usage is not None)
+_SILENT: Final = frozenset({"role", "name", "id", "type", "model", "content", "tool_calls", "function_call"})
+"""Members of a delta whose texts are no part of an answer's text, or are read."""
 
 
 class OpenAI(Dialect):
@@ -259,18 +378,24 @@ class OpenAI(Dialect):
     name: ClassVar[str] = "openai"
     provider: ClassVar[str] = "openai"
     stream_types: ClassVar[frozenset[str]] = frozenset({"text/event-stream"})
+    sniffs: ClassVar[bool] = True
     prefills: ClassVar[bool] = True
+    keeps_chats: ClassVar[bool] = True
 
-    def call(self, chat: dict[str, Any], url: str, api_key: str) -> Call:
+    def call(self, chat: dict[str, Any], url: str, api_key: str, *, plain: bool = False) -> Call:
+        where, headers = endpoint(url, "/chat/completions"), self.credential(api_key)
+        if plain:
+            return post(where, chat, headers, plain=True)
         options = chat.get("stream_options")
-        options = {**(options if isinstance(options, dict) else {}), "include_usage": True}
-        payload = {**chat, "stream": True, "stream_options": options}
-        return post(endpoint(url, "/chat/completions"), payload, self.credential(api_key))
+        options = options if isinstance(options, dict) else {}
+        payload = {**chat, "stream": True, "stream_options": {**options, "include_usage": True}}
+        asked = options.get("include_usage") is True
+        return post(where, payload, headers, added=NOTHING if asked else frozenset({"stream_options"}))
 
     def prefilled(self, chat: dict[str, Any], prefix: str) -> dict[str, Any]:
         # vLLM continues the last message only if these keys ask for it. A server that does not know them refuses the
         # request and is asked again without a prefix. Without the keys, an answer could begin again in the middle.
         return {**super().prefilled(chat, prefix), "continue_final_message": True, "add_generation_prompt": False}
 
-    def answer(self, *, keep_chunks: bool = False, keep_usage: bool = False) -> Answer:
-        return ChunkAnswer(keep_usage) if keep_chunks else TextAnswer()
+    def answer(self, *, keep_chunks: bool = False, keep_usage: bool = False, plain: bool = False) -> Answer:
+        return ChunkAnswer(keep_usage, plain) if keep_chunks else TextAnswer()

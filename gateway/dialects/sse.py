@@ -13,12 +13,14 @@ Invariants:
 
 from typing import Any, ClassVar, Final
 
-import msgspec
-
 from gateway.core.event import THINKING, TOKEN, Event
-from gateway.dialects import failures, openai
-from gateway.dialects.base import Answer, Call, Dialect, EventAnswer, post, read, usage_of
-from gateway.dialects.chat import given, typed
+from gateway.dialects import failures
+from gateway.dialects.base import Answer, Call, Dialect, EventAnswer, as_refusal, post, usage_of
+from gateway.dialects.body import Gathered
+from gateway.dialects.chat import cannot_say, given, left_out, typed
+from gateway.dialects.chunks import HALF
+from gateway.dialects.lenient import Halves, reason_of, text_of, value_of
+from gateway.dialects.openai import TextAnswer, is_end
 
 _ENDS: Final = frozenset({"done", "end", "complete", "completed", "close", "finish", "finished"})
 _HOUSEKEEPING: Final = frozenset(
@@ -27,36 +29,42 @@ _HOUSEKEEPING: Final = frozenset(
 _THOUGHTS: Final = frozenset({"thinking", "reasoning"})
 _TEXTS: Final = ("content", "text", "token", "delta", "response", "chunk")
 
-_ANY: Final = msgspec.json.Decoder()
 
-
-class SSEAnswer(openai.TextAnswer):
+class SSEAnswer(TextAnswer):
     """Reads a stream whose shape is found out while it is read."""
 
     eof_ends: ClassVar[bool] = True
     _translate = EventAnswer._translate  # not the quick way of `TextAnswer`: it ignores the names of events
 
+    @staticmethod
+    def _is_piece(value: Any) -> bool:
+        return True  # nobody knows whether more follows: the end of the body says it
+
     def __init__(self) -> None:
         super().__init__()
         self._bare: bool | None = None  # whether the endpoint sends bare text; None until the first text
+        self._halves = Halves()
 
     def _translate_one(self, event: Event, out: list[Event]) -> None:
         name = event.type.lower()
         if name == "error":
-            self.failure = failures.in_stream(name, event.data)
-        elif name in _ENDS or event.data.strip() == "[DONE]":
-            self._finish(read(_ANY, event.data))
+            self._aside(event)
+        elif name in _ENDS or is_end(event.data):
+            self._end(value_of(event.data), out)
         elif name not in _HOUSEKEEPING:
-            self._payload(event, read(_ANY, event.data), out)
+            self._payload(event, value_of(event.data), out)
 
     def _payload(self, event: Event, value: Any, out: list[Event]) -> None:
-        # Four cases: an object that is understood; a JSON string; something that cannot be text, as the endpoint sends
-        # JSON; and bare text, which may look like JSON by chance.
+        # Five cases: an object that is understood; a JSON string; a failure told in words, which bare text may look
+        # like; something that cannot be text, as the endpoint sends JSON; and bare text, which may look like JSON by
+        # chance.
         if isinstance(value, dict) and self._object(event, value, out):
             return
         if isinstance(value, str) and not self._bare:
             self._bare = False
-            self._say(TOKEN, value, out)
+            self._say(TOKEN, self._halves.joined(TOKEN, value), out)
+        elif not self._bare and (error := failures.in_stream("", event.data)):
+            self._fail(error)
         elif self._bare is False or (isinstance(value, dict) and not self._bare):
             self.skipped += 1
         else:
@@ -67,37 +75,48 @@ class SSEAnswer(openai.TextAnswer):
         """Whether the object is understood; if so, its meaning is in `out` and in the answer's state."""
         name = value.get("type")
         name = name.lower() if isinstance(name, str) else ""
-        self.failure = failures.in_object(name, value)
-        if self.failure is not None or name in _HOUSEKEEPING:
+        error = failures.in_object(name, value)
+        if error is not None:
+            alone = isinstance(self._units, Gathered) and not self.size  # no event of a stream, but the whole body
+            self._fail(as_refusal(error, event.data) if alone else error)
+            return True
+        if name in _HOUSEKEEPING:
             return True
         if name in _ENDS:
-            self._finish(value)
+            self._end(value, out)
             return True
-        chunk = read(openai.CHUNK_DECODER, event.data) if "choices" in value else None
-        if chunk is not None and chunk.choices is not None:  # an OpenAI chunk, whatever the event is called
+        if isinstance(value.get("choices"), list | dict):  # an OpenAI chunk, whatever the event is called
             self._bare = False
-            self._chunk(chunk, out)
+            self._chunk(value, event.data, out)
             return True
         return self._text(name or event.type, value, out)
 
     def _text(self, name: str, value: dict[str, Any], out: list[Event]) -> bool:
-        text = next((value[key] for key in _TEXTS if isinstance(value.get(key), str)), None)
+        text = next((text for key in _TEXTS if (text := text_of(value.get(key))) is not None), None)
         if text is not None:
             self._bare = False
-            self._say(_kind(name), text, out)
+            kind = _kind(name)
+            self._say(kind, self._halves.joined(kind, text), out)
         self._reason(value)
-        self.ended = value.get("done") is True
+        if value.get("done") is True:
+            self._end(None, out)
         return text is not None or self.complete
 
-    def _finish(self, value: Any) -> None:
-        self.ended = True
+    def _end(self, value: Any, out: list[Event]) -> None:
+        self._conclude(out)
         if isinstance(value, dict):
             self._reason(value)
+        self.ended = self.failure is None
+
+    def _conclude(self, out: list[Event]) -> None:
+        super()._conclude(out)
+        for kind in self._halves.rest():
+            self._say(kind, HALF, out)
 
     def _reason(self, value: dict[str, Any]) -> None:
-        reason, usage = value.get("finish_reason"), value.get("usage")
-        if isinstance(reason, str) and reason:
-            self.finish_reason = reason
+        reason, usage = reason_of(value.get("finish_reason")), value.get("usage")
+        if reason:
+            self._finish(reason)
         if isinstance(usage, dict):
             like_openai = usage_of(usage.get("prompt_tokens"), usage.get("completion_tokens"))
             like_anthropic = usage_of(usage.get("input_tokens"), usage.get("output_tokens"))
@@ -113,12 +132,18 @@ class SSE(Dialect):
 
     name: ClassVar[str] = "sse"
     stream_types: ClassVar[frozenset[str]] = frozenset({"text/event-stream"})
+    sniffs: ClassVar[bool] = True
     accept: ClassVar[str] = "text/event-stream"
     wants_session: ClassVar[bool] = True
     prefills: ClassVar[bool] = True
+    keeps_chats: ClassVar[bool] = True
 
-    def call(self, chat: dict[str, Any], url: str, api_key: str) -> Call:
+    def call(self, chat: dict[str, Any], url: str, api_key: str, *, plain: bool = False) -> Call:
         asked = typed(chat)
+        if asked.tools:
+            cannot_say("'tools'")
+        if asked.response_format is not None and asked.response_format.type != "text":
+            cannot_say("'response_format'")
         said = [message.text for message in asked.messages if message.role == "user"]
         payload = given(
             message=said[-1] if said else "",
@@ -126,7 +151,12 @@ class SSE(Dialect):
             session_id=asked.session_id,
             stream=True,
         )
-        return post(url, payload, self.credential(api_key), self.accept)
+        # The messages are sent as they are, so nothing inside of them is left out.
+        unsaid = {name for name in left_out(chat, ("session_id", "tool_choice")) if "." not in name}
+        return post(url, payload, self.credential(api_key), self.accept, left_out=frozenset(unsaid))
 
-    def answer(self, *, keep_chunks: bool = False, keep_usage: bool = False) -> Answer:
+    def reads(self, parameter: str) -> bool:
+        return False
+
+    def answer(self, *, keep_chunks: bool = False, keep_usage: bool = False, plain: bool = False) -> Answer:
         return SSEAnswer()

@@ -3,6 +3,10 @@
 - Whatever an upstream put into its chunks, `add` raises nothing but `upstream_oversize`.
 - Strings are joined once, at the end, so that a long answer costs linear time.
 - `result` is what was added so far. Whether that is the whole log, the caller knows.
+
+What a chunk adds to its choice is decided by names. A delta's texts grow (`_GROWING`), and so do the lists of its
+tokens' probabilities, of the parts of its content (`_PARTS`) and of what stands beside that (`_SETS`). Everything else
+is a statement, and the latest one counts: a filter that says "safe" four times has said "safe".
 """
 
 from collections.abc import Callable, Mapping
@@ -11,18 +15,43 @@ from typing import Any, Final
 import msgspec
 
 from gateway.core.errors import GatewayError
-from gateway.core.event import CHUNK, RESTART, THINKING, TOKEN, TOOL, Done, Event
+from gateway.core.event import CHUNK, RESTART, THINKING, TOKEN, TOOL, WHOLE, Done, Event
+from gateway.core.pieces import ToolCalls
 from gateway.formats.openai import completion_id
 from gateway.formats.problem import usage_object
 from gateway.formats.view import View
 
 MAX_DEPTH: Final = 32
 """Levels of a chunk; one nested deeper is skipped."""
+MAX_CHOICES: Final = 128
+"""Choices of one answer; OpenAI lets a request ask for no more."""
 
 _any: Final = msgspec.json.Decoder().decode
 
-_LABELS: Final = frozenset({"role", "id", "type", "name", "finish_reason"})
-"""Strings that servers send whole, some of them again in every chunk."""
+_GROWING: Final = frozenset(
+    {
+        "content",
+        "reasoning_content",
+        "reasoning",
+        "reasoning_text",
+        "thinking",
+        "thought",
+        "refusal",
+        "text",
+        "summary",
+        "arguments",
+        "partial_json",
+        "transcript",
+        "data",
+    }
+)
+"""Strings that come in pieces: texts, the arguments of calls, spoken answers and their transcript."""
+_PARTS: Final = frozenset({"content", "thinking", "reasoning_details"})
+"""Lists of parts of a text. A part goes on with the part of the same index, or with the last one of the same type."""
+_SETS: Final = frozenset({"annotations", "images", "citations"})
+"""Lists of things. Every chunk may bring some; some servers send those that they sent before again."""
+MAX_SET: Final = 256
+"""Things up to which the same thing is looked for."""
 
 
 class _Text(list[str]):
@@ -35,13 +64,17 @@ class Completion:
     Args:
         max_chars: characters of event data, at most. A log has its own bound; this one holds without it.
 
+    Attributes:
+        letter: the object as JSON to the letter, where the upstream itself sent it whole; "" otherwise.
+
     Source: OpenAI API reference, "Chat Completions: the chat completion object".
     """
 
     def __init__(self, max_chars: int = 64 * 1024 * 1024) -> None:
+        self.letter = ""
         self._left = max_chars
         self._top: dict[str, Any] = {}
-        self._choices: dict[int, dict[str, Any]] = {}
+        self._choices: dict[int, _Choice] = {}
 
     def add(self, event: Event) -> None:
         """Adds one event.
@@ -53,38 +86,109 @@ class Completion:
         if self._left < 0:
             raise GatewayError("upstream_oversize")
         if event.type == RESTART:
-            self._top, self._choices = {}, {}
+            self._top, self._choices, self.letter = {}, {}, ""
         elif event.type == CHUNK:
             self._add_chunk(event.data)
+        elif event.type == WHOLE:
+            self.letter = event.data
         elif event.type in _DELTAS:
             self._top = {}  # earlier chunks were another upstream's, and so were their id and model
             self._add_choice({"delta": _DELTAS[event.type](event.data)})
 
     def result(self, view: View, done: Done | None) -> dict[str, Any]:
         """The object. What the upstream's chunks did not say is taken from `view` and `done`."""
+        if self.letter:
+            whole: dict[str, Any] = _any(self.letter)
+            return whole
         usage = usage_object(done.usage) if done else None
         reason = done.finish_reason if done else None
         head = {"id": completion_id(view), "created": view.created, "model": view.model, "usage": usage}
-        choices = [_choice(self._choices[index], reason) for index in sorted(self._choices)]
-        return {**head, **self._top, "object": "chat.completion", "choices": choices or [_choice({"index": 0}, reason)]}
+        choices = [self._choices[index].result(reason, view) for index in sorted(self._choices)]
+        empty = _Choice(0).result(reason, view)
+        return {**head, **self._top, "object": "chat.completion", "choices": choices or [empty]}
 
     def _add_chunk(self, data: str) -> None:
         chunk = _object(data)
         if chunk is None:
             return
         choices = chunk.pop("choices", None)
-        self._top.update({key: value for key, value in chunk.items() if value is not None})
+        for key, value in chunk.items():
+            # The first and the last chunk of some servers have an empty id and no model.
+            if value or not (value is None or self._top.get(key)):
+                self._top[key] = value
         for choice in choices if isinstance(choices, list) else []:
             self._add_choice(choice)
 
     def _add_choice(self, new: object) -> None:
         if not isinstance(new, dict):
             return
-        index = new.get("index")
-        index = index if isinstance(index, int) else 0
-        delta = new.pop("delta", None)
+        index = _number(new.get("index")) or 0
+        if index in self._choices or len(self._choices) < MAX_CHOICES:
+            self._choices.setdefault(index, _Choice(index)).add(new)
+
+
+class _Choice:
+    """One choice, as far as it came."""
+
+    def __init__(self, index: int) -> None:
+        self._rest: dict[str, Any] = {"index": index}
+        self._message: dict[str, Any] = {}
+        self._calls: list[dict[str, Any]] = []
+        self._tracked = ToolCalls()
+
+    def add(self, new: dict[str, Any]) -> None:
+        delta = new.get("delta")
         message = delta if isinstance(delta, dict) else {}
-        _merge(self._choices.setdefault(index, {}), {**new, "index": index, "message": message})
+        calls = message.get("tool_calls")
+        _merge(self._message, {key: value for key, value in message.items() if key != "tool_calls"})
+        for place, call in enumerate(calls if isinstance(calls, list) else ()):
+            if isinstance(call, dict):
+                self._add_call(call, place if len(calls or ()) > 1 else None)
+        rest = {key: value for key, value in new.items() if key not in ("index", "delta", "logprobs")}
+        _merge(self._rest, rest, growing=frozenset({"text"}))
+        if "logprobs" in new:
+            self._rest["logprobs"] = _with_probabilities(self._rest.get("logprobs"), new["logprobs"])
+
+    def _add_call(self, call: dict[str, Any], place: int | None) -> None:
+        function = call.get("function")
+        function = function if isinstance(function, dict) else {}
+        id_, name, arguments = (_string(value) for value in (call.get("id"), *map(function.get, ("name", "arguments"))))
+        index = _number(call.get("index"))
+        if index is None and not (id_ or name):
+            index = place
+        number = self._tracked.number(index, id_, name, arguments)
+        if number is None:
+            return
+        if number == len(self._calls):
+            self._calls.append({})
+        known = self._calls[number]
+        _merge(known, {key: value for key, value in call.items() if key != "index" and value != ""})
+
+    def result(self, finish_reason: str | None, view: View) -> dict[str, Any]:
+        message = {"role": "assistant", "content": None, **_whole(self._message)}
+        calls = self._whole_calls(view)
+        if calls:
+            message["tool_calls"] = calls
+        called = message.get("function_call")
+        if isinstance(called, dict) and not called.get("arguments"):
+            called["arguments"] = "{}"
+        choice = {**_whole(self._rest), "message": message}
+        return {**choice, "finish_reason": choice.get("finish_reason") or finish_reason}
+
+    def _whole_calls(self, view: View) -> list[dict[str, Any]]:
+        """The tool calls, with `type`, unique ids and arguments that are JSON, all of which pieces may lack."""
+        whole: list[dict[str, Any]] = []
+        ids: set[str] = set()
+        for number, call in enumerate(map(_whole, self._calls)):
+            function = call.get("function")
+            if isinstance(function, dict) and function.get("name") and not function.get("arguments"):
+                function["arguments"] = "{}"
+            id_ = call.get("id")
+            if function and (not id_ or id_ in ids):
+                call["id"] = f"{id_ or f'call_{view.stream_id[:16]}'}_{number}"
+            ids.add(str(call.get("id")))
+            whole.append({"type": "function", **call})
+        return whole
 
 
 _DELTAS: Final[Mapping[str, Callable[[str], dict[str, Any]]]] = {
@@ -92,6 +196,14 @@ _DELTAS: Final[Mapping[str, Callable[[str], dict[str, Any]]]] = {
     THINKING: lambda text: {"reasoning_content": text},
     TOOL: lambda data: {"tool_calls": [_any(data)]},
 }
+
+
+def text_of(message: Mapping[str, Any]) -> str:
+    """The text of a gathered message, whether its content is a text or a list of parts."""
+    content = message.get("content")
+    if isinstance(content, list):
+        return "".join(_string(part.get("text")) for part in content if isinstance(part, dict))
+    return _string(content)
 
 
 def _object(data: str) -> dict[str, Any] | None:
@@ -108,57 +220,94 @@ def _is_shallow(value: Any, levels: int) -> bool:
     return levels > 0 and all(_is_shallow(item, levels - 1) for item in inner)
 
 
-def _choice(parts: dict[str, Any], finish_reason: str | None) -> dict[str, Any]:
-    choice = _whole(parts)
-    message = {"role": "assistant", "content": None, **(choice.get("message") or {})}
-    if isinstance(message.get("tool_calls"), list):
-        message["tool_calls"] = [_tool_call(call) for call in message["tool_calls"]]
-    return {**choice, "message": message, "finish_reason": choice.get("finish_reason") or finish_reason or "stop"}
+def _number(value: Any) -> int | None:
+    if isinstance(value, str) and value.isascii() and value.isdigit() and len(value) < 10:
+        return int(value)
+    return value if isinstance(value, int) and not isinstance(value, bool) else None
 
 
-def _tool_call(call: Any) -> Any:
-    """A tool call without `index`, which only the pieces of a stream have, and with `type`, which they may lack."""
-    if not isinstance(call, dict):
-        return call
-    return {"type": "function", **{key: value for key, value in call.items() if key != "index"}}
+def _string(value: Any) -> str:
+    return value if isinstance(value, str) else ""
 
 
-def _merge(into: dict[str, Any], new: dict[str, Any]) -> None:
+def _merge(into: dict[str, Any], new: dict[str, Any], growing: frozenset[str] = _GROWING) -> None:
     for key, value in new.items():
         if value is None:
             into.setdefault(key, None)
         else:
-            into[key] = _joined(key, into.get(key), value)
+            into[key] = _joined(key, into.get(key), value, growing)
 
 
-def _joined(key: str, old: Any, new: Any) -> Any:
-    """The value of a key after one more chunk: labels are replaced, texts grow, objects and lists grow inside."""
+def _joined(key: str, old: Any, new: Any, growing: frozenset[str]) -> Any:
+    """The value of a key after one more chunk."""
     if isinstance(new, str):
-        if key in _LABELS:
-            return new or old
+        if key not in growing:
+            return new or old or new
+        if _are_parts(old):
+            return _with_parts(old, [{"type": "text", "text": new}] if new else [], growing)
         text = old if isinstance(old, _Text) else _Text()
         text.append(new)
         return text
     if isinstance(new, dict):
         old = old if isinstance(old, dict) else {}
-        _merge(old, new)
+        _merge(old, new, growing)
         return old
     if isinstance(new, list):
-        return _joined_list(old if isinstance(old, list) else [], new)
+        return _joined_list(key, old, new, growing)
     return new
 
 
-def _joined_list(old: list[Any], new: list[Any]) -> list[Any]:
-    """The items; one with the `index` of an earlier item is a further piece of that item, as with tool calls."""
-    for item in new:
-        index = item.get("index") if isinstance(item, dict) else None
-        earlier = (one for one in old if isinstance(one, dict) and one.get("index") == index)
-        known = next(earlier, None) if index is not None else None
+def _joined_list(key: str, old: Any, new: list[Any], growing: frozenset[str]) -> list[Any]:
+    if key in _PARTS:
+        if isinstance(old, _Text):  # a text before, parts from now on
+            old = [{"type": "text", "text": _Text(old)}] if any(old) else []
+        return _with_parts(old if isinstance(old, list) else [], new, growing)
+    before = old if isinstance(old, list) else []
+    if key in _SETS:
+        return before + [item for item in new if len(before) > MAX_SET or item not in before]
+    return new or before
+
+
+def _are_parts(value: Any) -> bool:
+    return (
+        isinstance(value, list)
+        and not isinstance(value, _Text)
+        and all(isinstance(part, dict) and "type" in part for part in value)
+    )
+
+
+def _with_parts(old: list[Any], new: list[Any], growing: frozenset[str]) -> list[Any]:
+    for part in new:
+        if not isinstance(part, dict):
+            old.append(part)
+            continue
+        index, type_ = part.get("index"), str(part.get("type"))
+        same = old[-1:] if index is None else old
+        known = next((one for one in reversed(same) if _goes_on(one, index, type_)), None)
         if known is None:
-            old.append(_joined("", None, item) if isinstance(item, dict) else item)
-        else:
-            _merge(known, item)
+            old.append(known := {})
+        _merge(known, part, growing)
     return old
+
+
+def _goes_on(part: Any, index: Any, type_: str) -> bool:
+    if not isinstance(part, dict) or part.get("index") != index or str(part.get("type")) != type_:
+        return False
+    return index is not None or type_.startswith(("text", "thinking", "reasoning"))
+
+
+def _with_probabilities(old: Any, new: Any) -> Any:
+    """The log probabilities of all tokens so far: every list of them grows."""
+    if not isinstance(new, dict) or not isinstance(old, dict):
+        return new if new is not None else old
+    grown = dict(old)
+    for key, value in new.items():
+        before = grown.get(key)
+        if isinstance(value, list) and isinstance(before, list):
+            before += value
+        elif value is not None:
+            grown[key] = value
+    return grown
 
 
 def _whole(value: Any) -> Any:

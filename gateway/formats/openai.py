@@ -6,7 +6,8 @@ from typing import Final
 import msgspec
 
 from gateway.core.errors import Failure
-from gateway.core.event import CHUNK, DONE, ERROR, START, THINKING, TOKEN, TOOL, Done, Event
+from gateway.core.event import CHUNK, DONE, ERROR, START, THINKING, TOKEN, TOOL, WHOLE, Done, Event
+from gateway.core.pieces import chunk_of
 from gateway.core.sse import data_lines
 from gateway.formats.problem import error_object, usage_object
 from gateway.formats.template import one_line
@@ -55,6 +56,8 @@ class _OpenAIEncoder(Stateless):
             return data_lines(event.data)
         if event.type == DONE:
             return self._finish(event.data)
+        if event.type == WHOLE:
+            return data_lines(_encode(chunk_of(msgspec.json.decode(event.data))).decode())
         return _KINDS.get(event.type, _unsent)(event.data, self._view)
 
     terminal = encode
@@ -63,7 +66,7 @@ class _OpenAIEncoder(Stateless):
         done = _done(data)
         if done.in_chunks:
             return END
-        blocks = [_chunk(self._view, "{}", _encode(done.finish_reason or "stop").decode())]
+        blocks = [_chunk(self._view, "{}", _encode(done.finish_reason).decode())]
         usage = usage_object(done.usage) if self._include_usage else None
         if usage is not None:
             blocks.append(f'{_envelope(self._view)}"choices":[],"usage":{_encode(usage).decode()}}}\n')

@@ -44,12 +44,13 @@ def _phrase(status: int) -> str:
     return HTTPStatus(status).phrase if known else "Client Closed Request" if status == 499 else "Error"
 
 
-def usage_object(usage: Usage | None) -> dict[str, int] | None:
+def usage_object(usage: Usage | None) -> dict[str, Any] | None:
     """Tokens under OpenAI's names, which front ends know; None stays None."""
     if usage is None:
         return None
-    return {
+    counts: dict[str, Any] = {
         "prompt_tokens": usage.input,
         "completion_tokens": usage.output,
         "total_tokens": usage.input + usage.output,
     }
+    return counts | ({"prompt_tokens_details": {"cached_tokens": usage.cached_input}} if usage.cached_input else {})

@@ -24,6 +24,8 @@ from gateway.observe.tracing.span import UNTRACED, Ending, Span
 
 AS_WANTED: Final[frozenset[Outcome]] = frozenset({"completed", "stopped", "client_gone"})
 """Outcomes that are no failure: the answer is whole, or the client wanted no more of it."""
+MAX_REASON: Final = 64
+"""Characters of a finish reason in the log; an upstream may send any text."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -177,6 +179,7 @@ class Account:
             upstream=self.upstream,
             model=model,
             outcome=self.outcome,
+            finish_reason=self.finish_reason[:MAX_REASON] or None,
             first_token_ms=round((self.first - self.started) * 1000, 1) if self.first else None,
             duration_ms=round((self.finished - self.started) * 1000, 1),
             attempts=self.attempts,

@@ -42,6 +42,9 @@ Resume = Literal["resumed", "ended", "expired", "malformed"]
 """What a cursor led to: more events, 204 at a final cursor, `cursor_expired`, or 400."""
 AuthFailure = Literal["missing", "unknown", "expired", "origin", "scope"]
 
+FinishReason = Literal["stop", "length", "tool_calls", "content_filter", "other", "none"]
+"""Why an answer ended: OpenAI's words, `other` for a provider's own, `none` where it did not say."""
+
 CONTENT_TYPE: Final = prometheus_client.CONTENT_TYPE_LATEST
 """The media type of `Metrics.render()`."""
 OTHER: Final = "other"
@@ -52,6 +55,9 @@ MAX_NAMES: Final = 256
 _OUTCOMES: Final = frozenset(get_args(Outcome))
 _RESUMES: Final = frozenset(get_args(Resume))
 _AUTH_FAILURES: Final = frozenset(get_args(AuthFailure))
+_FINISH_REASONS: Final = frozenset(get_args(FinishReason))
+_SAME_REASONS: Final = {"function_call": "tool_calls", "eos_token": "stop", "stop_sequence": "stop", "": "none"}
+"""Words of the older API and of TGI."""
 _METHODS: Final = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 
 _FIRST_TOKEN: Final = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 30.0, 60.0)
@@ -187,6 +193,9 @@ class Metrics:
         self.stream_duration = histogram(
             "gateway_stream_duration_seconds", "Time a generation ran.", _DURATION, "route", "outcome"
         )
+        self.finish_reasons = counter(
+            "gateway_finish_reasons_total", "Answers that completed, by why they ended.", "route", "reason"
+        )
         self.overhead = histogram(
             "gateway_overhead_seconds", "Time the gateway itself took before it asked the upstream.", _OVERHEAD, "route"
         )
@@ -300,6 +309,11 @@ class RouteMetrics:
         _one_of(_OUTCOMES, outcome)
         self._metrics.streams.labels(self.name, self._metrics.upstream_label(upstream), outcome).inc()
         self._metrics.stream_duration.labels(self.name, outcome).observe(seconds)
+
+    def finished(self, reason: str) -> None:
+        """One answer completed, with this finish reason of its upstream; "" for none."""
+        reason = _SAME_REASONS.get(reason, reason)
+        self._metrics.finish_reasons.labels(self.name, reason if reason in _FINISH_REASONS else OTHER).inc()
 
 
 class ModelMetrics:

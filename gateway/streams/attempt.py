@@ -1,15 +1,26 @@
 """One call to one target: from asking to the end of its answer.
 
-    asking --a head that is accepted--> answered --first event--> speaking --whole--> done
-       |                                   |                         |
-       |  `connect`, `first_event`         |  `first_event`          |  `idle`          the time limits in each state
-       |                                   |                         |
-       +-----------------------------------+-------------------------+--refused, cut, silent--> GatewayError
+    asking --a head that is accepted--> answered --first event--> speaking --a finish reason--> finished --> done
+       |                                   |                         |                             |
+       |  `connect`, `first_event`         |  `first_event`          |  `idle`                     |  `AFTERWORDS`
+       |                                   |                         |                             |  (time limits)
+       +-----------------------------------+-------------------------+--refused, cut, silent       |
+                                                                     |   --> GatewayError          |
+                                                                     +--its end marker, or the end of its body--> done
        |
        +--a head that is no stream--> passed on --its body was relayed--> done
 
 `first_event` runs from the question to the first event; comments of the upstream do not stop it. `idle` starts anew
-with every read of a speaking answer, comments included, and stands still while the log is full.
+with every read of a speaking answer, comments included, and stands still while the log is full. A plain answer, which
+is no stream, says nothing until it is whole: it has `first_event` and `idle` together until its first byte, and `idle`
+from then on.
+
+A target may refuse what the gateway added to the client's request. The attempt then knows how to ask more modestly
+(`lighter`); when that is answered, the target is remembered as one that refuses it.
+
+An answer that has a finish reason is whole, whatever becomes of its connection: only its usage may still come, and that
+is waited for at most `AFTERWORDS`. An end marker without a finish reason makes an answer whole only as far as `end` of
+the upstream allows it.
 
 Two callers drive an attempt. `run` asks the target and waits for the end. While the answer comes, the intake calls
 `_take` with the bytes of every read. Both write events through the transcript, but only those that the readers lack,
@@ -20,25 +31,29 @@ An attempt knows nothing of the attempts before, beside and after it; the pump d
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Final, NamedTuple, Protocol
 
 import aiohttp
 
-from gateway.clock import Deadline
+from gateway.clock import Deadline, Timer
+from gateway.core.blame import PREFIX, blamed
 from gateway.core.cost import amounts
 from gateway.core.errors import GatewayError
 from gateway.core.event import Event, Usage
 from gateway.core.limiter import Lease
 from gateway.core.limits import TOKENS
-from gateway.dialects.base import BYTES_PER_TOKEN, Answer
+from gateway.dialects.base import BYTES_PER_TOKEN, NOTHING, Answer, Call
 from gateway.observe.account import Account
 from gateway.streams.engine import Engine
 from gateway.streams.job import Job
-from gateway.streams.rescue import Rescue, tokens_of
+from gateway.streams.rescue import Rescue
 from gateway.streams.transcript import Transcript
 from gateway.upstream.course import Choice
 from gateway.upstream.http import attempt
 from gateway.upstream.intake import Intake, Taken
+
+AFTERWORDS: Final = 1.5
+"""Seconds that an upstream has behind a finish reason, for the usage and the end marker. Nothing makes them longer."""
 
 
 class Host(Protocol):
@@ -76,6 +91,33 @@ class Work:
     host: Host
 
 
+class Manner(NamedTuple):
+    """How a target is asked.
+
+    Attributes:
+        prefix: the text that it is asked to continue, "" for none.
+        without: what it has just refused of the things that the gateway adds, as `Call.added` names them.
+    """
+
+    prefix: str = ""
+    without: frozenset[str] = NOTHING
+
+
+_OF_THE_REQUEST: Final = frozenset({400, 422})
+"""Statuses of a refusal that has its reason in the request."""
+_ABOUT_ELSE: Final = frozenset(
+    {
+        "bad_request",
+        "budget",
+        "content_filter",
+        "context_length_exceeded",
+        "upstream_auth",
+        "upstream_rate_limited",
+    }
+)
+"""Failures that are certainly not about what the gateway added."""
+
+
 class Attempt:
     """One call to one target.
 
@@ -84,7 +126,7 @@ class Attempt:
         choice: the target.
         call: the number by which the target's breaker knows this call.
         rescue: the rescue that this attempt is part of, None for none.
-        prefix: the text that the target is asked to continue, "" for none.
+        manner: how the target is asked.
 
     Attributes:
         choice: as given.
@@ -99,12 +141,16 @@ class Attempt:
     """
 
     __slots__ = (
+        "_afterwords",
         "_answered",
+        "_asked",
+        "_begun",
         "_call",
         "_deadline",
+        "_intake",
+        "_manner",
         "_now",
         "_paid",
-        "_prefix",
         "_speaking",
         "_work",
         "answer",
@@ -118,7 +164,7 @@ class Attempt:
         "wrote",
     )
 
-    def __init__(self, work: Work, choice: Choice, call: int, rescue: Rescue | None, prefix: str) -> None:
+    def __init__(self, work: Work, choice: Choice, call: int, rescue: Rescue | None, manner: Manner) -> None:
         self.choice = choice
         self.rescue = rescue
         self.answer: Answer | None = None
@@ -131,10 +177,14 @@ class Attempt:
         self._work = work
         self._now = work.engine.clock.now
         self._call = call
-        self._prefix = prefix
+        self._manner = manner
+        self._asked: Call | None = None
         self._paid = 0.0
+        self._begun = False  # whether a plain answer's first byte is here
         self._speaking = False
         self._answered = False
+        self._intake: Intake | None = None
+        self._afterwords: Timer | None = None  # runs once the answer has its finish reason
 
     async def run(self) -> None:
         """Returns when the answer is whole, or was passed on.
@@ -142,25 +192,32 @@ class Attempt:
         Raises:
             GatewayError: the target refused, could not be reached or was silent; its answer broke off or is too long.
         """
-        account, upstream = self._work.account, self.choice.upstream
-        if self.rescue is not None:
-            self.rescue.ask(self._prefix)
+        account, upstream, job = self._work.account, self.choice.upstream, self._work.job
+        rescue, (prefix, without) = self.rescue, self._manner
+        if rescue is not None:
+            rescue.ask(prefix)
+        delivered = rescue.tokens if rescue is not None and prefix else 0
+        asked = self._asked = job.source.call(
+            upstream, self.choice.target, prefix, delivered=delivered, without=without
+        )
+        self._tell(asked)
         account.ask(upstream.name, self._now())
         account.span.ask(upstream.name, upstream.config.dialect, self.choice.target.url)
         try:
             with Deadline(self._work.engine.clock.wheel, _timeout, self._last_heard) as self._deadline:
-                self._deadline.set(self._work.job.timeouts.first_event)
-                await self._ask()
+                self._deadline.set(job.timeouts.first_event + (job.timeouts.idle if asked.plain else 0.0))
+                await self._ask(asked, delivered)
         finally:
             if not self._answered:
                 account.unanswered(upstream.name)
 
-    async def _ask(self) -> None:
+    async def _ask(self, asked: Call, delivered: int) -> None:
+        """Sends the request and reads the answer, which continues `delivered` tokens."""
         work, job, account, target = self._work, self._work.job, self._work.account, self.choice.target
         upstream = self.choice.upstream
         with await attempt(
             work.engine.session,
-            account.span.carry(job.source.call(upstream, target, self._prefix)),
+            account.span.carry(asked),
             connect_timeout=job.timeouts.connect,
             again=job.source.repeatable,
             verify_tls=upstream.config.verify_tls,
@@ -174,25 +231,76 @@ class Attempt:
                 await work.host.pass_through(response)
                 return
             self.answer = answer
-            self.carried = tokens_of(self.rescue.delivered) if self.rescue is not None and self._prefix else 0
+            self.carried = delivered
+            self._learn(asked)
             self._paid = self._bytes_paid(0)
             await self._read(response, answer)
 
+    def lighter(self, error: GatewayError) -> Manner | None:
+        """How the same target may be asked again at once, after this failure: without what it refused of the things
+        that the gateway added. None where the failure is about something else."""
+        asked, (prefix, without) = self._asked, self._manner
+        if asked is None or self.wrote or error.code in _ABOUT_ELSE or not (asked.added or prefix):
+            return None
+        clear = error.status in _OF_THE_REQUEST
+        if clear:
+            added = asked.added | ({PREFIX} if prefix else NOTHING)
+            taken = self.choice.target.withheld.taken(asked.model)
+            refused = blamed(error.words or error.message, added, own=asked.own, taken=taken)
+        else:
+            # A server that fails instead of refusing is believed only where it names what it did not like.
+            refused = blamed(error.words, asked.added, taken=asked.added) if error.words else set()
+        if not refused and prefix and error.code == "upstream_refused":
+            refused = {PREFIX}
+        if not refused:
+            return None
+        return Manner("" if PREFIX in refused else prefix, without | refused)
+
+    def _learn(self, asked: Call) -> None:
+        """The target has accepted the request: what it was spared was the reason of its refusal."""
+        target = self.choice.target
+        if asked.added:
+            target.withheld.take(asked.model, asked.added)
+        if self._manner.without and (new := target.learn(asked.model, self._manner.without)):
+            self._work.engine.logger.info(
+                "parameters_withheld",
+                upstream=self.choice.upstream.name,
+                target=target.label,
+                parameters=sorted(new),
+                **self._work.account.facts,
+            )
+
+    def _tell(self, asked: Call) -> None:
+        """Logs what the request had to leave out, once for each parameter and upstream."""
+        new = self.choice.upstream.first_told(asked.left_out) if asked.left_out else []
+        if new:
+            self._work.engine.logger.info(
+                "parameters_left_out", upstream=self.choice.upstream.name, parameters=new, **self._work.account.facts
+            )
+
     def _last_heard(self) -> float:
-        return self.heard if self._speaking else 0.0  # until the first event, nothing else is a sign of life
+        return (
+            self.heard if self._speaking or self._begun else 0.0
+        )  # until the first event, nothing else is a sign of life
 
     async def _read(self, response: aiohttp.ClientResponse, answer: Answer) -> None:
         job, log = self._work.job, self._work.transcript.log
-        intake = Intake(response, self._work.engine.clock, job.stream.batch.interval, job.stream.batch.max_bytes)
+        clock = self._work.engine.clock
+        intake = self._intake = Intake(response, clock, job.stream.batch.interval, job.stream.batch.max_bytes)
         try:
             while not await intake.relay(self._take):
-                if answer.ended:
+                if answer.ended or (self._afterwords is not None and self._afterwords.cancelled):
                     break
-                self._deadline.clear()  # the upstream is not to blame for a wait that slow readers cause
+                # The upstream is not to blame for a wait that slow readers cause.
+                self._deadline.clear()
+                self._end_afterwords()
                 self.waits = True
                 await log.room()
                 self.waits, self.heard = False, self._now()
-                self._deadline.set(job.timeouts.idle, _stall)
+                if answer.finished:
+                    self._await_afterwords()
+                else:
+                    self._deadline.set(job.timeouts.idle, _stall)
             else:
                 self._write(answer.close())
         except (aiohttp.ClientError, ConnectionError):
@@ -200,12 +308,40 @@ class Attempt:
                 raise
         finally:
             intake.leave()
+            self._end_afterwords()
         if answer.failure is not None:
             raise answer.failure
-        if not (answer.complete or answer.eof_ends):
-            raise GatewayError("upstream_cut", detail="the body ended without an end marker")
+        self._check_whole(answer)
         if self.rescue is not None:
             self._write(self.rescue.rest(), kept_back=True)
+
+    def _check_whole(self, answer: Answer) -> None:
+        """Returns when the answer is whole.
+
+        Raises:
+            GatewayError: `upstream_cut`.
+        """
+        target, end = self.choice.target, self.choice.upstream.config.end
+        if answer.finished:
+            # Some servers give whole answers a reason and streams none: a whole answer says nothing about streams.
+            target.sends_reasons = target.sends_reasons or not answer.whole
+            return
+        if not (answer.ended or answer.eof_ends):
+            raise GatewayError("upstream_cut", detail="the body ended without an end marker")
+        needs_reason = end == "finish_reason" or (end == "auto" and target.sends_reasons)
+        if needs_reason and not answer.whole and self._work.job.canonical:
+            raise GatewayError("upstream_cut", detail="the end marker came without a finish reason")
+
+    def _await_afterwords(self) -> None:
+        """The answer has its finish reason: from now on silence is no failure, and it ends soon."""
+        assert self._intake is not None, "no answer has begun"
+        self._deadline.clear()
+        self._afterwords = self._work.engine.clock.wheel.after(AFTERWORDS, self._intake.stop)
+
+    def _end_afterwords(self) -> None:
+        if self._afterwords is not None:
+            self._afterwords.cancel()
+            self._afterwords = None
 
     # -- while the answer comes: called for every read -----------------------------------------------------------------
 
@@ -217,10 +353,14 @@ class Attempt:
             self._write(events)
         elif self._speaking:
             self.heard = self._now()
+        elif self._asked is not None and self._asked.plain:
+            self._begin()
         if answer.failure is not None:
             raise answer.failure
         if answer.ended or self._work.transcript.log.full:
             return Taken.ENOUGH
+        if answer.finish_reason and self._afterwords is None and answer.finished:
+            self._await_afterwords()
         return Taken.RELAYED if events else Taken.NOTHING
 
     def _write(self, events: list[Event], *, kept_back: bool = False) -> None:
@@ -262,6 +402,14 @@ class Attempt:
             work.host.begin()
         model = answer.model or choice.target.model or choice.upstream.config.model or work.transcript.log.model
         work.transcript.begin(model, in_chunks=answer.in_chunks, announced=work.job.announce)
+
+    def _begin(self) -> None:
+        """A piece of a plain answer is here, which is not whole yet."""
+        self.heard = self._now()
+        if not self._begun:
+            self._begun = True
+            self.choice.target.breaker.begin(self._call)
+            self._deadline.set(self._work.job.timeouts.idle, _stall)
 
     def _pay(self, answer: Answer) -> None:
         used = Usage(self._work.job.input_tokens + self.others, self.carried + answer.deltas, "estimate")

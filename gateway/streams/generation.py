@@ -273,6 +273,8 @@ class Generation:
         account.settled(usage, self.log.model)
         account.finish_reason = pump.finish_reason
         account.ended(outcome, failure, now)
+        if outcome == "completed" and job.canonical:
+            engine.metrics.route(job.route).finished(pump.finish_reason)
         engine.metrics.route(job.route).streams_active.dec()
         if pump.skipped:
             engine.logger.warning("events_skipped", count=pump.skipped, **account.facts)
@@ -302,7 +304,7 @@ class Generation:
     def _terminal(self, run: _Run, pump: Pump, failure: GatewayError | None, usage: Usage) -> Event | None:
         """The last event of the log; None where the end of the response's body says that the stream has ended."""
         if run.job.canonical and (failure is None or failure.code == "stopped"):
-            reason = "stopped" if failure is not None else pump.finish_reason or "stop"
+            reason = "stopped" if failure is not None else pump.finish_reason or None
             done = Done(reason, usage, run.transcript.text, run.transcript.in_chunks)
             return Event(DONE, msgspec.json.encode(done).decode())
         return None if failure is None else Event(ERROR, failure.to_json())

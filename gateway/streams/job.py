@@ -22,8 +22,24 @@ class Source(Protocol):
     def repeatable(self) -> bool:
         """Whether the request may be sent again when it is unknown whether the first one had an effect."""
 
-    def call(self, upstream: Upstream, target: Target, prefix: str) -> Call:
-        """The request for this target. With a prefix, the target is asked to continue that text."""
+    def call(
+        self,
+        upstream: Upstream,
+        target: Target,
+        prefix: str,
+        *,
+        delivered: int = 0,
+        without: frozenset[str] = frozenset(),
+    ) -> Call:
+        """The request for this target.
+
+        Args:
+            upstream: the upstream that is asked.
+            target: its target.
+            prefix: the text that the target is asked to continue, "" for none.
+            delivered: tokens of the answer that the client has; a prefix is continued with what is left of its limit.
+            without: what the target has just refused of the things that the gateway adds.
+        """
 
     async def accept(self, upstream: Upstream, response: aiohttp.ClientResponse, *, canonical: bool) -> Answer | None:
         """What reads this answer's body; None where the answer is no stream and must be passed through.

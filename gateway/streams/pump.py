@@ -16,7 +16,8 @@
 - A failure after that leads to a rescue: another target continues the delivered text, or repeats it, and the repetition
   is dropped. A reader never gets a character twice. Where the texts differ, the stream begins anew with `RESTART`, or
   it fails.
-- A target that refuses to continue a text is asked once more at once, without that text.
+- A target that refuses something that the gateway added to the request (the text to be continued, `stream_options`) is
+  asked once more at once, without it. That is no failed attempt.
 - Where a target is silent for `hedge`, another one is asked beside it; `race.py` has the drawing.
 - The course bounds the number of attempts. Each attempt is counted, its connection is closed, and its target's breaker
   learns how it ended.
@@ -32,9 +33,9 @@ from gateway.core.cost import amounts
 from gateway.core.errors import GatewayError
 from gateway.core.event import Usage
 from gateway.core.retry import counts_against_target
-from gateway.streams.attempt import Attempt, Work
+from gateway.streams.attempt import Attempt, Manner, Work
 from gateway.streams.race import Lane, Race, Tried
-from gateway.streams.rescue import MAX_RESCUES, Rescue, delivered_text, tokens_of
+from gateway.streams.rescue import MAX_RESCUES, Rescue, delivered_text, delivered_tokens, tokens_of
 from gateway.upstream.course import Choice, Course
 
 
@@ -93,13 +94,15 @@ class Pump:
             delivered = self._rescue.delivered if self._rescue is not None else ""
             output = max(answer.deltas + carried, tokens_of(delivered))
             return Usage(self._work.job.input_tokens, output, "estimate")
-        return Usage(max(0, usage.input - carried), usage.output + carried, usage.source)
+        # The upstream counted the delivered text as a part of its prompt, unless its count is too small for that.
+        prompt = usage.input - carried if usage.input > carried else usage.input
+        return Usage(prompt, usage.output + carried, usage.source, min(usage.cached_input, prompt))
 
     @property
     def spent(self) -> Usage:
         """The tokens that the answer cost, with those of attempts that were not heard."""
         usage = self.usage
-        return Usage(usage.input + self._outrun, usage.output, usage.source)
+        return Usage(usage.input + self._outrun, usage.output, usage.source, usage.cached_input)
 
     # -- the course --------------------------------------------------------------------------------------------------
 
@@ -131,27 +134,23 @@ class Pump:
         return True
 
     async def _try(self, lane: Lane, rescue: Rescue | None, race: Race | None = None) -> Tried:
-        """Asks the lane's target, a second time where it refuses to continue a text."""
+        """Asks the lane's target, again without what it refused of the things that the gateway added."""
         choice, target = lane.choice, lane.choice.target
-        prefix = rescue.prefix if rescue is not None and not target.rejects_prefill else ""
+        manner = Manner(rescue.prefix if rescue is not None and not target.rejects_prefill else "")
         with choice.upstream.use(target) as call:
-            attempt = Attempt(self._work, choice, call, rescue, prefix)
-            try:
+            while True:
+                attempt = Attempt(self._work, choice, call, rescue, manner)
                 try:
                     await self._run(lane, attempt, race)
                 except GatewayError as error:
-                    if not (prefix and error.code == "upstream_refused"):
-                        raise
-                    self._note(choice, error)
-                    attempt = Attempt(self._work, choice, call, rescue, "")
-                    try:
-                        await self._run(lane, attempt, race)
-                    finally:
-                        # If it refuses without the prefix too, the prefix was not the reason.
-                        target.rejects_prefill = attempt.answer is not None
-            except GatewayError as error:
-                self._blame(attempt, call, error)
-                return Tried(attempt, error)
+                    # Each turn leaves out something more, so there are few of them.
+                    lighter = attempt.lighter(error)
+                    if lighter is None:
+                        self._blame(attempt, call, error)
+                        return Tried(attempt, error)
+                    manner = lighter
+                else:
+                    break
             target.breaker.succeed(call)
             return Tried(attempt, None)
 
@@ -212,7 +211,8 @@ class Pump:
         delivered = delivered_text(work.job, work.transcript.log, error) if allowed else None
         if delivered is None:
             return None
-        return Rescue(error, delivered, choice.upstream.name, work.account, restarts=restarts)
+        tokens = delivered_tokens(work.transcript.log, self._counted)
+        return Rescue(error, delivered, choice.upstream.name, work.account, restarts=restarts, tokens=tokens)
 
     # -- attempts beside each other --------------------------------------------------------------------------------
 
@@ -256,15 +256,16 @@ class Pump:
             return
         self._beside += 1
         self._rescues += rescue is not None
+        if silent.attempt is not None:
+            silent.attempt.others = self._beside * work.job.input_tokens
         self._enter(race, choice, rescue)
 
     def _afford(self, silent: Lane) -> bool:
         """Whether the tokens suffice for one more attempt beside this one; then they are taken."""
         work, attempt = self._work, silent.attempt
         assert attempt is not None, "a lane that is silent has begun"
-        attempt.others = (self._beside + 1) * work.job.input_tokens
         said = attempt.carried + (attempt.answer.deltas if attempt.answer is not None else 0)
-        used = Usage(work.job.input_tokens + attempt.others, said, "estimate")
+        used = Usage(work.job.input_tokens * (self._beside + 2), said, "estimate")
         return work.lease.spend(amounts(used, work.transcript.log.model), self._now())
 
     def _leave_to(self, other: Lane, tried: Tried) -> None:
@@ -292,6 +293,15 @@ class Pump:
         """Of the attempts beside each other, this one goes on."""
         self._work.account.heard(lane.choice.upstream.name)
         self._rescue = lane.attempt.rescue if lane.attempt is not None else None
+
+    @property
+    def _counted(self) -> int:
+        """Tokens of the answer so far, as its provider counted them; 0 where it did not."""
+        attempt = self._answered
+        usage = attempt.answer.usage if attempt is not None and attempt.answer is not None else None
+        if attempt is None or usage is None or usage.source != "usage":
+            return 0
+        return usage.output + attempt.carried
 
     def _note(self, choice: Choice, error: GatewayError) -> None:
         self._work.engine.logger.info(

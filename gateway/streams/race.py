@@ -115,7 +115,7 @@ class Race:
     def _left(self, lane: Lane) -> float:
         """Seconds of silence that are left to a lane; more than 0 where it does not have to speak."""
         attempt = lane.attempt
-        if attempt is None or attempt.waits or (attempt.answer is not None and attempt.answer.complete):
+        if attempt is None or attempt.waits or (attempt.answer is not None and attempt.answer.finished):
             return LOOK
         return attempt.heard + self._hedge - self._clock.now()
 

@@ -15,13 +15,15 @@ the first answer broke off: the client has the beginning of that answer, whateve
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Final, NoReturn
+from typing import Any, Final, NoReturn
+
+import msgspec
 
 from gateway.core.continuation import Continuation, DiffersError
 from gateway.core.errors import GatewayError
-from gateway.core.event import RESTART, Event
+from gateway.core.event import CHUNK, RESTART, THINKING, TOKEN, Event
 from gateway.core.retry import may_be_rescued
-from gateway.dialects.base import BYTES_PER_TOKEN
+from gateway.dialects.base import BYTES_PER_TOKEN, read
 from gateway.formats import Completion, View
 from gateway.observe.account import Account
 from gateway.observe.metrics import Rescue as RescueKind
@@ -31,6 +33,10 @@ from gateway.streams.log import Log, State
 
 MAX_RESCUES: Final = 3
 """Rescues of one answer, at most."""
+LIKE_A_TOKEN: Final = 12
+"""A delta of so many bytes, at most, is taken for one token: hardly one in a hundred is longer, in any language."""
+MAX_TOKEN: Final = 16
+"""Bytes of a token, on average over a whole answer, at most."""
 
 
 class Rescue:
@@ -42,17 +48,38 @@ class Rescue:
         writer: the upstream that wrote this text.
         account: counts how the rescue ended, and names the upstream whose text the client has.
         restarts: whether the client understands `RESTART`.
+        tokens: of the answer that the client has, as `delivered_tokens` counts them; those of the text if None.
 
     Attributes:
-        broken, delivered: as given.
+        broken, delivered, tokens: as given.
         restarted: whether the answer began anew, which ends the rescue.
     """
 
-    __slots__ = ("_account", "_continuation", "_kind", "_restarts", "_writer", "broken", "delivered", "restarted")
+    __slots__ = (
+        "_account",
+        "_continuation",
+        "_kind",
+        "_restarts",
+        "_writer",
+        "broken",
+        "delivered",
+        "restarted",
+        "tokens",
+    )
 
-    def __init__(self, broken: GatewayError, delivered: str, writer: str, account: Account, *, restarts: bool) -> None:
+    def __init__(
+        self,
+        broken: GatewayError,
+        delivered: str,
+        writer: str,
+        account: Account,
+        *,
+        restarts: bool,
+        tokens: int | None = None,
+    ) -> None:
         self.broken = broken
         self.delivered = delivered
+        self.tokens = tokens_of(delivered) if tokens is None else tokens
         self.restarted = False
         self._writer = writer
         self._account = account
@@ -133,6 +160,50 @@ def delivered_text(job: Job, log: Log, error: GatewayError) -> str | None:
     if len(choices) > 1 or message.get("tool_calls"):
         return None
     return str(message.get("content") or "")
+
+
+def delivered_tokens(log: Log, counted: int = 0) -> int:
+    """The tokens of the answer in the log, thinking included.
+
+    Args:
+        log: of an answer whose beginning was not trimmed.
+        counted: what its provider said, 0 where it said nothing. It is believed unless it would make its tokens longer
+            than any are: some servers count reads.
+    """
+    events = log.read(0, log.last)
+    texts = [text for event in events for text in _texts(event)] if not isinstance(events, State) else []
+    sizes = [len(text.encode("utf-8", "replace")) for text in texts]
+    if counted * MAX_TOKEN >= sum(sizes):
+        return counted
+    # Most providers send a token at a time, so a short text is one. A longer one holds several.
+    return sum(1 if size <= LIKE_A_TOKEN else -(-size // BYTES_PER_TOKEN) for size in sizes if size)
+
+
+def _texts(event: Event) -> list[str]:
+    """The texts of thinking and answer in one event."""
+    if event.type in (TOKEN, THINKING):
+        return [event.data]
+    if event.type != CHUNK:
+        return []
+    chunk = read(_CHUNK, event.data)
+    deltas = [choice.delta for choice in chunk.choices or () if choice.delta] if chunk is not None else []
+    return [text for delta in deltas for text in (delta.content, delta.reasoning_content) if isinstance(text, str)]
+
+
+class _Delta(msgspec.Struct):
+    content: Any = None
+    reasoning_content: Any = None
+
+
+class _Choice(msgspec.Struct):
+    delta: _Delta | None = None
+
+
+class _Chunk(msgspec.Struct):
+    choices: list[_Choice] | None = None
+
+
+_CHUNK: Final = msgspec.json.Decoder(_Chunk)
 
 
 def tokens_of(text: str) -> int:

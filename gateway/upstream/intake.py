@@ -24,9 +24,9 @@ The states, and what leads from one to the next:
 | WINDOW   | the intake                  | paused           | the shared tick, which calls `_beat`               |
 | YIELDING | the intake                  | paused           | the loop's next turn: the other streams come first |
 
-A relay is over when `take` has enough (False), the body ended well (True), the body broke off or is malformed
-(`aiohttp.ClientError`), or `take` raised (what it raised). The loss of the connection ends the body in any state. A
-tick may call `_beat` after its window has ended: it finds another state and does nothing.
+A relay is over when `take` has enough or `stop` is called (False), the body ended well (True), the body broke off or is
+malformed (`aiohttp.ClientError`), or `take` raised (what it raised). The loss of the connection ends the body in any
+state. A tick may call `_beat` after its window has ended: it finds another state and does nothing.
 
 Four means, each of them measured with 300 streams of 50 events a second, in CPU of the whole gateway per event:
 
@@ -172,6 +172,12 @@ class Intake(asyncio.Protocol):
         self._transport.set_protocol(self._protocol)
         if state is not READING and not self._transport.is_closing():
             self._transport.resume_reading()
+
+    def stop(self) -> None:
+        """Ends the relay, if there is one, as if `take` had enough."""
+        if self.state is not AWAY and not self._over.done():
+            self.leave()
+            self._over.set_result(False)
 
     # -- what the transport says -----------------------------------------------------------------------------------
 

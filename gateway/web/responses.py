@@ -33,8 +33,13 @@ PASSING: Final = frozenset({408, 429, 500, 502, 503, 504})
 
 def json_response(exchange: Exchange, body: Any, headers: Mapping[str, str] = MappingProxyType({})) -> web.Response:
     """The body as JSON."""
+    return json_text(exchange, msgspec.json.encode(body), headers)
+
+
+def json_text(exchange: Exchange, body: bytes | str, headers: Mapping[str, str] = MappingProxyType({})) -> web.Response:
+    """The body, which is JSON already."""
     return web.Response(
-        body=msgspec.json.encode(body),
+        body=body.encode("utf-8", "replace") if isinstance(body, str) else body,
         content_type="application/json",
         headers={**exchange.headers, **headers},
     )

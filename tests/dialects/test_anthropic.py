@@ -1,6 +1,7 @@
 """Transcripts of Anthropic message streams, and chats translated for them."""
 
 import json
+import re
 from typing import Any
 
 import pytest
@@ -51,7 +52,7 @@ def test_reader_tells_a_whole_answer() -> None:
     answer = answer_()
     assert told(answer, WHOLE) == [("thinking", "hm"), ("token", "你好")]
     assert (answer.model, answer.finish_reason, answer.ended, answer.skipped) == ("claude-x", "stop", True, 0)
-    assert answer.usage == Usage(25, 9)
+    assert answer.usage == Usage(25, 9, cached_input=20)
 
 
 def test_reader_does_not_depend_on_the_cut() -> None:
@@ -204,3 +205,173 @@ def test_call_refuses_content_it_cannot_say(content: Any) -> None:
     with pytest.raises(GatewayError) as caught:
         said({"role": "user", "content": content})
     assert caught.value.code == "bad_request"
+
+
+def left_out(**chat: Any) -> set[str]:
+    return set(ANTHROPIC.call({"messages": [], **chat}, "https://api.example/v1", "k").left_out)
+
+
+def test_call_asks_for_a_whole_answer_as_the_client_does() -> None:
+    call = ANTHROPIC.call({"messages": [], "model": "claude-x"}, "https://api.example/v1", "k", plain=True)
+    assert "stream" not in body_of(call)
+    assert (call.plain, call.headers["Accept"]) == (True, "application/json")
+
+
+@pytest.mark.parametrize(
+    ("model", "limit"),
+    [
+        ("claude-opus-4-7", 128_000),
+        ("claude-opus-4-1-20250805", 32_000),
+        ("claude-sonnet-4-5", 64_000),
+        ("us.anthropic.claude-haiku-4-5-20251001-v1:0", 64_000),
+        ("anthropic/claude-3.5-sonnet", 8192),
+        ("claude-3-haiku-20240307", 4096),
+        ("some-other-model", 4096),
+    ],
+)
+def test_call_without_a_limit_has_the_models_own(model: str, limit: int) -> None:
+    assert payload(messages=[], model=model)["max_tokens"] == limit
+
+
+def test_call_leaves_blank_texts_out() -> None:
+    parts = [{"type": "text", "text": " \n"}, {"type": "text", "text": "a"}, {"type": "text", "text": ""}]
+    assert said({"role": "user", "content": " "}, {"role": "user", "content": parts}) == [
+        {"role": "user", "content": [{"type": "text", "text": "a"}]}
+    ]
+
+
+@pytest.mark.parametrize("named", ["image/jpg", "IMAGE/JPEG", "image/pjpeg"])
+def test_call_names_media_types_as_they_are_registered(named: str) -> None:
+    [message] = said({"role": "user", "content": [{"type": "image_url", "image_url": f"data:{named};base64,QQ=="}]})
+    assert message["content"][0]["source"]["media_type"] == "image/jpeg"
+
+
+def test_call_keeps_marks_of_the_cache_on_parts_messages_and_tools() -> None:
+    mark = {"type": "ephemeral"}
+    sent = payload(
+        messages=[
+            {"role": "system", "content": [{"type": "text", "text": "A", "cache_control": mark}]},
+            {"role": "user", "content": "q", "cache_control": mark},
+        ],
+        tools=[{"type": "function", "function": {"name": "f"}, "cache_control": mark}],
+    )
+    assert sent["system"] == [{"type": "text", "text": "A", "cache_control": mark}]
+    assert sent["messages"][0]["content"] == [{"type": "text", "text": "q", "cache_control": mark}]
+    assert sent["tools"][0]["cache_control"] == mark
+    assert left_out(messages=[{"role": "user", "content": "q", "cache_control": mark}]) == set()
+
+
+@pytest.mark.parametrize(("effort", "limit", "budget"), [("low", 64_000, 2048), ("high", 4096, 3276)])
+def test_call_thinks_within_the_limit(effort: str, limit: int, budget: int) -> None:
+    sent = payload(messages=[], model="claude-sonnet-4-5", reasoning_effort=effort, max_tokens=limit, temperature=0.2)
+    assert sent["thinking"] == {"type": "enabled", "budget_tokens": budget}
+    assert "temperature" not in sent  # which Anthropic refuses beside it
+
+
+def test_call_tells_an_effort_to_models_that_decide_themselves() -> None:
+    sent = payload(messages=[], model="claude-opus-4-7", reasoning_effort="medium")
+    assert (sent["thinking"], sent["output_config"]) == ({"type": "adaptive"}, {"effort": "medium"})
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"max_tokens": 900},
+        {"tools": [{"function": {"name": "f"}}], "tool_choice": "required"},
+        {"messages": [{"role": "tool", "tool_call_id": "a", "content": "1"}]},
+    ],
+)
+def test_call_does_not_think_where_anthropic_would_refuse_it(more: dict[str, Any]) -> None:
+    chat = {"messages": [], "model": "claude-sonnet-4-5", "reasoning_effort": "low", **more}
+    assert "thinking" not in payload(**chat)
+    assert left_out(**chat) == {"reasoning_effort"}
+
+
+def test_call_keeps_thinking_that_is_asked_for_in_anthropics_own_words() -> None:
+    thinking = {"type": "enabled", "budget_tokens": 2000}
+    assert payload(messages=[], thinking=thinking, reasoning_effort="high")["thinking"] == thinking
+
+
+def test_call_maps_ids_to_anthropics_alphabet_the_same_in_call_and_result() -> None:
+    calls = [{"id": theirs, "function": {"name": "f"}} for theirs in ("functions.Bash:0", "functions_Bash_0", "a-1")]
+    results = [{"role": "tool", "tool_call_id": call["id"], "content": "x"} for call in calls]
+    turns = said({"role": "assistant", "tool_calls": calls}, *results)
+    made = [block["id"] for block in turns[0]["content"]]
+    assert made == [block["tool_use_id"] for block in turns[1]["content"]]
+    assert all(re.fullmatch("[a-zA-Z0-9_-]{1,64}", name) for name in made)
+    assert (len(set(made)), made[1:]) == (3, ["functions_Bash_0", "a-1"])
+
+
+def test_call_tells_calls_with_one_id_apart() -> None:
+    call = {"id": "call_0", "function": {"name": "f"}}
+    result = {"role": "tool", "tool_call_id": "call_0", "content": "x"}
+    asks = {"role": "assistant", "tool_calls": [call]}
+    turns = said(asks, result, asks, result)
+    assert [turn["content"][0].get("id") or turn["content"][0]["tool_use_id"] for turn in turns] == [
+        "call_0",
+        "call_0",
+        "call_0_2",
+        "call_0_2",
+    ]
+
+
+def test_call_tells_who_the_user_is() -> None:
+    assert payload(messages=[], metadata={"user_id": "u1"})["metadata"] == {"user_id": "u1"}
+    assert payload(messages=[], safety_identifier="u2")["metadata"] == {"user_id": "u2"}
+    assert left_out(metadata={"topic": "x"}) == {"metadata"}
+
+
+def test_call_names_what_it_leaves_out() -> None:
+    chat = {
+        "messages": [{"role": "user", "name": "Ann", "content": "q"}],
+        "seed": 0,
+        "frequency_penalty": 0.5,
+        "presence_penalty": 0,
+        "logit_bias": {},
+        "store": False,
+        "verbosity": "low",
+        "n": 1,
+    }
+    assert left_out(**chat) == {"seed", "frequency_penalty", "verbosity", "messages.name"}
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("n", 2),
+        ("functions", [{"name": "f"}]),
+        ("function_call", "auto"),
+        ("logprobs", True),
+        ("top_logprobs", 3),
+        ("audio", {"voice": "x"}),
+        ("modalities", ["text", "audio"]),
+        ("web_search_options", {}),
+        ("tool_choice", "sometimes"),
+        ("reasoning_effort", "enormous"),
+    ],
+)
+def test_call_refuses_by_name_what_it_cannot_express(name: str, value: Any) -> None:
+    for dialect in (ANTHROPIC, DIALECTS["ollama"]):
+        with pytest.raises(GatewayError, match=f"'{name}'") as refusal:
+            dialect.call({"messages": [], name: value}, "http://h", "")
+        assert (refusal.value.code, refusal.value.status) == ("bad_request", 400)
+
+
+@pytest.mark.parametrize(
+    "message",
+    [{"role": "function", "name": "f", "content": "1"}, {"role": "wizard"}, {"role": "user", "audio": {"id": "a"}}],
+)
+def test_call_refuses_messages_it_cannot_express(message: dict[str, Any]) -> None:
+    with pytest.raises(GatewayError, match="does not take"):
+        said(message)
+
+
+def test_call_sends_a_refusal_of_the_model_as_its_text() -> None:
+    content = [{"type": "refusal", "refusal": "I will not."}]
+    for message in ({"content": None, "refusal": "I will not."}, {"content": content}):
+        assert said({"role": "assistant", **message})[0]["content"] == [{"type": "text", "text": "I will not."}]
+
+
+def test_prefilled_call_does_not_think() -> None:
+    chat = {"messages": [], "model": "claude-sonnet-4-5", "reasoning_effort": "high"}
+    assert "thinking" not in payload(**ANTHROPIC.prefilled(chat, "The quick"))

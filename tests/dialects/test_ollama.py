@@ -112,3 +112,45 @@ def test_call_names_the_tool_of_a_result() -> None:
     assert sent["messages"][0]["tool_calls"] == [{"function": {"name": "f", "arguments": {}}}]
     assert sent["messages"][1] == {"role": "tool", "content": "42", "tool_name": "f"}
     assert sent["tools"] == [{"type": "function", "function": {"name": "f"}}]
+
+
+def left_out(**chat: Any) -> set[str]:
+    return set(OLLAMA.call({"messages": [], **chat}, "http://h", "").left_out)
+
+
+def test_call_asks_for_a_whole_answer_as_the_client_does() -> None:
+    assert body_of(OLLAMA.call({"messages": []}, "http://h", "", plain=True))["stream"] is False
+    assert payload(messages=[])["stream"] is True
+
+
+def test_call_keeps_ollamas_own_parameters() -> None:
+    sent = payload(messages=[], options={"num_ctx": 8192, "temperature": 0.1}, min_p=0.05, temperature=0.9, think=False)
+    assert sent["options"] == {"num_ctx": 8192, "temperature": 0.1, "min_p": 0.05}
+    assert sent["think"] is False
+    assert payload(messages=[], keep_alive="1h", format="json")["keep_alive"] == "1h"
+
+
+@pytest.mark.parametrize(("effort", "think"), [("none", False), ("minimal", "low"), ("high", "high")])
+def test_call_thinks_as_hard_as_it_is_asked_to(effort: str, think: bool | str) -> None:
+    assert payload(messages=[], reasoning_effort=effort)["think"] == think
+
+
+def test_call_sends_the_one_tool_that_is_chosen_and_says_that_it_cannot_force_it() -> None:
+    tools = [{"type": "function", "function": {"name": name}} for name in ("f", "g")]
+    chat = {"messages": [], "tools": tools, "tool_choice": {"type": "function", "function": {"name": "g"}}}
+    assert [tool["function"]["name"] for tool in payload(**chat)["tools"]] == ["g"]
+    assert left_out(**chat) == {"tool_choice"}
+
+
+def test_call_gives_thoughts_back() -> None:
+    sent = payload(messages=[{"role": "assistant", "content": "a", "reasoning_content": "hm"}])
+    assert sent["messages"] == [{"role": "assistant", "content": "a", "thinking": "hm"}]
+
+
+def test_call_names_what_it_leaves_out() -> None:
+    marked = [{"role": "user", "content": [{"type": "text", "text": "q", "cache_control": {"type": "ephemeral"}}]}]
+    assert left_out(messages=marked, logit_bias={"1": 5}, parallel_tool_calls=False) == {
+        "logit_bias",
+        "messages.content.cache_control",
+        "parallel_tool_calls",
+    }

@@ -220,3 +220,27 @@ def test_reader_of_several_choices_needs_no_end_when_all_have_finished() -> None
     for frame in (HELLO, STOP):
         answer.feed(frame + frame.replace(b'"index":0', b'"index":1'))
     assert answer.complete
+
+
+def test_call_for_a_whole_answer_is_the_clients_own() -> None:
+    chat = {"model": "m", "messages": [], "stream": False, "seed": 1}
+    call = DIALECTS["openai"].call(chat, "http://h/v1", "", plain=True)
+    assert body_of(call) == chat
+    assert (call.added, call.headers["Accept"]) == (frozenset(), "application/json")
+
+
+def test_call_says_what_it_added_of_its_own_accord() -> None:
+    mine = DIALECTS["openai"].call({"messages": []}, "http://h", "")
+    theirs = DIALECTS["openai"].call({"messages": [], "stream_options": {"include_usage": True}}, "http://h", "")
+    assert (set(mine.added), set(theirs.added)) == ({"stream_options"}, set())
+
+
+def test_chunk_reader_hides_a_usage_that_comes_with_an_empty_choice() -> None:
+    counts = b'"usage":{"prompt_tokens":3,"completion_tokens":5,"prompt_tokens_details":{"cached_tokens":2}}'
+    counted = b'data: {"model":"m","choices":[{"index":0,"delta":{}}],%s}\n\n' % counts
+    spoken = b'data: {"model":"m","choices":[{"index":0,"delta":{"content":"x"}}],%s}\n\n' % counts
+    openai = DIALECTS["openai"]
+    for keep_usage, expected in ((False, 1), (True, 2)):
+        answer = openai.answer(keep_chunks=True, keep_usage=keep_usage)
+        assert len(told(answer, spoken + counted + b"data: [DONE]\n\n")) == expected
+        assert answer.usage == Usage(3, 5, cached_input=2)

@@ -2,6 +2,7 @@
 
 import pytest
 
+from gateway.core.errors import GatewayError
 from gateway.core.event import Usage
 from gateway.dialects import DIALECTS, Answer
 
@@ -122,3 +123,10 @@ def test_call_sends_the_last_question_and_the_session() -> None:
     call = SSE.call({"messages": messages, "session_id": "s1", "model": "m"}, "http://h/chat?x=1", "k")
     assert (call.url, call.headers["Authorization"]) == ("http://h/chat?x=1", "Bearer k")
     assert body_of(call) == {"message": "c", "messages": messages, "session_id": "s1", "stream": True}
+
+
+def test_call_refuses_tools_and_names_what_it_leaves_out() -> None:
+    sse = DIALECTS["sse"]
+    with pytest.raises(GatewayError, match="'tools'"):
+        sse.call({"messages": [], "tools": [{"function": {"name": "f"}}]}, "http://h", "")
+    assert sse.call({"messages": [], "temperature": 0.5}, "http://h", "").left_out == {"temperature"}

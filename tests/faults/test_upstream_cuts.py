@@ -211,7 +211,8 @@ def counted(dialect: str, read: Any, written: Any) -> list[Step]:
             said = [b"data: " + msgspec.json.encode(delta) + b"\n\n"]
         case _:
             counts = {"prompt_eval_count": read, "eval_count": written} if read else {}
-            said = [msgspec.json.encode({"message": {"content": ""}, "done": True, **counts}) + b"\n"]
+            end = {"message": {"content": ""}, "done": True, "done_reason": "stop"}
+            said = [msgspec.json.encode({**end, **counts}) + b"\n"]
     return [*map(chunk, said), LAST_CHUNK]
 
 

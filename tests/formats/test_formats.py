@@ -378,7 +378,7 @@ def test_completion_begins_anew_after_a_restart() -> None:
 
 def test_completion_of_nothing_has_one_empty_choice() -> None:
     (choice,) = completed(done=None)["choices"]
-    assert choice == {"index": 0, "message": {"role": "assistant", "content": None}, "finish_reason": "stop"}
+    assert choice == {"index": 0, "message": {"role": "assistant", "content": None}, "finish_reason": None}
 
 
 @pytest.mark.parametrize(

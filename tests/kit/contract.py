@@ -8,6 +8,7 @@ METRICS: dict[str, set[str]] = {
     "gateway_streams_active": {"route"},
     "gateway_streams_total": {"route", "upstream", "outcome"},
     "gateway_stream_duration_seconds": {"route", "outcome"},
+    "gateway_finish_reasons_total": {"route", "reason"},
     "gateway_time_to_first_token_seconds": {"upstream", "model"},
     "gateway_inter_token_latency_seconds": {"upstream", "model"},
     "gateway_overhead_seconds": {"route"},

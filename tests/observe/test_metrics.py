@@ -19,6 +19,7 @@ def use_everything(metrics: Metrics) -> None:
     route = metrics.route("/api/chat")
     route.request("GET", 200, 0.2)
     route.stream_ended("main", "completed", 3.0)
+    route.finished("stop")
     metrics.model("main", "x").used(Usage(3, 4))
     metrics.upstream_request("main", 200)
     metrics.upstream_error("main", "upstream_cut")

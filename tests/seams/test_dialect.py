@@ -43,10 +43,10 @@ class Toy(Dialect):
     stream_types = frozenset({"text/x-toy"})
     needs_model = True
 
-    def call(self, chat: dict[str, Any], url: str, api_key: str) -> Call:
+    def call(self, chat: dict[str, Any], url: str, api_key: str, *, plain: bool = False) -> Call:
         return post(url, {"toy": chat["model"], "said": [turn["content"] for turn in chat["messages"]]}, {})
 
-    def answer(self, *, keep_chunks: bool = False, keep_usage: bool = False) -> Answer:
+    def answer(self, *, keep_chunks: bool = False, keep_usage: bool = False, plain: bool = False) -> Answer:
         return ToyAnswer()
 
 

@@ -37,7 +37,15 @@ class Unread:
 
     repeatable = True
 
-    def call(self, upstream: Upstream, target: Target, prefix: str) -> Call:
+    def call(
+        self,
+        upstream: Upstream,
+        target: Target,
+        prefix: str,
+        *,
+        delivered: int = 0,
+        without: frozenset[str] = frozenset(),
+    ) -> Call:
         return ChatSource({"model": "m", "messages": []}).call(upstream, target, prefix)
 
     async def accept(self, upstream: Upstream, response: aiohttp.ClientResponse, *, canonical: bool) -> Answer | None:

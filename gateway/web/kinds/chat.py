@@ -58,12 +58,10 @@ class Chat(RouteKind[ChatRoute]):
                 history.add(str(exchange.caller), session, message, answer, clock.now())
 
         chat: dict[str, Any] = {"model": route.model or "", "messages": messages, "stream": True}
-        if session:
-            chat["session_id"] = session
         return Asked(
             self.job(
                 exchange,
-                ChatSource(chat),
+                ChatSource(chat, session_id=session),
                 self.format,
                 route.model or self.chain[0].config.model or "",
                 session_id=session,

@@ -1,46 +1,102 @@
 """How chat and openai routes ask an upstream: a chat request becomes a source for the pump. And what a prompt costs."""
 
+import secrets
 import time
-from typing import Any
+from typing import Any, Final
 
 import aiohttp
+import msgspec
 from aiohttp import hdrs
 
+from gateway.core.blame import DEVELOPER, MAX_WORDS
 from gateway.core.errors import GatewayError
-from gateway.dialects.base import Answer, Call
+from gateway.dialects.base import NOTHING, Answer, Call, amended
 from gateway.upstream.http import plain_headers, read_error_body
 from gateway.upstream.pool import Target, Upstream
+
+LIMITS: Final = ("max_completion_tokens", "max_tokens")
+"""Two names of one parameter; providers refuse a request with both."""
+_NO_PARAMETERS: Final = frozenset({"model", "stream"})
 
 
 class ChatSource:
     """Asks with a chat request in OpenAI's shape, translated to the upstream's dialect.
 
+    A request has three sources, each stronger than the one before: what the gateway adds of its own accord, less what
+    the target has refused; the client's own request; and the configuration's `omit`.
+
     Args:
         chat: the request. Its `model` is used where neither the target nor the upstream names one.
         keep_chunks: whether the chunks of an OpenAI upstream are kept unchanged.
         keep_usage: whether its extra usage chunk is kept, too.
+        plain: whether the client wants one whole answer. It is asked for as such where the upstream's `whole` says so,
+            and an OpenAI upstream's answer is passed on to the letter.
+        session_id: the session that the chat belongs to, for dialects that want to know it; "" for none.
     """
 
     repeatable = True
 
-    def __init__(self, chat: dict[str, Any], *, keep_chunks: bool = False, keep_usage: bool = False) -> None:
+    def __init__(
+        self,
+        chat: dict[str, Any],
+        *,
+        keep_chunks: bool = False,
+        keep_usage: bool = False,
+        plain: bool = False,
+        session_id: str = "",
+    ) -> None:
         self._chat = chat
+        self._session_id = session_id
         self._keep_chunks = keep_chunks
         self._keep_usage = keep_usage
+        self._plain = plain
+        self._own = frozenset(name for name in chat if name not in _NO_PARAMETERS)
+        self._call_ids = _call_ids(chat.get("messages"))
         choices = chat.get("n")
         self._choices = max(1, choices) if isinstance(choices, int) else 1
 
-    def call(self, upstream: Upstream, target: Target, prefix: str) -> Call:
+    def call(
+        self, upstream: Upstream, target: Target, prefix: str, *, delivered: int = 0, without: frozenset[str] = NOTHING
+    ) -> Call:
         """The request for this target. Configured headers replace those of the dialect."""
-        config = upstream.config
-        model = target.model or config.model or self._chat.get("model")
-        chat = {**self._chat, "model": model} if model else self._chat
-        if not upstream.dialect.wants_session:
-            chat = {key: value for key, value in chat.items() if key != "session_id"}
+        config, dialect = upstream.config, upstream.dialect
+        model: str = target.model or config.model or self._chat.get("model") or ""
+        withheld = target.withheld.of(model) | without
+        plain = self._plain and config.whole == "plain"
+        params = {
+            name: value
+            for name, value in config.params.items()
+            if name not in withheld
+            and not (plain and name == "stream_options")
+            and not any(self._chat.get(alias) is not None for alias in _aliases(name))
+        }
+        beside = {name: value for name, value in params.items() if not dialect.reads(name)}
+        chat = self._chat | {name: value for name, value in params.items() if name not in beside}
+        if model:
+            chat["model"] = model
+        if self._session_id and dialect.wants_session:
+            chat["session_id"] = self._session_id
+        left = {*config.omit, *(withheld & dialect.derives)}
+        chat = {name: value for name, value in chat.items() if name not in left}
+        if DEVELOPER in withheld:
+            chat["messages"] = _without_developer(chat["messages"])
         if prefix:
-            chat = upstream.dialect.prefilled(chat, prefix)
-        call = upstream.dialect.call(chat, target.url, config.api_key)
-        return Call(call.method, call.url, {**call.headers, **config.headers}, call.body)
+            chat = dialect.prefilled(_less(chat, delivered), prefix)
+        # A dialect that only ever streams need not know that there is anything else.
+        call = dialect.call(chat, target.asked_url, config.api_key, **({"plain": True} if plain else {}))
+        # The gateway's addition to something of the client's own is taken back; the client's own stays.
+        refused = call.added & withheld
+        restored = {name: chat[name] for name in refused if name in chat}
+        body = call.body
+        if restored or beside or refused or config.omit:
+            without = (refused - restored.keys()) | set(config.omit)
+            body = amended(body, beside=beside, instead=restored, without=without)
+        added = (call.added - refused - set(config.omit)) | params.keys()
+        if dialect.keeps_chats and DEVELOPER not in withheld and _has_developer(chat["messages"]):
+            added |= {DEVELOPER}
+        return msgspec.structs.replace(
+            call, headers={**call.headers, **config.headers}, body=body, model=model, added=added, own=self._own
+        )
 
     async def accept(self, upstream: Upstream, response: aiohttp.ClientResponse, *, canonical: bool) -> Answer:
         """What reads the answer's body.
@@ -53,18 +109,59 @@ class ChatSource:
             if response.status < 400:
                 raise GatewayError("upstream_protocol", detail=f"status {response.status}; redirects are not followed")
             body = await read_error_body(response)
-            raise dialect.refusal(response.status, plain_headers(response.headers), body, now=time.time())
+            refusal = dialect.refusal(response.status, plain_headers(response.headers), body, now=time.time())
+            refusal.words = body[:MAX_WORDS].decode("utf-8", "replace")
+            raise refusal
         check_encoding(response)
-        if response.content_type not in dialect.stream_types:
+        kind = "" if hdrs.CONTENT_TYPE not in response.headers else response.content_type
+        if not dialect.accepts(kind):
             # Some servers report an error with status 200 and a JSON body; its reason is worth more than "no stream".
-            body = await read_error_body(response) if response.content_type == "application/json" else b""
+            body = await read_error_body(response) if kind == "application/json" else b""
             refusal = dialect.refusal(400, plain_headers(response.headers), body, now=time.time())
             if refusal.code in ("context_length_exceeded", "content_filter"):
                 raise refusal
-            raise GatewayError("upstream_protocol", detail=f"status 200 with {response.content_type}")
-        answer = dialect.answer(keep_chunks=self._keep_chunks and not canonical, keep_usage=self._keep_usage)
+            raise GatewayError("upstream_protocol", detail=f"status 200 with {kind}")
+        answer = dialect.answer(
+            keep_chunks=self._keep_chunks and not canonical, keep_usage=self._keep_usage, plain=self._plain
+        )
         answer.choices = self._choices
+        answer.labelled = kind in dialect.stream_types
+        answer.salt = secrets.token_hex(4)
+        answer.taken = self._call_ids
         return answer
+
+
+def _aliases(parameter: str) -> tuple[str, ...]:
+    return LIMITS if parameter in LIMITS else (parameter,)
+
+
+def _less(chat: dict[str, Any], delivered: int) -> dict[str, Any]:
+    """The chat with what is left of its limit behind so many tokens, which is at least 1."""
+    limits = {name: chat[name] for name in LIMITS if isinstance(chat.get(name), int)}
+    return chat | {name: max(1, limit - delivered) for name, limit in limits.items() if limit > 0}
+
+
+def _has_developer(messages: list[Any]) -> bool:
+    return any(isinstance(message, dict) and message.get("role") == DEVELOPER for message in messages)
+
+
+def _without_developer(messages: list[Any]) -> list[Any]:
+    """The messages with the role `system`, which all servers know, in place of its newer name."""
+    return [
+        {**message, "role": "system"} if isinstance(message, dict) and message.get("role") == DEVELOPER else message
+        for message in messages
+    ]
+
+
+def _call_ids(messages: object) -> frozenset[str]:
+    """The ids of the tool calls in a conversation."""
+    ids: set[str] = set()
+    for message in messages if isinstance(messages, list) else ():
+        calls = message.get("tool_calls") if isinstance(message, dict) else None
+        for call in calls if isinstance(calls, list) else ():
+            if isinstance(call, dict) and isinstance(call.get("id"), str):
+                ids.add(call["id"])
+    return frozenset(ids)
 
 
 def check_encoding(response: aiohttp.ClientResponse) -> None:

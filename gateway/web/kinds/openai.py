@@ -1,7 +1,8 @@
 """`api: openai`: OpenAI chat requests, streaming or not; the official SDKs work unchanged.
 
-The upstream is always asked for a stream, also where the client wants one object. So there is one path that has all the
-limits on silence and size, and that can tell an answer that was cut from one that is finished.
+A request goes to the upstream as the client meant it: for a stream as a stream, for one object as one (`whole: plain`).
+An object that a provider speaking OpenAI's API gave is passed on to the letter; any other answer is gathered from the
+events of its log. Both come by the same pump, with its limits on time and size, and end when the client leaves.
 """
 
 from collections.abc import Awaitable, Sequence
@@ -25,7 +26,7 @@ from gateway.web.exchange import Exchange
 from gateway.web.kinds.base import Asked, RouteKind
 from gateway.web.kinds.chat_source import ChatSource, estimate_tokens
 from gateway.web.rate_limit_headers import openai_rate_limit_headers
-from gateway.web.responses import json_response
+from gateway.web.responses import json_response, json_text
 from gateway.web.streaming import stream_new
 
 READ_LIMIT = 512
@@ -59,7 +60,9 @@ class OpenAI(RouteKind[OpenAIRoute]):
         limits = [chat.get(name) for name in ("max_completion_tokens", "max_tokens")]
         job = self.job(
             exchange,
-            ChatSource(chat, keep_chunks=True, keep_usage=usage or not chat.get("stream")),
+            ChatSource(
+                chat, keep_chunks=True, keep_usage=usage or not chat.get("stream"), plain=not chat.get("stream")
+            ),
             OpenAIFormat(include_usage=usage),
             chat["model"],
             several=chat.get("n") not in (None, 1),
@@ -91,8 +94,10 @@ async def _whole(exchange: Exchange, generation: Generation) -> web.StreamRespon
         done, completion = await _gather(reader)
     finally:
         generation.detach(reader, 0)
-    stream = generation.stream
-    return json_response(exchange, completion.result(stream.view(reader.log.model), done), {"X-Stream-Id": stream.id})
+    stream, headers = generation.stream, {"X-Stream-Id": generation.stream.id}
+    if completion.letter:
+        return json_text(exchange, completion.letter, headers)
+    return json_response(exchange, completion.result(stream.view(reader.log.model), done), headers)
 
 
 async def _gather(reader: Reader) -> tuple[Done | None, Completion]:

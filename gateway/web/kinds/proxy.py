@@ -103,12 +103,20 @@ class ProxySource:
         self._only_events = only_events
         self._keep_ids = keep_ids
 
-    def call(self, upstream: Upstream, target: Target, prefix: str) -> Call:
-        """The request for this target, with its upstream's credential and headers."""
+    def call(
+        self,
+        upstream: Upstream,
+        target: Target,
+        prefix: str,
+        *,
+        delivered: int = 0,
+        without: frozenset[str] = frozenset(),
+    ) -> Call:
+        """The request for this target, with its upstream's credential and headers, and with the target's query."""
         call, config = self._call, upstream.config
         own = upstream.dialect.credential(config.api_key) | config.headers
         headers = call.headers | {name.lower(): value for name, value in own.items()}
-        return Call(call.method, target.url + call.url, headers, call.body)
+        return Call(call.method, target.url + _queried(call.url, target), headers, call.body)
 
     async def accept(self, upstream: Upstream, response: aiohttp.ClientResponse, *, canonical: bool) -> Answer | None:
         """What reads the body if it is a stream; None for an answer that is passed on unchanged.
@@ -130,6 +138,15 @@ class ProxySource:
         if self._only_events and _is_fault(response.status):
             await _refuse(upstream, response)
         return None
+
+
+def _queried(rest: str, target: Target) -> str:
+    """What follows the target's URL, with the target's own query in it."""
+    if not target.query:
+        return rest
+    path, _, query = rest.partition("?")
+    query = strip_query(query, target.query_names)
+    return f"{path}?{query}&{target.query}" if query else f"{path}?{target.query}"
 
 
 async def _refuse(upstream: Upstream, response: aiohttp.ClientResponse) -> None:

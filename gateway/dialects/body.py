@@ -1,0 +1,131 @@
+"""What an answer's body is: its first bytes say it, whatever the Content-Type says.
+
+                the first byte that is no white space
+    Opening ----+-- `{` or `[` --> Gathered --+-- its first value may be the whole answer --> one event, `BODY`
+                |                             +-- its first value is a piece of one -------> an event for it, and one
+                |                                                                            for each further line
+                +-- `<` ------------------> a page ---------------------------------------> `NoAnswerError`
+                +-- anything else --------> Decoder: server-sent events ------------------> an event for each block
+
+A JSON value is looked for when the body ends, and before that when a read may have completed it: a server that leaves
+its connection open behind a whole answer is not waited for. The next look is taken only after the bytes grew by a
+quarter, so that all looks together cost no more than a few of the last one.
+"""
+
+import codecs
+import json
+from collections.abc import Callable
+from typing import Any, Final
+
+from gateway.core.event import Event
+from gateway.core.sse import Decoder, LineSplitter, Oversize
+from gateway.dialects.lenient import value_of
+
+BODY: Final = "a whole body"
+"""The type of the event whose data is a whole JSON body. Compare it with `is`: an upstream may name events so too."""
+MAX_WHOLE: Final = 8 << 20
+"""Bytes of a JSON body, at most."""
+
+IsPiece = Callable[[Any], bool]
+"""Whether a JSON value is a piece of an answer, so that more of them follow."""
+
+_BLANK: Final = b" \t\r\n"
+_first_value: Final = json.JSONDecoder(strict=False).raw_decode
+
+
+class NoAnswerError(Exception):
+    """The body is neither events nor JSON."""
+
+
+class Opening:
+    """The first bytes of a body. `feed` gives what must be fed with them and with all that follow.
+
+    Args:
+        unnamed: the type of the events that the upstream does not name.
+        is_piece: as said above.
+    """
+
+    __slots__ = ("_bytes", "_is_piece", "_unnamed")
+
+    def __init__(self, unnamed: str, is_piece: IsPiece) -> None:
+        self._unnamed = unnamed
+        self._is_piece = is_piece
+        self._bytes = b""
+
+    def feed(self, data: bytes) -> tuple["Decoder | Gathered", bytes] | None:
+        """What reads the body, and the bytes to begin with; None while the bytes do not say it.
+
+        Raises:
+            NoAnswerError: the body is a page.
+        """
+        self._bytes += data.lstrip(_BLANK) if not self._bytes else data
+        begins = self._bytes.removeprefix(codecs.BOM_UTF8).lstrip(_BLANK)[:1]
+        if not begins or codecs.BOM_UTF8.startswith(self._bytes):
+            return None
+        if begins == b"<":
+            raise NoAnswerError
+        if begins in b"{[":
+            return Gathered(self._unnamed, self._is_piece), self._bytes
+        return Decoder(unnamed=self._unnamed, strays=True), self._bytes
+
+
+class Gathered:
+    """A body of JSON: one value, or pieces of an answer, one a line."""
+
+    __slots__ = ("_bytes", "_is_piece", "_lines", "_looked", "_over", "_unnamed")
+
+    def __init__(self, unnamed: str, is_piece: IsPiece) -> None:
+        self._unnamed = unnamed
+        self._is_piece = is_piece
+        self._bytes = bytearray()
+        self._looked = 0  # how many bytes there were at the last look
+        self._lines: LineSplitter | None = None
+        self._over = False
+
+    def feed(self, data: bytes) -> list[Event]:
+        """The events that `data` completed.
+
+        Raises:
+            Oversize: a line or the value is longer than its cap.
+        """
+        if self._lines is not None:
+            return self._of_lines(self._lines.feed(data))
+        if self._over:
+            return []
+        if len(self._bytes) + len(data) > MAX_WHOLE:
+            raise Oversize(f"a JSON body is longer than {MAX_WHOLE} bytes")
+        self._bytes += data
+        may_be_whole = b"\n" in data or data.rstrip(_BLANK)[-1:] in (b"}", b"]")
+        return self._look() if may_be_whole and len(self._bytes) >= self._looked * 5 // 4 else []
+
+    def rest(self) -> list[Event]:
+        """The events that the end of the body completes; a torn value is none."""
+        if self._lines is not None:
+            return self._of_lines(self._lines.close())
+        events = [] if self._over else self._look()
+        return events if self._lines is None else events + self._of_lines(self._lines.close())
+
+    def _look(self) -> list[Event]:
+        self._looked = len(self._bytes)
+        # In this form bytes that are no UTF-8 survive, so that what follows the value can be made bytes again.
+        text = self._bytes.removeprefix(codecs.BOM_UTF8).decode("utf-8", "surrogateescape").lstrip()
+        value, end = value_of(text), len(text)
+        if value is None:
+            try:
+                value, end = _first_value(text)
+            except (ValueError, RecursionError):
+                return []
+        self._bytes.clear()
+        data = _as_bytes(text[:end].rstrip()).decode("utf-8", "replace")
+        if not self._is_piece(value):
+            self._over = True
+            return [Event(BODY, data)]
+        self._lines = LineSplitter()
+        return [Event(self._unnamed, data), *self._of_lines(self._lines.feed(_as_bytes(text[end:])))]
+
+    def _of_lines(self, lines: list[str]) -> list[Event]:
+        return [Event(self._unnamed, line) for line in lines if line.strip()]
+
+
+def _as_bytes(text: str) -> bytes:
+    return text.encode("utf-8", "surrogateescape")
