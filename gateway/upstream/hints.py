@@ -108,7 +108,7 @@ def _misplaced(case: _Case) -> str:
     if case.dialect in ("openai", "anthropic") and not _VERSION.search(case.path):
         return f"The URL may lack /v1: it is asked at {asked}."
     if case.dialect == "ollama" and _VERSION.search(case.path):
-        return f"Ollama's own API is not below /v1, but it is asked at {asked}: shorten the URL, or use the dialect openai."
+        return f"Ollama's own API is not below /v1: shorten the URL ({asked}), or use the dialect openai."
     if case.dialect == "ollama":
         return f"This may be no Ollama: it is asked at {asked}. Most other servers speak the dialect openai, below /v1."
     return f"Check the path of the URL, and the dialect: it is asked at {asked or '/'}."
@@ -119,10 +119,10 @@ def _redirect(case: _Case) -> str:
 
 
 def _account(case: _Case) -> str:
-    limited = case.error.means == "upstream_rate_limited" and not case.error.retryable
-    if limited or (
-        case.error.means == "upstream_auth" and (case.status == 402 or _NO_MONEY.search(case.error.sentence))
-    ):
+    error = case.error
+    spent = error.means == "upstream_rate_limited" and not error.retryable
+    unpaid = error.means == "upstream_auth" and (case.status == 402 or _NO_MONEY.search(error.sentence))
+    if spent or unpaid:
         return "Check the provider's account: its balance, its plan and its limits."
     return ""
 

@@ -33,7 +33,7 @@ PLAIN = "The plain HTTP request was sent to HTTPS port"
         (refused(302, "upstream_protocol"), "http://h/v1", "openai", "Redirects"),
         (refused(400, "upstream_protocol", PLAIN), "http://h/v1", "openai", "https://"),
         (
-            GatewayError("upstream_protocol", detail="ClientResponseError: Bad status line"),
+            GatewayError("upstream_protocol", detail="Bad status line"),
             "http://h/v1",
             "openai",
             "TLS",
