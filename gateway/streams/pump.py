@@ -33,6 +33,7 @@ from gateway.core.retry import counts_against_target
 from gateway.streams.attempt import Attempt, Work
 from gateway.streams.rescue import MAX_RESCUES, Rescue, delivered_text, tokens_of
 from gateway.upstream.course import Choice, Course
+from gateway.upstream.hints import hint
 
 
 class Pump:
@@ -134,6 +135,9 @@ class Pump:
     async def _run(self, attempt: Attempt) -> None:
         try:
             await attempt.run()
+        except GatewayError as error:
+            attempt.hide_quotes(error)
+            raise
         finally:
             if attempt.answer is not None:
                 self._answered = attempt
@@ -177,5 +181,7 @@ class Pump:
             upstream=choice.upstream.name,
             code=error.code,
             detail=error.detail,
+            sentence=error.sentence,
+            hint=hint(error, choice.target.url, choice.upstream.config.dialect),
             **self._work.account.facts,
         )
