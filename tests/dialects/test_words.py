@@ -30,7 +30,7 @@ REFUSALS = [
 ]
 
 
-def meaning(name: str) -> Any:
+def meaning(name: str) -> pytest.MarkDecorator:
     """The refusals that mean this."""
     chosen = [one for one in REFUSALS if one.means == name]
     return pytest.mark.parametrize("refusal", chosen, ids=[f"{one.provider}-{one.status}" for one in chosen])
