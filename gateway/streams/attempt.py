@@ -32,8 +32,10 @@ An attempt knows nothing of the attempts before, beside and after it; the pump d
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final, NamedTuple, Protocol
+from urllib.parse import unquote_plus, urlsplit
 
 import aiohttp
+import msgspec
 
 from gateway.clock import Deadline, Timer
 from gateway.core.blame import PREFIX, blamed
@@ -42,6 +44,7 @@ from gateway.core.errors import GatewayError
 from gateway.core.event import Event, Usage
 from gateway.core.limiter import Lease
 from gateway.core.limits import TOKENS
+from gateway.core.sentence import without_keys, without_quotes
 from gateway.dialects.base import BYTES_PER_TOKEN, NOTHING, Answer, Call
 from gateway.observe.account import Account
 from gateway.streams.engine import Engine
@@ -197,9 +200,8 @@ class Attempt:
         if rescue is not None:
             rescue.ask(prefix)
         delivered = rescue.tokens if rescue is not None and prefix else 0
-        asked = self._asked = job.source.call(
-            upstream, self.choice.target, prefix, delivered=delivered, without=without
-        )
+        asked = job.source.call(upstream, self.choice.target, prefix, delivered=delivered, without=without)
+        self._asked = msgspec.structs.replace(asked, headers={}, body=b"")  # a body may be megabytes
         self._tell(asked)
         account.ask(upstream.name, self._now())
         account.span.ask(upstream.name, upstream.config.dialect, self.choice.target.url)
@@ -278,10 +280,23 @@ class Attempt:
                 "parameters_left_out", upstream=self.choice.upstream.name, parameters=new, **self._work.account.facts
             )
 
+    def hide_quotes(self, error: GatewayError) -> None:
+        """Takes out of a provider's sentence its quotes of this attempt's request, and the key that it was asked with.
+
+        The request may hold what its own reader must not see, as a route's `system` text.
+        """
+        if not error.sentence:
+            return
+        upstream = self.choice.upstream
+        # Built anew, so that no request is kept for as long as its answer lasts.
+        asked = self._work.job.source.call(upstream, self.choice.target, self._manner.prefix)
+        request = asked.body or unquote_plus(urlsplit(asked.url).query).encode()
+        sentence = without_keys(error.sentence, upstream.config.api_key, *upstream.config.headers.values())
+        error.reword(without_quotes(sentence, request))
+
     def _last_heard(self) -> float:
-        return (
-            self.heard if self._speaking or self._begun else 0.0
-        )  # until the first event, nothing else is a sign of life
+        # Until the first event, nothing else is a sign of life.
+        return self.heard if self._speaking or self._begun else 0.0
 
     async def _read(self, response: aiohttp.ClientResponse, answer: Answer) -> None:
         job, log = self._work.job, self._work.transcript.log

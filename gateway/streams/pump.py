@@ -37,6 +37,7 @@ from gateway.streams.attempt import Attempt, Manner, Work
 from gateway.streams.race import Lane, Race, Tried
 from gateway.streams.rescue import MAX_RESCUES, Rescue, delivered_text, delivered_tokens, tokens_of
 from gateway.upstream.course import Choice, Course
+from gateway.upstream.hints import hint
 
 
 class Pump:
@@ -160,6 +161,9 @@ class Pump:
             attempt.others = self._beside * self._work.job.input_tokens
         try:
             await attempt.run()
+        except GatewayError as error:
+            attempt.hide_quotes(error)
+            raise
         finally:
             if not lane.outrun:
                 if attempt.answer is not None:
@@ -309,5 +313,7 @@ class Pump:
             upstream=choice.upstream.name,
             code=error.code,
             detail=error.detail,
+            sentence=error.sentence,
+            hint=hint(error, choice.target.url, choice.upstream.config.dialect),
             **self._work.account.facts,
         )

@@ -24,6 +24,7 @@ def after(
         ("content_filter", Step.GIVE_UP),
         ("context_length_exceeded", Step.FALLBACK),
         ("upstream_auth", Step.FALLBACK),
+        ("model_not_found", Step.FALLBACK),
         ("upstream_timeout", Step.OTHER_TARGET),
         ("upstream_stalled", Step.OTHER_TARGET),
         ("upstream_unreachable", Step.OTHER_TARGET),
@@ -42,6 +43,29 @@ def test_failure_is_followed_by_its_step(code: str, step: Step) -> None:
 )
 def test_refusal_of_a_fallback_is_its_own_but_for_a_filter(code: str, step: Step) -> None:
     assert after(GatewayError(code), first=False)[0] is step
+
+
+@pytest.mark.parametrize("status", [404, 405])
+def test_server_with_nothing_at_its_path_is_not_the_requests_fault(status: int) -> None:
+    assert after(GatewayError("upstream_refused", upstream_status=status))[0] is Step.FALLBACK
+
+
+def test_upstream_that_cannot_do_better_is_not_asked_again() -> None:
+    spent = GatewayError("upstream_rate_limited", retryable=False)
+    assert after(spent)[0] is after(spent, first=False)[0] is Step.FALLBACK
+
+
+@pytest.mark.parametrize(
+    ("means", "step", "of_a_fallback"),
+    [
+        ("content_filter", Step.GIVE_UP, Step.GIVE_UP),
+        ("upstream_refused", Step.GIVE_UP, Step.FALLBACK),
+        ("upstream_unavailable", Step.AGAIN, Step.AGAIN),
+    ],
+)
+def test_providers_own_code_is_judged_by_what_it_means(means: str, step: Step, of_a_fallback: Step) -> None:
+    error = GatewayError("own_word", means=means, retryable=step is Step.AGAIN)
+    assert (after(error)[0], after(error, first=False)[0]) == (step, of_a_fallback)
 
 
 def test_providers_own_code_is_judged_by_whether_it_may_be_repeated() -> None:

@@ -7,6 +7,8 @@ import pytest
 
 from gateway.core.errors import GatewayError
 from gateway.dialects import DIALECTS, failures
+from gateway.formats import error_object
+from gateway.upstream.hints import hint
 
 
 def refused(status: int, error: Any = None, headers: dict[str, str] | None = None) -> GatewayError:
@@ -23,7 +25,7 @@ def refused(status: int, error: Any = None, headers: dict[str, str] | None = Non
         (403, "upstream_auth", 502),
         (404, "upstream_refused", 404),
         (409, "upstream_refused", 400),
-        (413, "upstream_refused", 400),
+        (413, "upstream_refused", 413),
         (422, "upstream_refused", 422),
         (429, "upstream_rate_limited", 429),
         (500, "upstream_error", 502),
@@ -97,6 +99,93 @@ def test_refusal_never_tells_what_was_said_of_the_credential() -> None:
 )
 def test_retry_after_reads_seconds_and_dates(headers: dict[str, str], seconds: float | None) -> None:
     assert failures.retry_after(headers, now=60.0) == seconds
+
+
+@pytest.mark.parametrize(
+    ("status", "said", "message"),
+    [
+        (
+            500,
+            "model requires more system memory (5.6 GiB) than is available",
+            "The provider failed: model requires more",
+        ),
+        (503, "The engine is down.", "The provider is unavailable: The engine is down."),
+        (429, "Slow down.", "The provider is rate limiting: Slow down."),
+        (500, "<html><body>down</body></html>", "The provider failed."),
+        (500, "Traceback (most recent call last):\n  File x", "The provider failed."),
+        (500, "It broke.\n    at run (/srv/app/index.js:12:3)", "The provider failed: It broke."),
+        (422, "temperature must be below 2", "temperature must be below 2"),
+        (401, "Bad key.", "The provider did not accept the gateway's credential."),
+    ],
+)
+def test_refusal_tells_the_providers_sentence_where_the_client_may_know_it(
+    status: int, said: str, message: str
+) -> None:
+    assert refused(status, {"message": said}).message.startswith(message)
+
+
+def test_refusal_keeps_the_sentence_and_the_status_for_the_log() -> None:
+    error = refused(403, {"message": "Your plan has ended. Key: sk-abcdef123456"})
+    assert (error.sentence, error.upstream_status) == ("Your plan has ended. Key: …", 403)
+
+
+def test_refusal_keeps_the_providers_code_and_the_part_that_it_names() -> None:
+    error = refused(400, {"message": "No.", "code": "invalid_value", "param": "messages[0].content"})
+    assert (error.code, error.provider_code, error.param) == (
+        "upstream_refused",
+        "invalid_value",
+        "messages[0].content",
+    )
+    told = error_object(error.failure())["error"]
+    assert (told["code"], told["param"]) == ("invalid_value", "messages[0].content")
+
+
+def test_refusal_names_the_place_that_a_validation_error_names() -> None:
+    body = json.dumps({"detail": [{"loc": ["body", "stream_options"], "msg": "Extra inputs are not permitted"}]})
+    error = DIALECTS["openai"].refusal(422, {}, body.encode())
+    assert (error.param, error.message) == ("stream_options", "Extra inputs are not permitted")
+
+
+def test_http_on_a_port_for_https_is_no_refusal_of_the_request() -> None:
+    page = (
+        b"<html><center><h1>400 Bad Request</h1></center><center>The plain HTTP request was sent to HTTPS port</center>"
+    )
+    for body in (page, b"Client sent an HTTP request to an HTTPS server.\n"):
+        error = DIALECTS["openai"].refusal(400, {}, body)
+        assert (error.code, error.status, error.retryable) == ("upstream_protocol", 502, False)
+        assert "https://" in hint(error, "http://provider/v1", "openai")
+
+
+@pytest.mark.parametrize(
+    ("error", "headers", "seconds"),
+    [
+        ({"details": [{"@type": "type.googleapis.com/google.rpc.RetryInfo", "retryDelay": "26s"}]}, {}, 26.0),
+        ({"details": [{"metadata": {"quotaResetDelay": "373.5ms"}}]}, {}, 0.3735),
+        ({"message": "Rate limit reached. Please try again in 20s."}, {}, 20.0),
+        ({"message": "Limit 30, Used 30. Please try again in 6m0.5s. Visit the page."}, {}, 360.5),
+        ({"message": "Please retry after 1.5 seconds."}, {}, 1.5),
+        ({"message": "Please try again in 250ms."}, {}, 0.25),
+        ({"message": "please try again after 1 seconds"}, {}, 1.0),
+        ({"message": "Your quota will reset after 2h7m23s."}, {}, 7643.0),
+        ({"message": "请在 20 秒后重试"}, {}, 20.0),
+        ({"message": "Please try again later, in 3 tokens."}, {}, None),
+        ({"message": "m", "retry_after_ms": 1500}, {}, 1.5),
+        ({"message": "m", "metadata": {"headers": {"X-RateLimit-Reset": "61500"}}}, {}, 1.5),
+        ({"message": "Try again in 20s."}, {"Retry-After": "7"}, 7.0),
+        ({"message": "m"}, {"x-ratelimit-remaining-tokens": "0", "x-ratelimit-reset-tokens": "1m2.5s"}, 62.5),
+        ({"message": "m"}, {"x-ratelimit-remaining-tokens": "9", "x-ratelimit-reset-tokens": "1m2.5s"}, None),
+        ({"message": "m", "details": [{"retryDelay": "9999999s"}]}, {}, 86_400.0),
+    ],
+)
+def test_refusal_reads_when_to_come_back_wherever_it_is_said(
+    error: Any, headers: dict[str, str], seconds: float | None
+) -> None:
+    body = json.dumps({"error": error}).encode()
+    assert DIALECTS["openai"].refusal(429, headers, body, now=60.0).retry_after == seconds
+    if not headers:
+        told = failures.in_stream("", json.dumps({"error": {"code": 429} | error}))
+        assert told is not None
+        assert told.retry_after == seconds or "metadata" in error  # a stream has no clock
 
 
 def test_refusal_carries_retry_after() -> None:

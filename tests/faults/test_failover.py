@@ -1,4 +1,4 @@
-"""A primary that fails, and a fallback that does not: who is asked how often, what readers get (U1-U11, U16).
+"""A primary that fails, and a fallback that does not: who is asked how often, what readers get (U1-U11, U16, U29, U30).
 
 The sixteen faults of the Failover Bench are in `test_failover_bench.py`.
 """
@@ -7,6 +7,7 @@ import asyncio
 from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
+import msgspec
 import pytest
 import pytest_asyncio
 
@@ -73,6 +74,51 @@ async def test_fallback_answers_for_a_primary_that_fails_before_the_first_token(
     await pair.completes("Hello", primary=calls, backup=1, asked=pair_ways(primary=primary))
 
 
+def replies(status: int, message: str, **error: Any) -> Play:
+    """A refusal in OpenAI's shape."""
+    body = msgspec.json.encode({"error": {"message": message, "type": "invalid_request_error", **error}})
+    return lambda _, __: [response(status, body)]
+
+
+def opens_with(**error: Any) -> Play:
+    """A stream whose first event is an error."""
+    event = b"data: %s\n\n" % msgspec.json.encode({"error": error})
+    return lambda _, __: [*begins("openai"), chunk(event), LAST_CHUNK]
+
+
+REFUSES: dict[str, tuple[Play, int]] = {
+    "no credit": (replies(400, "Your credit balance is too low to access the Anthropic API."), 1),
+    "bad key": (replies(400, "Incorrect API key provided: sk***89."), 1),
+    "quota is spent": (replies(429, "You exceeded your current quota.", code="insufficient_quota"), 1),
+    "no capacity now": (replies(498, "Flex tier is full.", code="flex_tier_capacity_exceeded"), 2),
+    "too long by status": (replies(422, "Input validation error: `inputs` must have less than 1024 tokens."), 1),
+    "too long in the stream": (opens_with(code=400, message="m", type="exceed_context_size_error"), 1),
+    "no such model": (replies(404, "The model `m` does not exist.", code="model_not_found"), 1),
+    "no such path": (lambda _, __: [response(404, "<html>nothing here</html>", "text/html")], 1),
+    "wrong method": (lambda _, __: [response(405, '{"detail":"Method Not Allowed"}')], 1),
+    "http to https": (
+        lambda _, __: [response(400, "Client sent an HTTP request to an HTTPS server.\n", "text/plain")],
+        1,
+    ),
+}
+"""What the provider says, and how often it is asked."""
+
+
+@pytest.mark.parametrize("fault", REFUSES)
+async def test_fallback_answers_for_a_primary_whose_refusal_is_not_the_requests_fault(pair: Pair, fault: str) -> None:
+    script, calls = REFUSES[fault]
+    pair.plays([script], [answers("Hel", "lo")])
+    await pair.completes("Hello", primary=calls, backup=1, asked=pair_ways(backups=["openai"]))
+
+
+async def test_failed_attempt_is_logged_with_the_providers_sentence_and_a_hint(pair: Pair) -> None:
+    pair.plays([replies(404, f"No model like {PROMPT} with sk-abcdef12345678.")], [answers("Hello")])
+    [heard] = await pair.completes("Hello", primary=1, backup=1, asked=pair_ways("openai", backups=["openai"]))
+    line = await pair.stage.gateway.logged("attempt_failed", request_id=heard.request_id)
+    assert line["sentence"] == "No model like … with …."
+    assert "lack /v1" in line["hint"]
+
+
 @pytest.mark.parametrize("silent", [[Hang()], pings], ids=["no response", "pings"])
 async def test_readers_of_a_silent_primary_get_heartbeats_meanwhile(pair: Pair, silent: list[Step] | Play) -> None:
     pair.plays([silent], [answers("Hello")])
@@ -106,7 +152,7 @@ async def test_refusal_of_the_request_is_told(pair: Pair) -> None:
 @pytest.mark.parametrize("primary", PROVIDERS)
 async def test_error_of_the_primary_is_told_when_the_fallback_fails_too(pair: Pair, primary: str) -> None:
     asked = pair_ways(primary=primary)
-    for backup in [Hang()], says("bad request"):
+    for backup in [Hang()], says("bad request"), says("content filter"):
         pair.plays([says("overloaded")], [backup])
         await pair.fails("upstream_unavailable", 503, primary=2, backup=1, asked=asked)
     pair.plays([says("rate limit", Retry_After="60")], [says("broken")])

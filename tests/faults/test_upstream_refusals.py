@@ -1,4 +1,4 @@
-"""Upstreams that cannot be reached, or answer with a status instead of a stream (U1-U10, U17)."""
+"""Upstreams that cannot be reached, or answer with a status instead of a stream (U1-U10, U17, U29, U30)."""
 
 import asyncio
 import ssl
@@ -11,6 +11,7 @@ import msgspec
 import pytest
 import pytest_asyncio
 
+from gateway.core.errors import KINDS as ERRORS
 from tests.faults.providers import PROVIDERS, reason, refuses
 from tests.faults.stage import (
     API_KEY,
@@ -30,7 +31,20 @@ from tests.faults.stage import (
     ways,
 )
 from tests.kit.program import free_port, throwaway_certificate
-from tests.kit.upstream import Cut, Exchange, Reset, Script, ScriptedUpstream, Step, http_head, openai_answer, response
+from tests.kit.upstream import (
+    LAST_CHUNK,
+    Cut,
+    Exchange,
+    Reset,
+    Script,
+    ScriptedUpstream,
+    Step,
+    chunk,
+    http_head,
+    openai_answer,
+    response,
+    sse_head,
+)
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -82,11 +96,94 @@ async def test_429_without_retry_after(stage: Stage) -> None:
     ("status", "code", "ours"),
     [(500, "upstream_error", 502), (503, "upstream_unavailable", 503), (502, "upstream_error", 502)],
 )
-async def test_5xx_is_told_without_the_providers_words(stage: Stage, status: int, code: str, ours: int) -> None:
+async def test_5xx_is_told_without_quotes_keys_and_pages(stage: Stage, status: int, code: str, ours: int) -> None:
     stage.plays([response(status, body_of(f"failed on {PROMPT} with {API_KEY}"))])
-    await told(stage, code, ours)
+    for heard in await told(stage, code, ours):
+        assert heard.error["message"].endswith(": failed on … with …")
     stage.plays([response(status, PAGE, "text/html")])
-    await told(stage, code, ours)
+    for heard in await told(stage, code, ours):
+        assert heard.error["message"] == ERRORS[code].message
+
+
+async def test_5xx_is_told_with_the_providers_own_sentence(stage: Stage) -> None:
+    sentence = "model requires more system memory (5.6 GiB) than is available (3.1 GiB)"
+    stage.plays([response(500, msgspec.json.encode({"error": sentence}))])
+    for heard in await told(stage, "upstream_error", 502):
+        assert heard.error["message"] == f"The provider failed: {sentence}"
+
+
+KEYS_QUOTED = {
+    "xai": '{"code":"Client specified an invalid argument","error":"Incorrect API key provided: sk***89. Get one."}',
+    "anthropic": '{"error":{"type":"invalid_request_error","message":"Your credit balance is too low."}}',
+    "one-api": '{"error":{"message":"无效的令牌：sk-upstream","type":"one_api_error"}}',
+    "in part": '{"error":{"message":"Incorrect API key provided: sk-upstr*******cdef."}}',
+}
+
+
+@pytest.mark.parametrize("provider", KEYS_QUOTED)
+async def test_400_about_our_account_is_502_and_shows_no_piece_of_a_key(stage: Stage, provider: str) -> None:
+    stage.plays([response(400, KEYS_QUOTED[provider])])
+    asked = ways(*CHATS)
+    for heard in await stage.fail_all(asked, "upstream_auth", 502, whole=True):
+        assert heard.error["message"] == ERRORS["upstream_auth"].message
+    for line in stage.gateway.stdout:
+        assert not any(piece in line for piece in ("sk***", "sk-up", "cdef"))
+
+
+async def test_refusal_keeps_its_status_code_and_param_for_api_clients(stage: Stage) -> None:
+    stage.plays([response(413, body_of("Too large.", "request_too_large"))])
+    for heard in await stage.ask_all(ways("openai", "whole")):
+        assert (heard.status, heard.error["code"], heard.error["message"]) == (413, "request_too_large", "Too large.")
+    error = {"message": "The model `m` does not exist.", "param": "model", "code": "model_not_found"}
+    for status in (404, 400):
+        stage.plays([response(status, msgspec.json.encode({"error": error}))])
+        for heard in await stage.fail_all(ways(*CHATS), "model_not_found", status, whole=True):
+            assert heard.error["message"] == error["message"]
+            assert heard.error.get("param", "model") == "model"
+
+
+async def test_429_is_told_with_the_wait_that_its_body_names(stage: Stage) -> None:
+    retry = {"@type": "type.googleapis.com/google.rpc.RetryInfo", "retryDelay": "26s"}
+    error = {
+        "code": 429,
+        "message": "You exceeded your current quota.",
+        "status": "RESOURCE_EXHAUSTED",
+        "details": [retry],
+    }
+    stage.plays([response(429, msgspec.json.encode([{"error": error}]))])
+    for way, heard in zip(OF_ALL, await told(stage, "upstream_rate_limited", 429), strict=True):
+        assert heard.error["retry_after"] == 26
+        assert way.is_get or heard.headers["retry-after"] == "26"
+
+
+TOO_LONG = {
+    "xai": (400, "This model's maximum prompt length is 131072 but the request contains 537812 tokens."),
+    "dashscope": (400, "<400> InternalError.Algo.InvalidParameter: Range of input length should be [1, 129024]"),
+    "zhipu": (400, "Prompt exceeds max length"),
+    "tgi": (422, "Input validation error: `inputs` tokens + `max_new_tokens` must be <= 4096. Given: 3000 and 2000"),
+    "llama-cpp-python": (500, "Requested tokens (2138) exceed context window of 2048"),
+}
+
+
+@pytest.mark.parametrize("provider", TOO_LONG)
+async def test_too_long_is_known_in_any_providers_words(stage: Stage, provider: str) -> None:
+    status, sentence = TOO_LONG[provider]
+    stage.plays([response(status, body_of(sentence))])
+    for heard in await stage.fail_all(ways(*CHATS), "context_length_exceeded", 400, whole=True):
+        assert heard.error["message"] == sentence
+
+
+async def test_too_long_is_known_as_the_first_event_of_a_stream(stage: Stage) -> None:
+    error = {"code": 400, "message": "the request exceeds the size", "type": "exceed_context_size_error", "n_ctx": 512}
+    event = b"data: %s\n\n" % msgspec.json.encode({"error": error})
+    stage.plays([sse_head(), chunk(event), LAST_CHUNK])
+    await stage.fail_all(ways(*CHATS), "context_length_exceeded", 400, whole=True)
+
+
+async def test_refusal_that_quotes_the_prompt_is_told_without_the_quote(stage: Stage) -> None:
+    stage.plays([response(400, body_of(f"Invalid value: {PROMPT} is no number.", "invalid_value"))])
+    for heard in await stage.ask_all(ways(*CHATS)):
+        assert heard.error["message"] == "Invalid value: … is no number."
 
 
 @pytest.mark.parametrize(

@@ -77,6 +77,22 @@ def test_first_upstreams_error_is_told() -> None:
     assert told(way).code == "upstream_rate_limited"
 
 
+def test_refusal_of_a_fallback_does_not_hide_what_the_first_upstream_said() -> None:
+    way = course(upstream("a", retries=0), upstream("b"))
+    asked(way, "upstream_rate_limited")
+    with pytest.raises(GatewayError, match="upstream_rate_limited"):
+        way.failed(way.next(NOW), GatewayError("content_filter"), patience=60)
+
+
+def test_refusal_of_a_fallback_is_told_where_the_first_upstream_was_never_asked() -> None:
+    first = upstream("a", failures=1)
+    first.targets[0].breaker.fail(NOW)
+    way = course(first, upstream("b"))
+    choice = way.next(NOW)
+    with pytest.raises(GatewayError, match="content_filter"):
+        way.failed(choice, GatewayError("content_filter"), patience=60)
+
+
 def test_delay_is_said_once_and_does_not_pass_to_the_fallback() -> None:
     way = course(upstream("a", failures=1), upstream("b"))
     way.failed(way.next(NOW), GatewayError("upstream_rate_limited", retry_after=3), patience=60)

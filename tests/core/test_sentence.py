@@ -1,0 +1,124 @@
+"""What a provider said, less keys, pages, traces and quotes of the request."""
+
+import time
+from typing import Any
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gateway.core.sentence import MARK, MAX_REQUEST, MAX_SENTENCE, plain, without_keys, without_quotes
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("Incorrect API key provided: sk***89. You can get one.", "Incorrect API key provided: … You can get one."),
+        ("Incorrect API key provided: topsecretword.", "Incorrect API key provided: …"),
+        ("Authentication Fails, Your api key: ****97fe is invalid", "Authentication Fails, Your api key: … is invalid"),
+        (
+            "Received API Key = sk-...5678, Key Hash (Token) =88dc28d0f030c55ed4ab",
+            "Received API Key = …, Key Hash (Token) …",
+        ),
+        ("Your account org-1 <ak-f817m9q3k3wi11gjwbgi> is suspended", "Your account org-1 <…> is suspended"),
+        ("该令牌 sk-abcd1234efgh5678 已过期", "该令牌 … 已过期"),
+        ("无效的令牌：abc123xyz，请检查", "无效的令牌：…，请检查"),
+        ("API密钥abc12345def678无效", "API密钥…无效"),
+        ("bad key AIzaSyAJaC2_HRoQlWYanWPm2S-x.", "bad key …."),
+        ("bad key QwErTyUiOpAsDfGhJkL", "bad key …"),
+        ("token eyJhbGciOiJIUzI1NiJ9.eyJrZXkiOiJrZXk1.KP-50yQ refused", "token … refused"),
+        ("Bearer abcd1234 was refused; a Bearer token is needed", "Bearer … was refused; a Bearer token is needed"),
+        ("see https://me:word@host/path?key=abc for more", "see https://host/path for more"),
+        ("The model `meta-llama/Llama-3.3-70B-Instruct` does not exist", None),
+        ("gpt-4o-mini-2024-07-18, claude-3-5-sonnet-20241022, continue_final_message, context_length_exceeded", None),
+        ("model requires more system memory (5.6 GiB) than is available (3.1 GiB)", None),
+        ("InternalError.Algo.InvalidParameter: Range of input length should be [1, 129024]", None),
+        ("AccessDeniedUnpurchasedException: max_completion_tokens", None),
+        ("<!DOCTYPE html><title>x</title>", ""),
+        ("It broke.\nTraceback (most recent call last):\n  File", "It broke."),
+        ("It broke.\n    at run (/srv/app/index.js:12:3)", "It broke."),
+        ("a\x00b\r\nc", "a b c"),
+    ],
+)
+def test_sentence_is_told_without_keys_pages_and_traces(text: str, told: str | None) -> None:
+    assert plain(text) == (text if told is None else told)
+
+
+def test_sentence_is_bounded() -> None:
+    assert len(plain("word " * 9999)) <= MAX_SENTENCE
+
+
+def test_known_key_is_hidden_however_it_looks() -> None:
+    assert without_keys("the key plainword is bad", "plainword") == "the key … is bad"
+
+
+@given(st.text(max_size=3000))
+def test_any_text_becomes_one_line(text: str) -> None:
+    told = plain(text)
+    assert len(told) <= MAX_SENTENCE
+    assert "\n" not in told
+
+
+def asked(*contents: Any, **more: Any) -> bytes:
+    messages = [{"role": "user", "content": content} for content in contents]
+    return msgspec.json.encode({"model": "gpt-4o", "messages": messages} | more)
+
+
+SYSTEM = "You are a secret agent, code name Falke."
+
+
+@pytest.mark.parametrize(
+    ("sentence", "told"),
+    [
+        (f"failed on {SYSTEM} Sorry", "failed on … Sorry"),
+        ("failed on You are a secret age...", "failed on …..."),
+        ("twice You are a secret agent and You are a secret agent", "twice … and …"),
+        ('messages = [{"content": "one\\ntwo \\"three\\" four five"}]', 'messages = [{"content": "…"}]'),
+        ("Invalid: geheim 42!", "Invalid: …!"),
+        ("Invalid value: 'secret agent'.", "Invalid value: '…'."),
+        ("Invalid value: 'ok'.", "Invalid value: '…'."),
+        ("不能处理：请把这封信翻译成英文，谢谢", "不能处理：…"),
+        ("The model `gpt-4o` does not exist. Unknown parameter: 'max_completion_tokens'.", None),
+        ("This model's maximum context length is 8192 tokens.", None),
+        ("Function 'get_weather' is not valid.", None),
+    ],
+)
+def test_quotes_of_the_request_are_hidden(sentence: str, told: str | None) -> None:
+    parts = [{"type": "text", "text": 'one\ntwo "three" four five'}]
+    tools = [{"type": "function", "function": {"name": "get_weather", "description": "d"}}]
+    request = asked(
+        SYSTEM, parts, "geheim 42", "ok", "请把这封信翻译成英文，谢谢", max_completion_tokens=5, tools=tools
+    )
+    assert without_quotes(sentence, request) == (sentence if told is None else told)
+
+
+def test_quotes_of_a_request_that_is_no_json_are_hidden() -> None:
+    assert without_quotes("no: message=hello world, and more", b"message=hello world, and more") == "no: …"
+    assert without_quotes("no request", b"") == "no request"
+
+
+@given(st.text(min_size=20, max_size=400), st.integers(0, 300), st.integers(15, 60))
+def test_every_quote_of_fifteen_bytes_is_found(content: str, start: int, length: int) -> None:
+    content = " ".join(content.split())
+    quote = content[start % max(1, len(content)) :][:length].strip()
+    if len(quote.encode("utf-8", "replace")) < 15 or "\\" in quote or MARK in quote:
+        return
+    told = without_quotes(f"x {quote} y", asked(content))
+    assert quote not in told
+
+
+def test_request_that_is_too_long_or_too_nested_leaves_nothing_of_the_sentence() -> None:
+    assert without_quotes("a sentence", asked("x" * MAX_REQUEST)) == MARK
+    assert without_quotes("a sentence", msgspec.json.encode([[1]] * 30_000)) == MARK
+    assert without_quotes("aaaaaaaaaa" * 90, asked("a" * 1_000_000)) == MARK
+
+
+@pytest.mark.alone
+def test_work_for_the_longest_request_is_bounded() -> None:
+    request = asked("The quick brown model exceeds the maximum context length of messages. " * 55_000)
+    began = time.process_time()
+    without_quotes(
+        "This model's maximum context length is 8192 tokens. However, your messages resulted in 9001.", request
+    )
+    assert time.process_time() - began < 1.0
