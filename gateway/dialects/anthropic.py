@@ -15,7 +15,19 @@ from typing import Any, ClassVar, Final
 import msgspec
 
 from gateway.core.event import THINKING, TOKEN, TOOL, Event, Usage
-from gateway.dialects.base import Answer, Call, Dialect, EventAnswer, count_of, endpoint, post, read, usage_of
+from gateway.dialects.base import (
+    Answer,
+    Call,
+    Dialect,
+    EventAnswer,
+    count_of,
+    endpoint,
+    get,
+    post,
+    read,
+    sibling,
+    usage_of,
+)
 from gateway.dialects.chat import (
     Chat,
     Message,
@@ -161,10 +173,17 @@ class Anthropic(Dialect):
     stream_types: ClassVar[frozenset[str]] = frozenset({"text/event-stream"})
     needs_model: ClassVar[bool] = True
     prefills: ClassVar[bool] = True
+    lists_models: ClassVar[bool] = True
 
     def call(self, chat: dict[str, Any], url: str, api_key: str) -> Call:
         headers = {"anthropic-version": VERSION, **self.credential(api_key)}
         return post(endpoint(url, "/messages"), _payload(typed(chat)), headers)
+
+    def list_call(self, url: str, api_key: str) -> Call:
+        """Source: Anthropic API reference, list models. Without a limit, only the first 20 come."""
+        listed = sibling(endpoint(url, "/messages"), "/messages", "/models")
+        listed += ("&" if "?" in listed else "?") + "limit=1000"
+        return get(listed, {"anthropic-version": VERSION, **self.credential(api_key)})
 
     def credential(self, api_key: str) -> dict[str, str]:
         return {"x-api-key": api_key} if api_key else {}

@@ -30,10 +30,11 @@ from typing import Any, Final, NamedTuple
 
 import structlog
 from aiohttp import web
+from structlog.typing import FilteringBoundLogger
 
 from gateway.admin.service import AdminService
 from gateway.app import App, make_app
-from gateway.config import Address, Config, ConfigError, load
+from gateway.config import Address, Config, ConfigError, Problem, examine
 from gateway.core.errors import GatewayError
 from gateway.observe import logs
 from gateway.web.connection import Server
@@ -233,10 +234,12 @@ class _Process:
     async def _reload(self) -> None:
         async with self._reloading:
             try:
-                config = await asyncio.to_thread(load, self._path)
+                config, warnings = await asyncio.to_thread(examine, self._path)
                 self._warn_of_fixed(config)
                 await self._app.reload(config)
                 logs.configure(config.log.level, config.log.format, sys.stdout)
+                if self._worker is None or self._worker.number == 0:  # the others read the same file
+                    log_warnings(self._logger, warnings)
             except ConfigError as error:
                 self._refused(problems=[str(problem) for problem in error.problems][:20])
             except Exception as error:  # noqa: BLE001  # whatever it is, the old configuration stays in use
@@ -330,13 +333,20 @@ def _url(listener: asyncio.Server) -> str:
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
-def run(path: Path, config: Config, worker: Worker | None = None) -> int:
+def log_warnings(logger: FilteringBoundLogger, warnings: Sequence[Problem]) -> None:
+    """Writes a line for each warning about the configuration."""
+    for warning in warnings:
+        logger.warning("config_warning", file=warning.file, line=warning.line, setting=warning.key, says=warning.message)
+
+
+def run(path: Path, config: Config, worker: Worker | None = None, *, warnings: Sequence[Problem] = ()) -> int:
     """Serves until a signal ends the gateway.
 
     Args:
         path: the configuration's file, for reloads.
         config: its content now.
         worker: None for the only process.
+        warnings: what is doubtful in it, to be logged.
 
     Returns:
         The exit status.
@@ -344,6 +354,7 @@ def run(path: Path, config: Config, worker: Worker | None = None) -> int:
     output = logs.configure(config.log.level, config.log.format, sys.stdout)
     if worker:
         structlog.contextvars.bind_contextvars(worker=worker.number)
+    log_warnings(structlog.get_logger(), warnings)
     try:
         import uvloop
 

@@ -26,12 +26,13 @@ import socket
 import sys
 import time
 import traceback
+from collections.abc import Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, NoReturn
 
-from gateway.config import Address, Config, ConfigError, load
+from gateway.config import Address, Config, ConfigError, Problem, load
 from gateway.observe import logs
 from gateway.process import server
 from gateway.process.server import BindError, Worker, bind
@@ -50,18 +51,20 @@ FOR_EVER: Final = 3600.0
 _HANDLED: Final = frozenset({signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD})
 
 
-def run(path: Path, config: Config) -> int:
+def run(path: Path, config: Config, *, warnings: Sequence[Problem] = ()) -> int:
     """Serves with `server.workers` processes until a signal ends the gateway.
 
     Args:
         path: the configuration's file, for reloads.
         config: its content now.
+        warnings: what is doubtful in it, to be logged.
 
     Returns:
         The exit status: 0 when all workers drained, 3 when an address cannot be bound, otherwise the status of a worker
         that failed, 1 for one that was killed.
     """
     supervisor = Supervisor(path, config)
+    supervisor.warn(warnings)
     try:
         return supervisor.run()
     except BindError as error:
@@ -133,6 +136,10 @@ class Supervisor:
         os.close(self._lifeline)
         os.close(self._lifeline_write)
         self._serving.close()
+
+    def warn(self, warnings: Sequence[Problem]) -> None:
+        """Logs what is doubtful in the configuration."""
+        server.log_warnings(self._logger, warnings)
 
     def run(self) -> int:
         """Returns the exit status when the last worker has ended.

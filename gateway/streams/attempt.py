@@ -19,7 +19,7 @@ An attempt knows nothing of the attempts before and after it; the pump does.
 """
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Final, Protocol
 
 import aiohttp
 
@@ -38,6 +38,11 @@ from gateway.streams.transcript import Transcript
 from gateway.upstream.course import Choice
 from gateway.upstream.http import attempt
 from gateway.upstream.intake import Intake, Taken
+
+MODEL_STATUSES: Final = frozenset({400, 404, 422})
+"""Statuses with which a target refuses a request that names no model."""
+OTHER_REFUSALS: Final = frozenset({"bad_request", "content_filter", "context_length_exceeded"})
+"""What these statuses also mean, and is never said for want of a model."""
 
 
 class Host(Protocol):
@@ -129,6 +134,31 @@ class Attempt:
         Raises:
             GatewayError: the target refused, could not be reached or was silent; its answer broke off or is too long.
         """
+        unnamed = self._work.job.source.names_no_model(self.choice.upstream, self.choice.target)
+        if unnamed and self.choice.target.models.needed:
+            await self._learn_model()
+        try:
+            await self._ask()
+        except GatewayError as error:
+            if not (unnamed and await self._model_was_missing(error)):
+                raise
+            await self._ask()
+
+    async def _learn_model(self) -> None:
+        engine = self._work.engine
+        await self.choice.target.models.learn(engine.session, self._now, engine.logger)
+
+    async def _model_was_missing(self, error: GatewayError) -> bool:
+        """Whether this refusal may be for want of a model, which is known now and was not when the target was asked."""
+        models = self.choice.target.models
+        refused = error.status in MODEL_STATUSES and error.code not in OTHER_REFUSALS
+        if models.needed or self._speaking or not refused:
+            return False
+        await self._learn_model()
+        models.needed = bool(models.first)
+        return models.needed
+
+    async def _ask(self) -> None:
         work, job, account, target = self._work, self._work.job, self._work.account, self.choice.target
         upstream, clock = self.choice.upstream, work.engine.clock
         if self.rescue is not None:

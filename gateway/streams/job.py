@@ -25,6 +25,9 @@ class Source(Protocol):
     def call(self, upstream: Upstream, target: Target, prefix: str) -> Call:
         """The request for this target. With a prefix, the target is asked to continue that text."""
 
+    def names_no_model(self, upstream: Upstream, target: Target) -> bool:
+        """Whether this is a chat for which neither the client nor the configuration names a model for this target."""
+
     async def accept(self, upstream: Upstream, response: aiohttp.ClientResponse, *, canonical: bool) -> Answer | None:
         """What reads this answer's body; None where the answer is no stream and must be passed through.
 

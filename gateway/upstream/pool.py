@@ -14,7 +14,8 @@ from gateway.config import Target as TargetConfig
 from gateway.config import Upstream as UpstreamConfig
 from gateway.core.breaker import Breaker
 from gateway.dialects import DIALECTS
-from gateway.dialects.base import Dialect
+from gateway.dialects.base import Call, Dialect
+from gateway.upstream.models import ModelList
 
 
 class Target:
@@ -24,6 +25,7 @@ class Target:
         url: its base URL, without a slash at the end.
         label: its host and port, as metrics name it.
         model: the model's name in requests to it, None for the name in the client's request.
+        models: the models that it has, for requests that name none.
         weight: its share of the calls relative to the others.
         breaker: whether it is in service.
         open: calls that have not ended.
@@ -32,7 +34,9 @@ class Target:
             refused once.
     """
 
-    __slots__ = ("breaker", "label", "model", "open", "rejects_prefill", "served", "url", "weight")
+    __slots__ = ("breaker", "label", "model", "models", "open", "rejects_prefill", "served", "url", "weight")
+
+    models: ModelList
 
     def __init__(self, config: TargetConfig, url: str, breaker: Breaker, dialect: Dialect) -> None:
         self.url = url.rstrip("/")
@@ -67,6 +71,14 @@ class Upstream:
             )
             for target in config.targets
         ]
+        for target in self.targets:
+            needed, verify_tls = self.dialect.needs_model, config.verify_tls
+            target.models = ModelList(self.list_call(target), target.label, verify_tls=verify_tls, needed=needed)
+
+    def list_call(self, target: Target) -> Call | None:
+        """The request for the models that the target has, None where its API has no list."""
+        call = self.dialect.list_call(target.url, self.config.api_key)
+        return call and Call(call.method, call.url, {**call.headers, **self.config.headers}, call.body)
 
     def pick(
         self, now: float, avoid: Collection[Target] = (), rather_not: Target | None = None, *, always: bool = False

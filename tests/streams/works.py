@@ -40,6 +40,9 @@ class Unread:
     def call(self, upstream: Upstream, target: Target, prefix: str) -> Call:
         return ChatSource({"model": "m", "messages": []}).call(upstream, target, prefix)
 
+    def names_no_model(self, upstream: Upstream, target: Target) -> bool:
+        return False
+
     async def accept(self, upstream: Upstream, response: aiohttp.ClientResponse, *, canonical: bool) -> Answer | None:
         return None
 

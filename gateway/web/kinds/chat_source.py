@@ -16,7 +16,8 @@ class ChatSource:
     """Asks with a chat request in OpenAI's shape, translated to the upstream's dialect.
 
     Args:
-        chat: the request. Its `model` is used where neither the target nor the upstream names one.
+        chat: the request. Its `model` is used where neither the target nor the upstream names one; where it is empty
+            too, the first model of the target's own list, if that is known.
         keep_chunks: whether the chunks of an OpenAI upstream are kept unchanged.
         keep_usage: whether its extra usage chunk is kept, too.
     """
@@ -24,7 +25,8 @@ class ChatSource:
     repeatable = True
 
     def __init__(self, chat: dict[str, Any], *, keep_chunks: bool = False, keep_usage: bool = False) -> None:
-        self._chat = chat
+        # An empty name is no name: some servers look for a model that is called so.
+        self._chat = chat if chat.get("model") else {key: value for key, value in chat.items() if key != "model"}
         self._keep_chunks = keep_chunks
         self._keep_usage = keep_usage
         choices = chat.get("n")
@@ -33,7 +35,7 @@ class ChatSource:
     def call(self, upstream: Upstream, target: Target, prefix: str) -> Call:
         """The request for this target. Configured headers replace those of the dialect."""
         config = upstream.config
-        model = target.model or config.model or self._chat.get("model")
+        model = target.model or config.model or self._chat.get("model") or target.models.first
         chat = {**self._chat, "model": model} if model else self._chat
         if not upstream.dialect.wants_session:
             chat = {key: value for key, value in chat.items() if key != "session_id"}
@@ -41,6 +43,10 @@ class ChatSource:
             chat = upstream.dialect.prefilled(chat, prefix)
         call = upstream.dialect.call(chat, target.url, config.api_key)
         return Call(call.method, call.url, {**call.headers, **config.headers}, call.body)
+
+    def names_no_model(self, upstream: Upstream, target: Target) -> bool:
+        """Whether neither the client nor the configuration names a model for this target."""
+        return not (target.model or upstream.config.model or self._chat.get("model"))
 
     async def accept(self, upstream: Upstream, response: aiohttp.ClientResponse, *, canonical: bool) -> Answer:
         """What reads the answer's body.
