@@ -12,10 +12,11 @@ from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 
-from gateway.config import ConfigError, examine, schema
+from gateway.config import Config, ConfigError, examine, schema
 from gateway.core.credential import MAX_SECRET, digest
+from gateway.demo import start_demo
 from gateway.process import server, supervisor
-from gateway.upstream.inquiry import inquire
+from gateway.upstream.inquiry import Report, inquire
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -91,10 +92,23 @@ def _check(path: Path, *, ask: bool) -> int:
     if not ask:
         print("ok")
         return 0
-    reports = asyncio.run(inquire(config))
+    reports = asyncio.run(_ask(config))
     for report in reports:
         print(report)
     return 0 if all(report.serves for report in reports) else 1
+
+
+async def _ask(config: Config) -> list[Report]:
+    demo = (
+        await start_demo()
+        if any(target.demo for name in config.upstreams.values() for target in name.targets)
+        else None
+    )
+    try:
+        return await inquire(config, demo.url if demo is not None else "")
+    finally:
+        if demo is not None:
+            await demo.close()
 
 
 def _hash() -> int:

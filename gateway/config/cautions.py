@@ -1,7 +1,7 @@
 """Warnings: what a config may say, but what cannot work or is dangerous.
 
-A warning never stops anything. It is for the mistakes that otherwise cost an evening, because every single key is legal:
-a variable that is not replaced, an address in another API's form, a key that nobody can send.
+A warning never stops anything. It is for the mistakes that otherwise cost an evening, because every single key is
+legal: a variable that is not replaced, an address in another API's form, a key that nobody can send.
 
 Invariants:
 
@@ -262,7 +262,9 @@ def _wrong_base(place: _Place) -> str:
     if place.host == "api.openai.com" and dialect in ("anthropic", "ollama"):
         return "this provider speaks another API; write dialect: openai"
     if dialect == "ollama":
-        return "Ollama's own API is not below /v1; leave /v1 out, or write dialect: openai" if _has_version(base) else ""
+        return (
+            "Ollama's own API is not below /v1; leave /v1 out, or write dialect: openai" if _has_version(base) else ""
+        )
     if dialect not in ("openai", "anthropic"):
         return ""
     known = BASES.get(place.host)

@@ -95,9 +95,7 @@ def examine_text(
 
 def _warnings(config: Config, document: Document, name: str) -> list[Problem]:
     # Several routes may inherit one value, which is doubted once, where it is written.
-    places = dict.fromkeys(
-        (_place(path, document), message) for path, message in cautions(config, time.time())
-    )
+    places = dict.fromkeys((_place(path, document), message) for path, message in cautions(config, time.time()))
     found = [Problem(name, document.line(path), dotted(path), message, True) for path, message in places]
     return sorted(found, key=lambda problem: problem.line)
 

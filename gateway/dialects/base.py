@@ -210,8 +210,8 @@ class Dialect(ABC):
     stream_types: ClassVar[frozenset[str]]
     """Media types that a good streaming answer has, without parameters; "" stands for no Content-Type at all."""
     needs_model: ClassVar[bool] = False
-    """Whether the provider refuses a chat without a model. Where nobody names one, the first of the target's own list is
-    asked for; if the API has no list, the configuration has to name one for chat routes."""
+    """Whether the provider refuses a chat without a model. Where nobody names one, the first of the target's own list
+    is asked for; if the API has no list, the configuration has to name one for chat routes."""
     lists_models: ClassVar[bool] = False
     """Whether the API has a list of models, which `list_call` asks for."""
     wants_session: ClassVar[bool] = False

@@ -336,7 +336,9 @@ def _url(listener: asyncio.Server) -> str:
 def log_warnings(logger: FilteringBoundLogger, warnings: Sequence[Problem]) -> None:
     """Writes a line for each warning about the configuration."""
     for warning in warnings:
-        logger.warning("config_warning", file=warning.file, line=warning.line, setting=warning.key, says=warning.message)
+        logger.warning(
+            "config_warning", file=warning.file, line=warning.line, setting=warning.key, says=warning.message
+        )
 
 
 def run(path: Path, config: Config, worker: Worker | None = None, *, warnings: Sequence[Problem] = ()) -> int:

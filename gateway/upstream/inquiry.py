@@ -14,6 +14,7 @@ Invariants:
 """
 
 import asyncio
+import re
 import time
 from collections.abc import Iterator
 from typing import Final, NamedTuple
@@ -21,11 +22,13 @@ from typing import Final, NamedTuple
 import aiohttp
 from aiohttp import hdrs
 
-from gateway.config import Config, ProxyRoute
+from gateway.config import Config, ProxyRoute, Route
 from gateway.core.errors import GatewayError
 from gateway.dialects.base import Call
+from gateway.dialects.failures import clean
+from gateway.upstream.hints import hint
 from gateway.upstream.http import attempt, new_session, plain_headers, read_error_body
-from gateway.upstream.models import ask_models
+from gateway.upstream.models import ask_models, first_of
 from gateway.upstream.pool import Target, Upstream
 
 PATIENCE: Final = 15.0
@@ -72,15 +75,19 @@ async def inquire(config: Config, demo_url: str = "") -> list[Report]:
 def _questions(config: Config, session: aiohttp.ClientSession, demo_url: str) -> Iterator["_Question"]:
     for name, settings in config.upstreams.items():
         upstream = Upstream(name, settings, demo_url)
-        asking = [route for route in config.routes if name in (route.upstream, *config.upstreams[route.upstream].fallback)]
-        chats = [route for route in asking if not isinstance(route, ProxyRoute)]
+        routes = [route for route in config.routes if name in _chain(config, route)]
+        chats = [route for route in routes if not isinstance(route, ProxyRoute)]
         routed = {route.model for route in chats if route.model}
         for index, target in enumerate(upstream.targets):
-            # A name at the target wins over one at the upstream, and that over those of the routes.
+            # A name at the target wins over one at the upstream, and that one over those of the routes.
             named = target.model or settings.model
-            wanted = {named} if named else routed
+            wanted = frozenset({named} if named else routed)
             place = f"upstreams.{name}.targets[{index}]: {settings.targets[index].url}"
-            yield _Question(session, upstream, target, place, frozenset(wanted), chats=bool(chats or not asking))
+            yield _Question(session, upstream, target, place, wanted, chats=bool(chats or not routes))
+
+
+def _chain(config: Config, route: Route) -> tuple[str, ...]:
+    return (route.upstream, *config.upstreams[route.upstream].fallback)
 
 
 class _Question:
@@ -124,31 +131,41 @@ class _Question:
         return Report(self._place, True, says)
 
     async def _ask_chat(self) -> str:
-        call = self._upstream.list_call(self._target)
-        if call is None:
-            await self._ask_hi("")
-            return "status 200, it answers"
-        names: tuple[str, ...] = ()
-        try:
-            names = await ask_models(self._session, call, verify_tls=self._upstream.config.verify_tls)
-            listed = f"status 200, has {_shown(names)}"
-        except GatewayError as error:
-            if error.code != "upstream_protocol" and error.status not in (400, 404, 405):
-                raise
-            listed = "has no list of models"
+        names = await self._list()
         missing = sorted(model for model in self._wanted if not _is_in(model, names))
-        if not names and not self._wanted:
-            await self._ask_hi("")
-            return f"{listed}, answers without a model"
+        if names is None and not self._wanted:
+            missing = [""]
         for model in missing:
-            await self._ask_hi(model)
+            await self._ask_hi(model, names)
+        if names is None:
+            return "status 200, answers"
+        listed = f"status 200, has {_shown(names)}"
         if missing:
             return f"{listed}; answers as {', '.join(missing)} too"
-        if not self._wanted:
-            return f"{listed}; where a request names none, {_first(names)} is asked for"
-        return f"{listed}; {', '.join(sorted(self._wanted))} is there"
+        if self._wanted:
+            return f"{listed}; what the configuration names is among them: {', '.join(sorted(self._wanted))}"
+        first = first_of(names)
+        if not first:
+            raise GatewayError("model_not_found", "It has no model.")
+        return f"{listed}; where a request names none, {first} is asked for"
 
-    async def _ask_hi(self, model: str) -> None:
+    async def _list(self) -> tuple[str, ...] | None:
+        """The models that it lists; None where it has no list.
+
+        Raises:
+            GatewayError: it does not answer, or not to us.
+        """
+        call = self._upstream.list_call(self._target)
+        if call is None:
+            return None
+        try:
+            return await ask_models(self._session, call, verify_tls=self._upstream.config.verify_tls)
+        except GatewayError as error:
+            if error.upstream_status in (400, 404, 405, 501) or error.code == "upstream_protocol":
+                return None
+            raise
+
+    async def _ask_hi(self, model: str, names: tuple[str, ...] | None = None) -> None:
         """Returns when the target began to answer one word.
 
         Raises:
@@ -159,7 +176,11 @@ class _Question:
         call = dialect.call(chat, self._target.url, config.api_key)
         status, kind, headers, body = await self._send(call)
         if status != 200:
-            raise dialect.refusal(status, headers, body, now=time.time())
+            error = dialect.refusal(status, headers, body, now=time.time())
+            error.upstream_status = status
+            if names:
+                error.message = f"{model} is not among its models ({_shown(names)}): {error.message}"
+            raise error
         if kind not in dialect.stream_types:
             raise GatewayError("upstream_protocol", detail=f"status 200 with {kind or 'no type'} instead of a stream")
 
@@ -167,7 +188,9 @@ class _Question:
         own = self._upstream.dialect.credential(self._upstream.config.api_key) | self._upstream.config.headers
         status, _, headers, body = await self._send(Call("HEAD", self._target.url, own, b""))
         if status >= 500:
-            raise self._upstream.dialect.refusal(status, headers, body, now=time.time())
+            error = self._upstream.dialect.refusal(status, headers, body, now=time.time())
+            error.upstream_status = status
+            raise error
         return f"reached, status {status}"
 
     async def _send(self, call: Call) -> tuple[int, str, dict[str, str], bytes]:
@@ -186,5 +209,22 @@ class _Question:
             return response.status, kind, plain_headers(response.headers), body
 
     def _failed(self, error: GatewayError) -> Report:
-        said = " ".join(part for part in (error.message, error.detail and f"({error.detail})") if part)
-        return Report(self._place, False, f"{error.code}: {said}")
+        status = f"status {error.upstream_status}" if error.upstream_status else "no answer"
+        # The provider's own sentence where it gave one; what is known of a failure before any answer is its detail.
+        said = error.message if error.sentence in error.message else f"{error.message} {error.sentence}"
+        detail = f" ({error.detail})" if error.detail and not error.upstream_status else ""
+        advice = hint(error, self._target.url, self._upstream.config.dialect)
+        return Report(self._place, False, f"{status}, {error.code}: {said}{detail} {advice}".rstrip())
+
+
+def _is_in(model: str, names: tuple[str, ...] | None) -> bool:
+    """Whether a list has a model, if only with Ollama's tag, Anthropic's date, or below a folder as at Google."""
+    like = re.compile(rf"(.*/)?{re.escape(model)}(:latest|-[0-9]{{8}})?")
+    return any(like.fullmatch(name) for name in names or ())
+
+
+def _shown(names: tuple[str, ...]) -> str:
+    if not names:
+        return "no model"
+    more = ", …" if len(names) > MAX_SHOWN else ""
+    return f"{len(names)} {'model' if len(names) == 1 else 'models'}: {', '.join(map(clean, names[:MAX_SHOWN]))}{more}"

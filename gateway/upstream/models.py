@@ -14,7 +14,7 @@ Invariants:
 
 import asyncio
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Final
 
 import aiohttp
@@ -70,8 +70,8 @@ class ModelList:
 
     @property
     def first(self) -> str:
-        """The model to ask for where none is named, "" while none is known: the first that seems to be for chats."""
-        return next((name for name in self.names if not _NO_CHAT.search(name)), "".join(self.names[:1]))
+        """The model to ask for where none is named, "" while none is known."""
+        return first_of(self.names)
 
     async def learn(
         self, session: aiohttp.ClientSession, now: Callable[[], float], logger: FilteringBoundLogger
@@ -103,6 +103,11 @@ class ModelList:
             self._asking = None
 
 
+def first_of(names: Sequence[str]) -> str:
+    """The first of a target's models that seems to be for chats, else the first of all; "" for none."""
+    return next((name for name in names if not _NO_CHAT.search(name)), "".join(names[:1]))
+
+
 async def ask_models(session: aiohttp.ClientSession, call: Call, *, verify_tls: bool = True) -> tuple[str, ...]:
     """The models that a target lists.
 
@@ -121,7 +126,9 @@ async def ask_models(session: aiohttp.ClientSession, call: Call, *, verify_tls: 
     except TimeoutError:
         raise GatewayError("upstream_timeout", detail="no list of models in time") from None
     if response.status != 200:
-        raise failures.refusal(response.status, plain_headers(response.headers), body)
+        error = failures.refusal(response.status, plain_headers(response.headers), body)
+        error.upstream_status = response.status
+        raise error
     names = models_in(body)
     if names is None:
         raise GatewayError("upstream_protocol", detail="status 200, but no list of models")

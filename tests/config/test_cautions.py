@@ -8,6 +8,7 @@ import pytest
 from gateway.config import examine, examine_text
 
 ROOT = Path(__file__).resolve().parents[2]
+SHIPPED = [ROOT / "config.yaml", ROOT / "compose/gateway.yaml", *sorted((ROOT / "docs/examples").glob("*.yaml"))]
 AUTH = "auth: {anonymous: true}"
 BASE = """\
 upstreams:
@@ -48,9 +49,7 @@ def test_check_warns_of_what_cannot_work_or_is_dangerous(heading: str, yaml: str
     assert [str(warning).removeprefix("f:") for warning in found] == expected
 
 
-@pytest.mark.parametrize(
-    "path", [ROOT / "config.yaml", ROOT / "compose" / "gateway.yaml", *sorted((ROOT / "docs" / "examples").glob("*.yaml"))]
-)
+@pytest.mark.parametrize("path", SHIPPED, ids=str)
 def test_shipped_configs_give_no_warning(path: Path) -> None:
     assert examine(path, {}).warnings == []
 
