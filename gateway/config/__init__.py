@@ -3,6 +3,7 @@
 `load` goes through these files in this order:
 
     document.py   reads YAML strictly and notes the line of every key
+    mistakes.py   finds the line where a mistake in YAML begins
     expand.py     replaces `${…}` by variables and files
     model.py      says which keys exist, and why their defaults are what they are; `rules.py`, `addresses.py` and
                   `formatting.py` say how single values are written

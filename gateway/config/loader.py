@@ -19,6 +19,7 @@ from gateway.config.cautions import cautions
 from gateway.config.checks import findings
 from gateway.config.document import MAX_BYTES, Document
 from gateway.config.expand import Expander
+from gateway.config.mistakes import is_glued
 from gateway.config.model import ROUTES, Config, Stream
 from gateway.config.problems import ConfigError, KeyPath, Problem, dotted, suggestion
 
@@ -131,6 +132,11 @@ def _is_aftermath(detail: ErrorDetails) -> bool:
 
 def _complaint(detail: ErrorDetails, document: Document) -> tuple[KeyPath, str]:
     place = _written(detail["loc"], document)
+    if detail["type"] == "extra_forbidden" and is_glued(str(place[-1])):
+        # What stands behind the colon is a value, which is never printed.
+        return (*place[:-1], str(place[-1]).partition(":")[0]), "has no space after its colon; allowed: key: value"
+    if detail["type"] in _MAPPING_TYPES and isinstance(detail["input"], str) and is_glued(detail["input"]):
+        return place, "is not a mapping, as a space is missing after a colon; allowed: key: value lines"
     if detail["type"].startswith("union_tag"):
         return (*place, "api"), f"is not a kind of route; allowed: {', '.join(ROUTES)}"
     return place, _message(detail)
@@ -149,6 +155,7 @@ def _message(detail: ErrorDetails) -> str:
     return _MESSAGES.get(detail["type"], detail["msg"]).format(**context)
 
 
+_MAPPING_TYPES: Final = frozenset({"dict_type", "model_type", "model_attributes_type"})
 _MESSAGES: Final[dict[str, str]] = {
     "missing": "is missing; it is required",
     "bool_type": "is not a boolean (yes, no, on and off are text in YAML 1.2); allowed: true or false",
