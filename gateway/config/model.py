@@ -262,7 +262,7 @@ class Target(Section):
     LLM inside the program."""
     weight: Annotated[int, Whole(1, 1000)] = 1
     """Its share of the streams, relative to the other targets. All shares are equal by default."""
-    model: Annotated[str | None, Text(1, 256, optional=True)] = None
+    model: Annotated[str | None, Text(1, 256, optional=True, blank=True)] = None
     """The model that this target is asked for; null: the model of the upstream, the route or the client."""
 
     @property
@@ -308,8 +308,9 @@ class Upstream(Section):
     rescue: bool = True
     """Whether an answer that breaks off is finished by another target or a fallback. Only on routes with api: chat or
     openai."""
-    model: Annotated[str | None, Text(1, 256, optional=True)] = None
-    """The model that this upstream is asked for; null: the model of the route or the client."""
+    model: Annotated[str | None, Text(1, 256, optional=True, blank=True)] = None
+    """The model that this upstream is asked for; null: the model of the route or the client. Where none is named at all
+    and the provider wants one, the first of the target's own list is asked for."""
     verify_tls: bool = True
     """Whether the certificate of an https target is checked. Turn it off for a test only: without the check, any server
     that answers gets your key."""
@@ -343,8 +344,8 @@ class OpenAIRoute(BaseRoute):
     """What kind of route this is."""
     path: Annotated[str, Path()]
     """The path; official SDKs expect it to end with /chat/completions."""
-    model: Annotated[str | None, Text(1, 256, optional=True)] = None
-    """The model where the client names none."""
+    model: Annotated[str | None, Text(1, 256, optional=True, blank=True)] = None
+    """The model where the client names none; null: the model of the upstream, or the first of its own list."""
 
 
 class History(Section):
@@ -373,8 +374,8 @@ class ChatRoute(BaseRoute):
     """What kind of route this is."""
     path: Annotated[str, Path()]
     """The path."""
-    model: Annotated[str | None, Text(1, 256, optional=True)] = None
-    """The model to ask for; null: the model of the upstream."""
+    model: Annotated[str | None, Text(1, 256, optional=True, blank=True)] = None
+    """The model to ask for; null: the model of the upstream, or the first of its own list."""
     system: Annotated[str | None, Text(1, 65536, optional=True)] = None
     """The system prompt; null, the default, for none."""
     format: Annotated[str | dict[str, Any], FormatRule()] = "events"
