@@ -42,7 +42,7 @@ def mistake(text: str, error: yaml.MarkedYAMLError) -> Mistake:
     if at is None:
         return Mistake(1, _words(error))
     begin = error.context_mark or at
-    before = [token for token in _tokens(text) if token.start_mark.index < at.index]
+    before = _tokens(text, at.index)
     stumble = _Stumble(text, error.context or "", error.problem or "", begin, at, before)
     found = (search(stumble) for search in (_quote, _bracket, _colon, _indentation))
     return next((wrong for wrong in found if wrong is not None), Mistake(at.line + 1, _words(error)))
@@ -117,14 +117,18 @@ def _indentation(stumble: _Stumble) -> Mistake | None:
     return None
 
 
-def _tokens(text: str) -> list[Any]:
-    """The tokens up to the first one that cannot be read."""
+def _tokens(text: str, end: int) -> list[Any]:
+    """The tokens that begin before the index `end`, up to the first one that cannot be read.
+
+    Nothing is read that the parser has not read: its own limit on nesting keeps it from more, which can take hours.
+    """
     scanner, tokens = yaml.SafeLoader(text), []
     try:
-        while scanner.check_token():
+        while scanner.check_token() and scanner.peek_token().start_mark.index < end:  # type: ignore[no-untyped-call]
             tokens.append(scanner.get_token())  # type: ignore[no-untyped-call]
     except yaml.YAMLError:
-        tokens += scanner.tokens  # read already, and kept back because they might have been a key
+        # Read already, and kept back because they might have been a key.
+        tokens += [token for token in scanner.tokens if token.start_mark.index < end]
     return tokens
 
 

@@ -30,7 +30,6 @@ from typing import Any, Final, NamedTuple
 
 import structlog
 from aiohttp import web
-from structlog.typing import FilteringBoundLogger
 
 from gateway.admin.service import AdminService
 from gateway.app import App, make_app
@@ -83,14 +82,18 @@ class Worker(NamedTuple):
     serving: Callable[[], None]
 
 
-async def serve(path: Path, config: Config, worker: Worker | None = None) -> None:
+async def serve(path: Path, config: Config, worker: Worker | None = None, warnings: Sequence[Problem] = ()) -> None:
     """Serves until a signal ends the gateway; returns when everything is closed.
+
+    Args:
+        path, config, worker: as for `run`.
+        warnings: what is doubtful in the configuration. It is logged now; after a reload, only what is new.
 
     Raises:
         BindError: an address in the configuration is taken, or is not one of this machine's.
     """
     app = await make_app(config, worker.number if worker else None)
-    process = _Process(path, app, config, worker)
+    process = _Process(path, app, config, worker, warnings)
     try:
         await process.run()
     finally:
@@ -100,8 +103,11 @@ async def serve(path: Path, config: Config, worker: Worker | None = None) -> Non
 class _Process:
     """One serving process, from its first listener to its last byte."""
 
-    def __init__(self, path: Path, app: App, config: Config, worker: Worker | None) -> None:
+    def __init__(
+        self, path: Path, app: App, config: Config, worker: Worker | None, warnings: Sequence[Problem]
+    ) -> None:
         self._path = path
+        self._warnings = warnings
         self._worker = worker
         self._public: list[asyncio.Server] = []
         self._admin: list[asyncio.Server] = []
@@ -156,6 +162,8 @@ class _Process:
         self._logger.info("serving", url=url, admin=admin, open=page, pid=os.getpid())
         # Of several workers, the first one says it, and not again when it was restarted.
         first = self._worker is None or (self._worker.number, self._worker.restarts) == (0, 0)
+        if first:
+            self._warn_of_doubts(self._warnings)
         if page and first and sys.stderr is not None and sys.stderr.isatty():
             print(f"\n  Open {page} and chat.\n", file=sys.stderr)
         if self._worker:
@@ -239,7 +247,8 @@ class _Process:
                 await self._app.reload(config)
                 logs.configure(config.log.level, config.log.format, sys.stdout)
                 if self._worker is None or self._worker.number == 0:  # the others read the same file
-                    log_warnings(self._logger, warnings)
+                    self._warn_of_doubts(warnings, self._warnings)
+                    self._warnings = warnings
             except ConfigError as error:
                 self._refused(problems=[str(problem) for problem in error.problems][:20])
             except Exception as error:  # noqa: BLE001  # whatever it is, the old configuration stays in use
@@ -251,6 +260,12 @@ class _Process:
     def _refused(self, **reason: Any) -> None:
         self._gateway.metrics.reload_ok.set(0)
         self._logger.error("reload_failed", **reason)
+
+    def _warn_of_doubts(self, warnings: Sequence[Problem], earlier: Sequence[Problem] = ()) -> None:
+        known = {(warning.key, warning.message) for warning in earlier}
+        for file, line, setting, says, _ in warnings:
+            if (setting, says) not in known:
+                self._logger.warning("config_warning", file=file, line=line, setting=setting, says=says)
 
     def _warn_of_fixed(self, config: Config) -> None:
         for name in ("listen", "admin_listen", "workers", "max_connections"):
@@ -333,14 +348,6 @@ def _url(listener: asyncio.Server) -> str:
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
-def log_warnings(logger: FilteringBoundLogger, warnings: Sequence[Problem]) -> None:
-    """Writes a line for each warning about the configuration."""
-    for warning in warnings:
-        logger.warning(
-            "config_warning", file=warning.file, line=warning.line, setting=warning.key, says=warning.message
-        )
-
-
 def run(path: Path, config: Config, worker: Worker | None = None, *, warnings: Sequence[Problem] = ()) -> int:
     """Serves until a signal ends the gateway.
 
@@ -348,7 +355,7 @@ def run(path: Path, config: Config, worker: Worker | None = None, *, warnings: S
         path: the configuration's file, for reloads.
         config: its content now.
         worker: None for the only process.
-        warnings: what is doubtful in it, to be logged.
+        warnings: what is doubtful in it. It is logged.
 
     Returns:
         The exit status.
@@ -356,7 +363,6 @@ def run(path: Path, config: Config, worker: Worker | None = None, *, warnings: S
     output = logs.configure(config.log.level, config.log.format, sys.stdout)
     if worker:
         structlog.contextvars.bind_contextvars(worker=worker.number)
-    log_warnings(structlog.get_logger(), warnings)
     try:
         import uvloop
 
@@ -364,7 +370,7 @@ def run(path: Path, config: Config, worker: Worker | None = None, *, warnings: S
     except ImportError:
         run_loop = asyncio.run
     try:
-        run_loop(serve(path, config, worker))
+        run_loop(serve(path, config, worker, warnings))
     except BindError as error:
         print(error, file=sys.stderr)
         return 3

@@ -3,9 +3,11 @@
 What a target is asked, the cheapest thing that tells whether it will serve:
 
 - openai, anthropic, ollama: its list of models, which costs nothing. Where it has no list, or a configured model is not
-  in it, "hi" is asked with an answer of one token: a list may be of other names than a server accepts.
-- sse, text: "hi". The connection is closed as soon as the answer begins.
+  in it, "hi" is asked: a list may have other names than a server accepts.
+- sse, text: "hi".
 - a target that only proxy routes use: HEAD. Any answer below 500 is good, as only the routes know the paths.
+
+Where "hi" is asked, the connection is closed as soon as the answer begins.
 
 Invariants:
 
@@ -36,6 +38,8 @@ PATIENCE: Final = 15.0
 AT_ONCE: Final = 16
 MAX_SHOWN: Final = 5
 """Names of models in one report."""
+
+_HOW_TO_GET_ONE: Final = {"ollama": "; `ollama pull NAME` gets one"}
 
 
 class Report(NamedTuple):
@@ -119,6 +123,10 @@ class _Question:
         self._wanted = wanted
         self._chats = chats
 
+    @property
+    def _dialect(self) -> str:
+        return self._upstream.config.dialect
+
     async def ask(self) -> Report:
         """The report."""
         try:
@@ -146,7 +154,7 @@ class _Question:
             return f"{listed}; what the configuration names is among them: {', '.join(sorted(self._wanted))}"
         first = first_of(names)
         if not first:
-            raise GatewayError("model_not_found", "It has no model.")
+            raise GatewayError("model_not_found", f"It has no model yet{_HOW_TO_GET_ONE.get(self._dialect, '')}.")
         return f"{listed}; where a request names none, {first} is asked for"
 
     async def _list(self) -> tuple[str, ...] | None:
@@ -172,7 +180,7 @@ class _Question:
             GatewayError: it did not.
         """
         config, dialect = self._upstream.config, self._upstream.dialect
-        chat = {"messages": [{"role": "user", "content": "hi"}], "max_tokens": 1} | ({"model": model} if model else {})
+        chat = {"messages": [{"role": "user", "content": "hi"}]} | ({"model": model} if model else {})
         call = dialect.call(chat, self._target.url, config.api_key)
         status, kind, headers, body = await self._send(call)
         if status != 200:
@@ -213,7 +221,7 @@ class _Question:
         # The provider's own sentence where it gave one; what is known of a failure before any answer is its detail.
         said = error.message if error.sentence in error.message else f"{error.message} {error.sentence}"
         detail = f" ({error.detail})" if error.detail and not error.upstream_status else ""
-        advice = hint(error, self._target.url, self._upstream.config.dialect)
+        advice = hint(error, self._target.url, self._dialect)
         return Report(self._place, False, f"{status}, {error.code}: {said}{detail} {advice}".rstrip())
 
 

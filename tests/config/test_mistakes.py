@@ -71,6 +71,10 @@ def test_mistake_is_named_where_it_begins(text: str, line: int, reason: str) -> 
     assert wrong(text) == [(line, reason)]
 
 
+def test_mistake_in_a_text_that_is_nested_without_end_is_found_at_once() -> None:
+    assert wrong("routes: " + "[" * 50_000) == [(1, "it is nested too deeply; allowed: 32 levels")]
+
+
 @pytest.mark.parametrize("text", ["a: |\n  [ \"it's\n  b:c\n", "a: x\n  y:z\nb: 1\n", 'a: "x\n  y"\nb: [1,\n  2]\n'])
 def test_text_over_several_lines_is_no_mistake(text: str) -> None:
     assert wrong(text) == []
