@@ -18,6 +18,7 @@ and take the tokens of those events from the lease.
 An attempt knows nothing of the attempts before and after it; the pump does.
 """
 
+from collections.abc import Awaitable
 from dataclasses import dataclass
 from typing import Final, Protocol
 
@@ -128,19 +129,23 @@ class Attempt:
         self._paid = 0.0
         self._speaking = False
 
-    async def run(self) -> None:
-        """Returns when the answer is whole, or was passed on.
+    def run(self) -> Awaitable[None]:
+        """An awaitable that ends when the answer is whole, or was passed on.
 
         Raises:
             GatewayError: the target refused, could not be reached or was silent; its answer broke off or is too long.
         """
         unnamed = self._work.job.source.names_no_model(self.choice.upstream, self.choice.target)
-        if unnamed and self.choice.target.models.needed:
+        return self._ask_unnamed() if unnamed else self._ask()
+
+    async def _ask_unnamed(self) -> None:
+        """Nobody names a model. Many servers choose one then; one that refuses is asked for the first of its list."""
+        if self.choice.target.models.needed:
             await self._learn_model()
         try:
             await self._ask()
         except GatewayError as error:
-            if not (unnamed and await self._model_was_missing(error)):
+            if not await self._model_was_missing(error):
                 raise
             await self._ask()
 

@@ -79,9 +79,10 @@ async def test_sdk_gets_an_answer_whatever_model_it_names(gateway: Gateway, mode
 async def check(url: str, folder: Path) -> tuple[int, str]:
     """Status and output of `gateway check --ask`."""
     (folder / "config.yaml").write_text(pointed_at(url))
-    command = [GATEWAY, "check", "--ask"]
-    done = await asyncio.to_thread(subprocess.run, command, cwd=folder, capture_output=True, timeout=30)
-    return done.returncode, done.stdout.decode()
+    program = await asyncio.create_subprocess_exec(GATEWAY, "check", "--ask", cwd=folder, stdout=subprocess.PIPE)
+    said, _ = await asyncio.wait_for(program.communicate(), 30)
+    assert program.returncode is not None
+    return program.returncode, said.decode()
 
 
 async def test_check_asks_the_server_what_it_has(llama: LlamaServer, tmp_path: Path) -> None:
