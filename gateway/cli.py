@@ -1,18 +1,22 @@
-"""The command line: `gateway serve | check | schema | hash`.
+"""The command line: `gateway serve | check | schema | hash | --version`.
 
 Exit status: 0 clean, 1 bad configuration, 2 bad usage, 3 cannot bind.
 """
 
 import argparse
+import asyncio
 import json
 import os
 import sys
 from collections.abc import Sequence
+from importlib.metadata import version
 from pathlib import Path
 
-from gateway.config import ConfigError, load, schema
+from gateway.config import Config, ConfigError, examine, schema
 from gateway.core.credential import MAX_SECRET, digest
+from gateway.demo import start_demo
 from gateway.process import server, supervisor
+from gateway.upstream.inquiry import Report, inquire
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -23,7 +27,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     args = _parser().parse_args(arguments)
     if args.command == "check":
-        return _check(args.config)
+        return _check(args.file or args.config, ask=args.ask)
     if args.command == "schema":
         return _schema()
     if args.command == "hash":
@@ -34,11 +38,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="gateway", description="A streaming gateway before LLM backends.")
     parser.set_defaults(command="serve", config=Path("config.yaml"))
+    parser.add_argument("--version", action="version", version=f"gateway {version('sse-gateway')}")
     commands = parser.add_subparsers(dest="command", metavar="command")
-    for name, text in (("serve", "run the gateway (the default)"), ("check", "print every error of the configuration")):
+    checked = "print every error of the configuration, and warn of what cannot work"
+    for name, text in (("serve", "run the gateway (the default)"), ("check", checked)):
         command = commands.add_parser(name, help=text, description=text)
         # SUPPRESS, because a default of the subcommand would replace a -c that stands before the subcommand.
         command.add_argument("-c", "--config", type=Path, default=argparse.SUPPRESS, help="default: config.yaml")
+    command.add_argument("file", nargs="?", type=Path, metavar="FILE", help="the same as -c FILE")
+    command.add_argument("--ask", action="store_true", help="ask every target whether it answers, and what it has")
     commands.add_parser("schema", help="print the JSON Schema of the configuration, for editors")
     commands.add_parser("hash", help="read a key on stdin, print the sha256 to put in the configuration")
     parser.add_argument("-c", "--config", type=Path, default=Path("config.yaml"), help="default: config.yaml")
@@ -48,11 +56,12 @@ def _parser() -> argparse.ArgumentParser:
 def _serve(path: Path) -> int:
     _occupy_standard_descriptors()
     try:
-        config = load(path)
+        config, warnings = examine(path)
     except ConfigError as error:
         print(error, file=sys.stderr)
         return 1
-    return server.run(path, config) if config.server.workers == 1 else supervisor.run(path, config)
+    run = server.run if config.server.workers == 1 else supervisor.run
+    return run(path, config, warnings=warnings)
 
 
 def _occupy_standard_descriptors() -> None:
@@ -72,14 +81,34 @@ def _schema() -> int:
     return 0
 
 
-def _check(path: Path) -> int:
+def _check(path: Path, *, ask: bool) -> int:
     try:
-        load(path)
+        config, warnings = examine(path)
     except ConfigError as error:
         print(error)
         return 1
-    print("ok")
-    return 0
+    for warning in warnings:
+        print(warning)
+    if not ask:
+        print("ok")
+        return 0
+    reports = asyncio.run(_ask(config))
+    for report in reports:
+        print(report)
+    return 0 if all(report.serves for report in reports) else 1
+
+
+async def _ask(config: Config) -> list[Report]:
+    demo = (
+        await start_demo()
+        if any(target.demo for name in config.upstreams.values() for target in name.targets)
+        else None
+    )
+    try:
+        return await inquire(config, demo.url if demo is not None else "")
+    finally:
+        if demo is not None:
+            await demo.close()
 
 
 def _hash() -> int:

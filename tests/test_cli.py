@@ -7,6 +7,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable
+from importlib.metadata import version
 from pathlib import Path
 
 import jsonschema
@@ -75,6 +76,40 @@ def test_check_prints_every_error_with_its_line(command: Run) -> None:
     assert first.startswith("bad.yaml:1: auth.anonymous: ")
     assert second.startswith("bad.yaml:3: routes[0].upstream: ")
     assert "main" in second
+
+
+def test_check_takes_the_file_with_and_without_an_option(command: Run) -> None:
+    assert command("check", "bad.yaml") == command("check", "-c", "bad.yaml")
+    assert command("check", "config.yaml") == (0, "ok\n", "")
+
+
+def test_check_prints_warnings_and_is_content(folder: Path, command: Run) -> None:
+    (folder / "doubtful.yaml").write_text(GOOD.replace("/v1", "/v1/chat/completions"))
+    status, out, err = command("check", "doubtful.yaml")
+    assert (status, err) == (0, "")
+    warning, last = out.splitlines()
+    assert warning.startswith("doubtful.yaml:3: upstreams.main.targets[0].url: warning: ")
+    assert last == "ok"
+
+
+def test_check_asks_every_target(folder: Path, command: Run) -> None:
+    (folder / "demo.yaml").write_text(GOOD.replace("http://127.0.0.1:9/v1", "demo:"))
+    status, out, err = command("check", "demo.yaml", "--ask")
+    assert (status, err) == (0, "")
+    assert out.startswith("upstreams.main.targets[0]: demo:: ok: status 200, has 1 model: demo; ")
+    # Nobody listens there.
+    status, out, err = command("check", "--ask")
+    assert (status, err) == (1, "")
+    assert out.startswith("upstreams.main.targets[0]: http://127.0.0.1:9/v1: cannot serve: no answer, ")
+    assert out.count("\n") == 1
+
+
+def test_check_asks_nobody_where_the_file_is_wrong(command: Run) -> None:
+    assert command("check", "--ask", "bad.yaml") == command("check", "bad.yaml")
+
+
+def test_version_is_printed(command: Run) -> None:
+    assert command("--version") == (0, f"gateway {version('sse-gateway')}\n", "")
 
 
 def test_check_of_a_missing_file_is_an_error_not_a_traceback(command: Run) -> None:

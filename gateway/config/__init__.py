@@ -3,10 +3,12 @@
 `load` goes through these files in this order:
 
     document.py   reads YAML strictly and notes the line of every key
+    mistakes.py   finds the line where a mistake in YAML begins
     expand.py     replaces `${…}` by variables and files
     model.py      says which keys exist, and why their defaults are what they are; `rules.py`, `addresses.py` and
                   `formatting.py` say how single values are written
     checks.py     compares keys with one another
+    cautions.py   warns of what is allowed, but cannot work or is dangerous
     problems.py   words what is wrong
 
 `schema.py` turns the model into a JSON Schema for editors. Nothing in this folder is called while a request is served:
@@ -14,7 +16,7 @@ the rest of the program reads the attributes of a frozen `Config`.
 """
 
 from gateway.config.addresses import DEMO, Address
-from gateway.config.loader import load, load_text
+from gateway.config.loader import Examined, examine, examine_text, load, load_text
 from gateway.config.model import (
     Auth,
     Batch,
@@ -51,6 +53,7 @@ __all__ = [
     "Config",
     "ConfigError",
     "Cors",
+    "Examined",
     "History",
     "Key",
     "Limits",
@@ -69,6 +72,8 @@ __all__ = [
     "Target",
     "Timeouts",
     "Upstream",
+    "examine",
+    "examine_text",
     "load",
     "load_text",
     "schema",

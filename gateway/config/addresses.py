@@ -20,7 +20,8 @@ _LISTEN: Final = re.compile(
     r"(?:\[(?P<six>[0-9A-Fa-f:.]+)\]|(?P<host>[A-Za-z0-9](?:[A-Za-z0-9.-]*[A-Za-z0-9])?)):(?P<port>[0-9]{1,5})"
 )
 _SEGMENT: Final = re.compile(r"\{([A-Za-z_][A-Za-z0-9_]*)\}")
-_WILDCARDS: Final = ("0.0.0.0", "::")  # noqa: S104 - compared with, not bound
+WILDCARDS: Final = ("0.0.0.0", "::")  # noqa: S104 - compared with, not bound
+"""Addresses that stand for every interface."""
 
 
 class Address(NamedTuple):
@@ -40,7 +41,7 @@ class Address(NamedTuple):
     def collides(self, other: "Address") -> bool:
         """Whether the two cannot be listened on at the same time."""
         # A wildcard takes the port on every address. Two ports 0 never collide: the system picks two.
-        same = self.host == other.host or not {self.host, other.host}.isdisjoint(_WILDCARDS)
+        same = self.host == other.host or not {self.host, other.host}.isdisjoint(WILDCARDS)
         return same and self.port == other.port != 0
 
 

@@ -249,11 +249,13 @@ def _chain(data: dict[str, Any], route: dict[str, Any]) -> Iterator[tuple[str, d
 
 
 def _lacks_model(route: dict[str, Any], upstream: dict[str, Any]) -> bool:
-    """Whether the provider needs a model and none is configured: not here, not at its upstream, not at each target."""
+    """Whether the provider needs a model, has no list to take one from, and none is configured: not here, not at its
+    upstream, not at each target."""
     name, targets = upstream.get("dialect"), _list(upstream, "targets")
     dialect = DIALECTS.get(name) if isinstance(name, str) else None
     named = route.get("model") or upstream.get("model") or all(isinstance(t, dict) and t.get("model") for t in targets)
-    return dialect is not None and dialect.needs_model and bool(targets) and not named
+    needed = dialect is not None and dialect.needs_model and not dialect.lists_models
+    return needed and bool(targets) and not named
 
 
 def _mapping(data: Any, key: str) -> dict[str, Any]:

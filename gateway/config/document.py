@@ -24,6 +24,7 @@ import yaml
 from yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
 
 from gateway.config.expand import Expander
+from gateway.config.mistakes import is_glued, mistake
 from gateway.config.problems import KeyPath
 
 MAX_BYTES: Final = 1 << 20
@@ -73,8 +74,8 @@ class Document:
             line = text.count("\n", 0, error.position) + 1
             self._refuse(line, (), "holds a control character; allowed: printable text, tab and line feed")
         except yaml.MarkedYAMLError as error:
-            mark = error.problem_mark or error.context_mark
-            self._refuse(mark.line + 1 if mark else 1, (), f"is not YAML: {_reason(error)}")
+            wrong = mistake(text, error)
+            self._refuse(wrong.line, (), f"is not YAML: {wrong.reason}")
         else:
             self.data = self._value(root, ()) if root else {}
 
@@ -101,7 +102,9 @@ class Document:
             if complaint:
                 self._refuse(_line(key), (*path, key.value) if isinstance(key, ScalarNode) else path, complaint)
                 continue
-            self.lines[(*path, key.value)] = _line(key)
+            # A value such as `listen:8080` on a line of its own should have been a key: that line is what is wrong.
+            glued = isinstance(value, ScalarNode) and value.style is None and is_glued(value.value)
+            self.lines[(*path, key.value)] = _line(value if glued else key)
             mapping[key.value] = self._value(value, (*path, key.value))
         return mapping
 
@@ -199,7 +202,3 @@ def _resolve_replaced(text: str) -> Any:
 
 def _line(node: Node) -> int:
     return int(node.start_mark.line) + 1
-
-
-def _reason(error: yaml.MarkedYAMLError) -> str:
-    return " ".join(part for part in (error.context, error.problem) if part) or "the text makes no sense"

@@ -7,22 +7,49 @@ This file does not know what any single key means.
 """
 
 import os
+import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Final, get_args, get_origin
+from typing import Annotated, Any, Final, NamedTuple, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
+from gateway.config.cautions import cautions
 from gateway.config.checks import findings
 from gateway.config.document import MAX_BYTES, Document
 from gateway.config.expand import Expander
+from gateway.config.mistakes import is_glued
 from gateway.config.model import ROUTES, Config, Stream
 from gateway.config.problems import ConfigError, KeyPath, Problem, dotted, suggestion
 
 
+class Examined(NamedTuple):
+    """A config that can be used, and the doubts about it.
+
+    Attributes:
+        config: the config.
+        warnings: what in it cannot work or is dangerous, by line.
+    """
+
+    config: Config
+    warnings: list[Problem]
+
+
 def load(path: str | Path, environ: Mapping[str, str] | None = None) -> Config:
-    """The config in the file at `path`.
+    """The config in the file at `path`; see `examine`."""
+    return examine(path, environ).config
+
+
+def load_text(
+    text: str, name: str = "config.yaml", environ: Mapping[str, str] | None = None, folder: Path | None = None
+) -> Config:
+    """The config that `text` says; see `examine_text`."""
+    return examine_text(text, name, environ, folder).config
+
+
+def examine(path: str | Path, environ: Mapping[str, str] | None = None) -> Examined:
+    """The config in the file at `path`, with the warnings about it.
 
     Args:
         path: a YAML file of at most 1 MiB, in UTF-8.
@@ -33,7 +60,7 @@ def load(path: str | Path, environ: Mapping[str, str] | None = None) -> Config:
     """
     try:
         with Path(path).open("rb") as file:
-            # One byte more than is allowed, so that `load_text` can tell; the cut may go through a character.
+            # One byte more than is allowed, so that `examine_text` can tell; the cut may go through a character.
             content = file.read(MAX_BYTES + 1)
         text = content.decode("utf-8-sig", "replace" if len(content) > MAX_BYTES else "strict")
     except OSError as error:
@@ -41,13 +68,13 @@ def load(path: str | Path, environ: Mapping[str, str] | None = None) -> Config:
     except UnicodeDecodeError as error:
         line = content.count(b"\n", 0, error.start) + 1
         raise ConfigError([Problem(str(path), line, "", "is not text; allowed: UTF-8")]) from None
-    return load_text(text, str(path), environ, Path(path).parent)
+    return examine_text(text, str(path), environ, Path(path).parent)
 
 
-def load_text(
+def examine_text(
     text: str, name: str = "config.yaml", environ: Mapping[str, str] | None = None, folder: Path | None = None
-) -> Config:
-    """The config that `text` says.
+) -> Examined:
+    """The config that `text` says, with the warnings about it.
 
     Args:
         text: YAML of at most 1 MiB.
@@ -64,7 +91,14 @@ def load_text(
     config, wrong = _validated(document)
     if config is None or wrong:
         raise ConfigError(Problem(name, line, dotted(path), message) for line, path, message in wrong)
-    return config
+    return Examined(config, _warnings(config, document, name))
+
+
+def _warnings(config: Config, document: Document, name: str) -> list[Problem]:
+    # Several routes may inherit one value, which is doubted once, where it is written.
+    places = dict.fromkeys((_place(path, document), message) for path, message in cautions(config, time.time()))
+    found = [Problem(name, document.line(path), dotted(path), message, True) for path, message in places]
+    return sorted(found, key=lambda problem: problem.line)
 
 
 Wrong = tuple[int, KeyPath, str]
@@ -98,6 +132,11 @@ def _is_aftermath(detail: ErrorDetails) -> bool:
 
 def _complaint(detail: ErrorDetails, document: Document) -> tuple[KeyPath, str]:
     place = _written(detail["loc"], document)
+    if detail["type"] == "extra_forbidden" and is_glued(str(place[-1])):
+        # What stands behind the colon is a value, which is never printed.
+        return (*place[:-1], str(place[-1]).partition(":")[0]), "has no space after its colon; allowed: key: value"
+    if detail["type"] in _MAPPING_TYPES and isinstance(detail["input"], str) and is_glued(detail["input"]):
+        return place, "is not a mapping, as a space is missing after a colon; allowed: key: value lines"
     if detail["type"].startswith("union_tag"):
         return (*place, "api"), f"is not a kind of route; allowed: {', '.join(ROUTES)}"
     return place, _message(detail)
@@ -116,6 +155,7 @@ def _message(detail: ErrorDetails) -> str:
     return _MESSAGES.get(detail["type"], detail["msg"]).format(**context)
 
 
+_MAPPING_TYPES: Final = frozenset({"dict_type", "model_type", "model_attributes_type"})
 _MESSAGES: Final[dict[str, str]] = {
     "missing": "is missing; it is required",
     "bool_type": "is not a boolean (yes, no, on and off are text in YAML 1.2); allowed: true or false",
@@ -136,7 +176,11 @@ def _written(loc: tuple[str | int, ...], document: Document) -> KeyPath:
         loc = loc[:-1]
     if loc[:1] != ("routes",) or len(loc) < 3:
         return loc
-    path = loc[:2] + loc[3:]
+    return _place(loc[:2] + loc[3:], document)
+
+
+def _place(path: KeyPath, document: Document) -> KeyPath:
+    """Where the value at `path` is written; `path` itself where it is written nowhere."""
     return next((place for place in _sources(path) if place in document.lines), path)
 
 

@@ -266,7 +266,7 @@ class Target(Section):
     LLM inside the program."""
     weight: Annotated[int, Whole(1, 1000)] = 1
     """Its share of the streams, relative to the other targets. All shares are equal by default."""
-    model: Annotated[str | None, Text(1, 256, optional=True)] = None
+    model: Annotated[str | None, Text(1, 256, optional=True, blank=True)] = None
     """The model that this target is asked for; null: the model of the upstream, the route or the client."""
     query: Annotated[dict[QueryName, Annotated[str, QueryValue()]], Field(max_length=32)] = Field(
         default_factory=dict, repr=False
@@ -338,8 +338,9 @@ class Upstream(Section):
     without one is a cut, which some servers make when they interrupt one answer for another. marker: the end marker
     alone will do, and the client gets finish_reason null. auto: a target that was once seen to send a reason must send
     one; any other ends its answers by the marker. A reason without a marker is always enough."""
-    model: Annotated[str | None, Text(1, 256, optional=True)] = None
-    """The model that this upstream is asked for; null: the model of the route or the client."""
+    model: Annotated[str | None, Text(1, 256, optional=True, blank=True)] = None
+    """The model that this upstream is asked for; null: the model of the route or the client. Where none is named at all
+    and the provider wants one, the first of the target's own list is asked for."""
     verify_tls: bool = True
     """Whether the certificate of an https target is checked. Turn it off for a test only: without the check, any server
     that answers gets your key."""
@@ -373,8 +374,8 @@ class OpenAIRoute(BaseRoute):
     """What kind of route this is."""
     path: Annotated[str, Path()]
     """The path; official SDKs expect it to end with /chat/completions."""
-    model: Annotated[str | None, Text(1, 256, optional=True)] = None
-    """The model where the client names none."""
+    model: Annotated[str | None, Text(1, 256, optional=True, blank=True)] = None
+    """The model where the client names none; null: the model of the upstream, or the first of its own list."""
 
 
 class History(Section):
@@ -403,8 +404,8 @@ class ChatRoute(BaseRoute):
     """What kind of route this is."""
     path: Annotated[str, Path()]
     """The path."""
-    model: Annotated[str | None, Text(1, 256, optional=True)] = None
-    """The model to ask for; null: the model of the upstream."""
+    model: Annotated[str | None, Text(1, 256, optional=True, blank=True)] = None
+    """The model to ask for; null: the model of the upstream, or the first of its own list."""
     system: Annotated[str | None, Text(1, 65536, optional=True)] = None
     """The system prompt; null, the default, for none."""
     format: Annotated[str | dict[str, Any], FormatRule()] = "events"

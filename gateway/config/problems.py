@@ -13,26 +13,25 @@ KeyPath = tuple[str | int, ...]
 
 
 class Problem(NamedTuple):
-    """One thing that is wrong.
+    """One thing that is wrong, or doubtful.
 
     Attributes:
         file: the file's name as it was given.
         line: counted from 1.
         key: the dotted key, as in `routes[0].path`; "" for the file as a whole.
         message: what is wrong, and what is allowed.
+        warning: whether the config can be used all the same.
     """
 
     file: str
     line: int
     key: str
     message: str
+    warning: bool = False
 
     def __str__(self) -> str:
-        return (
-            f"{self.file}:{self.line}: {self.key}: {self.message}"
-            if self.key
-            else f"{self.file}:{self.line}: {self.message}"
-        )
+        parts = (f"{self.file}:{self.line}", self.key, "warning" if self.warning else "", self.message)
+        return ": ".join(part for part in parts if part)
 
 
 class ConfigError(Exception):

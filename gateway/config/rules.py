@@ -212,21 +212,25 @@ class Text(Rule):
     Attributes:
         pattern: what the whole text must match, in syntax that Python and ECMA 262 share; "" for anything.
         says: the pattern in words.
+        blank: whether an empty text means null, as `${VAR:-}` gives it where VAR is not set.
     """
 
     low: int
     high: int
     pattern: str = ""
     says: str = ""
+    blank: bool = False
 
     @property
     def allowed(self) -> str:
         length = f"{self.high} characters" if self.low == self.high else f"{self.low} to {self.high} characters"
         return f"{length} of {self.says}" if self.says else length
 
-    def parse(self, value: object) -> str:
+    def parse(self, value: object) -> str | None:
         if not isinstance(value, str):
             raise self.refusal("text (put it in quotes)")
+        if self.blank and not value:
+            return None
         if not self.low <= len(value) <= self.high:
             raise (
                 self.refusal("of a length that can be used")
@@ -238,7 +242,8 @@ class Text(Rule):
         return value
 
     def schema(self) -> dict[str, Any]:
-        schema: dict[str, Any] = {"type": "string", "minLength": self.low, "maxLength": self.high}
+        low = 0 if self.blank else self.low
+        schema: dict[str, Any] = {"type": "string", "minLength": low, "maxLength": self.high}
         return schema | {"pattern": f"^(?:{self.pattern})$"} if self.pattern else schema
 
 

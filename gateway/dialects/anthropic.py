@@ -18,7 +18,20 @@ from typing import Any, ClassVar, Final, NamedTuple
 import msgspec
 
 from gateway.core.event import THINKING, TOKEN, TOOL, Event, Usage
-from gateway.dialects.base import NOTHING, Answer, Call, Dialect, EventAnswer, count_of, endpoint, post, read, usage_of
+from gateway.dialects.base import (
+    NOTHING,
+    Answer,
+    Call,
+    Dialect,
+    EventAnswer,
+    count_of,
+    endpoint,
+    get,
+    post,
+    read,
+    sibling,
+    usage_of,
+)
 from gateway.dialects.body import BODY
 from gateway.dialects.chat import (
     CHOICES,
@@ -333,6 +346,7 @@ class Anthropic(Dialect):
     needs_model: ClassVar[bool] = True
     prefills: ClassVar[bool] = True
     derives: ClassVar[frozenset[str]] = frozenset({"reasoning_effort"})
+    lists_models: ClassVar[bool] = True
 
     def call(self, chat: dict[str, Any], url: str, api_key: str, *, plain: bool = False) -> Call:
         headers = {"anthropic-version": VERSION, **self.credential(api_key)}
@@ -355,6 +369,12 @@ class Anthropic(Dialect):
 
     def reads(self, parameter: str) -> bool:
         return parameter in _CARRIED
+
+    def list_call(self, url: str, api_key: str) -> Call:
+        """Source: Anthropic API reference, list models. Without a limit, only the first 20 come."""
+        listed = sibling(endpoint(url, "/messages"), "/messages", "/models")
+        listed += ("&" if "?" in listed else "?") + "limit=1000"
+        return get(listed, {"anthropic-version": VERSION, **self.credential(api_key)})
 
     def credential(self, api_key: str) -> dict[str, str]:
         return {"x-api-key": api_key} if api_key else {}

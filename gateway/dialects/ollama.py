@@ -14,7 +14,20 @@ import msgspec
 from gateway.core.errors import GatewayError
 from gateway.core.event import THINKING, TOKEN, Event
 from gateway.core.sse import LineSplitter
-from gateway.dialects.base import NOTHING, Answer, Call, Dialect, UnitAnswer, as_refusal, endpoint, post, read, usage_of
+from gateway.dialects.base import (
+    NOTHING,
+    Answer,
+    Call,
+    Dialect,
+    UnitAnswer,
+    as_refusal,
+    endpoint,
+    get,
+    post,
+    read,
+    sibling,
+    usage_of,
+)
 from gateway.dialects.chat import (
     Chat,
     Function,
@@ -169,6 +182,7 @@ class Ollama(Dialect):
     needs_model: ClassVar[bool] = True
     prefills: ClassVar[bool] = True
     derives: ClassVar[frozenset[str]] = frozenset({"reasoning_effort"})
+    lists_models: ClassVar[bool] = True
 
     def call(self, chat: dict[str, Any], url: str, api_key: str, *, plain: bool = False) -> Call:
         payload, dropped = _payload(typed(chat), chat)
@@ -183,6 +197,10 @@ class Ollama(Dialect):
             added=self.derives if thinks else NOTHING,
             left_out=left_out(chat, _CARRIED, ("reasoning_content",)) | dropped,
         )
+
+    def list_call(self, url: str, api_key: str) -> Call:
+        """Source: Ollama API, list local models."""
+        return get(sibling(_chat_url(url), "/chat", "/tags"), self.credential(api_key))
 
     def reads(self, parameter: str) -> bool:
         return parameter in _CARRIED

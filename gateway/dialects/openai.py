@@ -23,7 +23,19 @@ import msgspec
 from gateway.core.event import CHUNK, THINKING, TOKEN, WHOLE, Event, Usage
 from gateway.core.pieces import chunk_of
 from gateway.dialects import failures
-from gateway.dialects.base import BYTES_PER_TOKEN, NOTHING, Answer, Call, Dialect, EventAnswer, endpoint, post, usage_of
+from gateway.dialects.base import (
+    BYTES_PER_TOKEN,
+    NOTHING,
+    Answer,
+    Call,
+    Dialect,
+    EventAnswer,
+    endpoint,
+    get,
+    post,
+    sibling,
+    usage_of,
+)
 from gateway.dialects.body import BODY
 from gateway.dialects.chunks import Chunks, speaks
 from gateway.dialects.lenient import is_strict, json_of, mended_text, text_of, value_of, word_of
@@ -381,6 +393,7 @@ class OpenAI(Dialect):
     sniffs: ClassVar[bool] = True
     prefills: ClassVar[bool] = True
     keeps_chats: ClassVar[bool] = True
+    lists_models: ClassVar[bool] = True
 
     def call(self, chat: dict[str, Any], url: str, api_key: str, *, plain: bool = False) -> Call:
         where, headers = endpoint(url, "/chat/completions"), self.credential(api_key)
@@ -391,6 +404,11 @@ class OpenAI(Dialect):
         payload = {**chat, "stream": True, "stream_options": {**options, "include_usage": True}}
         asked = options.get("include_usage") is True
         return post(where, payload, headers, added=NOTHING if asked else frozenset({"stream_options"}))
+
+    def list_call(self, url: str, api_key: str) -> Call:
+        """Source: OpenAI API reference, models/list."""
+        chat = endpoint(url, "/chat/completions")
+        return get(sibling(chat, "/chat/completions", "/models"), self.credential(api_key))
 
     def prefilled(self, chat: dict[str, Any], prefix: str) -> dict[str, Any]:
         # vLLM continues the last message only if these keys ask for it. A server that does not know them refuses the

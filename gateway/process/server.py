@@ -33,7 +33,7 @@ from aiohttp import web
 
 from gateway.admin.service import AdminService
 from gateway.app import App, make_app
-from gateway.config import Address, Config, ConfigError, load
+from gateway.config import Address, Config, ConfigError, Problem, examine
 from gateway.core.errors import GatewayError
 from gateway.observe import logs
 from gateway.web.connection import Server
@@ -82,14 +82,18 @@ class Worker(NamedTuple):
     serving: Callable[[], None]
 
 
-async def serve(path: Path, config: Config, worker: Worker | None = None) -> None:
+async def serve(path: Path, config: Config, worker: Worker | None = None, warnings: Sequence[Problem] = ()) -> None:
     """Serves until a signal ends the gateway; returns when everything is closed.
+
+    Args:
+        path, config, worker: as for `run`.
+        warnings: what is doubtful in the configuration. It is logged now; after a reload, only what is new.
 
     Raises:
         BindError: an address in the configuration is taken, or is not one of this machine's.
     """
     app = await make_app(config, worker.number if worker else None)
-    process = _Process(path, app, config, worker)
+    process = _Process(path, app, config, worker, warnings)
     try:
         await process.run()
     finally:
@@ -99,8 +103,11 @@ async def serve(path: Path, config: Config, worker: Worker | None = None) -> Non
 class _Process:
     """One serving process, from its first listener to its last byte."""
 
-    def __init__(self, path: Path, app: App, config: Config, worker: Worker | None) -> None:
+    def __init__(
+        self, path: Path, app: App, config: Config, worker: Worker | None, warnings: Sequence[Problem]
+    ) -> None:
         self._path = path
+        self._warnings = warnings
         self._worker = worker
         self._public: list[asyncio.Server] = []
         self._admin: list[asyncio.Server] = []
@@ -155,6 +162,8 @@ class _Process:
         self._logger.info("serving", url=url, admin=admin, open=page, pid=os.getpid())
         # Of several workers, the first one says it, and not again when it was restarted.
         first = self._worker is None or (self._worker.number, self._worker.restarts) == (0, 0)
+        if first:
+            self._warn_of_doubts(self._warnings)
         if page and first and sys.stderr is not None and sys.stderr.isatty():
             print(f"\n  Open {page} and chat.\n", file=sys.stderr)
         if self._worker:
@@ -233,10 +242,13 @@ class _Process:
     async def _reload(self) -> None:
         async with self._reloading:
             try:
-                config = await asyncio.to_thread(load, self._path)
+                config, warnings = await asyncio.to_thread(examine, self._path)
                 self._warn_of_fixed(config)
                 await self._app.reload(config)
                 logs.configure(config.log.level, config.log.format, sys.stdout)
+                if self._worker is None or self._worker.number == 0:  # the others read the same file
+                    self._warn_of_doubts(warnings, self._warnings)
+                    self._warnings = warnings
             except ConfigError as error:
                 self._refused(problems=[str(problem) for problem in error.problems][:20])
             except Exception as error:  # noqa: BLE001  # whatever it is, the old configuration stays in use
@@ -248,6 +260,12 @@ class _Process:
     def _refused(self, **reason: Any) -> None:
         self._gateway.metrics.reload_ok.set(0)
         self._logger.error("reload_failed", **reason)
+
+    def _warn_of_doubts(self, warnings: Sequence[Problem], earlier: Sequence[Problem] = ()) -> None:
+        known = {(warning.key, warning.message) for warning in earlier}
+        for file, line, setting, says, _ in warnings:
+            if (setting, says) not in known:
+                self._logger.warning("config_warning", file=file, line=line, setting=setting, says=says)
 
     def _warn_of_fixed(self, config: Config) -> None:
         for name in ("listen", "admin_listen", "workers", "max_connections"):
@@ -330,13 +348,14 @@ def _url(listener: asyncio.Server) -> str:
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
-def run(path: Path, config: Config, worker: Worker | None = None) -> int:
+def run(path: Path, config: Config, worker: Worker | None = None, *, warnings: Sequence[Problem] = ()) -> int:
     """Serves until a signal ends the gateway.
 
     Args:
         path: the configuration's file, for reloads.
         config: its content now.
         worker: None for the only process.
+        warnings: what is doubtful in it. It is logged.
 
     Returns:
         The exit status.
@@ -351,7 +370,7 @@ def run(path: Path, config: Config, worker: Worker | None = None) -> int:
     except ImportError:
         run_loop = asyncio.run
     try:
-        run_loop(serve(path, config, worker))
+        run_loop(serve(path, config, worker, warnings))
     except BindError as error:
         print(error, file=sys.stderr)
         return 3

@@ -26,12 +26,13 @@ import socket
 import sys
 import time
 import traceback
+from collections.abc import Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, NoReturn
 
-from gateway.config import Address, Config, ConfigError, load
+from gateway.config import Address, Config, ConfigError, Problem, examine
 from gateway.observe import logs
 from gateway.process import server
 from gateway.process.server import BindError, Worker, bind
@@ -50,18 +51,19 @@ FOR_EVER: Final = 3600.0
 _HANDLED: Final = frozenset({signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD})
 
 
-def run(path: Path, config: Config) -> int:
+def run(path: Path, config: Config, *, warnings: Sequence[Problem] = ()) -> int:
     """Serves with `server.workers` processes until a signal ends the gateway.
 
     Args:
         path: the configuration's file, for reloads.
         config: its content now.
+        warnings: what is doubtful in it. The first worker logs it.
 
     Returns:
         The exit status: 0 when all workers drained, 3 when an address cannot be bound, otherwise the status of a worker
         that failed, 1 for one that was killed.
     """
-    supervisor = Supervisor(path, config)
+    supervisor = Supervisor(path, config, warnings)
     try:
         return supervisor.run()
     except BindError as error:
@@ -110,9 +112,10 @@ class Slot:
 class Supervisor:
     """The workers of one gateway. See `run`."""
 
-    def __init__(self, path: Path, config: Config) -> None:
+    def __init__(self, path: Path, config: Config, warnings: Sequence[Problem] = ()) -> None:
         self._path = path
         self._config = config
+        self._warnings = warnings
         self._listen = config.server.listen
         self._admin_listen = config.server.admin_listen
         self._logger = logs.unthreaded(config.log.level, config.log.format, sys.stdout)
@@ -214,7 +217,7 @@ class Supervisor:
                 siblings=Siblings(slot.number, len(self._slots), self._name),
                 serving=lambda: self._serving.__setitem__(slot.number, 1),
             )
-            status = server.run(self._path, self._config, worker)
+            status = server.run(self._path, self._config, worker, warnings=self._warnings)
         except BaseException:  # noqa: BLE001  # below this frame is the parent's stack, which must not be unwound here
             traceback.print_exc()
         finally:
@@ -247,7 +250,7 @@ class Supervisor:
 
     def _reload(self) -> None:
         try:
-            self._config = load(self._path)
+            self._config, self._warnings = examine(self._path)
         except ConfigError:
             self._pass_on(signal.SIGHUP)  # the workers find the same mistakes and log them
             return

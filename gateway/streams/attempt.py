@@ -29,7 +29,7 @@ and take the tokens of those events from the lease.
 An attempt knows nothing of the attempts before, beside and after it; the pump does.
 """
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Final, NamedTuple, Protocol
 from urllib.parse import unquote_plus, urlsplit
@@ -57,6 +57,10 @@ from gateway.upstream.intake import Intake, Taken
 
 AFTERWORDS: Final = 1.5
 """Seconds that an upstream has behind a finish reason, for the usage and the end marker. Nothing makes them longer."""
+MODEL_STATUSES: Final = frozenset({400, 404, 422})
+"""Statuses with which a target refuses a request that names no model."""
+OTHER_REFUSALS: Final = frozenset({"bad_request", "content_filter", "context_length_exceeded"})
+"""What these statuses also mean, and is never said for want of a model."""
 
 
 class Host(Protocol):
@@ -189,12 +193,41 @@ class Attempt:
         self._intake: Intake | None = None
         self._afterwords: Timer | None = None  # runs once the answer has its finish reason
 
-    async def run(self) -> None:
-        """Returns when the answer is whole, or was passed on.
+    def run(self) -> Awaitable[None]:
+        """An awaitable that ends when the answer is whole, or was passed on.
 
         Raises:
             GatewayError: the target refused, could not be reached or was silent; its answer broke off or is too long.
         """
+        unnamed = self._work.job.source.names_no_model(self.choice.upstream, self.choice.target)
+        return self._ask_unnamed() if unnamed else self._ask()
+
+    async def _ask_unnamed(self) -> None:
+        """Nobody names a model. Many servers choose one then; one that refuses is asked for the first of its list."""
+        if self.choice.target.models.needed:
+            await self._learn_model()
+        try:
+            await self._ask()
+        except GatewayError as error:
+            if not await self._model_was_missing(error):
+                raise
+            await self._ask()
+
+    async def _learn_model(self) -> None:
+        engine = self._work.engine
+        await self.choice.target.models.learn(engine.session, self._now, engine.logger)
+
+    async def _model_was_missing(self, error: GatewayError) -> bool:
+        """Whether this refusal may be for want of a model, which is known now and was not when the target was asked."""
+        models = self.choice.target.models
+        refused = error.status in MODEL_STATUSES and error.code not in OTHER_REFUSALS
+        if models.needed or self._speaking or not refused:
+            return False
+        await self._learn_model()
+        models.needed = bool(models.first)
+        return models.needed
+
+    async def _ask(self) -> None:
         account, upstream, job = self._work.account, self.choice.upstream, self._work.job
         rescue, (prefix, without) = self.rescue, self._manner
         if rescue is not None:
@@ -202,18 +235,19 @@ class Attempt:
         delivered = rescue.tokens if rescue is not None and prefix else 0
         asked = job.source.call(upstream, self.choice.target, prefix, delivered=delivered, without=without)
         self._asked = msgspec.structs.replace(asked, headers={}, body=b"")  # a body may be megabytes
+        self._answered = False
         self._tell(asked)
         account.ask(upstream.name, self._now())
         account.span.ask(upstream.name, upstream.config.dialect, self.choice.target.url)
         try:
             with Deadline(self._work.engine.clock.wheel, _timeout, self._last_heard) as self._deadline:
                 self._deadline.set(job.timeouts.first_event + (job.timeouts.idle if asked.plain else 0.0))
-                await self._ask(asked, delivered)
+                await self._send(asked, delivered)
         finally:
             if not self._answered:
                 account.unanswered(upstream.name)
 
-    async def _ask(self, asked: Call, delivered: int) -> None:
+    async def _send(self, asked: Call, delivered: int) -> None:
         """Sends the request and reads the answer, which continues `delivered` tokens."""
         work, job, account, target = self._work, self._work.job, self._work.account, self.choice.target
         upstream = self.choice.upstream

@@ -41,6 +41,9 @@ class Source(Protocol):
             without: what the target has just refused of the things that the gateway adds.
         """
 
+    def names_no_model(self, upstream: Upstream, target: Target) -> bool:
+        """Whether this is a chat for which neither the client nor the configuration names a model for this target."""
+
     async def accept(self, upstream: Upstream, response: aiohttp.ClientResponse, *, canonical: bool) -> Answer | None:
         """What reads this answer's body; None where the answer is no stream and must be passed through.
 

@@ -17,7 +17,8 @@ from gateway.config import Upstream as UpstreamConfig
 from gateway.core.blame import PREFIX
 from gateway.core.breaker import Breaker
 from gateway.dialects import DIALECTS
-from gateway.dialects.base import Dialect
+from gateway.dialects.base import Call, Dialect
+from gateway.upstream.models import ModelList
 
 MAX_MODELS: Final = 256
 """Models of one target of which it is remembered what they refuse. A client may name any model."""
@@ -81,6 +82,7 @@ class Target:
         query_names: the names of these parameters.
         label: its host and port, as metrics name it.
         model: the model's name in requests to it, None for the name in the client's request.
+        models: the models that it has, for requests that name none.
         weight: its share of the calls relative to the others.
         breaker: whether it is in service.
         open: calls that have not ended.
@@ -95,6 +97,7 @@ class Target:
         "breaker",
         "label",
         "model",
+        "models",
         "open",
         "query",
         "query_names",
@@ -105,6 +108,8 @@ class Target:
         "weight",
         "withheld",
     )
+
+    models: ModelList
 
     def __init__(self, config: TargetConfig, url: str, breaker: Breaker, dialect: Dialect) -> None:
         self.url = url.rstrip("/")
@@ -162,6 +167,14 @@ class Upstream:
             )
             for target in config.targets
         ]
+        for target in self.targets:
+            needed, verify_tls = self.dialect.needs_model, config.verify_tls
+            target.models = ModelList(self.list_call(target), target.label, verify_tls=verify_tls, needed=needed)
+
+    def list_call(self, target: Target) -> Call | None:
+        """The request for the models that the target has, None where its API has no list."""
+        call = self.dialect.list_call(target.url, self.config.api_key)
+        return call and Call(call.method, call.url, {**call.headers, **self.config.headers}, call.body)
 
     def pick(
         self, now: float, avoid: Collection[Target] = (), rather_not: Target | None = None, *, always: bool = False

@@ -53,8 +53,9 @@ def test_check_names_line_key_fault_and_what_is_allowed(heading: str, yaml: str,
     assert lines(placed(heading, yaml)) == expected
 
 
-def test_check_takes_a_model_from_the_route_the_upstream_or_all_targets() -> None:
+def test_check_takes_a_model_from_the_route_the_upstream_all_targets_or_their_own_list() -> None:
     text = BASE.replace('openai, targets: [{url: "demo:"}]', "ollama, targets: [{url: http://a}]")
+    load_text(text)
     load_text(text.replace("api: chat", "api: chat, model: qwen3"))
     load_text(text.replace("dialect: ollama", "dialect: ollama, model: qwen3"))
     load_text(text.replace("url: http://a", "url: http://a, model: qwen3"))

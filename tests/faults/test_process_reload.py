@@ -237,6 +237,22 @@ async def test_removed_key_resumes_nothing_and_removed_route_is_gone(start_gatew
             assert gone.status == 404
 
 
+async def test_start_and_reload_log_each_warning_once(start_gateway: StartGateway) -> None:
+    """W4. What is legal and cannot work is said when it is new, and not again at every reload."""
+
+    def doubtful(*urls: str) -> dict[str, Any]:
+        return config("") | {"upstreams": {"main": {"dialect": "openai", "targets": [{"url": url} for url in urls]}}}
+
+    gateway = await start_gateway(doubtful("http://a.lan/v1/chat/completions"))
+    first = await gateway.logged("config_warning")
+    assert (first["level"], first["setting"]) == ("warning", "upstreams.main.targets[0].url")
+    assert first["says"].startswith("is one call of an API")
+    gateway.write_config(doubtful("http://a.lan/v1/chat/completions", "http://b.lan:443/v1"))
+    await reload(gateway)
+    settings = [line["setting"] for line in gateway.log_lines("config_warning")]
+    assert settings == ["upstreams.main.targets[0].url", "upstreams.main.targets[1].url"]
+
+
 async def test_reload_changes_the_log_level_and_names_what_needs_a_restart(start_gateway: StartGateway) -> None:
     async with ScriptedUpstream(ENDLESS) as upstream:
         gateway = await start_gateway(config(upstream.url))

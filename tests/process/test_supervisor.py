@@ -22,7 +22,7 @@ def config(**server: Any) -> dict[str, Any]:
     return {
         "server": {"workers": 2, "admin_listen": f"127.0.0.1:{free_ports(2)}", "drain": "0s"} | server,
         "auth": {"anonymous": True},
-        "upstreams": {"main": {"dialect": "openai", "targets": [{"url": "http://127.0.0.1:9"}]}},
+        "upstreams": {"main": {"dialect": "openai", "targets": [{"url": "http://127.0.0.1:9/v1"}]}},
         "routes": [{"path": "/chat", "api": "chat", "upstream": "main"}],
     }
 

@@ -19,7 +19,7 @@ class Serving(NamedTuple):
 
 
 @asynccontextmanager
-async def serving(config: Mapping[str, Any], **parts: Any) -> AsyncIterator[Serving]:
+async def serving(config: Config | Mapping[str, Any], **parts: Any) -> AsyncIterator[Serving]:
     """The gateway of this configuration; `parts` go to `make_app`."""
     app = await make_app(Config.model_validate(config), **parts)
     service = WebService(app.gateway)

@@ -48,6 +48,9 @@ class Unread:
     ) -> Call:
         return ChatSource({"model": "m", "messages": []}).call(upstream, target, prefix)
 
+    def names_no_model(self, upstream: Upstream, target: Target) -> bool:
+        return False
+
     async def accept(self, upstream: Upstream, response: aiohttp.ClientResponse, *, canonical: bool) -> Answer | None:
         return None
 

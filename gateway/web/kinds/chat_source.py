@@ -26,7 +26,8 @@ class ChatSource:
     the target has refused; the client's own request; and the configuration's `omit`.
 
     Args:
-        chat: the request. Its `model` is used where neither the target nor the upstream names one.
+        chat: the request. Its `model` is used where neither the target nor the upstream names one; where it is empty
+            too, the first model of the target's own list, if that is known.
         keep_chunks: whether the chunks of an OpenAI upstream are kept unchanged.
         keep_usage: whether its extra usage chunk is kept, too.
         plain: whether the client wants one whole answer. It is asked for as such where the upstream's `whole` says so,
@@ -45,7 +46,8 @@ class ChatSource:
         plain: bool = False,
         session_id: str = "",
     ) -> None:
-        self._chat = chat
+        # An empty name is no name: some servers look for a model that is called so.
+        self._chat = chat if chat.get("model") else {key: value for key, value in chat.items() if key != "model"}
         self._session_id = session_id
         self._keep_chunks = keep_chunks
         self._keep_usage = keep_usage
@@ -60,7 +62,7 @@ class ChatSource:
     ) -> Call:
         """The request for this target. Configured headers replace those of the dialect."""
         config, dialect = upstream.config, upstream.dialect
-        model: str = target.model or config.model or self._chat.get("model") or ""
+        model: str = target.model or config.model or self._chat.get("model") or target.models.first or ""
         withheld = target.withheld.of(model) | without
         plain = self._plain and config.whole == "plain"
         params = {
@@ -97,6 +99,10 @@ class ChatSource:
         return msgspec.structs.replace(
             call, headers={**call.headers, **config.headers}, body=body, model=model, added=added, own=self._own
         )
+
+    def names_no_model(self, upstream: Upstream, target: Target) -> bool:
+        """Whether neither the client nor the configuration names a model for this target."""
+        return not (target.model or upstream.config.model or self._chat.get("model"))
 
     async def accept(self, upstream: Upstream, response: aiohttp.ClientResponse, *, canonical: bool) -> Answer:
         """What reads the answer's body.

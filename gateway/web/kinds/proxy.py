@@ -118,6 +118,10 @@ class ProxySource:
         headers = call.headers | {name.lower(): value for name, value in own.items()}
         return Call(call.method, target.url + _queried(call.url, target), headers, call.body)
 
+    def names_no_model(self, upstream: Upstream, target: Target) -> bool:
+        """Never: the request is the client's own."""
+        return False
+
     async def accept(self, upstream: Upstream, response: aiohttp.ClientResponse, *, canonical: bool) -> Answer | None:
         """What reads the body if it is a stream; None for an answer that is passed on unchanged.
 
