@@ -17,7 +17,9 @@ from gateway.core.limiter import PER_ADDRESS, AddressLimiter, Limiter
 from gateway.core.limits import Plan, make_limits
 from gateway.demo import Demo, start_demo
 from gateway.dialects import DIALECTS
+from gateway.observe.failures import Failures
 from gateway.observe.metrics import Metrics
+from gateway.observe.refusals import Refusals
 from gateway.observe.tracing import from_environment
 from gateway.streams.engine import Engine
 from gateway.streams.registry import Registry
@@ -68,6 +70,7 @@ class App:
         for generation in running:
             generation.abort(GatewayError("drained"))
         await asyncio.gather(*(generation.ended for generation in running))
+        self.gateway.refusals.flush()
         await self.gateway.engine.session.close()
         await self.gateway.engine.tracing.close()
         if self.demo is not None:
@@ -96,7 +99,8 @@ async def make_app(
     demo = await _demo(config, None)
     snapshot = _snapshot(config, demo, kinds, tuple(verifiers))
     _prepare(metrics, snapshot)
-    engine = Engine(clock, registry, metrics, logger, new_session(), {}, from_environment(clock.now, logger))
+    tracing, failures = from_environment(clock.now, logger), Failures(logger)
+    engine = Engine(clock, registry, metrics, logger, new_session(), {}, tracing, failures)
     per_address = config.limits.per_address
     max_streams, max_connections = _shared_out(_descriptors(), config.server.max_connections)
     metrics.connections_limit.set(max_connections)
@@ -108,6 +112,7 @@ async def make_app(
         registry=registry,
         limiter=Limiter(),
         addresses=AddressLimiter(per_address.requests, per_address.connections),
+        refusals=Refusals(logger, clock.wheel),
         snapshot=snapshot,
         max_streams=max_streams,
         max_connections=max_connections,

@@ -4,6 +4,7 @@
     /readyz                     200 while new streams are welcome, 503 while draining
     /metrics                    for Prometheus
     /streams                    the running streams, as JSON
+    /failures                   the last attempts and streams that failed, as JSON
     / and its files, /events    the monitor page and its feed
     POST /streams/{id}/stop     ends a stream
 
@@ -60,13 +61,15 @@ class AdminService:
         path = request.path
         if path == "/streams":
             return _unless_written(request) or _streams(self._gateway)
+        if path == "/failures":
+            return _unless_written(request) or _failures(self._gateway)
         if (file := self._files.get(path)) is not None:
             return _unless_written(request) or file.respond(request)
         if path == "/events" and self._monitor is not None:
             return _unless(request, "GET") or await self._monitor.show(request)
         if stop := STOP.fullmatch(path):
             return _unless(request, "POST") or await self._stop(stop[1])
-        return _text(404, f"Nothing here; there is /, {', '.join(_PROBES)}, /streams.\n")
+        return _text(404, f"Nothing here; there is /, {', '.join(_PROBES)}, /streams, /failures.\n")
 
     async def _stop(self, stream_id: str) -> web.Response:
         generation = self._gateway.engine.running.get(stream_id)
@@ -118,6 +121,10 @@ def _ready(gateway: Gateway) -> web.Response:
 def _streams(gateway: Gateway) -> web.Response:
     now = gateway.clock.now()
     return _json([generation.describe(now) for generation in gateway.engine.running.values()])
+
+
+def _failures(gateway: Gateway) -> web.Response:
+    return _json([failed.public() for failed in gateway.engine.failures.recent.newest()])
 
 
 _PROBES: dict[str, Probe] = {"/metrics": _metrics, "/livez": _live, "/readyz": _ready}

@@ -91,6 +91,8 @@ class Attempt:
         answer: turns the upstream's bytes into events; None before its head was accepted.
         wrote: whether any event of this attempt was written.
         carried: tokens of the prefix. The upstream counts them as its prompt, the client as part of the answer.
+        url: where the request went, without its query; "" before that.
+        status: the HTTP status that it was answered with, None before that.
     """
 
     __slots__ = (
@@ -106,6 +108,8 @@ class Attempt:
         "carried",
         "choice",
         "rescue",
+        "status",
+        "url",
         "wrote",
     )
 
@@ -115,6 +119,8 @@ class Attempt:
         self.answer: Answer | None = None
         self.wrote = False
         self.carried = 0
+        self.url = ""
+        self.status: int | None = None
         self._work = work
         self._now = work.engine.clock.now
         self._call = call
@@ -135,15 +141,19 @@ class Attempt:
             self.rescue.ask(self._prefix)
         account.ask(upstream.name, self._now())
         account.span.ask(upstream.name, upstream.config.dialect, target.url)
+        call = account.span.carry(job.source.call(upstream, target, self._prefix))
+        self.url = call.url.partition("?")[0]  # of a proxied request, the rest may be long, and is the client's
         with Deadline(clock.wheel, _timeout, self._last_heard) as self._deadline:
             self._deadline.set(job.timeouts.first_event)
             with await attempt(
                 work.engine.session,
-                account.span.carry(job.source.call(upstream, target, self._prefix)),
+                call,
                 connect_timeout=job.timeouts.connect,
                 again=job.source.repeatable,
                 verify_tls=upstream.config.verify_tls,
             ) as response:
+                del call  # its body is as long as the prompt, and an answer may last for minutes
+                self.status = response.status
                 account.answer(response.status)
                 answer = await job.source.accept(upstream, response, canonical=self.rescue is not None)
                 if answer is None:

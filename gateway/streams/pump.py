@@ -31,6 +31,7 @@ from gateway.core.errors import GatewayError
 from gateway.core.event import Usage
 from gateway.core.retry import counts_against_target
 from gateway.streams.attempt import Attempt, Work
+from gateway.streams.evidence import failed_attempt
 from gateway.streams.rescue import MAX_RESCUES, Rescue, delivered_text, tokens_of
 from gateway.upstream.course import Choice, Course
 
@@ -42,13 +43,15 @@ class Pump:
         work: what the generation works with.
     """
 
-    __slots__ = ("_answered", "_course", "_now", "_rescue", "_rescues", "_work")
+    __slots__ = ("_answered", "_asked", "_course", "_failed", "_now", "_rescue", "_rescues", "_work")
 
     def __init__(self, work: Work) -> None:
         self._work = work
         self._now = work.engine.clock.now
         self._course = Course(work.job.chain, random.random, again=work.job.source.repeatable)
         self._answered: Attempt | None = None  # the last attempt that was answered with a stream
+        self._asked: Attempt | None = None  # the last attempt
+        self._failed: dict[GatewayError, Attempt] = {}  # bounded, as the course bounds the attempts
         self._rescue: Rescue | None = None
         self._rescues = 0
 
@@ -89,6 +92,10 @@ class Pump:
             return Usage(self._work.job.input_tokens, output, "estimate")
         return Usage(max(0, usage.input - carried), usage.output + carried, usage.source)
 
+    def blamed(self, failure: GatewayError) -> Attempt | None:
+        """The attempt that failed with this error; the last one where none did, None where no target was asked."""
+        return self._failed.get(failure, self._asked)
+
     # -- the course --------------------------------------------------------------------------------------------------
 
     async def _choose(self) -> Choice:
@@ -116,7 +123,7 @@ class Pump:
                 except GatewayError as error:
                     if not (prefix and error.code == "upstream_refused"):
                         raise
-                    self._note(choice, error)
+                    self._note(attempt, error)
                     attempt = Attempt(self._work, choice, call, self._rescue, "")
                     try:
                         await self._run(attempt)
@@ -132,6 +139,7 @@ class Pump:
             return True
 
     async def _run(self, attempt: Attempt) -> None:
+        self._asked = attempt
         try:
             await attempt.run()
         finally:
@@ -148,6 +156,7 @@ class Pump:
         if counts_against_target(error):
             choice.target.breaker.fail(now, call)
         work.account.attempt_failed(choice.upstream.name, error.code)
+        self._note(attempt, error)
         # Three cases: 1. Nothing was written at all: ask again, as long as the time for a first event is not over.
         # 2. This attempt of a rescue added nothing: ask again for the same rescue. 3. The answer broke off: rescue it.
         if work.transcript.empty:
@@ -159,7 +168,6 @@ class Pump:
                 rescue.fail()
         else:
             self._begin_rescue(choice, error)
-        self._note(choice, error)
 
     def _begin_rescue(self, choice: Choice, error: GatewayError) -> None:
         work = self._work
@@ -171,11 +179,6 @@ class Pump:
         self._rescue = Rescue(error, delivered, choice.upstream.name, work.account, restarts=work.job.restarts)
         self._course.rescue(error)
 
-    def _note(self, choice: Choice, error: GatewayError) -> None:
-        self._work.engine.logger.info(
-            "attempt_failed",
-            upstream=choice.upstream.name,
-            code=error.code,
-            detail=error.detail,
-            **self._work.account.facts,
-        )
+    def _note(self, attempt: Attempt, error: GatewayError) -> None:
+        self._failed[error] = attempt
+        self._work.engine.failures.note(failed_attempt(self._work, attempt, error))

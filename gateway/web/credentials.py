@@ -106,11 +106,13 @@ def _let_in(exchange: Exchange, presented: Presented | None, principal: Principa
     scope = exchange.endpoint.scope
     if scope not in principal.scopes:
         exchange.gateway.metrics.auth_failure("scope")
+        exchange.blamed = "scope"
         raise GatewayError("forbidden", f"This credential's scopes do not include {scope!r}.")
 
 
 def _unauthorized(exchange: Exchange, reason: AuthFailure) -> GatewayError:
     exchange.gateway.metrics.auth_failure(reason)
+    exchange.blamed = reason
     return GatewayError("unauthorized")
 
 

@@ -66,11 +66,15 @@ def retry_ms(base: float, retry_after: float | None = None) -> int:
     return int(((retry_after or 0.0) + base * random.uniform(0.75, 1.25)) * 1000)  # noqa: S311
 
 
-def unparsable(status: int, message: str) -> web.Response:
-    """The answer to bytes that are no valid HTTP request."""
+def unparsable(message: str) -> GatewayError:
+    """The error for bytes that are no valid HTTP request, from what the parser says of them."""
     oversize = "bytes when reading" in message or "Too many" in message
     code = "headers_too_large" if oversize else "bad_request"
-    error = GatewayError(code, f"The request head is malformed: {message.splitlines()[0]}" if message else "")
+    return GatewayError(code, f"The request head is malformed: {message.splitlines()[0]}" if message else "")
+
+
+def unparsable_response(error: GatewayError) -> web.Response:
+    """The answer to bytes that are no valid HTTP request."""
     body = msgspec.json.encode(problem(error.failure(), ""))
     response = web.Response(body=body, status=error.status, content_type="application/problem+json")
     response.force_close()
