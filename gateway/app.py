@@ -26,6 +26,7 @@ from gateway.streams.registry import Registry
 from gateway.upstream.http import new_session
 from gateway.upstream.pool import Upstream
 from gateway.web.exchange import Endpoint
+from gateway.web.failure_details import FailureDetails
 from gateway.web.kinds import KINDS, KindFactory
 from gateway.web.router import Nowhere, Router
 from gateway.web.state import Gateway, Snapshot
@@ -187,6 +188,7 @@ def _endpoints(
 ) -> Iterator[tuple[str, Endpoint]]:
     if config.server.demo_page:
         yield from static_endpoints()
+        yield "/page/failure", Endpoint("page", FailureDetails(), public=True)
     yield "/streams/{id}", Endpoint("/streams", ReadStream(), named_streams=True)
     yield "/streams/{id}/stop", Endpoint("/streams", StopStream(), named_streams=True)
     for route in config.routes:

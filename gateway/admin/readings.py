@@ -119,7 +119,6 @@ class Readings:
             "streams": [generation.describe(now) for generation in islice(running.values(), LISTED)],
         }
 
-
     def mark(self) -> tuple[int, int]:
         """Another one whenever `past` is another one."""
         engine = self._gateway.engine

@@ -21,9 +21,9 @@ import msgspec
 from aiohttp import hdrs, web
 
 from gateway.admin.files import monitor_files
-from gateway.admin.guard import is_known_host, is_same_origin
 from gateway.admin.monitor import Monitor
 from gateway.observe.metrics import CONTENT_TYPE
+from gateway.web.guard import is_known_host, is_same_origin
 from gateway.web.state import Gateway
 
 Probe = Callable[[Gateway], web.Response]

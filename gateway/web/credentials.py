@@ -49,13 +49,17 @@ class VerifierError(Exception):
 
 def authenticate(exchange: Exchange) -> Awaitable[None] | None:
     """Sets `exchange.principal` if the endpoint needs one. Returns None when done, or an awaitable that does the rest.
+    Raises as `identify`."""
+    return None if exchange.endpoint.public else identify(exchange)
+
+
+def identify(exchange: Exchange) -> Awaitable[None] | None:
+    """Sets `exchange.principal`. Returns None when done, or an awaitable that does the rest.
 
     Raises:
         GatewayError: `unauthorized`, `forbidden`, or `overloaded` where a verifier did not answer in time.
         VerifierError: a verifier failed.
     """
-    if exchange.endpoint.public:
-        return None
     auth, request, now = exchange.snapshot.config.auth, exchange.request, time.time()
     authorization = request.headers.get(hdrs.AUTHORIZATION)
     presented = find_credential(

@@ -32,7 +32,7 @@ OTHER: Final = "other"
 def refuse(exchange: Exchange, error: GatewayError, response: web.StreamResponse) -> None:
     """Logs that this request was refused with this error, which the response tells its client."""
     endpoint, request = exchange.endpoint, exchange.request
-    path = cleaned_path(request.rel_url.raw_path) if endpoint.label == "_none" else endpoint.label
+    path = endpoint.label if endpoint.label.startswith("/") else cleaned_path(request.rel_url.raw_path)
     exchange.gateway.refusals.note(
         exchange.blamed or _reason(error.code),
         code=error.code,
