@@ -1,6 +1,7 @@
 """Every way a request or a stream can fail, in one table: code, HTTP status, and whether another try may help.
 
-A `GatewayError` keeps what a client may read (`message`) apart from what only the log may hold (`detail`).
+A `GatewayError` keeps what a client may read (`message`) apart from what only the log may hold (`detail`, and
+`sentence`: what the provider said itself).
 This file does not know how an error looks when it reaches a client; `formats/` and `web/responses.py` do.
 """
 
@@ -39,6 +40,7 @@ KINDS: Final[dict[str, Kind]] = {
     "drained": Kind(503, True, "The gateway restarted."),
     # the upstream
     "upstream_refused": Kind(400, False, "The provider refused the request."),
+    "model_not_found": Kind(404, False, "The provider does not have this model."),
     "context_length_exceeded": Kind(400, False, "The conversation is too long for the model."),
     "content_filter": Kind(400, False, "The provider's content filter refused the request."),
     "upstream_rate_limited": Kind(429, True, "The provider is rate limiting."),
@@ -72,6 +74,8 @@ class Failure(msgspec.Struct, frozen=True):
         retryable: whether the same request may succeed later.
         retry_after: seconds after which the client should try again, None where nobody knows.
         status: the HTTP status of this failure if no stream has begun.
+        param: the part of the request that the provider named as the reason, None where it named none.
+        provider_code: the provider's own code for a refusal, "" for none; for clients that speak the provider's API.
     """
 
     code: str
@@ -79,6 +83,8 @@ class Failure(msgspec.Struct, frozen=True):
     retryable: bool
     retry_after: float | None = None
     status: int = 500
+    param: str | None = None
+    provider_code: str = ""
 
 
 class GatewayError(Exception):
@@ -91,8 +97,14 @@ class GatewayError(Exception):
         retry_after: seconds after which another try makes sense.
         detail: for the log only; may name hosts and files, never a secret.
         status: replaces the code's status.
-        retryable: replaces the code's retryability.
+        retryable: replaces the code's retryability. An upstream whose failure is not retryable is not asked again.
         headers: further response headers, sent together with the status.
+        means: the key of `KINDS` that says what to do after this failure; "" for the code itself. It differs from the
+            code where the code is a provider's own.
+        sentence: what the provider said for people, as one line, with keys hidden. It may quote the request until
+            `core/sentence.py` has taken that out.
+        upstream_status: the HTTP status of the provider's answer, None where there was no answer.
+        param, provider_code: as in `Failure`.
     """
 
     def __init__(
@@ -105,6 +117,11 @@ class GatewayError(Exception):
         status: int | None = None,
         retryable: bool | None = None,
         headers: dict[str, str] | None = None,
+        means: str = "",
+        sentence: str = "",
+        upstream_status: int | None = None,
+        param: str | None = None,
+        provider_code: str = "",
     ) -> None:
         kind = KINDS.get(code, KINDS["upstream_error"])
         self.code = code
@@ -114,11 +131,24 @@ class GatewayError(Exception):
         self.status = kind.status if status is None else status
         self.retryable = kind.retryable if retryable is None else retryable
         self.headers = headers or {}
+        self.means = means or code
+        self.sentence = sentence
+        self.upstream_status = upstream_status
+        self.param = param
+        self.provider_code = provider_code
         super().__init__(f"{code}: {self.message}")
 
     def failure(self) -> Failure:
         """What clients are told of this error."""
-        return Failure(self.code, self.message, self.retryable, self.retry_after, self.status)
+        return Failure(
+            self.code,
+            self.message,
+            self.retryable,
+            self.retry_after,
+            self.status,
+            self.param,
+            self.provider_code,
+        )
 
     def to_json(self) -> str:
         """The data of the `ERROR` event for this error."""
