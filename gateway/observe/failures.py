@@ -26,7 +26,8 @@ KEPT: Final = 200
 """Records in memory; about a KiB each at most."""
 MAX_URL: Final = 300
 """Characters of a URL, the rest of which a proxy route's client may choose."""
-MAX_SENTENCE: Final = 300
+MAX_TOLD: Final = 300
+"""Characters of a provider's sentence."""
 
 Kind = Literal["attempt", "stream"]
 

@@ -42,6 +42,9 @@ Resume = Literal["resumed", "ended", "expired", "malformed"]
 """What a cursor led to: more events, 204 at a final cursor, `cursor_expired`, or 400."""
 AuthFailure = Literal["missing", "unknown", "expired", "origin", "scope"]
 
+FINISH_REASONS: Final = frozenset({"stop", "length", "tool_calls", "content_filter"})
+"""Reasons with a series of their own."""
+
 CONTENT_TYPE: Final = prometheus_client.CONTENT_TYPE_LATEST
 """The media type of `Metrics.render()`."""
 OTHER: Final = "other"
@@ -180,6 +183,9 @@ class Metrics:
             "gateway_connections_active", "Readers that follow a stream now.", "route", "transport"
         )
         self.connections_limit = gauge("gateway_connections_limit", "Connections that may be open at once.")
+        self.finish_reasons = counter(
+            "gateway_finish_reasons_total", "Answers that ended well, by why the model ended them.", "route", "reason"
+        )
         self.streams_active = gauge("gateway_streams_active", "Generations that are running now.", "route")
         self.streams = counter(
             "gateway_streams_total", "Generations that ended, by how.", "route", "upstream", "outcome"
@@ -294,6 +300,11 @@ class RouteMetrics:
         code = _status(status)
         self._metrics.http_requests.labels(self.name, method if method in _METHODS else OTHER, code).inc()
         self._metrics.http_duration.labels(self.name, code).observe(seconds)
+
+    def finished(self, reason: str) -> None:
+        """An answer ended well, for this reason; "" where the upstream gave none."""
+        label = reason if reason in FINISH_REASONS else OTHER if reason else "none"
+        self._metrics.finish_reasons.labels(self.name, label).inc()
 
     def stream_ended(self, upstream: str, outcome: Outcome, seconds: float) -> None:
         """One generation ended after `seconds`."""

@@ -29,7 +29,7 @@ from gateway.core.errors import GatewayError
 from gateway.core.event import Event, Usage
 from gateway.core.limiter import Lease
 from gateway.core.limits import TOKENS
-from gateway.dialects.base import BYTES_PER_TOKEN, Answer
+from gateway.dialects.base import BYTES_PER_TOKEN, Answer, Call
 from gateway.observe.account import Account
 from gateway.streams.engine import Engine
 from gateway.streams.job import Job
@@ -141,7 +141,7 @@ class Attempt:
             self.rescue.ask(self._prefix)
         account.ask(upstream.name, self._now())
         account.span.ask(upstream.name, upstream.config.dialect, target.url)
-        call = account.span.carry(job.source.call(upstream, target, self._prefix))
+        call = account.span.carry(self.request())
         self.url = call.url.partition("?")[0]  # of a proxied request, the rest may be long, and is the client's
         with Deadline(clock.wheel, _timeout, self._last_heard) as self._deadline:
             self._deadline.set(job.timeouts.first_event)
@@ -152,7 +152,7 @@ class Attempt:
                 again=job.source.repeatable,
                 verify_tls=upstream.config.verify_tls,
             ) as response:
-                del call  # its body is as long as the prompt, and an answer may last for minutes
+                del call  # its body is as long as the prompt
                 self.status = response.status
                 account.answer(response.status)
                 answer = await job.source.accept(upstream, response, canonical=self.rescue is not None)
@@ -165,6 +165,10 @@ class Attempt:
                 self.carried = tokens_of(self.rescue.delivered) if self.rescue is not None and self._prefix else 0
                 self._paid = self._bytes_paid(0)
                 await self._read(response, answer)
+
+    def request(self) -> Call:
+        """The request for the target. It is made anew, because an answer may last for minutes, and a prompt is long."""
+        return self._work.job.source.call(self.choice.upstream, self.choice.target, self._prefix)
 
     def _last_heard(self) -> float:
         return self._heard

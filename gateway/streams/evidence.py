@@ -1,23 +1,49 @@
 """The evidence of a failure: which target was asked where, what it said, and whose request it was.
 
-It is put together only when something failed, so an answer that goes well pays for none of it.
+It is put together only when something failed, so an answer that goes well pays for none of it. What a provider said is
+told without the keys that are known here, and without what it quotes of the request or of the answer.
 """
 
+from typing import Final
+from urllib.parse import unquote_plus
+
 from gateway.core.errors import GatewayError
+from gateway.core.sentence import without_keys, without_quotes
 from gateway.observe.account import Account
-from gateway.observe.failures import Failed, Failures, Kind, asked_at, moment
+from gateway.observe.failures import MAX_TOLD, Failed, Failures, Kind, asked_at, moment
 from gateway.observe.metrics import Outcome
 from gateway.streams.attempt import Attempt, Work
+from gateway.upstream.hints import hint
 
-THE_CLIENTS = frozenset({400, 413, 422})
+_BETWEEN: Final = "\u2016"
+"""Stands between a sentence and a detail."""
+THE_CLIENTS: Final = frozenset({400, 413, 422})
 """Statuses of failures that the request itself caused."""
-TO_BLAME = frozenset({"upstream_error", "upstream_stalled", "timeout", "drained"})
+TO_BLAME: Final = frozenset({"upstream_error", "upstream_stalled", "timeout", "drained"})
 """Outcomes that are the provider's or the gateway's fault, unless the status says that they are the client's."""
 
 
 def failed_attempt(work: Work, attempt: Attempt, error: GatewayError) -> Failed:
-    """The record of an attempt that failed with this error."""
+    """The record of an attempt that failed with this error. From then on the error quotes nothing of the request."""
+    if error.sentence:
+        # In one go, as it takes a while for a long prompt.
+        said = f"{error.sentence[:MAX_TOLD]} {_BETWEEN} {error.detail[:MAX_TOLD]}"
+        error.sentence, _, detail = _unquoted(work, attempt, said).partition(f" {_BETWEEN}")
+        error.detail = detail.strip()
     return _failed("attempt", work.account, attempt, error)
+
+
+def _unquoted(work: Work, attempt: Attempt, text: str) -> str:
+    """What a provider said, without the keys that it was sent, and without what it quotes of the request or the answer.
+
+    The request is made anew for this. That costs as much as asking again, but nothing for an answer that goes well.
+    """
+    call, config = attempt.request(), attempt.choice.upstream.config
+    text = without_keys(text, config.api_key, *config.headers.values())
+    query = unquote_plus(call.url.partition("?")[2])
+    for source in (call.body, query.encode("utf-8", "replace"), work.transcript.text.encode("utf-8", "replace")):
+        text = without_quotes(text, source)
+    return text
 
 
 def note_failed_stream(
@@ -40,6 +66,8 @@ def _failed(
     kind: Kind, account: Account, attempt: Attempt | None, error: GatewayError, outcome: Outcome | None = None
 ) -> Failed:
     url, path = asked_at(attempt.url) if attempt is not None else ("", "")
+    if error.upstream_status is None and attempt is not None:
+        error.upstream_status = attempt.status  # of an answer that began well
     return Failed(
         when=moment(),
         kind=kind,
@@ -48,10 +76,10 @@ def _failed(
         target=attempt.choice.target.label if attempt is not None else "",
         url=url,
         path=path,
-        status=attempt.status if attempt is not None else None,
+        status=error.upstream_status,
         code=error.code,
-        sentence="",
-        hint="",
+        sentence=error.sentence,
+        hint=hint(error, attempt.url, attempt.choice.upstream.config.dialect) if attempt is not None else "",
         request_id=account.facts["request_id"],
         trace_id=account.span.trace_id,
         stream_id=account.facts["stream_id"],

@@ -270,7 +270,9 @@ class Generation:
             self.ended.set_result(None)
 
         account.settled(usage, self.log.model)
-        account.finish_reason = pump.finish_reason
+        account.finish_reason = pump.finish_reason or ""
+        if outcome == "completed" and job.canonical:
+            engine.metrics.route(job.route).finished(account.finish_reason)
         if failure is not None and outcome not in AS_WANTED:
             # Before the account ends, which closes the span and forgets the trace.
             note_failed_stream(engine.failures, account, pump.blamed(failure), failure, outcome)

@@ -9,6 +9,7 @@ Source: WHATWG HTML 9.2.2 (processing model), RFC 9457 (problem details), OpenAI
 
 import math
 import random
+import re
 from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any, Final
@@ -27,6 +28,7 @@ STREAM_HEADERS: Final = {
     hdrs.CACHE_CONTROL: "no-cache, no-transform",
     "X-Accel-Buffering": "no",
 }
+_QUOTE: Final = re.compile(r":?\s*(\n|b?['\"]).*", re.DOTALL)
 PASSING: Final = frozenset({408, 429, 500, 502, 503, 504})
 """Statuses of errors that will pass. An EventSource gets such an error as an event."""
 
@@ -70,7 +72,8 @@ def unparsable(message: str) -> GatewayError:
     """The error for bytes that are no valid HTTP request, from what the parser says of them."""
     oversize = "bytes when reading" in message or "Too many" in message
     code = "headers_too_large" if oversize else "bad_request"
-    return GatewayError(code, f"The request head is malformed: {message.splitlines()[0]}" if message else "")
+    said = _QUOTE.sub("", message)  # what it quotes may be a credential
+    return GatewayError(code, f"The request head is malformed: {said}." if said else "")
 
 
 def unparsable_response(error: GatewayError) -> web.Response:

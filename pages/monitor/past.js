@@ -34,7 +34,8 @@ class Listing {
   /** @param {string} id of the table @param {Column<R>[]} columns @param {(record: R) => string} hue the colour of a row's dot */
   constructor(id, columns, hue) {
     this.table = /** @type {HTMLTableElement} */ (document.getElementById(id));
-    const section = /** @type {HTMLElement} */ (this.table.parentElement);
+    this.frame = /** @type {HTMLElement} */ (this.table.parentElement);
+    const section = /** @type {HTMLElement} */ (this.table.closest("section"));
     this.count = /** @type {HTMLElement} */ (section.querySelector(".count"));
     this.empty = /** @type {HTMLElement} */ (section.querySelector(".empty"));
     this.#body = this.table.tBodies[0];
@@ -58,7 +59,7 @@ class Listing {
     while (rows.length < records.length) this.#row();
     records.forEach((record, index) => this.#fill(rows[index], record));
     write(this.count, kept > records.length ? say("newest", count(records.length), count(kept)) : records.length ? count(kept) : "");
-    this.table.hidden = !records.length;
+    this.frame.hidden = !records.length;
     this.empty.hidden = Boolean(records.length);
   }
 

@@ -7,6 +7,7 @@ METRICS: dict[str, set[str]] = {
     "gateway_connections_limit": set(),
     "gateway_streams_active": {"route"},
     "gateway_streams_total": {"route", "upstream", "outcome"},
+    "gateway_finish_reasons_total": {"route", "reason"},
     "gateway_stream_duration_seconds": {"route", "outcome"},
     "gateway_time_to_first_token_seconds": {"upstream", "model"},
     "gateway_inter_token_latency_seconds": {"upstream", "model"},
