@@ -138,6 +138,13 @@ class GatewayError(Exception):
         self.provider_code = provider_code
         super().__init__(f"{code}: {self.message}")
 
+    def reword(self, sentence: str) -> None:
+        """Replaces the provider's sentence, also in the message where that holds it."""
+        if sentence != self.sentence:
+            self.message = self.message.replace(self.sentence, sentence)
+            self.detail = self.detail.replace(self.sentence, sentence)
+            self.sentence = sentence
+
     def failure(self) -> Failure:
         """What clients are told of this error."""
         return Failure(

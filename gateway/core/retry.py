@@ -4,9 +4,13 @@
 `may_be_rescued` says whether there can be one.
 
 - A refusal (the request itself is wrong, or was filtered) is final: another provider must not be asked to get around
-  it. One exception: a fallback may refuse what the first upstream would accept, so then the next one is asked.
+  it. Two exceptions: a fallback may refuse what the first upstream would accept, so then the next one is asked; and
+  where there is nothing at the path that was asked, the configuration is wrong, and not the request.
+- What lies with the gateway's account or with the model (a key, money, a context that is too short, a model that is not
+  there) is the same at every target of an upstream: the next upstream is asked.
 - A target that was silent or unreachable is not asked again. One that failed at once may be.
-- An error with a provider's own code is judged by its status and by whether it is retryable.
+- An error with a provider's own code is judged by what it means; where that is not known, by its status and by whether
+  it is retryable. An upstream whose failure is not retryable is not asked again.
 - After a rate limit it is worth waiting only if the wait is short, and only as long as the upstream said.
 """
 
@@ -27,13 +31,18 @@ NOT_SENT: Final = frozenset({"upstream_unreachable", "upstream_tls"})
 # A code may stand in several of these; `decide` asks in this order.
 _FINAL: Final = frozenset({"content_filter", "upstream_oversize", "budget"})
 _REFUSED: Final = frozenset({"upstream_refused", "bad_request"})
-_ELSEWHERE: Final = frozenset({"context_length_exceeded", "upstream_auth", "upstream_encoding", "upstream_tls"})
+_ELSEWHERE: Final = frozenset(
+    {"context_length_exceeded", "model_not_found", "upstream_auth", "upstream_encoding", "upstream_tls"}
+)
+_NOTHING_THERE: Final = frozenset({404, 405})
+"""Statuses of a server that has nothing at the path that it was asked at."""
 _SILENT: Final = frozenset({"upstream_timeout", "upstream_stalled", "upstream_unreachable"})
 _BROKEN: Final = frozenset(
     {
         "upstream_cut",
         "upstream_stalled",
         "upstream_protocol",
+        "upstream_auth",  # its credit may run out in the middle of an answer
         "upstream_error",
         "upstream_unavailable",
         "upstream_rate_limited",
@@ -71,9 +80,9 @@ def decide(
         jitter: a random number from 0 to 1.
         first: whether this is the route's own upstream, and no fallback.
     """
-    if _is_final(error) or (first and error.code in _REFUSED):
+    if error.means in _FINAL or (first and _is_refused(error)):
         return Decision(Step.GIVE_UP)
-    if error.code in _ELSEWHERE | _REFUSED or tried > retries:
+    if not error.retryable or error.means in _ELSEWHERE | _REFUSED or tried > retries:
         return Decision(Step.FALLBACK)
     if error.code in _SILENT:
         return Decision(Step.OTHER_TARGET)
@@ -88,8 +97,11 @@ def _is_own(error: GatewayError) -> bool:
     return error.code not in KINDS
 
 
-def _is_final(error: GatewayError) -> bool:
-    return error.code in _FINAL or (_is_own(error) and not error.retryable)
+def _is_refused(error: GatewayError) -> bool:
+    """Whether the request itself is to blame."""
+    if error.upstream_status in _NOTHING_THERE:
+        return False
+    return error.means in _REFUSED or (error.means not in KINDS and not error.retryable)
 
 
 def _delay(error: GatewayError, tried: int, jitter: float) -> float:

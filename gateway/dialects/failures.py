@@ -2,64 +2,76 @@
 
 Invariants:
 
-- Only a message in a known place of a JSON error reaches `message`; an HTML page, a stack trace or a body of an unknown
-  shape never does.
-- A failure of the gateway's own credential is `upstream_auth` with our own message, because providers quote keys.
+- Only a message in a known place of a JSON error is told; an HTML page, a stack trace or a body of an unknown shape
+  never is.
+- A failure of the gateway's own credential is `upstream_auth` with our own message, because providers quote keys. Keys
+  are taken out of every other sentence too.
 - Text from outside is bounded and holds no control characters.
 
-This file does not tell dialects apart: their error objects are alike, and every place is looked at for all of them.
+A provider's words are looked up in `words.py`; without a row there, the status decides. This file does not tell
+dialects apart: their error objects are alike, and every place is looked at for all of them.
 """
 
 import re
-from collections.abc import Mapping
-from datetime import datetime
-from email.utils import parsedate_to_datetime
+from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
 import msgspec
 
 from gateway.core.errors import KINDS, GatewayError
+from gateway.core.sentence import clean, plain, without_keys
+from gateway.dialects import waits
+from gateway.dialects.words import Meaning, meaning
+from gateway.dialects.words import Said as Heard
 
-MAX_MESSAGE: Final = 1000
 MAX_CODE: Final = 64
 MAX_DETAIL: Final = 200
 MAX_BODY: Final = 256 * 1024
-MAX_RETRY_AFTER: Final = 86_400.0
+MAX_NESTED: Final = 3
+"""Reports inside of reports: gateways put the whole body of another one into their own message."""
 
-_CONTROLS: Final = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]+")
 _NOT_CODE: Final = re.compile(r"[^A-Za-z0-9_.:-]+")
-_LIKE_A_KEY: Final = re.compile(r"[A-Za-z0-9_*+/=-]{12,}")
-_TOO_LONG: Final = re.compile(
-    r"context.?(length|window|size|limit)|maximum context|(prompt|input|conversation).{0,20} too long"
-    r"|exceeds? the (model's )?max(imum)?.{0,20}(tokens|length)|reduce the length",
-    re.IGNORECASE,
-)
-_FILTERED: Final = re.compile(
-    r"content_?(filter|policy)|responsible_?ai|moderation|data_?inspection|safety", re.IGNORECASE
-)
-_BLOCKED: Final = re.compile(r"blocked by.{0,20}content.{0,2}filter", re.IGNORECASE)
-"""What Anthropic says of a filtered answer. Only this text tells it from any other bad request."""
-_WORDS: Final = tuple(
+_GENERAL: Final = tuple(
     (re.compile(pattern, re.IGNORECASE), code)
     for pattern, code in (
-        (_TOO_LONG.pattern, "context_length_exceeded"),
-        (r"rate_?limit|too_?many_?requests|throttl|quota|resource_?exhausted", "upstream_rate_limited"),
-        (r"overload|unavailable|capacity|busy", "upstream_unavailable"),
-        (r"authenti|api_?key|permission|unauthori[sz]ed|forbidden|billing", "upstream_auth"),
+        (r"quota", "upstream_rate_limited"),
+        (r"unavailable|busy", "upstream_unavailable"),
+        (r"billing", "upstream_auth"),
         (r"time_?d?_?out", "upstream_timeout"),
         (r"invalid|not_?found|unsupported|bad_?request|too_?large", "upstream_refused"),
     )
 )
+"""What codes and types mean by a single word, where a report has no status and the table of words has no row."""
 _BY_STATUS: Final = {
     401: "upstream_auth",
     402: "upstream_auth",
     403: "upstream_auth",
     408: "upstream_error",
     429: "upstream_rate_limited",
+    498: "upstream_rate_limited",  # Groq: its flex tier has no capacity now
     503: "upstream_unavailable",
     529: "upstream_unavailable",
 }
-_MESSAGE_PASSED_ON: Final = frozenset({"upstream_refused", "context_length_exceeded", "content_filter"})
+_BY_MEANING: Final = {
+    Meaning.TOO_LONG: "context_length_exceeded",
+    Meaning.FILTERED: "content_filter",
+    Meaning.ACCOUNT: "upstream_auth",
+    Meaning.SPENT: "upstream_auth",
+    Meaning.LIMITED: "upstream_rate_limited",
+    Meaning.BUSY: "upstream_unavailable",
+    Meaning.NO_MODEL: "model_not_found",
+}
+_KEPT_STATUSES: Final = frozenset({400, 404, 413, 422})
+"""Statuses of a refusal that say the same of the client's own request."""
+_TOLD: Final = frozenset({"upstream_refused", "context_length_exceeded", "content_filter", "model_not_found"})
+"""Codes whose message is the provider's sentence: the client is the one who can do something."""
+_TOLD_TOO: Final = frozenset({"upstream_error", "upstream_unavailable", "upstream_rate_limited"})
+"""Codes whose message says what happened, and then the provider's sentence."""
+_OURS: Final = frozenset({"context_length_exceeded", "model_not_found", "upstream_auth"})
+"""Codes that replace a provider's own inside a stream too: clients know them, or must not learn more."""
+_SPENT: Final = "The gateway's account at the provider has no quota left."
+_PLAIN_HTTP: Final = re.compile(rb"HTTP request (was sent )?to (an )?HTTPS (port|server)|plain HTTP to an SSL", re.I)
+"""What nginx, Go and Apache answer to http on a port for https."""
 _any = msgspec.json.Decoder()
 
 
@@ -70,15 +82,17 @@ class _Said(msgspec.Struct, frozen=True):
     type: str = ""
     message: str = ""
     status: int = 0
+    names: tuple[str, ...] = ()  # further machine words: reasons, inner codes
+    param: str = ""
+    wait: float | None = None
 
     @property
     def words(self) -> str:
         return f"{self.code} {self.type}"
 
-
-def clean(text: str, limit: int = MAX_MESSAGE) -> str:
-    """The text as one line of at most `limit` characters, without control characters."""
-    return _CONTROLS.sub(" ", text[: limit * 2]).strip()[:limit]
+    def means(self, status: int) -> Meaning | None:
+        names = tuple(name for name in (self.code, self.type, *self.names) if name)
+        return meaning(Heard(status, names, self.message, self.param, self.wait is not None))
 
 
 def refusal(status: int, headers: Mapping[str, str], body: bytes, now: float | None = None) -> GatewayError:
@@ -90,14 +104,29 @@ def refusal(status: int, headers: Mapping[str, str], body: bytes, now: float | N
         body: what was read of the body; if it is longer than 256 KiB, nothing of it is used.
         now: Unix time in seconds, for a Retry-After date if the answer has no Date of its own.
     """
-    said = _said_in(body)
-    code = _code_of_refusal(status, said)
+    if status == 400 and _PLAIN_HTTP.search(body[:4096]):
+        detail = "HTTP 400 a plain HTTP request was sent to an HTTPS port"
+        return GatewayError("upstream_protocol", detail=detail, retryable=False, upstream_status=status)
+    said = _said_in(body, now)
+    found = said.means(status) if 400 <= status <= 599 else None
+    code = _code_of_refusal(status, found)
+    spent = found is Meaning.SPENT and code == "upstream_rate_limited"
+    wait = None
+    if code in ("upstream_rate_limited", "upstream_unavailable") or status in (429, 503, 529):
+        wait = waits.of_headers(headers, now)
+        wait = said.wait if wait is None else wait
+    kept = code in ("upstream_refused", "model_not_found") and status in _KEPT_STATUSES
     return GatewayError(
         code,
-        said.message if code in _MESSAGE_PASSED_ON else "",
-        retry_after=retry_after(headers, now) if status in (429, 503, 529) else None,
+        _SPENT if spent else _message(code, said.message),
+        retry_after=wait,
         detail=_detail(status, code, said),
-        status=status if code == "upstream_refused" and status in (400, 404, 422) else None,
+        status=status if kept else None,
+        retryable=False if spent else None,
+        sentence=said.message,
+        upstream_status=status,
+        param=said.param or None if code in _TOLD else None,
+        provider_code=said.code if code == "upstream_refused" else "",
     )
 
 
@@ -121,90 +150,64 @@ def in_object(event_type: str, value: dict[str, Any]) -> GatewayError | None:
 
 
 def _reported(said: _Said) -> GatewayError:
-    kind = _code_in_stream(said)
-    if kind == "upstream_auth":
-        return GatewayError(kind, detail=_detail(0, kind, said))
+    found = said.means(said.status)
+    kind = _code_in_stream(said, found)
+    spent = found is Meaning.SPENT and kind != "upstream_auth"
     # The provider's own word, unless it has none or the word means something else in the gateway's own table.
     own = said.code or said.type
-    code = kind if not own or own in KINDS else own
-    return GatewayError(code, said.message, status=KINDS[kind].status, retryable=KINDS[kind].retryable)
+    code = kind if not own or own in KINDS or kind in _OURS or spent else own
+    return GatewayError(
+        code,
+        "" if kind == "upstream_auth" else _SPENT if spent else said.message,
+        retry_after=said.wait if kind in ("upstream_rate_limited", "upstream_unavailable") else None,
+        detail=_detail(said.status, kind, said),
+        status=KINDS[kind].status,
+        retryable=KINDS[kind].retryable and not spent,
+        means=kind,
+        sentence=said.message,
+        upstream_status=said.status or None,
+        param=said.param or None if kind in _TOLD else None,
+    )
 
 
 def retry_after(headers: Mapping[str, str], now: float | None = None) -> float | None:
-    """Seconds the upstream wants to be left alone, 0 to one day; None if it does not say.
-
-    A date is compared with the answer's own Date, so that the two clocks need not agree; without one with `now` (Unix
-    time). Source: RFC 9110 10.2.3; OpenAI and Azure also send retry-after-ms.
-    """
-    lower = {name.lower(): value for name, value in headers.items()}
-    milliseconds = _number(lower.get("retry-after-ms", ""))
-    if milliseconds is not None:
-        return min(milliseconds / 1000, MAX_RETRY_AFTER)
-    value = lower.get("retry-after", "")
-    seconds = _number(value)
-    if seconds is None:
-        seconds = _until(value, lower.get("date", ""), now)
-    return None if seconds is None else min(max(seconds, 0.0), MAX_RETRY_AFTER)
+    """Seconds the upstream wants to be left alone, by its headers; see `waits.of_headers`."""
+    return waits.of_headers(headers, now)
 
 
-def _number(text: str) -> float | None:
-    text = text.strip()
-    return float(text) if re.fullmatch(r"[0-9]{1,12}(\.[0-9]{1,6})?", text, re.ASCII) else None
+def _message(code: str, sentence: str) -> str:
+    """What the client is told; "" for the code's own message."""
+    if not sentence or code in _TOLD:
+        return sentence
+    return f"{KINDS[code].message.rstrip('.')}: {sentence}" if code in _TOLD_TOO else ""
 
 
-def _until(date: str, sent: str, now: float | None) -> float | None:
-    due = _unix(date)
-    start = _unix(sent)
-    start = now if start is None else start
-    return None if due is None or start is None else due - start
-
-
-def _unix(date: str) -> float | None:
-    try:
-        parsed: datetime = parsedate_to_datetime(date[:64])
-        return parsed.timestamp()
-    except (ValueError, TypeError, IndexError, OverflowError, OSError):
-        return None
-
-
-def _code_of_refusal(status: int, said: _Said) -> str:
+def _code_of_refusal(status: int, found: Meaning | None) -> str:
     if not 400 <= status <= 599:
         return "upstream_protocol"
-    # The body is believed where it is more exact than the status; never for 401 and 429, which mean one thing.
-    if status < 500 and status not in (401, 429) and _is_filtered(said):
-        return "content_filter"
-    if status in (400, 413, 422) and _is_too_long(said):
-        return "context_length_exceeded"
-    return _BY_STATUS.get(status, "upstream_refused" if status < 500 else "upstream_error")
+    by_status = _BY_STATUS.get(status, "upstream_refused" if status < 500 else "upstream_error")
+    # The words are believed where they are more exact than the status; never for 401, which means one thing.
+    if found is None or status in (401, 402):
+        return by_status
+    if status == 429 and found is not Meaning.ACCOUNT:
+        return by_status
+    return _BY_MEANING[found]
 
 
-def _code_in_stream(said: _Said) -> str:
+def _code_in_stream(said: _Said, found: Meaning | None) -> str:
     if said.status:
-        return _code_of_refusal(said.status, said)
-    if _is_filtered(said):
-        return "content_filter"
-    # Many providers send "invalid request" for a prompt that is too long; only the text says which of the two it is.
-    code = next((code for pattern, code in _WORDS if pattern.search(said.words)), "upstream_error")
-    too_long = code in ("upstream_refused", "upstream_error") and _is_too_long(said)
-    return "context_length_exceeded" if too_long else code
-
-
-def _is_filtered(said: _Said) -> bool:
-    return bool(_FILTERED.search(said.words) or _BLOCKED.search(said.message))
-
-
-def _is_too_long(said: _Said) -> bool:
-    return bool(_TOO_LONG.search(said.words) or _TOO_LONG.search(said.message))
+        return _code_of_refusal(said.status, found)
+    if found is Meaning.SPENT:
+        return "upstream_rate_limited"
+    if found is not None:
+        return _BY_MEANING[found]
+    return next((code for pattern, code in _GENERAL if pattern.search(said.words)), "upstream_error")
 
 
 def _detail(status: int, code: str, said: _Said) -> str:
-    """The text for the log.
-
-    A provider may quote the prompt in its message. So its message is kept only where our key was refused, and without
-    anything that looks like a key.
-    """
-    text = _LIKE_A_KEY.sub("…", said.message)[:MAX_DETAIL] if code == "upstream_auth" else ""
-    parts = (f"HTTP {status}" if status else "", said.words.strip(), text)
+    """The status and the codes for the log; where our key was refused, the sentence too."""
+    text = said.message[:MAX_DETAIL] if code == "upstream_auth" else ""
+    parts = (f"HTTP {status}" if status else "", without_keys(said.words.strip()), text)
     return " ".join(part for part in parts if part)
 
 
@@ -215,35 +218,88 @@ def _parsed(text: str | bytes) -> Any:
         return None
 
 
-def _said_in(body: bytes) -> _Said:
+def _said_in(body: bytes, now: float | None = None) -> _Said:
     value = _parsed(body) if len(body) <= MAX_BODY else None
     if isinstance(value, list) and value:
         value = value[0]
-    return _said_by(value) if isinstance(value, dict) else _Said()
+    if isinstance(value, str):
+        return _Said(message=plain(value))
+    return _said_by(value, now) if isinstance(value, dict) else _Said()
 
 
-def _said_by(value: dict[str, Any]) -> _Said:
+def _said_by(value: dict[str, Any], now: float | None = None, depth: int = 0) -> _Said:
+    """What a report says, wherever it says it; of a report inside of a report, the inner one."""
     error = value.get("error")
-    if isinstance(error, dict):
-        return _said_in_object(error)
+    if not error and isinstance(value.get("base_resp"), dict):
+        error = value["base_resp"]  # MiniMax
+    if not error and isinstance(value.get("errors"), list) and value["errors"]:
+        error = value["errors"][0]  # Cloudflare, GraphQL
     if isinstance(error, str):
-        return _Said(message=clean(error), code=_word(value.get("code")))
-    return _said_in_object(value)
+        outer = {**value, "message": error}
+    elif isinstance(error, dict):
+        outer = {"type": value.get("error_type"), **error}
+    else:
+        outer = value
+    inner = _nested(outer) if depth < MAX_NESTED else None
+    if inner is not None:
+        said = _said_by(inner, now, depth + 1)
+        if said.message:
+            return msgspec.structs.replace(said, status=said.status or _status_of(outer))
+    return _said_in_object(outer, now)
 
 
-def _said_in_object(error: dict[str, Any]) -> _Said:
-    code = error.get("code")
+def _nested(error: dict[str, Any]) -> dict[str, Any] | None:
+    """The report of another provider that a gateway passes on: as an object, or as JSON in a text."""
+    metadata = error.get("metadata")
+    raw = metadata.get("raw") if isinstance(metadata, dict) else None  # OpenRouter
+    for text in (raw, error.get("message"), error.get("error")):
+        if isinstance(text, dict) and ("error" in text or "message" in text):
+            return text
+        if isinstance(text, str) and (start := text.find('{"')) >= 0 and text.rstrip().endswith("}"):
+            value = _parsed(text[start : start + MAX_BODY])
+            if isinstance(value, dict) and ("error" in value or "message" in value):
+                return value
+    return None
+
+
+def _said_in_object(error: dict[str, Any], now: float | None) -> _Said:
+    code = next((error[key] for key in ("code", "error_code", "status_code") if error.get(key)), None)
+    status = _status_of(error)
+    message, param = _text(error)
+    wait = waits.of_report(error, now)
     return _Said(
         code="" if _status(code) else _word(code),
         type=_word(error.get("type")),
-        message=_text(error),
-        status=_status(code) or _status(error.get("status")),
+        message=message,
+        status=status,
+        names=tuple(_names(error)),
+        param=_word(error.get("param")) or param,
+        wait=waits.of_sentence(message) if wait is None else wait,
     )
 
 
+def _status_of(error: dict[str, Any]) -> int:
+    keys = ("code", "status", "status_code", "statusCode", "http_code", "error_code")
+    return next((status for key in keys if (status := _status(error.get(key)))), 0)
+
+
+def _names(error: dict[str, Any]) -> Iterator[str]:
+    """Further machine words of a report: Google's status and reasons, Azure's inner code, AWS's and others' types."""
+    inner = error.get("innererror")
+    details = error.get("details")
+    sources = [error, inner if isinstance(inner, dict) else {}]
+    sources += [one for one in (details if isinstance(details, list) else [])[:16] if isinstance(one, dict)]
+    for source in sources:
+        for key in ("status", "reason", "error_type", "__type", "code"):
+            if (source is not error or key != "code") and (word := _word(source.get(key))):
+                yield word
+
+
 def _word(value: object) -> str:
+    if isinstance(value, int) and not isinstance(value, bool):
+        value = str(value)
     word = _NOT_CODE.sub("_", value[:MAX_CODE]) if isinstance(value, str) else ""
-    return "" if word == "error" else word
+    return "" if word == "error" else without_keys(word)
 
 
 def _status(value: object) -> int:
@@ -253,11 +309,23 @@ def _status(value: object) -> int:
     return value if type(value) is int and 400 <= value <= 599 else 0
 
 
-def _text(error: dict[str, Any]) -> str:
-    for key in ("message", "detail", "msg"):
+def _text(error: dict[str, Any]) -> tuple[str, str]:
+    """The sentence of a report, "" for none, and the part of the request that it names."""
+    for key in ("message", "detail", "msg", "error_msg", "status_msg", "Message", "title"):
         value = error.get(key)
-        if isinstance(value, list) and value and isinstance(value[0], dict):
-            value = value[0].get("msg")
-        if isinstance(value, str):
-            return clean(value)
-    return ""
+        if isinstance(value, dict) and value.get("detail"):  # Mistral puts a whole report into its message
+            value = value["detail"]
+        if isinstance(value, list) and value:
+            parts = [part for part in value[:4] if isinstance(part, dict) and isinstance(part.get("msg"), str)]
+            if parts:
+                return plain("; ".join(part["msg"] for part in parts)), _place(parts[0].get("loc"))
+            value = value[0]
+        if isinstance(value, str) and value:
+            return plain(value), ""
+    return "", ""
+
+
+def _place(loc: object) -> str:
+    """The part of the request that FastAPI names by its path."""
+    steps = [str(step) for step in loc if isinstance(step, str | int)] if isinstance(loc, list) else []
+    return _word(".".join(steps[1:] if steps[:1] == ["body"] else steps))

@@ -23,10 +23,13 @@ _ERROR_TYPES: Final = {401: "authentication_error", 403: "permission_error", 429
 def error_object(failure: Failure) -> dict[str, Any]:
     """OpenAI's error object. `retryable` and `retry_after` are ours; the official SDKs ignore keys they do not know.
 
+    A provider's own code for a refusal stays: programs that speak this API look for it.
+
     Source: OpenAI API reference, "Error codes".
     """
     kind = "server_error" if failure.status >= 500 else _ERROR_TYPES.get(failure.status, "invalid_request_error")
-    return {"error": {"message": failure.message, "type": kind, "param": None, **error_data(failure)}}
+    error = {"message": failure.message, "type": kind, "param": failure.param, **error_data(failure)}
+    return {"error": error | {"code": failure.provider_code or failure.code}}
 
 
 def problem(failure: Failure, instance: str) -> dict[str, Any]:

@@ -11,7 +11,7 @@ import msgspec
 from gateway.core.errors import Failure
 from gateway.core.event import ERROR, Event
 from gateway.core.sse import clean_name, data_lines
-from gateway.formats.problem import error_data
+from gateway.formats.problem import error_data, error_object
 from gateway.formats.view import Encoder, Spec, Stateless, View
 
 _encode: Final = msgspec.json.Encoder().encode
@@ -46,7 +46,13 @@ class Verbatim(Stateless):
         return head + data_lines(event.data)
 
     def terminal(self, event: Event, index: int) -> str:
-        """The block of the error that ended the log, named `error`; "" for a stream that ended well."""
+        """The block of the error that ended the log, named `error`; "" for a stream that ended well.
+
+        What is behind a proxy route may be any API. So the error is told twice in one object: bare, and as the member
+        `error` that the SDKs of OpenAI and Anthropic raise. Source: openai/openai-python#3934, `_streaming.py`.
+        """
         if event.type != ERROR:
             return ""
-        return f"event: error\ndata: {_encode(error_data(_failure(event.data))).decode()}\n"
+        failure = _failure(event.data)
+        data = {"type": "error", **error_data(failure), **error_object(failure)}
+        return f"event: error\ndata: {_encode(data).decode()}\n"

@@ -20,6 +20,7 @@ An attempt knows nothing of the attempts before and after it; the pump does.
 
 from dataclasses import dataclass
 from typing import Protocol
+from urllib.parse import unquote_plus, urlsplit
 
 import aiohttp
 
@@ -29,7 +30,8 @@ from gateway.core.errors import GatewayError
 from gateway.core.event import Event, Usage
 from gateway.core.limiter import Lease
 from gateway.core.limits import TOKENS
-from gateway.dialects.base import BYTES_PER_TOKEN, Answer, Call
+from gateway.core.sentence import without_keys, without_quotes
+from gateway.dialects.base import BYTES_PER_TOKEN, Answer
 from gateway.observe.account import Account
 from gateway.streams.engine import Engine
 from gateway.streams.job import Job
@@ -141,7 +143,7 @@ class Attempt:
             self.rescue.ask(self._prefix)
         account.ask(upstream.name, self._now())
         account.span.ask(upstream.name, upstream.config.dialect, target.url)
-        call = account.span.carry(self.request())
+        call = account.span.carry(job.source.call(upstream, target, self._prefix))
         self.url = call.url.partition("?")[0]  # of a proxied request, the rest may be long, and is the client's
         with Deadline(clock.wheel, _timeout, self._last_heard) as self._deadline:
             self._deadline.set(job.timeouts.first_event)
@@ -166,9 +168,19 @@ class Attempt:
                 self._paid = self._bytes_paid(0)
                 await self._read(response, answer)
 
-    def request(self) -> Call:
-        """The request for the target. It is made anew, because an answer may last for minutes, and a prompt is long."""
-        return self._work.job.source.call(self.choice.upstream, self.choice.target, self._prefix)
+    def hide_quotes(self, error: GatewayError) -> None:
+        """Takes out of a provider's sentence its quotes of this attempt's request, and the key that it was asked with.
+
+        The request may hold what its own reader must not see, as a route's `system` text.
+        """
+        if not error.sentence:
+            return
+        upstream = self.choice.upstream
+        # Built anew, so that no request is kept for as long as its answer lasts.
+        asked = self._work.job.source.call(upstream, self.choice.target, self._prefix)
+        request = asked.body or unquote_plus(urlsplit(asked.url).query).encode()
+        sentence = without_keys(error.sentence, upstream.config.api_key, *upstream.config.headers.values())
+        error.reword(without_quotes(sentence, request))
 
     def _last_heard(self) -> float:
         return self._heard

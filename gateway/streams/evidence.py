@@ -1,22 +1,19 @@
 """The evidence of a failure: which target was asked where, what it said, and whose request it was.
 
-It is put together only when something failed, so an answer that goes well pays for none of it. What a provider said is
-told without the keys that are known here, and without what it quotes of the request or of the answer.
+It is put together only when something failed, so an answer that goes well pays for none of it. The attempt has taken
+keys and quotes of the request out of what the provider said (`Attempt.hide_quotes`); here quotes of the answer go.
 """
 
 from typing import Final
-from urllib.parse import unquote_plus
 
 from gateway.core.errors import GatewayError
-from gateway.core.sentence import without_keys, without_quotes
+from gateway.core.sentence import without_quotes
 from gateway.observe.account import Account
 from gateway.observe.failures import MAX_TOLD, Failed, Failures, Kind, asked_at, moment
 from gateway.observe.metrics import Outcome
 from gateway.streams.attempt import Attempt, Work
 from gateway.upstream.hints import hint
 
-_BETWEEN: Final = "\u2016"
-"""Stands between a sentence and a detail."""
 THE_CLIENTS: Final = frozenset({400, 413, 422})
 """Statuses of failures that the request itself caused."""
 TO_BLAME: Final = frozenset({"upstream_error", "upstream_stalled", "timeout", "drained"})
@@ -24,26 +21,10 @@ TO_BLAME: Final = frozenset({"upstream_error", "upstream_stalled", "timeout", "d
 
 
 def failed_attempt(work: Work, attempt: Attempt, error: GatewayError) -> Failed:
-    """The record of an attempt that failed with this error. From then on the error quotes nothing of the request."""
-    if error.sentence:
-        # In one go, as it takes a while for a long prompt.
-        said = f"{error.sentence[:MAX_TOLD]} {_BETWEEN} {error.detail[:MAX_TOLD]}"
-        error.sentence, _, detail = _unquoted(work, attempt, said).partition(f" {_BETWEEN}")
-        error.detail = detail.strip()
+    """The record of an attempt that failed with this error, which quotes nothing of the answer from then on."""
+    if error.sentence and work.transcript.text:
+        error.reword(without_quotes(error.sentence, work.transcript.text.encode("utf-8", "replace")))
     return _failed("attempt", work.account, attempt, error)
-
-
-def _unquoted(work: Work, attempt: Attempt, text: str) -> str:
-    """What a provider said, without the keys that it was sent, and without what it quotes of the request or the answer.
-
-    The request is made anew for this. That costs as much as asking again, but nothing for an answer that goes well.
-    """
-    call, config = attempt.request(), attempt.choice.upstream.config
-    text = without_keys(text, config.api_key, *config.headers.values())
-    query = unquote_plus(call.url.partition("?")[2])
-    for source in (call.body, query.encode("utf-8", "replace"), work.transcript.text.encode("utf-8", "replace")):
-        text = without_quotes(text, source)
-    return text
 
 
 def note_failed_stream(
@@ -78,7 +59,7 @@ def _failed(
         path=path,
         status=error.upstream_status,
         code=error.code,
-        sentence=error.sentence,
+        sentence=error.sentence[:MAX_TOLD],
         hint=hint(error, attempt.url, attempt.choice.upstream.config.dialect) if attempt is not None else "",
         request_id=account.facts["request_id"],
         trace_id=account.span.trace_id,

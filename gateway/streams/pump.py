@@ -142,6 +142,9 @@ class Pump:
         self._asked = attempt
         try:
             await attempt.run()
+        except GatewayError as error:
+            attempt.hide_quotes(error)
+            raise
         finally:
             if attempt.answer is not None:
                 self._answered = attempt

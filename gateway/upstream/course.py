@@ -4,7 +4,8 @@ Invariants:
 
 - Every choice is a plain function of what has failed and what is healthy; nothing here waits.
 - A course ends: each upstream of the chain has one turn, with at most `1 + retries` attempts that fail.
-- When no target is left, the client gets the last error of the first upstream, because that is the one it asked for.
+- When no target is left, the client gets the last error of the first upstream, because that is the one it asked for. No
+  error of a fallback hides it, also not a refusal that ends the course.
 """
 
 from collections.abc import Callable, Sequence
@@ -46,6 +47,7 @@ class Course:
         self._latest: Target | None = None
         self._delay = 0.0
         self._last_error: GatewayError | None = None
+        self._failed = False  # whether the first upstream was asked, and failed
         self._primary = chain[0]
         # As nginx does: a server that is the only one is never taken out of service.
         self._alone = sum(len(upstream.targets) for upstream in chain) == 1
@@ -78,12 +80,13 @@ class Course:
             patience: seconds that are left to begin an answer.
 
         Raises:
-            GatewayError: the error itself, where asking again would be wrong.
+            GatewayError: the error itself, where asking again would be wrong; or the first upstream's, where it failed
+                before.
         """
         upstream, self._latest = self._left[0], self._chosen
         first = upstream is self._primary
         if first:
-            self._last_error = error
+            self._last_error, self._failed = error, True
         if not (self._again or error.code in NOT_SENT):
             raise error
         self._tried += 1
@@ -96,6 +99,8 @@ class Course:
             first=first,
         )
         if step is Step.GIVE_UP:
+            if self._failed and not first and self._last_error is not None:
+                raise self._last_error from error
             raise error
         if step is Step.OTHER_TARGET and self._latest is not None:
             self._excluded.append(self._latest)

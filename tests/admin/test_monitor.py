@@ -138,12 +138,11 @@ async def test_watcher_is_told_at_once_what_ended_and_again_only_when_something_
 
 
 async def test_watcher_is_told_of_failures_and_of_no_more_than_the_page_lists(gateway: Gateway) -> None:
-    async with Ledger(gateway):
-        for _ in range(SHOWN + 2):
-            async with await request(f"{gateway.url}/chat?token=k&message=refuse") as answer:
-                await answer.body()
-        async with feed(gateway) as source:
-            past = (await source.until("past"))[-1]
+    for _ in range(SHOWN + 2):
+        async with await request(f"{gateway.url}/chat?token=k&message=refuse") as answer:
+            await answer.body()
+    async with feed(gateway) as source:
+        past = (await source.until("past"))[-1]
     failures = past.json()["failures"]
     assert (len(failures), past.json()["kept"]) == (SHOWN, 2 * (SHOWN + 2))
     assert {(one["upstream"], one["code"], one["kind"]) for one in failures} == {

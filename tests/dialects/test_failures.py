@@ -23,7 +23,7 @@ def refused(status: int, error: Any = None, headers: dict[str, str] | None = Non
         (403, "upstream_auth", 502),
         (404, "upstream_refused", 404),
         (409, "upstream_refused", 400),
-        (413, "upstream_refused", 400),
+        (413, "upstream_refused", 413),
         (422, "upstream_refused", 422),
         (429, "upstream_rate_limited", 429),
         (500, "upstream_error", 502),

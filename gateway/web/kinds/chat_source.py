@@ -51,7 +51,11 @@ class ChatSource:
         dialect = upstream.dialect
         if response.status != 200:
             if response.status < 400:
-                raise GatewayError("upstream_protocol", detail=f"status {response.status}; redirects are not followed")
+                raise GatewayError(
+                    "upstream_protocol",
+                    detail=f"status {response.status}; redirects are not followed",
+                    upstream_status=response.status,
+                )
             body = await read_error_body(response)
             raise dialect.refusal(response.status, plain_headers(response.headers), body, now=time.time())
         check_encoding(response)
@@ -59,9 +63,15 @@ class ChatSource:
             # Some servers report an error with status 200 and a JSON body; its reason is worth more than "no stream".
             body = await read_error_body(response) if response.content_type == "application/json" else b""
             refusal = dialect.refusal(400, plain_headers(response.headers), body, now=time.time())
-            if refusal.code in ("context_length_exceeded", "content_filter"):
+            refusal.upstream_status = response.status
+            if refusal.code not in ("upstream_refused", "upstream_protocol"):
                 raise refusal
-            raise GatewayError("upstream_protocol", detail=f"status 200 with {response.content_type}")
+            raise GatewayError(
+                "upstream_protocol",
+                detail=f"status 200 with {response.content_type}",
+                sentence=refusal.sentence,
+                upstream_status=response.status,
+            )
         answer = dialect.answer(keep_chunks=self._keep_chunks and not canonical, keep_usage=self._keep_usage)
         answer.choices = self._choices
         return answer

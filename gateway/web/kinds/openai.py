@@ -122,4 +122,6 @@ async def _gather(reader: Reader) -> tuple[Done | None, Completion]:
         status=failure.status,
         retryable=failure.retryable,
         retry_after=failure.retry_after,
+        param=failure.param,
+        provider_code=failure.provider_code,
     )

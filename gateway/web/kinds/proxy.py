@@ -118,7 +118,13 @@ class ProxySource:
                 gateway's own credential.
         """
         if response.status in (401, 403) and upstream.config.api_key:
-            raise GatewayError("upstream_auth", detail=f"status {response.status}")
+            refusal = await _refusal(upstream, response)
+            raise GatewayError(
+                "upstream_auth",
+                detail=f"status {response.status}",
+                sentence=refusal.sentence,
+                upstream_status=response.status,
+            )
         if self._call.method == hdrs.METH_HEAD:
             return None  # its headers may say that it is a stream, but there is no body
         if response.status == 200 and response.content_type == EVENT_STREAM:
@@ -135,10 +141,16 @@ class ProxySource:
 async def _refuse(upstream: Upstream, response: aiohttp.ClientResponse) -> None:
     if response.status < 400:
         raise GatewayError(
-            "upstream_protocol", detail=f"status {response.status} with {response.content_type} instead of events"
+            "upstream_protocol",
+            detail=f"status {response.status} with {response.content_type} instead of events",
+            upstream_status=response.status,
         )
+    raise await _refusal(upstream, response)
+
+
+async def _refusal(upstream: Upstream, response: aiohttp.ClientResponse) -> GatewayError:
     body = await read_error_body(response)
-    raise upstream.dialect.refusal(response.status, plain_headers(response.headers), body, now=time.time())
+    return upstream.dialect.refusal(response.status, plain_headers(response.headers), body, now=time.time())
 
 
 class Proxy(RouteKind[ProxyRoute]):

@@ -1,0 +1,261 @@
+"""What a provider said for people, made fit to be told: as one bounded line, without keys, pages and stack traces, and
+without what it quotes of the request.
+
+    plain(text)                        what is left of a provider's text; "" where nothing may be told
+    without_quotes(sentence, request)  the sentence, with "…" for what it quotes
+
+Providers quote keys, whole or in part ("sk***89"), in any language; and they quote prompts. Rather too much is taken
+out than too little: a word that only looks like a key is lost, a key never stays.
+"""
+
+import re
+import sys
+from typing import Final
+
+import msgspec
+
+MAX_SENTENCE: Final = 1000
+"""Characters of a sentence."""
+MARK: Final = "…"
+"""What stands for anything that was taken out."""
+
+_CONTROLS: Final = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]+")
+_PAGE: Final = re.compile(
+    r"<\s*/?(!doctype|html|head|body|title|center|script|style|div|h[1-6]|p|br|pre)\b", re.IGNORECASE
+)
+_TRACE: Final = re.compile(
+    r"Traceback \(most recent call|\bFile \"[^\"]{1,300}\", line \d|\s+at [\w.$<>\[\] ]{1,200}\(?[^\s()]{1,300}:\d+"
+    r"|goroutine \d+ \[|stack backtrace:|\n\s+\d+: 0x",
+)
+
+# -- keys ----------------------------------------------------------------------------------------------------------
+
+_URL: Final = re.compile(
+    r"\b([a-z][a-z0-9+.-]{1,15}://)(?:[^\s/@'\"<>]{1,500}@)?([^\s?'\"<>)]{0,1000})(\?[^\s'\"<>)]*)?", re.IGNORECASE
+)
+_NAMED: Final = re.compile(
+    r"((?:\b(?:api|access|secret|subscription|auth\w{0,12})[ _-]?(?:key|token|secret)s?\b|\bpassword\b|\bcredentials?\b"
+    r"|密钥|令牌|秘钥|api ?key)"
+    r"(?:\s*\([^()]{0,20}\))?(?:\s+(?:provided|given|received|used|was|is))?\s*[:=：]\s*)"
+    r"['\"`“‘]?[^\s'\"`,;，；。”’]+",
+    re.IGNORECASE,
+)
+"""A key that is introduced: `API key: …`, `令牌：…`."""
+_BEARER: Final = re.compile(
+    r"\b(Bearer|Basic)\s+(?!token|auth|key|scheme|credential|header|or\b|and\b|is\b)[^\s'\"`,;]{4,}", re.IGNORECASE
+)
+_SHORTENED: Final = re.compile(
+    r"[A-Za-z0-9_\-]*[*•●]{2,}[A-Za-z0-9_\-*•●]*"  # sk***89, ****97fe
+    r"|[A-Za-z0-9_\-]{2,}(?:\.{2,}|…)[A-Za-z0-9_\-]{2,}",  # sk-…5678
+)
+_PREFIXED: Final = re.compile(
+    r"(?<![A-Za-z0-9])(?:(?:sk|pk|rk|ak|xai|gsk|nvapi|pplx|csk|tgp|cpk|hf|fw|r8|gh[opsu]|glpat|xox[a-z]|sess|AKLT)[-_]"
+    r"(?=[A-Za-z0-9_\-]{4})|AIza|AKIA|ASIA|ya29\.|eyJ|LTAI)[A-Za-z0-9_\-.=+/]*[A-Za-z0-9_\-=]",
+)
+"""How the keys of well-known providers begin."""
+_LONG: Final = re.compile(r"[A-Za-z0-9_+/=~.\-]{12,}")
+_PARTS: Final = re.compile(r"[A-Za-z0-9]+")
+
+
+def plain(text: str, limit: int = MAX_SENTENCE) -> str:
+    """The text as one line of at most `limit` characters, without control characters and without anything like a key.
+
+    Of a text with a stack trace, what stands before it is left; of one with HTML, nothing.
+    """
+    text = text[: 4 * limit]
+    if _PAGE.search(text):
+        return ""
+    if (trace := _TRACE.search(text)) is not None:
+        text = text[: trace.start()]
+    return without_keys(clean(text, 2 * limit))[:limit].strip()
+
+
+def clean(text: str, limit: int = MAX_SENTENCE) -> str:
+    """The text as one line of at most `limit` characters, without control characters."""
+    return _CONTROLS.sub(" ", text[: limit * 2]).strip()[:limit]
+
+
+def without_keys(text: str, *secrets: str) -> str:
+    """The text with "…" for whatever looks like a key, and for the passwords and queries of URLs.
+
+    Args:
+        text: of a bounded length.
+        secrets: keys that are known; they are taken out however they look.
+    """
+    for secret in secrets:
+        if len(secret) >= 4:
+            text = text.replace(secret, MARK)
+    text = _URL.sub(r"\1\2", text)
+    text = _NAMED.sub(rf"\1{MARK}", text)
+    text = _BEARER.sub(rf"\1 {MARK}", text)
+    text = _SHORTENED.sub(MARK, text)
+    text = _PREFIXED.sub(MARK, text)
+    return _LONG.sub(lambda found: MARK if _is_random(found[0]) else found[0], text)
+
+
+def _is_random(token: str) -> bool:
+    """Whether a long token looks made by a machine. Names of models, parameters and codes do not."""
+    return any(_is_random_part(part) for part in _PARTS.findall(token))
+
+
+def _is_random_part(part: str) -> bool:
+    if len(part) < 12 or part.isdigit():
+        return False
+    if not part.isalpha():
+        return True
+    capitals = sum(letter.isupper() for letter in part[1:])
+    # `AccessDeniedUnpurchased` has a capital for every word; letters at random have one for every second letter.
+    return len(part) >= 16 and len(part) // 4 < capitals < len(part) - len(part) // 4
+
+
+# -- quotes --------------------------------------------------------------------------------------------------------
+
+MAX_REQUEST: Final = 4 * 1024 * 1024
+"""Bytes of a request that are compared. A sentence about a longer one is not told at all."""
+MAX_TEXTS: Final = 20_000
+"""Values of a request that are looked at. A sentence about one that has more is not told at all."""
+MAX_PAIRS: Final = 20_000
+"""Places of the sentence and of the texts that look alike at first. A sentence that has more is not told at all."""
+
+_BLOCK: Final = 8
+_MIN_RUN: Final = 12
+_SHORT: Final = range(6, 41)
+"""Characters of a text that is looked for as a whole. A longer one is found by its pieces."""
+_SEARCHED: Final = 256 * 1024
+"""Bytes of texts up to which every quoted word is searched in them."""
+_NAMES: Final = frozenset(
+    {
+        "id",
+        "model",
+        "name",
+        "object",
+        "role",
+        "service_tier",
+        "session_id",
+        "tool_call_id",
+        "tool_use_id",
+        "type",
+    }
+)
+"""Members of a request that name something. Their values are no content, and a sentence may say them."""
+_QUOTED: Final = re.compile(
+    r"(?<!\w)(?:'[^']{1,400}'|\"[^\"]{1,400}\"|`[^`]{1,400}`|“[^”]{1,400}”|‘[^’]{1,400}’|「[^」]{1,400}」)(?!\w)"
+)
+_ESCAPED: Final = re.compile(r"\\(?:u([0-9a-fA-F]{4})|([nrt\"'/\\]))")
+_json: Final = msgspec.json.Decoder()
+
+
+def without_quotes(sentence: str, request: bytes) -> str:
+    """The sentence, with "…" for what it quotes of the texts in a request: messages, instructions, tools.
+
+    A quote of at least 15 bytes is always found, also one that was cut off, or is escaped as in JSON. So are short
+    texts that are quoted whole, and shorter quotes in quotation marks. The names of models and parameters stay.
+
+    The work is bounded: the request is parsed once, and its texts are read once, in steps of 8 bytes. Where there is
+    more than `MAX_REQUEST`, `MAX_TEXTS` or `MAX_PAIRS` allow, the result is "…".
+
+    Args:
+        sentence: at most `MAX_SENTENCE` characters.
+        request: the body that the provider was sent, JSON or not; b"" for none.
+    """
+    if not sentence or not request:
+        return sentence
+    texts = _texts_of(request) if len(request) <= MAX_REQUEST else None
+    if texts is None:
+        return MARK
+    said = " ".join(_ESCAPED.sub(_unescaped, sentence).split())
+    joined = "\n".join(texts).encode("utf-8", "replace")
+    kept = _without_runs(said, joined)
+    if len(kept) > len(MARK):
+        kept = _without_short(kept, texts, joined)
+    return sentence if kept == said else kept
+
+
+def _unescaped(found: re.Match[str]) -> str:
+    if found[1]:
+        return chr(int(found[1], 16))
+    return " " if found[2] in "nrt" else found[2]
+
+
+def _texts_of(request: bytes) -> list[str] | None:
+    """The texts of a request, with single spaces; None where it has too many values."""
+    try:
+        value = _json.decode(request)
+    except (ValueError, RecursionError):
+        value = request.decode("utf-8", "replace")
+    # A loop and no recursion, so that the nesting of a client's request does not decide the depth of our stack.
+    texts, left, seen = [], [value], 0
+    while left:
+        item = left.pop()
+        seen += 1
+        if seen + len(left) > MAX_TEXTS:
+            return None
+        if isinstance(item, str):
+            texts.append(" ".join(item.split()))
+        elif isinstance(item, dict):
+            left.extend(member for name, member in item.items() if name not in _NAMES or not isinstance(member, str))
+        elif isinstance(item, list):
+            left.extend(item)
+    return texts
+
+
+def _without_runs(said: str, texts: bytes) -> str:
+    """The sentence without its runs of 15 bytes and more that occur in the texts."""
+    raw = said.encode("utf-8", "replace")
+    # Any run of 15 bytes has 8 that begin at a multiple of 8 in the texts. So the texts are cut there, as numbers, and
+    # compared with all the eights of the sentence.
+    eights: dict[int, list[int]] = {}
+    for at in range(len(raw) - _BLOCK + 1):
+        eights.setdefault(int.from_bytes(raw[at : at + _BLOCK], sys.byteorder), []).append(at)
+    blocks = memoryview(texts)[: len(texts) // _BLOCK * _BLOCK].cast("Q")
+    quoted, pairs = bytearray(len(raw)), 0
+    for place in [place for place, block in enumerate(blocks) if block in eights]:
+        for at in eights[blocks[place]]:
+            pairs += 1
+            if pairs > MAX_PAIRS:
+                return MARK
+            if not (quoted[at] and quoted[at + _BLOCK - 1]):
+                start, end = _run(raw, at, texts, place * _BLOCK)
+                if end - start >= _MIN_RUN:
+                    quoted[start:end] = b"\1" * (end - start)
+    return _marked(raw, quoted)
+
+
+def _run(raw: bytes, at: int, texts: bytes, place: int) -> tuple[int, int]:
+    """The run of the sentence around `at` that is the same in the texts around `place`, as far as another eight."""
+    start, end, shift = at, at + _BLOCK, place - at
+    while start > max(0, at - _BLOCK + 1, -shift) and raw[start - 1] == texts[start - 1 + shift]:
+        start -= 1
+    while end < min(len(raw), at + 2 * _BLOCK - 1, len(texts) - shift) and raw[end] == texts[end + shift]:
+        end += 1
+    return start, end
+
+
+def _marked(raw: bytes, quoted: bytearray) -> str:
+    """The sentence with one mark for every quoted run. Characters of which a part is quoted are quoted."""
+    text, out, at = raw.decode("utf-8", "replace"), [], 0
+    for character in text:
+        size = len(character.encode("utf-8", "replace"))
+        if not any(quoted[at : at + size]):
+            out.append(character)
+        elif not out or out[-1] != MARK:
+            out.append(MARK)
+        at += size
+    return "".join(out)
+
+
+def _without_short(said: str, texts: list[str], joined: bytes) -> str:
+    """The sentence without short texts that it quotes whole, and without what it has in quotation marks of a text."""
+    short = {text for text in texts if len(text) <= _SHORT.stop}
+    for text in short:
+        if len(text) in _SHORT and text in said:
+            said = re.sub(rf"(?<!\w){re.escape(text)}(?!\w)", MARK, said)
+
+    def hidden(found: re.Match[str]) -> str:
+        inner = found[0][1:-1].strip(". …")
+        there = inner in short or (
+            len(inner) >= _BLOCK and (len(joined) > _SEARCHED or inner.encode("utf-8", "replace") in joined)
+        )
+        return found[0][0] + MARK + found[0][-1] if there and inner else found[0]
+
+    return _QUOTED.sub(hidden, said)
