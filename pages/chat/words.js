@@ -156,6 +156,13 @@ const ADVICE = [
   [/^(network|connection_lost)$/, "The gateway cannot be reached. Check the network.", "连不上网关，请检查网络。"],
   [/^(overloaded|draining|drained)$/, "The gateway is busy or restarting. Try again soon.", "网关繁忙或正在重启，请稍后重试。"],
   [
+    /^model_not_found$/,
+    "The model service does not have this model. Tell the person who runs the gateway.",
+    "模型服务没有这个模型，请联系管理员。",
+    "The model service does not have this model. What to check is below.",
+    "模型服务没有这个模型，原因见下方详情。",
+  ],
+  [
     /^upstream_(auth|tls|refused)$/,
     "The model service refused the gateway. Tell the person who runs the gateway.",
     "模型服务拒绝了网关的请求，请联系管理员。",
