@@ -19,6 +19,7 @@ def use_everything(metrics: Metrics) -> None:
     route = metrics.route("/api/chat")
     route.request("GET", 200, 0.2)
     route.stream_ended("main", "completed", 3.0)
+    route.finished("stop")
     metrics.model("main", "x").used(Usage(3, 4))
     metrics.upstream_request("main", 200)
     metrics.upstream_error("main", "upstream_cut")
@@ -104,6 +105,14 @@ def test_names_are_bounded_over_endless_reloads(metrics: Metrics) -> None:
 def test_outcome_outside_the_closed_list_is_a_mistake(metrics: Metrics) -> None:
     with pytest.raises(AssertionError, match="client_gone, completed"):
         metrics.route("/a").stream_ended("main", "vanished", 1.0)  # type: ignore[arg-type]
+
+
+def test_reasons_of_answers_are_a_closed_set(metrics: Metrics) -> None:
+    for reason in ("stop", "length", "tool_calls", "content_filter", "a provider's own", "another", ""):
+        metrics.route("/a").finished(reason)
+    [family] = metrics.finish_reasons.collect()
+    counted = {one.labels["reason"]: one.value for one in family.samples if one.name.endswith("_total")}
+    assert counted == {"stop": 1, "length": 1, "tool_calls": 1, "content_filter": 1, "other": 2, "none": 1}
 
 
 def test_build_and_reload_are_told_from_the_start(metrics: Metrics) -> None:
