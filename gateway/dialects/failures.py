@@ -25,12 +25,14 @@ from gateway.dialects.words import Meaning, meaning
 from gateway.dialects.words import Said as Heard
 
 MAX_CODE: Final = 64
+MAX_PARAM: Final = 128
 MAX_DETAIL: Final = 200
 MAX_BODY: Final = 256 * 1024
 MAX_NESTED: Final = 3
 """Reports inside of reports: gateways put the whole body of another one into their own message."""
 
 _NOT_CODE: Final = re.compile(r"[^A-Za-z0-9_.:-]+")
+_NOT_PARAM: Final = re.compile(r"[^A-Za-z0-9_.:\[\]-]+")
 _GENERAL: Final = tuple(
     (re.compile(pattern, re.IGNORECASE), code)
     for pattern, code in (
@@ -146,7 +148,13 @@ def in_stream(event_type: str, data: str) -> GatewayError | None:
 def in_object(event_type: str, value: dict[str, Any]) -> GatewayError | None:
     """Like `in_stream`, for data that is decoded already."""
     named = "error" in (event_type, value.get("type"), value.get("object"))
-    return _reported(_said_by(value)) if named or value.get("error") else None
+    return _reported(_said_by(value)) if named or value.get("error") or _failed_base(value) else None
+
+
+def _failed_base(value: dict[str, Any]) -> bool:
+    """Whether the object is MiniMax's, which has a `base_resp` in good answers too."""
+    base = value.get("base_resp")
+    return isinstance(base, dict) and bool(base.get("status_code"))
 
 
 def _reported(said: _Said) -> GatewayError:
@@ -189,7 +197,7 @@ def _code_of_refusal(status: int, found: Meaning | None) -> str:
     # The words are believed where they are more exact than the status; never for 401, which means one thing.
     if found is None or status in (401, 402):
         return by_status
-    if status == 429 and found is not Meaning.ACCOUNT:
+    if status in (429, 498) and found is not Meaning.ACCOUNT:
         return by_status
     return _BY_MEANING[found]
 
@@ -197,8 +205,6 @@ def _code_of_refusal(status: int, found: Meaning | None) -> str:
 def _code_in_stream(said: _Said, found: Meaning | None) -> str:
     if said.status:
         return _code_of_refusal(said.status, found)
-    if found is Meaning.SPENT:
-        return "upstream_rate_limited"
     if found is not None:
         return _BY_MEANING[found]
     return next((code for pattern, code in _GENERAL if pattern.search(said.words)), "upstream_error")
@@ -255,7 +261,7 @@ def _nested(error: dict[str, Any]) -> dict[str, Any] | None:
     for text in (raw, error.get("message"), error.get("error")):
         if isinstance(text, dict) and ("error" in text or "message" in text):
             return text
-        if isinstance(text, str) and (start := text.find('{"')) >= 0 and text.rstrip().endswith("}"):
+        if isinstance(text, str) and (start := text.find("{")) >= 0 and text.rstrip().endswith("}"):
             value = _parsed(text[start : start + MAX_BODY])
             if isinstance(value, dict) and ("error" in value or "message" in value):
                 return value
@@ -273,7 +279,7 @@ def _said_in_object(error: dict[str, Any], now: float | None) -> _Said:
         message=message,
         status=status,
         names=tuple(_names(error)),
-        param=_word(error.get("param")) or param,
+        param=_param(error.get("param")) or param,
         wait=waits.of_sentence(message) if wait is None else wait,
     )
 
@@ -302,6 +308,11 @@ def _word(value: object) -> str:
     return "" if word == "error" else without_keys(word)
 
 
+def _param(value: object) -> str:
+    """The part of the request that a report names, as `messages[1].content`."""
+    return without_keys(_NOT_PARAM.sub("_", value[:MAX_PARAM])) if isinstance(value, str) else ""
+
+
 def _status(value: object) -> int:
     """The HTTP status that a provider gave as its code; 0 for none."""
     if isinstance(value, str) and re.fullmatch(r"[45][0-9]{2}", value, re.ASCII):
@@ -328,4 +339,4 @@ def _text(error: dict[str, Any]) -> tuple[str, str]:
 def _place(loc: object) -> str:
     """The part of the request that FastAPI names by its path."""
     steps = [str(step) for step in loc if isinstance(step, str | int)] if isinstance(loc, list) else []
-    return _word(".".join(steps[1:] if steps[:1] == ["body"] else steps))
+    return _param(".".join(steps[1:] if steps[:1] == ["body"] else steps))

@@ -81,7 +81,7 @@ def _http_for_tls(case: _Case) -> str:
 def _certificate(case: _Case) -> str:
     if case.error.code == "upstream_tls":
         return (
-            "Check that the URL has the host's name as its certificate has it. A private authority is trusted with "
+            "Check that the URL has the host's name as its certificate has it. Your own authority is trusted with "
             "SSL_CERT_FILE; without any check it goes with verify_tls: false."
         )
     return ""

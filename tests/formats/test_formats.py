@@ -288,7 +288,9 @@ def test_verbatim_ends_with_the_logs_own_error_or_nothing() -> None:
     encoder = Verbatim().open(view())
     assert encoder.terminal(OVER, 0) == ""
     assert encoder.terminal(FAILED, 0) == (
-        'event: error\ndata: {"code":"upstream_cut","message":"It broke off.","retryable":true,"retry_after":2.5}\n'
+        'event: error\ndata: {"type":"error","code":"upstream_cut","message":"It broke off.","retryable":true,'
+        '"retry_after":2.5,"error":{"message":"It broke off.","type":"server_error","param":null,"code":"upstream_cut",'
+        '"retryable":true,"retry_after":2.5}}\n'
     )
 
 
