@@ -8,8 +8,8 @@
     / and its files, /events    the monitor page and its feed
     POST /streams/{id}/stop     ends a stream
 
-No credential is asked for: the listener belongs to the operators' network, by default to this machine. `guard.py` keeps
-pages of other sites from using an operator's browser to read or end streams.
+No credential is asked for: the listener belongs to the operators' network, by default to this machine. `web/guard.py`
+keeps pages of other sites from using an operator's browser to read or end streams.
 """
 
 import asyncio

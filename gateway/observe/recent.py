@@ -1,5 +1,4 @@
-"""The newest records of one sort, for an operator who looks after something happened. Bounded, in memory, unordered by
-anything but time."""
+"""The newest records of one sort, in memory, for an operator who looks after something happened. They are bounded."""
 
 from collections import deque
 from collections.abc import Iterator
