@@ -77,6 +77,8 @@ export interface Answer {
   /** null until the gateway said it. */
   readonly streamId: string | null;
   readonly session: string | null;
+  /** The gateway's name for the request that it answered last, as in its log; null where no header can be read. */
+  readonly requestId: string | null;
   readonly cursor: string;
   readonly state: State;
   /** The answer as far as it came. */

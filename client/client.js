@@ -149,6 +149,10 @@ class Answer {
     return this.#said.session;
   }
 
+  get requestId() {
+    return this.#connection.requestId;
+  }
+
   get cursor() {
     return this.#said.cursor;
   }
@@ -510,6 +514,7 @@ class Connection {
   #offline = false; // the browser said so while we looked; before that it may only mean "no network but this machine"
   #ended = false; // the answer is over
   #timer = 0; // of a start that was lost, then of one that was stopped
+  /** @type {string | null} */ requestId = null; // of the request that was answered last
   sent = false; // a start is under way, or may have begun a generation
   stopping = false; // the answer is to be stopped: no start is sent again
 
@@ -532,6 +537,7 @@ class Connection {
     const [question, said] = [this.#question, this.#said];
     /** @type {Hearing} */
     const hearing = {
+      answered: (id) => (this.requestId = id),
       opened: (id) => this.#opened(id),
       event: (type, data, id) => this.#receive(type, data, id),
       advanced: (cursor, retry) => this.#advance(cursor, retry),
@@ -765,6 +771,7 @@ class Question {
  * @typedef {{how: "over" | "lost" | "shut"} | {how: "refused" | "unreadable", failure: Types.Failure}
  *   | {how: "dropped", opened: boolean}} LinkEnd
  * @typedef {object} Hearing
+ * @property {(requestId: string | null) => void} answered the server answered, whatever it said
  * @property {(streamId?: string | null) => void} opened the server accepts; with what its headers say, where they can be read
  * @property {(type: string, data: string, id: string) => void} event
  * @property {(cursor: string, retry: number | null) => void} advanced where it is after some events, and the server's pace
@@ -844,6 +851,7 @@ class FetchLink {
 
   /** @param {Response} answer @param {string} cursor @returns {Promise<LinkEnd>} */
   async #read(answer, cursor) {
+    this.#hearing.answered(answer.headers.get("X-Request-Id"));
     if (answer.status === 204) return { how: "over" };
     if (!answer.ok) return { how: "refused", failure: await failureOf(answer) };
     if (!answer.headers.get("Content-Type")?.startsWith("text/event-stream")) return { how: "unreadable", failure: NOT_A_STREAM };

@@ -17,13 +17,16 @@ from gateway.core.limiter import PER_ADDRESS, AddressLimiter, Limiter
 from gateway.core.limits import Plan, make_limits
 from gateway.demo import Demo, start_demo
 from gateway.dialects import DIALECTS
+from gateway.observe.failures import Failures
 from gateway.observe.metrics import Metrics
+from gateway.observe.refusals import Refusals
 from gateway.observe.tracing import from_environment
 from gateway.streams.engine import Engine
 from gateway.streams.registry import Registry
 from gateway.upstream.http import new_session
 from gateway.upstream.pool import Upstream
 from gateway.web.exchange import Endpoint
+from gateway.web.failure_details import FailureDetails
 from gateway.web.kinds import KINDS, KindFactory
 from gateway.web.router import Nowhere, Router
 from gateway.web.state import Gateway, Snapshot
@@ -68,6 +71,7 @@ class App:
         for generation in running:
             generation.abort(GatewayError("drained"))
         await asyncio.gather(*(generation.ended for generation in running))
+        self.gateway.refusals.flush()
         await self.gateway.engine.session.close()
         await self.gateway.engine.tracing.close()
         if self.demo is not None:
@@ -96,7 +100,8 @@ async def make_app(
     demo = await _demo(config, None)
     snapshot = _snapshot(config, demo, kinds, tuple(verifiers))
     _prepare(metrics, snapshot)
-    engine = Engine(clock, registry, metrics, logger, new_session(), {}, from_environment(clock.now, logger))
+    tracing, failures = from_environment(clock.now, logger), Failures(logger)
+    engine = Engine(clock, registry, metrics, logger, new_session(), {}, tracing, failures)
     per_address = config.limits.per_address
     max_streams, max_connections = _shared_out(_descriptors(), config.server.max_connections)
     metrics.connections_limit.set(max_connections)
@@ -108,6 +113,7 @@ async def make_app(
         registry=registry,
         limiter=Limiter(),
         addresses=AddressLimiter(per_address.requests, per_address.connections),
+        refusals=Refusals(logger, clock.wheel),
         snapshot=snapshot,
         max_streams=max_streams,
         max_connections=max_connections,
@@ -182,6 +188,7 @@ def _endpoints(
 ) -> Iterator[tuple[str, Endpoint]]:
     if config.server.demo_page:
         yield from static_endpoints()
+        yield "/page/failure", Endpoint("page", FailureDetails(), public=True)
     yield "/streams/{id}", Endpoint("/streams", ReadStream(), named_streams=True)
     yield "/streams/{id}/stop", Endpoint("/streams", StopStream(), named_streams=True)
     for route in config.routes:

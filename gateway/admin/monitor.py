@@ -8,6 +8,8 @@ Invariants:
 - The log keeps the last minutes and no more, whether a page watches or not.
 - The current state (the block `now`) is not in the log. It is made only while a page watches, once for all pages, and
   is sent with the newest sample.
+- The failures and the streams that ended (the block `past`) are sent to a page when it begins to watch, and again with
+  a sample when there are new ones.
 - In a drain the log ends when the process has no stream and no reader left, so that no page delays its exit.
 
 What is in a sample is said in `readings.py`.
@@ -49,6 +51,9 @@ RETRY_MS: Final = 1000
 
 SAMPLE: Final = "sample"
 NOW: Final = "now"
+PAST: Final = "past"
+SHOWN: Final = 50
+"""Failures that the page lists; `/failures` has all that are kept."""
 LABEL: Final = "_monitor"
 """The route under which metrics count the feed's bytes."""
 
@@ -123,7 +128,7 @@ class Monitor:
 
 
 class Board(Stateless):
-    """The format of the feed: a block for each sample, and after the newest one a block with the current state.
+    """The format of the feed: a block for each sample, and after the newest one the blocks with the current state.
 
     Attributes:
         newest: the last sample.
@@ -136,26 +141,61 @@ class Board(Stateless):
         self._readings = readings
         self._now_for: Event | None = None
         self._now = ""
+        self._past_for = (-1, -1)
+        self._past = ""
         self.newest: Event | None = None
 
     def open(self, view: View) -> Encoder:
-        """Itself, as every page is sent the same."""
-        return self
+        """The encoder of one page."""
+        return Page(self)
+
+    def now(self, sample: Event) -> str:
+        """The block of the current state, the same for all pages until there is another sample."""
+        if self._now_for is not sample:
+            self._now_for = sample
+            self._now = _block(NOW, self._readings.now())
+        return self._now
+
+    def past(self) -> tuple[str, tuple[int, int]]:
+        """The block of what failed and what ended, and a mark that is another one whenever the block is."""
+        mark = self._readings.mark()
+        if mark != self._past_for:
+            self._past_for, self._past = mark, _block(PAST, self._readings.past(SHOWN))
+        return self._past, mark
+
+
+class Page(Stateless):
+    """The encoder of one page. A page that comes back has a new one, and is sent everything anew."""
+
+    __slots__ = ("_board", "_mark")
+
+    def __init__(self, board: Board) -> None:
+        self._board = board
+        self._mark: tuple[int, int] | None = None
 
     def encode(self, event: Event, index: int) -> str:
-        """The block of a sample; for the newest sample, also the block of the current state."""
-        block = f"event: {SAMPLE}\n{data_lines(event.data)}"
-        return block if event is not self.newest else f"{block}\n{self._current(event)}"
+        """The block of a sample; for the newest sample, also the blocks of the current state and of what is new."""
+        block = _block_of(SAMPLE, event.data)
+        if event is not self._board.newest:
+            return block
+        past, mark = self._board.past()
+        block = f"{block}\n{self._board.now(event)}"
+        if mark != self._mark:
+            self._mark = mark
+            block = f"{block}\n{past}"
+        return block
 
     def terminal(self, event: Event, index: int) -> str:
         """Nothing is sent: the log ends with the process, and a page reconnects by itself."""
         return ""
 
-    def _current(self, event: Event) -> str:
-        if self._now_for is not event:
-            self._now_for = event
-            self._now = f"event: {NOW}\n{data_lines(msgspec.json.encode(self._readings.now()).decode())}"
-        return self._now
+
+def _block(event: str, value: object) -> str:
+    return _block_of(event, msgspec.json.encode(value).decode())
+
+
+def _block_of(event: str, data: str) -> str:
+    return f"event: {event}\n{data_lines(data)}"
 
 
 @dataclass(frozen=True, slots=True)

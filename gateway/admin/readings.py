@@ -20,6 +20,7 @@ from typing import Any, Final
 
 from prometheus_client.registry import Collector
 
+from gateway.observe.failures import KEPT
 from gateway.upstream.pool import Target
 from gateway.web.state import Gateway
 
@@ -116,6 +117,20 @@ class Readings:
             "targets": list(islice(_targets(gateway), LISTED)),
             "running": len(running),
             "streams": [generation.describe(now) for generation in islice(running.values(), LISTED)],
+        }
+
+    def mark(self) -> tuple[int, int]:
+        """Another one whenever `past` is another one."""
+        engine = self._gateway.engine
+        return engine.failures.recent.count, engine.ended.count
+
+    def past(self, most: int) -> dict[str, Any]:
+        """The newest failures, so many at most, and how many are kept; and the streams that ended last."""
+        failures, ended = self._gateway.engine.failures.recent, self._gateway.engine.ended
+        return {
+            "kept": min(failures.count, KEPT),
+            "failures": [failed.public() for failed in failures.newest(most)],
+            "ended": list(ended.newest(most)),
         }
 
 

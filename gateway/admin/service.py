@@ -4,11 +4,12 @@
     /readyz                     200 while new streams are welcome, 503 while draining
     /metrics                    for Prometheus
     /streams                    the running streams, as JSON
+    /failures                   the last attempts and streams that failed, as JSON
     / and its files, /events    the monitor page and its feed
     POST /streams/{id}/stop     ends a stream
 
-No credential is asked for: the listener belongs to the operators' network, by default to this machine. `guard.py` keeps
-pages of other sites from using an operator's browser to read or end streams.
+No credential is asked for: the listener belongs to the operators' network, by default to this machine. `web/guard.py`
+keeps pages of other sites from using an operator's browser to read or end streams.
 """
 
 import asyncio
@@ -20,9 +21,9 @@ import msgspec
 from aiohttp import hdrs, web
 
 from gateway.admin.files import monitor_files
-from gateway.admin.guard import is_known_host, is_same_origin
 from gateway.admin.monitor import Monitor
 from gateway.observe.metrics import CONTENT_TYPE
+from gateway.web.guard import is_known_host, is_same_origin
 from gateway.web.state import Gateway
 
 Probe = Callable[[Gateway], web.Response]
@@ -60,13 +61,15 @@ class AdminService:
         path = request.path
         if path == "/streams":
             return _unless_written(request) or _streams(self._gateway)
+        if path == "/failures":
+            return _unless_written(request) or _failures(self._gateway)
         if (file := self._files.get(path)) is not None:
             return _unless_written(request) or file.respond(request)
         if path == "/events" and self._monitor is not None:
             return _unless(request, "GET") or await self._monitor.show(request)
         if stop := STOP.fullmatch(path):
             return _unless(request, "POST") or await self._stop(stop[1])
-        return _text(404, f"Nothing here; there is /, {', '.join(_PROBES)}, /streams.\n")
+        return _text(404, f"Nothing here; there is /, {', '.join(_PROBES)}, /streams, /failures.\n")
 
     async def _stop(self, stream_id: str) -> web.Response:
         generation = self._gateway.engine.running.get(stream_id)
@@ -118,6 +121,10 @@ def _ready(gateway: Gateway) -> web.Response:
 def _streams(gateway: Gateway) -> web.Response:
     now = gateway.clock.now()
     return _json([generation.describe(now) for generation in gateway.engine.running.values()])
+
+
+def _failures(gateway: Gateway) -> web.Response:
+    return _json([failed.public() for failed in gateway.engine.failures.recent.newest()])
 
 
 _PROBES: dict[str, Probe] = {"/metrics": _metrics, "/livez": _live, "/readyz": _ready}

@@ -17,6 +17,8 @@ from structlog.typing import FilteringBoundLogger
 
 from gateway.core.errors import GatewayError
 from gateway.core.event import Usage
+from gateway.observe.ended import Ended
+from gateway.observe.failures import moment
 from gateway.observe.gen_ai import Operation
 from gateway.observe.meters import Distribution
 from gateway.observe.metrics import Metrics, Outcome, Rescue, RescueResult
@@ -24,8 +26,10 @@ from gateway.observe.tracing.span import UNTRACED, Ending, Span
 
 AS_WANTED: Final[frozenset[Outcome]] = frozenset({"completed", "stopped", "client_gone"})
 """Outcomes that are no failure: the answer is whole, or the client wanted no more of it."""
+MAX_MODEL: Final = 128
+"""Characters of a model's name for operators; a client may send a name as long as a body."""
 MAX_REASON: Final = 64
-"""Characters of a finish reason in the log; an upstream may send any text."""
+"""Characters of a finish reason, which the upstream chooses."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -158,8 +162,25 @@ class Account:
                     events=self.events,
                 )
             )
-        if failure is not None and failure.detail:
-            self.logger.warning("stream_failed", code=failure.code, detail=failure.detail, **self.facts)
+
+    def summary(self, stream_id: str, model: str) -> Ended:
+        """What the monitor shows of a stream that has ended."""
+        return Ended(
+            when=moment(),
+            id=stream_id,
+            route=self.route,
+            principal=self.facts["principal"],
+            upstream=self.upstream,
+            model=model[:MAX_MODEL],
+            outcome=self.outcome or "",
+            finish_reason=self.finish_reason[:MAX_REASON],
+            seconds=round(self.finished - self.started, 3),
+            first=round(self.first - self.started, 3) if self.first else None,
+            input=self.usage.input,
+            output=self.usage.output,
+            estimated=self.usage.source == "estimate",
+            attempts=self.attempts,
+        )
 
     def settled(self, usage: Usage, model: str) -> None:
         """The tokens that the generation used are known, and the model that they are counted for."""

@@ -145,11 +145,12 @@ class Attempt:
         claim: called before events are written, None where no other attempt has ever run beside it.
         others: tokens that attempts beside it have used of the same lease.
         carried: tokens of the prefix. The upstream counts them as its prompt, the client as part of the answer.
+        url: where the request went, without its query; "" before that.
+        status: the HTTP status that it was answered with, None before that.
     """
 
     __slots__ = (
         "_afterwords",
-        "_answered",
         "_asked",
         "_begun",
         "_call",
@@ -167,6 +168,8 @@ class Attempt:
         "heard",
         "others",
         "rescue",
+        "status",
+        "url",
         "waits",
         "wrote",
     )
@@ -181,6 +184,8 @@ class Attempt:
         self.waits = False
         self.claim: Callable[[], None] | None = None
         self.others = 0
+        self.url = ""
+        self.status: int | None = None
         self._work = work
         self._now = work.engine.clock.now
         self._call = call
@@ -189,7 +194,6 @@ class Attempt:
         self._paid = 0.0
         self._begun = False  # whether a plain answer's first byte is here
         self._speaking = False
-        self._answered = False
         self._intake: Intake | None = None
         self._afterwords: Timer | None = None  # runs once the answer has its finish reason
 
@@ -235,16 +239,17 @@ class Attempt:
         delivered = rescue.tokens if rescue is not None and prefix else 0
         asked = job.source.call(upstream, self.choice.target, prefix, delivered=delivered, without=without)
         self._asked = msgspec.structs.replace(asked, headers={}, body=b"")  # a body may be megabytes
-        self._answered = False
+        self.status = None
         self._tell(asked)
         account.ask(upstream.name, self._now())
         account.span.ask(upstream.name, upstream.config.dialect, self.choice.target.url)
+        self.url = asked.url.partition("?")[0]  # of a proxied request, the rest may be long, and is the client's
         try:
             with Deadline(self._work.engine.clock.wheel, _timeout, self._last_heard) as self._deadline:
                 self._deadline.set(job.timeouts.first_event + (job.timeouts.idle if asked.plain else 0.0))
                 await self._send(asked, delivered)
         finally:
-            if not self._answered:
+            if self.status is None:
                 account.unanswered(upstream.name)
 
     async def _send(self, asked: Call, delivered: int) -> None:
@@ -258,7 +263,7 @@ class Attempt:
             again=job.source.repeatable,
             verify_tls=upstream.config.verify_tls,
         ) as response:
-            self._answered = True
+            self.status = response.status
             account.answer(upstream.name, response.status)
             answer = await job.source.accept(upstream, response, canonical=self.rescue is not None)
             if answer is None:

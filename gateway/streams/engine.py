@@ -9,8 +9,12 @@ from structlog.typing import FilteringBoundLogger
 
 from gateway.clock import Clock
 from gateway.core.errors import GatewayError
+from gateway.observe import ended
 from gateway.observe.account import Account
+from gateway.observe.ended import Ended
+from gateway.observe.failures import Failures
 from gateway.observe.metrics import Metrics
+from gateway.observe.recent import Recent
 from gateway.observe.tracing.span import OFF, Tracing
 from gateway.streams.registry import Registry
 
@@ -47,6 +51,8 @@ class Engine:
         session: the HTTP client.
         running: the generations that have not ended, by stream id.
         tracing: begins spans.
+        failures: attempts and streams that failed, logged and kept.
+        ended: the streams that ended last.
     """
 
     clock: Clock
@@ -56,3 +62,5 @@ class Engine:
     session: aiohttp.ClientSession
     running: dict[str, Running] = field(default_factory=dict)
     tracing: Tracing = OFF
+    failures: Failures = field(default_factory=Failures)
+    ended: Recent[Ended] = field(default_factory=lambda: Recent(ended.KEPT))

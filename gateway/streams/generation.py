@@ -34,11 +34,12 @@ from gateway.core.cursor import Place
 from gateway.core.errors import GatewayError
 from gateway.core.event import DONE, ERROR, START, Done, Event, Usage
 from gateway.core.limiter import Lease
-from gateway.observe.account import Account
+from gateway.observe.account import AS_WANTED, MAX_MODEL, Account
 from gateway.observe.metrics import Outcome
 from gateway.observe.tracing.span import Opening as SpanOpening
 from gateway.streams.attempt import Work
 from gateway.streams.engine import Engine
+from gateway.streams.evidence import note_failed_stream
 from gateway.streams.job import Job
 from gateway.streams.log import MemoryLog
 from gateway.streams.opening import Opening
@@ -57,8 +58,6 @@ OUTCOMES: Final[dict[str, Outcome]] = {
     "stopped": "stopped",
 }
 """Outcomes by error code; every other failure is an `upstream_error`."""
-MAX_MODEL: Final = 128
-"""Characters of a model's name in `GET /streams`; a client may send a name as long as a body."""
 
 
 class _Run:
@@ -271,10 +270,14 @@ class Generation:
             self.ended.set_result(None)
 
         account.settled(usage, self.log.model)
-        account.finish_reason = pump.finish_reason
-        account.ended(outcome, failure, now)
+        account.finish_reason = pump.finish_reason or ""
         if outcome == "completed" and job.canonical:
-            engine.metrics.route(job.route).finished(pump.finish_reason)
+            engine.metrics.route(job.route).finished(account.finish_reason)
+        if failure is not None and outcome not in AS_WANTED:
+            # Before the account ends, which closes the span and forgets the trace.
+            note_failed_stream(engine.failures, account, pump.blamed(failure), failure, outcome)
+        account.ended(outcome, failure, now)
+        engine.ended.add(account.summary(self.stream.id, self.log.model))
         engine.metrics.route(job.route).streams_active.dec()
         if pump.skipped:
             engine.logger.warning("events_skipped", count=pump.skipped, **account.facts)

@@ -34,10 +34,10 @@ from gateway.core.errors import GatewayError
 from gateway.core.event import Usage
 from gateway.core.retry import counts_against_target
 from gateway.streams.attempt import Attempt, Manner, Work
+from gateway.streams.evidence import failed_attempt
 from gateway.streams.race import Lane, Race, Tried
 from gateway.streams.rescue import MAX_RESCUES, Rescue, delivered_text, delivered_tokens, tokens_of
 from gateway.upstream.course import Choice, Course
-from gateway.upstream.hints import hint
 
 
 class Pump:
@@ -48,13 +48,26 @@ class Pump:
 
     """
 
-    __slots__ = ("_answered", "_beside", "_course", "_now", "_outrun", "_rescue", "_rescues", "_work")
+    __slots__ = (
+        "_answered",
+        "_asked",
+        "_beside",
+        "_course",
+        "_failed",
+        "_now",
+        "_outrun",
+        "_rescue",
+        "_rescues",
+        "_work",
+    )
 
     def __init__(self, work: Work) -> None:
         self._work = work
         self._now = work.engine.clock.now
         self._course = Course(work.job.chain, random.random, again=work.job.source.repeatable)
         self._answered: Attempt | None = None  # the last attempt that was answered with a stream
+        self._asked: Attempt | None = None  # the last attempt
+        self._failed: dict[GatewayError, Attempt] = {}  # bounded, as the course bounds the attempts
         self._rescue: Rescue | None = None
         self._rescues = 0
         self._beside = 0  # attempts that were made beside another one
@@ -104,6 +117,10 @@ class Pump:
         """The tokens that the answer cost, with those of attempts that were not heard."""
         usage = self.usage
         return Usage(usage.input + self._outrun, usage.output, usage.source, usage.cached_input)
+
+    def blamed(self, failure: GatewayError) -> Attempt | None:
+        """The attempt that failed with this error; the last one where none did, None where no target was asked."""
+        return self._failed.get(failure, self._asked)
 
     # -- the course --------------------------------------------------------------------------------------------------
 
@@ -159,6 +176,7 @@ class Pump:
         if race is not None:
             race.begin(lane, attempt)
             attempt.others = self._beside * self._work.job.input_tokens
+        self._asked = attempt
         try:
             await attempt.run()
         except GatewayError as error:
@@ -177,6 +195,7 @@ class Pump:
         if counts_against_target(error):
             attempt.choice.target.breaker.fail(self._now(), call)
         self._work.account.attempt_failed(attempt.choice.upstream.name, error.code)
+        self._note(attempt, error)
 
     def _consider(self, attempt: Attempt, error: GatewayError) -> None:
         """Returns when another target may be asked after this failure; otherwise raises."""
@@ -194,7 +213,6 @@ class Pump:
                 rescue.fail()
         else:
             self._begin_rescue(choice, error)
-        self._note(choice, error)
 
     @property
     def _patience(self) -> float:
@@ -277,7 +295,6 @@ class Pump:
         assert tried.error is not None, "it failed"
         choice = tried.attempt.choice
         self._course.drop(choice, tried.error)
-        self._note(choice, tried.error)
         self._heard(other)
         if self._rescue is not None and tried.attempt.rescue is None:
             self._rescue.broke(tried.error, restarts=self._work.job.restarts)
@@ -307,13 +324,6 @@ class Pump:
             return 0
         return usage.output + attempt.carried
 
-    def _note(self, choice: Choice, error: GatewayError) -> None:
-        self._work.engine.logger.info(
-            "attempt_failed",
-            upstream=choice.upstream.name,
-            code=error.code,
-            detail=error.detail,
-            sentence=error.sentence,
-            hint=hint(error, choice.target.url, choice.upstream.config.dialect),
-            **self._work.account.facts,
-        )
+    def _note(self, attempt: Attempt, error: GatewayError) -> None:
+        self._failed[error] = attempt
+        self._work.engine.failures.note(failed_attempt(self._work, attempt, error))

@@ -19,6 +19,7 @@ from gateway.streams.job import Job
 from gateway.streams.log import MemoryLog
 from gateway.streams.stream import Stream
 from gateway.web.exchange import Exchange
+from gateway.web.refusals import limit_of
 
 UNRESUMABLE_LOG: Final = 256 * 1024
 """Bytes of the log of a stream that cannot be resumed: enough between the pump and the one reader."""
@@ -66,6 +67,7 @@ def admit(exchange: Exchange, job: Job, max_tokens: int | None = None) -> Genera
         lease.close(now)
         raise
     generation.start()
+    exchange.admitted = True
     return generation
 
 
@@ -98,6 +100,7 @@ def _lease(exchange: Exchange, demand: Amounts) -> Lease:
         exchange.headers |= exchange.endpoint.kind.limit_headers(quotas)
         return decision
     gateway.metrics.rate_limit(plan.name, decision.limit)
+    exchange.limit = limit_of(plan, decision.limit)
     raise GatewayError(
         decision.code,
         "" if decision.retryable else f"This request alone is larger than the plan's {decision.limit} limit.",

@@ -261,7 +261,7 @@ class Connection(web.RequestHandler):
         if isinstance(exc, ConnectionError):
             self.abort()
             return web.Response(status=status)
-        return self._server.explain(status, message or "")
+        return self._server.explain(status, message or "", address_of(self.transport))
 
 
 class Server(web.Server):
@@ -269,28 +269,31 @@ class Server(web.Server):
 
     Args:
         handler: answers requests.
-        explain: answers what is no request.
+        explain: answers what is no request, from a status, what the parser says, and the address that sent it.
         clock: the shared timers.
         max_connections: open connections at most.
+        turn_away: is given the address of each connection beyond them.
     """
 
     def __init__(
         self,
         handler: Handler,
-        explain: Callable[[int, str], web.StreamResponse],
+        explain: Callable[[int, str, str], web.StreamResponse],
         clock: Clock,
         max_connections: int,
+        turn_away: Callable[[str], None] = lambda _: None,
     ) -> None:
         super().__init__(handler, handler_cancellation=True)
         self.explain = explain
         self.max_connections = max_connections
+        self._turn_away = turn_away
         self._clock = clock
         self._open = 0
 
     def __call__(self) -> web.RequestHandler:
         """The protocol of one new connection."""
         if self._open >= self.max_connections:
-            return _Refuser()  # type: ignore[return-value]
+            return _Refuser(self._turn_away)  # type: ignore[return-value]
         return Connection(
             self,
             self._clock,
@@ -316,9 +319,19 @@ class Server(web.Server):
 
 
 class _Refuser(asyncio.Protocol):
+    def __init__(self, turn_away: Callable[[str], None]) -> None:
+        self._turn_away = turn_away
+
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         cast(asyncio.Transport, transport).write(REFUSAL)
+        self._turn_away(address_of(transport))
         transport.close()
+
+
+def address_of(transport: asyncio.BaseTransport | None) -> str:
+    """The IP address at the other end of a connection, "" where there is none."""
+    peer = transport.get_extra_info("peername") if transport is not None else None
+    return str(peer[0]) if isinstance(peer, tuple) else ""
 
 
 def limit_silence(sock: socket.socket | None, seconds: float) -> None:

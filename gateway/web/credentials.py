@@ -49,13 +49,17 @@ class VerifierError(Exception):
 
 def authenticate(exchange: Exchange) -> Awaitable[None] | None:
     """Sets `exchange.principal` if the endpoint needs one. Returns None when done, or an awaitable that does the rest.
+    Raises as `identify`."""
+    return None if exchange.endpoint.public else identify(exchange)
+
+
+def identify(exchange: Exchange) -> Awaitable[None] | None:
+    """Sets `exchange.principal`. Returns None when done, or an awaitable that does the rest.
 
     Raises:
         GatewayError: `unauthorized`, `forbidden`, or `overloaded` where a verifier did not answer in time.
         VerifierError: a verifier failed.
     """
-    if exchange.endpoint.public:
-        return None
     auth, request, now = exchange.snapshot.config.auth, exchange.request, time.time()
     authorization = request.headers.get(hdrs.AUTHORIZATION)
     presented = find_credential(
@@ -106,11 +110,13 @@ def _let_in(exchange: Exchange, presented: Presented | None, principal: Principa
     scope = exchange.endpoint.scope
     if scope not in principal.scopes:
         exchange.gateway.metrics.auth_failure("scope")
+        exchange.blamed = "scope"
         raise GatewayError("forbidden", f"This credential's scopes do not include {scope!r}.")
 
 
 def _unauthorized(exchange: Exchange, reason: AuthFailure) -> GatewayError:
     exchange.gateway.metrics.auth_failure(reason)
+    exchange.blamed = reason
     return GatewayError("unauthorized")
 
 

@@ -13,7 +13,7 @@ from gateway.core.limits import Quota
 from gateway.core.principal import Principal
 from gateway.formats import Format, compile_format, problem
 from gateway.observe.tracing.context import TRACEPARENT, TRACESTATE, TraceContext, read_context
-from gateway.web.connection import Connection
+from gateway.web.connection import Connection, address_of
 from gateway.web.rate_limit_headers import rate_limit_headers
 from gateway.web.state import Gateway, Snapshot
 
@@ -55,6 +55,9 @@ class Exchange:
         headers: headers for every response to this request.
         slot: the lease on one of the requests that its address may have open at once; None before it is granted.
         committed: the response whose head was sent, None before. To be set wherever a head is sent.
+        admitted: whether a generation was started for it. From then on an error is the generation's, and no refusal.
+        blamed, limit: for the log, where it is refused: what was wrong, if the error's code does not say it; and the
+            limit that was reached.
     """
 
     request: web.BaseRequest
@@ -70,6 +73,9 @@ class Exchange:
     headers: dict[str, str] = field(default_factory=dict)
     slot: Lease | None = None
     committed: Committed | None = None
+    admitted: bool = False
+    blamed: str = ""
+    limit: str = ""
 
     @property
     def accepts_events(self) -> bool:
@@ -97,8 +103,7 @@ class Exchange:
 
 def peer_address(request: web.BaseRequest) -> str:
     """The IP address at the other end of the connection, "" where there is none."""
-    peer = request.transport.get_extra_info("peername") if request.transport is not None else None
-    return str(peer[0]) if isinstance(peer, tuple) else ""
+    return address_of(request.transport)
 
 
 class Kind(ABC):

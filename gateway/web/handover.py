@@ -203,10 +203,12 @@ def _is_own(peer: socket.socket) -> bool:
 
 
 def _stream_asked_for(request: web.BaseRequest) -> str:
-    """The stream id in the path or in the cursor; anything at all where there is none."""
+    """The stream id in the path, in the query or in the cursor; anything at all where there is none."""
     path = request.rel_url.raw_path
     if path.startswith("/streams/"):
         return path.split("/", 3)[2]
+    if path == "/page/failure":
+        return request.query.get("stream", "")
     cursor = request.headers.get("Last-Event-ID")
     if not cursor and "last_event_id=" in request.raw_path:
         cursor = request.query.get("last_event_id")

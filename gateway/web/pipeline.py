@@ -23,6 +23,7 @@ from gateway.web.cors import cors_headers, is_preflight, preflight
 from gateway.web.credentials import authenticate
 from gateway.web.exchange import Committed, Exchange
 from gateway.web.rate_limit_headers import rate_limit_headers
+from gateway.web.refusals import refuse
 from gateway.web.responses import error_response
 
 Middleware = Callable[[Exchange], web.StreamResponse | Awaitable[None] | None]
@@ -61,11 +62,12 @@ async def answer(exchange: Exchange) -> web.StreamResponse:
                 passed = None  # a stream must not keep the finished wait in memory
         return await exchange.endpoint.kind.answer(exchange)
     except GatewayError as error:
-        if error.detail:
-            exchange.gateway.logger.info("refused", request_id=exchange.id, code=error.code, detail=error.detail)
         # Not kept in a variable behind this block: the error's traceback holds this frame, and with it the request.
         if exchange.committed is None:
-            return error_response(exchange, error)
+            response = error_response(exchange, error)
+            if not exchange.admitted:
+                refuse(exchange, error, response)
+            return response
         return await _end_committed(exchange, exchange.committed, error)
     except ConnectionError:
         raise
@@ -136,6 +138,7 @@ def _refuse_address(exchange: Exchange, refusal: Refusal | None) -> None:
     if refusal is None:
         return
     exchange.gateway.metrics.rate_limit("", PER_ADDRESS)
+    exchange.limit = f"limits.per_address.{'requests' if refusal.code == 'rate_limited' else 'connections'}"
     raise GatewayError(
         "rate_limited",
         "Too many requests from this address.",

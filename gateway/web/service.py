@@ -11,7 +11,8 @@ from gateway.core.credential import client_address
 from gateway.web.connection import Connection
 from gateway.web.exchange import Exchange, peer_address
 from gateway.web.pipeline import serve
-from gateway.web.responses import unparsable
+from gateway.web.refusals import refuse_unheard, refuse_unparsed
+from gateway.web.responses import unparsable, unparsable_response
 from gateway.web.state import Gateway
 
 _REQUEST_ID: Final = re.compile(r"[A-Za-z0-9._-]{1,64}")
@@ -31,10 +32,16 @@ class WebService:
         """An awaitable of the answer to one request. When this returns, the request has begun for its connection."""
         return serve(self._exchange(request))
 
-    def explain(self, status: int, message: str) -> web.Response:
+    def explain(self, status: int, message: str, address: str) -> web.Response:
         """The answer to bytes that are no valid HTTP request."""
+        error = unparsable(message)
         self._gateway.metrics.route("_none").request("other", status, 0.0)
-        return unparsable(status, message)
+        refuse_unparsed(self._gateway, error, address)
+        return unparsable_response(error)
+
+    def turn_away(self, address: str) -> None:
+        """A connection is refused because there are too many."""
+        refuse_unheard(self._gateway, address)
 
     def _exchange(self, request: web.BaseRequest) -> Exchange:
         gateway = self._gateway

@@ -20,6 +20,7 @@ from gateway.core.limiter import AddressLimiter, Limiter
 from gateway.core.limits import Plan
 from gateway.core.sessions import Sessions
 from gateway.observe.metrics import Metrics
+from gateway.observe.refusals import Refusals
 from gateway.streams.engine import Engine
 from gateway.streams.registry import Registry
 from gateway.upstream.pool import Upstream
@@ -60,6 +61,7 @@ class Gateway:
     Attributes:
         snapshot: the configuration in force.
         max_streams, max_connections: how many there are file descriptors for.
+        refusals: logs refusals of clients.
         draining: whether new streams are refused because the process is about to end.
         sessions: the chat histories by route path.
     """
@@ -71,6 +73,7 @@ class Gateway:
     registry: Registry
     limiter: Limiter
     addresses: AddressLimiter
+    refusals: Refusals
     snapshot: Snapshot
     max_streams: int
     max_connections: int

@@ -243,8 +243,10 @@ def _limit_readers(exchange: Exchange, followed: Followed) -> None:
         gate = followed.gate = Gate(RECONNECTS)
     wait = gate.take(exchange.gateway.clock.now())
     if wait > 0:
+        exchange.limit = "resumes of one stream"
         raise GatewayError("rate_limited", "This stream is resumed too often.", retry_after=wait)
     if len(followed.log.readers) >= MAX_READERS:
+        exchange.limit = "readers of one stream"
         raise GatewayError("too_many_streams", f"This stream has {MAX_READERS} readers.", retry_after=2)
 
 

@@ -9,13 +9,13 @@
  */
 
 /** @import * as Types from "../client.js" */
-/** @import { Chat, Entry, Turn } from "./chats.js" */
+/** @import { Chat, Details, Entry, Turn } from "./chats.js" */
 
 import { resume, stored, stream } from "../client.js";
 import * as chats from "./chats.js";
 import { copyOf, find, ready } from "./markdown.js";
 import { figures, view } from "./turn.js";
-import { advice, figure, introduce, passing, words } from "./words.js";
+import { advice, cut, figure, introduce, passing, words } from "./words.js";
 
 const KEYS = { open: "gateway-open", asked: "gateway-asked", credential: "gateway-credential", theme: "gateway-theme" };
 const MAX_SENT = { turns: 20, characters: 400_000 };
@@ -25,11 +25,16 @@ const MAX_SPOKEN = 6;
 const COPIED = 1_500; // for which a button says "Copied"
 const SURE = 3_000; // for which a button asks "Delete?"
 const FRESH = 60_000; // in which another tab that asked gets to know its stream
+const DETAILS = 1_000; // for which an error waits for what the gateway knows of it
 const THEMES = ["auto", "light", "dark"];
 const INTERRUPTED = { code: "interrupted", retryable: true };
 /** Codes of errors that a key would cure. */
 const KEYLESS = /^(unauthorized|auth_expired|http_401)$/;
-/** A URL that the page's body names. @param {"chat" | "streams"} name */
+/** Codes of errors of which the gateway knows nothing. */
+const UNTOLD = /^(network|connection_lost|interrupted|not_a_stream|cursor_expired|http_.*)$/;
+/** Names under which a browser finds a gateway on its own machine. */
+const HERE = /^(localhost|.*\.localhost|127\.[\d.]+|\[::1\])$/;
+/** A URL that the page's body names. @param {"chat" | "streams" | "failure"} name */
 const base = (name) => new URL(document.body.dataset[name] ?? "", document.baseURI);
 
 /** @template {HTMLElement} E @returns {E} */
@@ -129,12 +134,30 @@ function listeners(its, run) {
     onTool: (_, tools) => change(its, turn, { tools, first: first(turn) }),
     onRestart: () => change(its, turn, { answer: "", thinking: "", tools: [] }),
     onDone: (result) => running.get(its.id) === run && conclude(its, turn, result),
-    onError: (error) => running.get(its.id) === run && conclude(its, turn, { outcome: "error", text: turn.answer, error }),
+    onError: (error) => fail(its, run, error),
     onState: (state, { seconds, error }) => {
       Object.assign(run, { state, due: seconds ? Date.now() + seconds * 1000 : 0, error: error ?? null });
-      if (its.id === chat.id) enter(state);
+      if (its.id === chat.id && state !== "error") enter(state); // `fail` has a question first
     },
   };
+}
+
+/** Concludes with an error, and with what the gateway knows of it where the visitor runs it. @param {Chat} its @param {Run} run @param {Types.Failure} error */
+async function fail(its, run, error) {
+  const { turn, answer } = run;
+  const details = await detailsOf(error, turn.stream, answer?.requestId);
+  if (running.get(its.id) === run) conclude(its, turn, { outcome: "error", text: turn.answer, error, details });
+}
+
+/** null for everybody who does not run the gateway: it tells only a browser on its own machine. @returns {Promise<Details | null>} */
+async function detailsOf(/** @type {Types.Failure} */ { code }, /** @type {string | undefined} */ stream, /** @type {string | null | undefined} */ request) {
+  if (!HERE.test(location.hostname) || UNTOLD.test(code) || KEYLESS.test(code) || !(stream || request)) return null;
+  const url = base("failure");
+  url.searchParams.set(stream ? "stream" : "request", stream || request || "");
+  const credential = sessionStorage.getItem(KEYS.credential);
+  /** @type {HeadersInit} */ const headers = credential ? { Authorization: `Bearer ${credential}` } : {};
+  const told = await fetch(url, { headers, cache: "no-store", signal: AbortSignal.timeout(DETAILS) }).catch(() => null);
+  return told?.ok ? told.json().catch(() => null) : null;
 }
 
 const elapsed = (/** @type {Turn} */ turn) => (Date.now() - turn.begun) / 1000;
@@ -148,17 +171,18 @@ function change(its, turn, changes) {
 
 /**
  * @param {Chat} its @param {Turn} turn
- * @param {Pick<Types.Result, "outcome" | "text" | "usage"> & {error?: Partial<Types.Failure>}} result
+ * @param {Pick<Types.Result, "outcome" | "text" | "usage" | "finishReason"> & {error?: Partial<Types.Failure>, details?: Details | null}} result
  */
-function conclude(its, turn, { outcome, text, error, usage = null }) {
-  Object.assign(turn, { outcome, answer: text, error, usage, seconds: elapsed(turn) });
+function conclude(its, turn, { outcome, text, error, finishReason: finish, details, usage = null }) {
+  Object.assign(turn, { outcome, answer: text, error, finish, details: details ?? undefined, usage, seconds: elapsed(turn) });
   running.delete(its.id);
   keep(its);
   drawList();
   if (its.id !== chat.id) return;
   paint();
   enter(outcome);
-  if (outcome === "error") say(advice(error));
+  if (outcome === "error") say(advice(error, Boolean(turn.details)));
+  if (cut(turn)) say(cut(turn));
   if (KEYLESS.test(error?.code ?? "")) gate.showModal();
 }
 
@@ -362,7 +386,9 @@ async function copyByHand(/** @type {string} */ text) {
 
 function enter(/** @type {Shown} */ state) {
   const run = running.get(chat.id);
+  const turn = chat.turns.at(-1);
   element("status").dataset.state = state;
+  element("status").classList.toggle("cut", state === "done" && Boolean(turn && cut(turn)));
   const busy = Boolean(run);
   if (busy === stop.hidden) {
     stop.hidden = !busy;
@@ -387,6 +413,7 @@ function tick() {
 function saying(state, run, turn) {
   if (state === "streaming" && turn?.thinking && !turn.answer) return words.reasoning;
   if (state === "closed") return "";
+  if (state === "done" && turn && cut(turn)) return cut(turn, true);
   return state === "waiting" && run ? passing(run.error) : words[state];
 }
 

@@ -26,8 +26,16 @@ const keyOf = (/** @type {string} */ id) => `gateway-chat:${id}`;
  * @property {number} [first] until the first word
  * @property {number} [thought] from the first thought to the last
  * @property {number} [seconds] until the end
+ * @property {string} [finish] why the model ended, in the provider's word
  * @property {Partial<Types.Failure>} [error]
+ * @property {Details} [details] of the error, where the visitor runs the gateway
  * @property {Types.Usage | null} [usage]
+ */
+
+/**
+ * What the gateway tells of a failure to who runs it; "" and null where it knows nothing.
+ * @typedef {{code: string, sentence: string, hint: string, upstream: string, target: string, url: string,
+ *   status: number | null, request_id: string}} Details
  */
 
 /** @typedef {{id: string, turns: Turn[]}} Chat */

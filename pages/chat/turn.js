@@ -4,7 +4,7 @@
 /** @import { Turn } from "./chats.js" */
 
 import { Prose } from "./markdown.js";
-import { advice, figure, languageOf, speak, words } from "./words.js";
+import { advice, cut, figure, languageOf, speak, words } from "./words.js";
 
 /**
  * The two articles of a turn, and how they are brought up to date.
@@ -16,7 +16,7 @@ export function view(turn, say) {
   const part = /** @type {DocumentFragment} */ (template.content.cloneNode(true));
   speak(part);
   const [question, answer] = elementsOf(part);
-  const [thinking, text, tools, note, actions] = elementsOf(answer);
+  const [thinking, text, tools, note, why, actions] = elementsOf(answer);
   const details = /** @type {HTMLDetailsElement} */ (thinking);
   question.ariaLabel = words.question;
   elementsOf(question)[1].textContent = turn.question;
@@ -37,6 +37,7 @@ export function view(turn, say) {
     written = state;
     tools.replaceChildren(...turn.tools.filter(Boolean).map(tool));
     showNote(note, turn, last);
+    showWhy(/** @type {HTMLDetailsElement} */ (why), turn, last);
     showActions(actions, turn, last);
   }
 
@@ -67,10 +68,39 @@ function tool(/** @type {Types.ToolCall} */ { name, arguments: text }) {
 function showNote(note, turn, last) {
   const [text, retry] = elementsOf(note);
   const failed = turn.outcome === "error";
-  note.hidden = !failed && turn.outcome !== "stopped";
-  note.dataset.outcome = turn.outcome;
-  text.textContent = failed ? advice(turn.error) : words.stopped;
-  retry.hidden = !last;
+  const shortened = cut(turn);
+  note.hidden = !failed && !shortened && turn.outcome !== "stopped";
+  note.dataset.outcome = shortened ? "cut" : turn.outcome;
+  text.textContent = failed ? advice(turn.error, Boolean(turn.details)) : shortened || words.stopped;
+  retry.hidden = !last || Boolean(shortened && turn.answer); // which has a button of its own
+}
+
+/** What the gateway knows of an error, for who runs it. What a provider said is shown as text. @param {HTMLDetailsElement} why @param {Turn} turn @param {boolean} last */
+function showWhy(why, { outcome, details }, last) {
+  why.hidden = outcome !== "error" || !details;
+  const list = elementsOf(why)[1];
+  if (why.hidden || !details || list.children.length) return;
+  const { hint, sentence, code, upstream, target, url, status, request_id: request } = details;
+  /** @type {[import("./words.js").Word, string][]} */
+  const rows = [
+    ["whyHint", hint],
+    ["whySentence", sentence],
+    ["whyCode", code],
+    ["whyUpstream", [upstream, target].filter(Boolean).join(" · ")],
+    ["whyUrl", url],
+    ["whyStatus", status === null ? "" : String(status)],
+    ["whyRequest", request],
+  ];
+  for (const [name, value] of rows) {
+    if (!value) continue;
+    const [term, description] = ["dt", "dd"].map((tag) => document.createElement(tag));
+    term.textContent = words[name];
+    description.textContent = value;
+    description.dir = "auto";
+    description.className = name;
+    list.append(term, description);
+  }
+  why.open = last;
 }
 
 /** @param {HTMLElement} actions @param {Turn} turn @param {boolean} last */

@@ -52,6 +52,18 @@ const WORDS = {
     done: "Done",
     stopped: "Stopped",
     error: "Failed",
+    limited: "The answer was cut off by the length limit.",
+    limitedShort: "Cut off by the length limit",
+    filtered: "The answer was cut off by the provider's content filter.",
+    filteredShort: "Cut off by the content filter",
+    why: "Details",
+    whyHint: "What to check",
+    whySentence: "The provider said",
+    whyCode: "Code",
+    whyUpstream: "Upstream",
+    whyUrl: "Asked",
+    whyStatus: "Status",
+    whyRequest: "Request",
     seconds: "# s",
     again: "in # s",
     characters: "# characters",
@@ -108,6 +120,18 @@ const WORDS = {
     done: "已完成",
     stopped: "已停止",
     error: "出错了",
+    limited: "回答达到长度上限，被截断了。",
+    limitedShort: "已达长度上限",
+    filtered: "回答被模型服务的内容过滤器截断了。",
+    filteredShort: "被内容过滤器截断",
+    why: "详情",
+    whyHint: "请检查",
+    whySentence: "模型服务的说明",
+    whyCode: "错误代码",
+    whyUpstream: "上游",
+    whyUrl: "请求地址",
+    whyStatus: "状态码",
+    whyRequest: "请求 ID",
     seconds: "# 秒",
     again: "# 秒后",
     characters: "# 字",
@@ -117,8 +141,8 @@ const WORDS = {
   },
 };
 
-/** What an error means, by its code, and what to do unless that is to try again. The first row that fits counts.
- * @type {[RegExp, string, string][]} */
+/** What an error means, by its code, and what to do unless that is to try again; and where that is to tell who runs the
+ * gateway, what who runs it is told instead. The first row that fits counts. @type {[RegExp, string, string, string?, string?][]} */
 const ADVICE = [
   [/^(unauthorized|auth_expired|http_401)$/, "A valid key is needed.", "需要有效的密钥。"],
   [/^forbidden$/, "This key may not be used here.", "这个密钥没有权限。"],
@@ -131,7 +155,20 @@ const ADVICE = [
   [/^interrupted$/, "The page was left before the answer began. Ask again.", "回答开始之前页面就关闭了，请重新提问。"],
   [/^(network|connection_lost)$/, "The gateway cannot be reached. Check the network.", "连不上网关，请检查网络。"],
   [/^(overloaded|draining|drained)$/, "The gateway is busy or restarting. Try again soon.", "网关繁忙或正在重启，请稍后重试。"],
-  [/^upstream_(auth|tls|refused)$/, "The model service refused the gateway. Tell the person who runs the gateway.", "模型服务拒绝了网关的请求，请联系管理员。"],
+  [
+    /^model_not_found$/,
+    "The model service does not have this model. Tell the person who runs the gateway.",
+    "模型服务没有这个模型，请联系管理员。",
+    "The model service does not have this model. What to check is below.",
+    "模型服务没有这个模型，原因见下方详情。",
+  ],
+  [
+    /^upstream_(auth|tls|refused)$/,
+    "The model service refused the gateway. Tell the person who runs the gateway.",
+    "模型服务拒绝了网关的请求，请联系管理员。",
+    "The model service refused the gateway. What to check is below.",
+    "模型服务拒绝了网关的请求，原因见下方详情。",
+  ],
   [/^upstream_(cut|reset|stalled)$/, "The model broke off in the middle.", "模型的回答中断了。"],
   [/^upstream/, "The model service is in trouble.", "模型服务暂时不可用。"],
 ];
@@ -143,10 +180,18 @@ export const words = chinese ? WORDS.zh : WORDS.en;
 
 export const figure = (/** @type {Word} */ key, /** @type {string | number} */ value) => words[key].replace("#", String(value));
 
-/** What an error means and what to do. @param {Partial<Types.Failure>} [error] */
-export function advice({ code = "", message = "" } = {}) {
-  const [, english, translated] = ADVICE.find(([pattern]) => pattern.test(code)) ?? [];
-  return (chinese ? translated : english) ?? `${words.error}: ${message || code}`;
+/** What an error means and what to do. @param {Partial<Types.Failure>} [error] @param {boolean} [operator] whether the reader runs the gateway */
+export function advice({ code = "", message = "" } = {}, operator = false) {
+  const [, english, translated, ...own] = ADVICE.find(([pattern]) => pattern.test(code)) ?? [];
+  const told = operator ? own[chinese ? 1 : 0] : undefined;
+  return told ?? (chinese ? translated : english) ?? `${words.error}: ${message || code}`;
+}
+
+/** What cut an answer off that ended well, "" where nothing did. @param {import("./chats.js").Turn} turn @param {boolean} [short] */
+export function cut({ outcome, finish }, short = false) {
+  if (outcome !== "done") return "";
+  if (finish === "length") return short ? words.limitedShort : words.limited;
+  return finish !== "content_filter" ? "" : short ? words.filteredShort : words.filtered;
 }
 
 /** What an error means, and that the page tries again by itself. @param {Partial<Types.Failure> | null} error */

@@ -1,12 +1,14 @@
 /**
  * The monitor page: shows what the gateway's feed sends.
  *
- * One EventSource brings a `sample` every second, and with it `now`, the state of the process. When it connects, it brings
- * the samples of the last five minutes at once. The gateway sends counts; the page calculates rates and quantiles.
+ * One EventSource brings a `sample` every second, and with it `now`, the state of the process, and `past`, what failed and
+ * what ended, where that is new. When it connects, it brings the samples of the last five minutes at once. The gateway
+ * sends counts; the page calculates rates and quantiles.
  * While its tab is hidden, the page has no connection.
  */
 
 import { Plot } from "./plots.js";
+import { Ended, Failures } from "./past.js";
 import { SPAN, Series, endings, firsts, merge, quantile, rate } from "./series.js";
 import { Streams, showUpstreams, write } from "./tables.js";
 import { bytes, count, duration, latency, percent, say, short, translate } from "./words.js";
@@ -29,6 +31,7 @@ const element = (/** @type {string} */ id) => /** @type {E} */ (document.getElem
 
 const series = new Series();
 /** @type {Now | null} */ let now = null;
+/** @type {import("./past.js").Past | null} */ let past = null; // null also where the page shows it
 /** @type {EventSource | null} */ let source = null;
 /** @type {Record<string, number>} */ const timers = {};
 
@@ -36,6 +39,7 @@ translate(document);
 document.title = say("title");
 const plots = [.../** @type {NodeListOf<HTMLElement>} */ (document.querySelectorAll("[data-plot]"))].map((figure) => new Plot(figure, series));
 const streams = new Streams(stop, chatUrl);
+const [failures, ended] = [new Failures(), new Ended()];
 
 /** @typedef {import("./series.js").Sample} Sample */
 /** @typedef {import("./words.js").Word} Word */
@@ -82,6 +86,7 @@ function connect() {
   source = new EventSource("events");
   source.addEventListener("sample", ({ data }) => hear(() => series.add(JSON.parse(data))));
   source.addEventListener("now", ({ data }) => hear(() => (now = JSON.parse(data))));
+  source.addEventListener("past", ({ data }) => hear(() => (past = JSON.parse(data))));
   source.onerror = () => lose();
   watch();
 }
@@ -149,6 +154,13 @@ function draw() {
   drawFigures();
   for (const plot of plots) plot.draw();
   if (now) drawNow(now);
+  if (past) drawPast(past);
+}
+
+function drawPast(/** @type {import("./past.js").Past} */ { failures: failed, kept, ended: over }) {
+  past = null;
+  failures.show(failed, kept);
+  ended.show(over, over.length);
 }
 
 function drawFigures() {

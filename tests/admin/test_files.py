@@ -26,6 +26,7 @@ def test_page_is_these_files() -> None:
         "index.html",
         "monitor.css",
         "monitor.js",
+        "past.js",
         "plots.js",
         "series.js",
         "tables.js",

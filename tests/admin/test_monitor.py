@@ -2,23 +2,28 @@
 
 import asyncio
 import signal
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
 import pytest
 import pytest_asyncio
 
-from gateway.admin.monitor import MAX_WATCHERS
+from gateway.admin.monitor import MAX_WATCHERS, SHOWN
 from gateway.admin.readings import LISTED
 from tests.conftest import StartGateway
 from tests.kit.ledger import Ledger
 from tests.kit.program import Gateway
 from tests.kit.sse_client import EventSource, Response, request
-from tests.kit.upstream import Hang, ScriptedUpstream, Step, openai_delta, sse_head
+from tests.kit.upstream import Exchange, Hang, ScriptedUpstream, Step, openai_delta, response, sse_head
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 ENDLESS: list[Step] = [sse_head(), openai_delta("one"), Hang()]
+
+
+def play(exchange: Exchange) -> Sequence[Step]:
+    """No end, but to a question that is to be refused."""
+    return [response(400, "{}")] if b"refuse" in exchange.body else ENDLESS
 
 
 def config(url: str, **server: Any) -> dict[str, Any]:
@@ -37,7 +42,7 @@ def config(url: str, **server: Any) -> dict[str, Any]:
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def gateway(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Gateway]:
     async with (
-        ScriptedUpstream(ENDLESS) as upstream,
+        ScriptedUpstream(play) as upstream,
         Gateway(config(upstream.url), tmp_path_factory.mktemp("monitor")) as gateway,
     ):
         yield gateway
@@ -115,6 +120,35 @@ async def test_watchers_are_bounded(gateway: Gateway) -> None:
         await again.close()
         await asyncio.sleep(0.1)
     await again.close()
+
+
+async def test_watcher_is_told_at_once_what_ended_and_again_only_when_something_is_new(gateway: Gateway) -> None:
+    async with Ledger(gateway), feed(gateway) as source:
+        before = (await source.until("past"))[-1].json()
+        quiet = [message.type for message in await source.take(4)]
+        assert "past" not in quiet
+        answer = await ask(gateway)
+        stream_id = answer.headers["x-stream-id"]
+        await answer.close()
+        ended = (await source.until("past"))[-1].json()["ended"]
+    assert stream_id not in [one["id"] for one in before["ended"]]
+    assert (ended[0]["id"], ended[0]["outcome"], ended[0]["principal"]) == (stream_id, "client_gone", "key:安娜")
+    assert (ended[0]["route"], ended[0]["upstream"], ended[0]["model"]) == ("/chat", "main", "scripted")
+    assert ended[0]["seconds"] >= ended[0]["first"] > 0
+
+
+async def test_watcher_is_told_of_failures_and_of_no_more_than_the_page_lists(gateway: Gateway) -> None:
+    for _ in range(SHOWN + 2):
+        async with await request(f"{gateway.url}/chat?token=k&message=refuse") as answer:
+            await answer.body()
+    async with feed(gateway) as source:
+        past = (await source.until("past"))[-1]
+    failures = past.json()["failures"]
+    assert (len(failures), past.json()["kept"]) == (SHOWN, 2 * (SHOWN + 2))
+    assert {(one["upstream"], one["code"], one["kind"]) for one in failures} == {
+        ("main", "upstream_refused", kind) for kind in ("attempt", "stream")
+    }
+    assert len(past.data) < 60_000
 
 
 async def test_feed_of_many_streams_is_bounded(gateway: Gateway) -> None:

@@ -90,7 +90,7 @@ async def test_streams_counts_every_reader(gateway: Gateway) -> None:
         await source.close()
 
 
-@pytest.mark.parametrize("path", ["/", "/page/monitor.js", "/livez", "/readyz", "/metrics", "/streams"])
+@pytest.mark.parametrize("path", ["/", "/page/monitor.js", "/livez", "/readyz", "/metrics", "/streams", "/failures"])
 async def test_head_and_wrong_methods(gateway: Gateway, path: str) -> None:
     assert (await look(gateway, path, "HEAD"))[0] == 200
     async with await request(f"{gateway.admin}{path}", method="POST") as answer:
@@ -101,7 +101,7 @@ async def test_head_and_wrong_methods(gateway: Gateway, path: str) -> None:
 async def test_unknown_paths_name_the_known_ones(gateway: Gateway, path: str) -> None:
     status, _, text = await look(gateway, path)
     assert status == 404
-    assert all(known in text for known in ("/,", "/metrics", "/livez", "/readyz", "/streams"))
+    assert all(known in text for known in ("/,", "/metrics", "/livez", "/readyz", "/streams", "/failures"))
 
 
 async def test_operator_stops_a_stream_and_its_reader_is_told(gateway: Gateway) -> None:
@@ -155,7 +155,7 @@ async def test_page_from_elsewhere_stops_nothing(
         assert answer.status == status
 
 
-@pytest.mark.parametrize("path", ["/", "/page/monitor.js", "/streams", "/events"])
+@pytest.mark.parametrize("path", ["/", "/page/monitor.js", "/streams", "/failures", "/events"])
 async def test_rebound_name_reads_nothing(gateway: Gateway, path: str) -> None:
     async with await request(f"{gateway.admin}{path}", headers={"Host": "evil.example:9090"}) as answer:
         assert answer.status == 403
@@ -191,7 +191,9 @@ async def test_monitor_page_runs_its_own_scripts_only(gateway: Gateway) -> None:
         assert "unsafe" not in policy
 
 
-@pytest.mark.parametrize("path", ["/livez", "/readyz", "/metrics", "/streams", "/events", "/page/monitor.js"])
+@pytest.mark.parametrize(
+    "path", ["/livez", "/readyz", "/metrics", "/streams", "/failures", "/events", "/page/monitor.js"]
+)
 async def test_public_listener_has_none_of_it(gateway: Gateway, path: str) -> None:
     async with await request(f"{gateway.url}{path}", headers={"Authorization": "Bearer k"}) as answer:
         assert answer.status == 404

@@ -107,6 +107,14 @@ def test_outcome_outside_the_closed_list_is_a_mistake(metrics: Metrics) -> None:
         metrics.route("/a").stream_ended("main", "vanished", 1.0)  # type: ignore[arg-type]
 
 
+def test_reasons_of_answers_are_a_closed_set(metrics: Metrics) -> None:
+    for reason in ("stop", "length", "tool_calls", "content_filter", "a provider's own", "another", ""):
+        metrics.route("/a").finished(reason)
+    [family] = metrics.finish_reasons.collect()
+    counted = {one.labels["reason"]: one.value for one in family.samples if one.name.endswith("_total")}
+    assert counted == {"stop": 1, "length": 1, "tool_calls": 1, "content_filter": 1, "other": 2, "none": 1}
+
+
 def test_build_and_reload_are_told_from_the_start(metrics: Metrics) -> None:
     assert value(metrics, "gateway_build_info", version="1.2.3") == 1
     assert value(metrics, "gateway_config_last_reload_successful") == 1

@@ -1,9 +1,10 @@
 """The monitor page in Chromium, in front of a real gateway: what an operator sees, and what he can end."""
 
 import asyncio
+import json
 import re
 import signal
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -14,13 +15,14 @@ from playwright.async_api import Browser, Page, expect
 from tests.kit.ledger import Ledger
 from tests.kit.program import Gateway
 from tests.kit.sse_client import Response, request
-from tests.kit.upstream import Hang, ScriptedUpstream, Step, openai_delta, response, sse_head
+from tests.kit.upstream import Exchange, Hang, ScriptedUpstream, Step, openai_delta, response, sse_head
 from tests.real.browsing import browser_fixture, visitor
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 ENDLESS: list[Step] = [sse_head(), openai_delta("one"), Hang()]
 HOSTILE = "<img src=x onerror=document.title='pwned'>"
+REASON = f"Overloaded {HOSTILE}"
 UPSTREAM = "主<u>"
 PRINCIPAL = "张小龙<u>"
 WIDE = {"width": 1440, "height": 900}
@@ -46,6 +48,11 @@ seconds => new Promise((resolve) => {
 """
 
 
+def play(exchange: Exchange) -> Sequence[Step]:
+    """No end, but to a question that is to fail."""
+    return [response(429, json.dumps({"error": {"message": REASON}}))] if b'"fail"' in exchange.body else ENDLESS
+
+
 def config(url: str) -> dict[str, Any]:
     once = {"retries": 0, "breaker": {"failures": 1000}}
     return {
@@ -66,7 +73,7 @@ browser = browser_fixture()
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def gateway(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Gateway]:
     async with (
-        ScriptedUpstream(ENDLESS) as upstream,
+        ScriptedUpstream(play) as upstream,
         Gateway(config(upstream.url), tmp_path_factory.mktemp("gateway")) as gateway,
     ):
         yield gateway
@@ -198,6 +205,29 @@ async def test_operator_sorts_and_filters(page: Page, gateway: Gateway) -> None:
     await asyncio.gather(*(answer.close() for answer in answers))
 
 
+async def test_operator_sees_what_failed_and_how_streams_ended_every_name_as_text(page: Page, gateway: Gateway) -> None:
+    body = {"model": HOSTILE, "stream": True, "messages": [{"role": "user", "content": "fail"}]}
+    headers = {"Authorization": "Bearer k"}
+    async with await request(f"{gateway.url}/v1/chat", method="POST", headers=headers, body=body) as answer:
+        await answer.body()
+    rows = page.locator("#failures tbody tr")
+    await expect(rows.first.locator("td.request")).to_have_text(answer.headers["x-request-id"], timeout=3000)
+    await expect(rows.first.locator("td.kind")).to_contain_text("stream")
+    await expect(rows.nth(1).locator("td.kind")).to_contain_text("attempt")
+    await expect(rows.first.locator("td.where")).to_contain_text("/chat/completions")
+    await expect(rows.first.locator("td.code")).to_contain_text("status 429")
+    await expect(rows.first.locator("td.what")).to_contain_text("Overloaded")
+    ended = page.locator("#ended tbody tr").first
+    await expect(ended.locator("td.outcome")).to_have_text("upstream_error")
+    await expect(ended.locator("td.principal")).to_have_text(f"key:{PRINCIPAL}")
+    assert await page.locator("img:not([alt='']), main u").count() == 0
+    async with await ask(gateway) as answer:
+        stream_id = answer.headers["x-stream-id"]
+    await expect(ended.locator("td.id")).to_have_text(stream_id)
+    await expect(ended.locator("td.outcome")).to_have_text("client_gone")
+    assert await page.evaluate("document.documentElement.scrollWidth") <= WIDE["width"]
+
+
 async def test_operator_reads_it_on_a_phone_in_chinese(browser: Browser, gateway: Gateway, heard: list[str]) -> None:
     phone = operator(browser, gateway, heard, "zh-CN", viewport=PHONE, has_touch=True)
     async with Ledger(gateway), phone as page, await ask(gateway, HOSTILE * 3):
@@ -207,6 +237,8 @@ async def test_operator_reads_it_on_a_phone_in_chinese(browser: Browser, gateway
         await expect(page.locator("h1")).to_have_text("网关监控")
         await row.get_by_role("button").tap()
         await expect(row.get_by_role("button", name="保留")).to_be_visible()
+        await expect(page.locator("#failures-title")).to_contain_text("失败记录")
+        await expect(page.locator("#ended td.outcome").first).to_be_visible()
         assert await page.evaluate("document.documentElement.scrollWidth") <= 360
 
 

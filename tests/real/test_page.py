@@ -3,7 +3,7 @@
 import asyncio
 import re
 import signal
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from typing import Any
 
 import pytest
@@ -12,6 +12,18 @@ from playwright.async_api import Browser, BrowserContext, Page, expect
 
 from tests.kit.program import Gateway
 from tests.kit.sse_client import request
+from tests.kit.upstream import (
+    LAST_CHUNK,
+    Exchange,
+    Reset,
+    ScriptedUpstream,
+    Step,
+    chunk,
+    openai_chunk,
+    openai_delta,
+    response,
+    sse_head,
+)
 from tests.real.browsing import Cable, browser_fixture, visitor
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -512,3 +524,91 @@ async def test_visitor_without_a_key_is_asked_for_one(page: Page, closed: Gatewa
     await reach(page, "done")
     assert "You asked: “hello”" in await answer(page)
     assert KEY not in closed.output()
+
+
+def play(exchange: Exchange) -> Sequence[Step]:
+    """An answer that ends for the reason that it is asked for; any other question is refused in a provider's words."""
+    question = exchange.json()["messages"][-1]["content"]
+    if question in ("length", "content_filter"):
+        end = [chunk(openai_chunk({}, question)), chunk(b"data: [DONE]\n\n"), LAST_CHUNK]
+        return [sse_head(), openai_delta("Half a poem"), *end]
+    if question == "cut":
+        return [sse_head(), openai_delta("Half a poem"), Reset()]
+    return [response(404, '{"error":{"message":"The model `demo` does not exist","code":"model_not_found"}}')]
+
+
+@pytest_asyncio.fixture(loop_scope="module")
+async def scripted(gateway: Gateway) -> AsyncIterator[Gateway]:
+    """The gateway while a provider plays behind it."""
+    async with ScriptedUpstream(play) as upstream:
+        changed = config(anonymous=True)
+        changed["upstreams"]["main"]["targets"] = [{"url": upstream.url}]
+        await reload(gateway, changed)
+        yield gateway
+        await reload(gateway, config(anonymous=True))
+
+
+CUT = {
+    "length": ("The answer was cut off by the length limit.", "Cut off by the length limit"),
+    "content_filter": ("The answer was cut off by the provider's content filter.", "Cut off by the content filter"),
+}
+
+
+@pytest.mark.parametrize("reason", CUT)
+async def test_visitor_is_told_that_the_answer_was_cut_off(page: Page, scripted: Gateway, reason: str) -> None:
+    note, status = CUT[reason]
+    await ask(page, reason)
+    await reach(page, "done")
+    await expect(page.locator("#state")).to_have_text(status)
+    await expect(page.locator(".note span").last).to_have_text(note)
+    await page.reload()
+    await expect(page.locator(".note span").last).to_have_text(note)
+    await expect(page.locator("#state")).to_have_text("Ready")
+    await page.get_by_role("button", name="New chat").click()
+    await page.locator("#list .open").first.click()
+    await expect(page.locator(".note span").last).to_have_text(note)
+
+
+async def test_visitor_is_told_in_chinese_that_the_answer_was_cut_off(
+    browser: Browser, heard: list[str], scripted: Gateway
+) -> None:
+    async with visitor(browser, heard, locale="zh-CN") as context:
+        page = await context.new_page()
+        await page.goto(scripted.url)
+        await ask(page, "length")
+        await expect(page.locator("#state")).to_have_text("已达长度上限")
+        await expect(page.locator(".note span").last).to_have_text("回答达到长度上限，被截断了。")
+
+
+@pytest.mark.parametrize(("question", "code"), [("hello", "model_not_found"), ("cut", "upstream_cut")])
+async def test_who_runs_the_gateway_is_shown_the_details_of_an_error(
+    page: Page, scripted: Gateway, question: str, code: str
+) -> None:
+    await ask(page, question)
+    await reach(page, "error")
+    details = page.locator(".why").last
+    await expect(details.locator(".whyCode")).to_have_text(code)
+    await expect(details.locator(".whyUpstream")).to_contain_text("main · 127.0.0.1:")
+    await expect(details.locator(".whyUrl")).to_contain_text("/chat/completions")
+    request_id = await details.locator(".whyRequest").inner_text()
+    await scripted.logged("stream_failed", request_id=request_id)
+    if question == "hello":
+        await expect(details.locator(".whyStatus")).to_have_text("404")
+        await expect(details.locator(".whySentence")).to_have_text("The model `demo` does not exist")
+        await expect(details.locator(".whyHint")).to_be_visible()
+    await expect(page.locator(".note span").last).not_to_contain_text("Tell the person")
+    await page.reload()
+    await expect(page.locator(".why .whyCode")).to_have_text(code)
+
+
+async def test_visitor_behind_a_proxy_is_shown_no_details(
+    browser: Browser, heard: list[str], scripted: Gateway
+) -> None:
+    headers = {"X-Forwarded-For": "192.0.2.1"}
+    async with visitor(browser, heard, locale="en-US", extra_http_headers=headers) as context:
+        page = await context.new_page()
+        await page.goto(scripted.url)
+        await ask(page, "hello")
+        await reach(page, "error")
+        await expect(page.locator(".note span").last).to_contain_text("Tell the person who runs the gateway.")
+        await expect(page.locator(".why")).to_be_hidden()

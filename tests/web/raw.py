@@ -41,7 +41,7 @@ class Place:
         return cast(Connection, connection)
 
 
-def explain(status: int, message: str) -> web.StreamResponse:
+def explain(status: int, message: str, address: str) -> web.StreamResponse:
     """The answer to what is no request."""
     return web.Response(status=status, text=f"explained: {message}")
 

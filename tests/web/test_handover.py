@@ -25,7 +25,7 @@ def says(name: str) -> Handler:
     return handler
 
 
-def explain(status: int, message: str) -> web.StreamResponse:
+def explain(status: int, message: str, address: str) -> web.StreamResponse:
     return web.Response(status=status, text=message)
 
 

@@ -84,6 +84,11 @@ class Span:
     def __init__(self, headers: Mapping[str, str]) -> None:
         self.headers = headers
 
+    @property
+    def trace_id(self) -> str:
+        """The id of the trace, 32 hexadecimal digits; "" without one. Source: W3C Trace Context, level 2, 3.2.2."""
+        return self.headers.get(TRACEPARENT, "")[3:35]
+
     def carry(self, call: Call) -> Call:
         """The call with this span's trace context in place of any other."""
         if not self.headers:

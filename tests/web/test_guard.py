@@ -2,7 +2,7 @@
 
 import pytest
 
-from gateway.admin.guard import is_known_host, is_same_origin
+from gateway.web.guard import is_known_host, is_same_origin
 
 
 @pytest.mark.parametrize(
