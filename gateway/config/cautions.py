@@ -181,7 +181,7 @@ class _Place(NamedTuple):
     path: KeyPath
     url: SplitResult
     upstream: Upstream
-    asked: bool  # whether routes that speak a dialect ask it; proxy routes send to any URL
+    asked: bool  # whether it is asked in its dialect; proxy routes send to any URL
 
     @property
     def host(self) -> str:
@@ -193,12 +193,14 @@ class _Place(NamedTuple):
 
 
 def _places(config: Config) -> Iterator[_Place]:
-    asked = {name for route in config.routes if not isinstance(route, ProxyRoute) for name in _chain(config, route)}
+    asked, proxied = set[str](), set[str]()
+    for route in config.routes:
+        (proxied if isinstance(route, ProxyRoute) else asked).update(_chain(config, route))
     for name, upstream in config.upstreams.items():
         for index, target in enumerate(upstream.targets):
             if not target.demo:
                 path = ("upstreams", name, "targets", index, "url")
-                yield _Place(path, urlsplit(target.url), upstream, name in asked)
+                yield _Place(path, urlsplit(target.url), upstream, name in asked or name not in proxied)
 
 
 def _chain(config: Config, route: Route) -> tuple[str, ...]:
