@@ -85,6 +85,16 @@ def check_upstreams(data: dict[str, Any]) -> Iterator[Finding]:
                 )
 
 
+def check_ends(data: dict[str, Any]) -> Iterator[Finding]:
+    for name, upstream in _mapping(data, "upstreams").items():
+        if not isinstance(upstream, dict) or upstream.get("end") != "finish_reason":
+            continue
+        dialect = DIALECTS.get(str(upstream.get("dialect")))
+        if dialect is not None and not dialect.gives_reasons:
+            message = f"{dialect.name} has no finish reasons, so no answer would be whole; allowed: auto, marker"
+            yield ("upstreams", name, "end"), message
+
+
 def check_fallbacks(data: dict[str, Any]) -> Iterator[Finding]:
     # Fallbacks of fallbacks are never asked, so there can be no circle beyond an upstream that names itself.
     names = _mapping(data, "upstreams")
@@ -168,6 +178,7 @@ CHECKS: Final[tuple[Callable[[dict[str, Any]], Iterator[Finding]], ...]] = (
     check_cors,
     check_keys,
     check_upstreams,
+    check_ends,
     check_fallbacks,
     check_upstream_names,
     check_paths,
