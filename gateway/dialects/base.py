@@ -19,11 +19,11 @@ import msgspec
 
 from gateway.core.errors import KINDS, GatewayError
 from gateway.core.event import TOOL, Event, Usage
+from gateway.core.lenient import value_of
 from gateway.core.sse import MAX_EVENT, MAX_LINE, Decoder, Oversize
 from gateway.dialects import failures
 from gateway.dialects.body import MAX_WHOLE, Gathered, IsPiece, NoAnswerError, Opening
 from gateway.dialects.calls import Calls
-from gateway.dialects.lenient import value_of
 
 MAX_TOKENS: Final = 100_000_000
 """A larger count of tokens is taken for nonsense: no model has a window near it."""
@@ -202,7 +202,7 @@ class Answer(ABC):
         """The answer failed, unless it is whole: then what comes behind it is of no interest."""
         if self.finished:
             self.ended = True
-        else:
+        elif self.failure is None:
             self.failure = error
 
     def _say(self, kind: str, text: object, out: list[Event]) -> None:
@@ -304,10 +304,12 @@ class EventAnswer(UnitAnswer):
         value = value_of(text)
         error = failures.in_stream("", text)
         if error is not None:
-            self._fail(as_refusal(error, text))
+            self._fail(error if self.labelled else as_refusal(error, text))
         elif isinstance(value, dict) and self._read_whole(value, text, out):
             if self.failure is None:
                 self.whole = self.ended = True
+            else:
+                out.clear()  # nothing of it is an answer
         elif self.failure is None:
             self._fail(GatewayError("upstream_protocol", detail="the body is JSON, but no answer"))
 
@@ -370,6 +372,8 @@ class Dialect(ABC):
     """Media types that a good streaming answer has, without parameters; "" stands for no Content-Type at all."""
     sniffs: ClassVar[bool] = False
     """Whether the reader knows an answer by its bytes, so that the media type need not be right."""
+    gives_reasons: ClassVar[bool] = True
+    """Whether its answers can have a finish reason."""
     needs_model: ClassVar[bool] = False
     """Whether the provider refuses a chat without a model. Where nobody names one, the first of the target's own list
     is asked for; if the API has no list, the configuration has to name one for chat routes."""

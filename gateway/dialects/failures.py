@@ -19,9 +19,9 @@ from typing import Any, Final
 import msgspec
 
 from gateway.core.errors import KINDS, GatewayError
+from gateway.core.lenient import value_of
 from gateway.core.sentence import clean, plain, without_keys
 from gateway.dialects import waits
-from gateway.dialects.lenient import value_of
 from gateway.dialects.words import Meaning, meaning
 from gateway.dialects.words import Said as Heard
 

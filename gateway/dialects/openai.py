@@ -20,7 +20,9 @@ from typing import Any, ClassVar, Final, Literal
 
 import msgspec
 
+from gateway.core.chunks import Chunks, speaks
 from gateway.core.event import CHUNK, THINKING, TOKEN, WHOLE, Event, Usage
+from gateway.core.lenient import is_strict, json_of, mended_text, text_of, value_of, word_of
 from gateway.core.pieces import chunk_of
 from gateway.dialects import failures
 from gateway.dialects.base import (
@@ -37,11 +39,11 @@ from gateway.dialects.base import (
     usage_of,
 )
 from gateway.dialects.body import BODY
-from gateway.dialects.chunks import Chunks, speaks
-from gateway.dialects.lenient import is_strict, json_of, mended_text, text_of, value_of, word_of
 
 MAX_CHOICES: Final = 128
 """The most choices that OpenAI lets a request ask for."""
+MAX_END: Final = 16
+"""Characters of an end marker, with the white space and quotes that some put around it."""
 MAX_HELD: Final = 32
 """Chunks that are held back until one of them says something, at most."""
 
@@ -144,7 +146,7 @@ class _OpenAIAnswer(EventAnswer):
 
 def is_end(data: str) -> bool:
     """Whether the data of an event is the end marker."""
-    return data == "[DONE]" or data.strip(' "').upper() == "[DONE]"
+    return data == "[DONE]" or (len(data) < MAX_END and data.strip(' "').upper() == "[DONE]")
 
 
 def _is_chunk(value: dict[str, Any]) -> bool:
@@ -224,7 +226,8 @@ class ChunkAnswer(_OpenAIAnswer):
         if not choices or not answers or not _is_chunk(value):
             return super()._read_whole(value, text, out)
         if self._plain:
-            self._watch(value, self._chunks.read(value))
+            said = [{**choice, "message": None, "delta": {}} for choice in choices]
+            self._watch(value, self._chunks.read({"choices": said}))
             self.size += len(text.encode("utf-8", "replace"))
             if self.failure is None:
                 out.append(Event(WHOLE, text if is_strict(text) else json_of(value)))
