@@ -33,6 +33,7 @@ from dataclasses import dataclass
 from typing import Final, NamedTuple, Protocol
 
 import aiohttp
+import msgspec
 
 from gateway.clock import Deadline, Timer
 from gateway.core.blame import PREFIX, blamed
@@ -185,7 +186,8 @@ class Attempt:
         if rescue is not None:
             rescue.ask(prefix)
         delivered = rescue.tokens if rescue is not None and prefix else 0
-        asked = self._asked = job.source.call(upstream, target, prefix, delivered=delivered, without=without)
+        call = job.source.call(upstream, target, prefix, delivered=delivered, without=without)
+        asked = self._asked = msgspec.structs.replace(call, headers={}, body=b"")
         self._tell(asked)
         account.ask(upstream.name, self._now())
         account.span.ask(upstream.name, upstream.config.dialect, target.url)
@@ -193,11 +195,12 @@ class Attempt:
             self._deadline.set(job.timeouts.first_event + (job.timeouts.idle if asked.plain else 0.0))
             with await attempt(
                 work.engine.session,
-                account.span.carry(asked),
+                account.span.carry(call),
                 connect_timeout=job.timeouts.connect,
                 again=job.source.repeatable,
                 verify_tls=upstream.config.verify_tls,
             ) as response:
+                del call  # its body is a copy of the prompt, which is not needed as long as the answer lasts
                 account.answer(response.status)
                 answer = await job.source.accept(upstream, response, canonical=self.rescue is not None)
                 if answer is None:
