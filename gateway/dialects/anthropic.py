@@ -17,7 +17,10 @@ from typing import Any, ClassVar, Final, NamedTuple
 
 import msgspec
 
+from gateway.core.chunks import HALF
 from gateway.core.event import THINKING, TOKEN, TOOL, Event, Usage
+from gateway.core.lenient import Halves, index_of, mended, reason_of, text_of, value_of, word_of
+from gateway.core.lenient import arguments_of as arguments_in
 from gateway.dialects.base import NOTHING, Answer, Call, Dialect, EventAnswer, count_of, endpoint, post, read, usage_of
 from gateway.dialects.body import BODY
 from gateway.dialects.chat import (
@@ -33,9 +36,6 @@ from gateway.dialects.chat import (
     left_out,
     typed,
 )
-from gateway.dialects.chunks import HALF
-from gateway.dialects.lenient import Halves, index_of, mended, reason_of, text_of, value_of, word_of
-from gateway.dialects.lenient import arguments_of as arguments_in
 
 VERSION: Final = "2023-06-01"
 MAX_TOKENS_DEFAULT: Final = 4096
@@ -104,15 +104,15 @@ class _Block(msgspec.Struct):
     type: str = ""
     id: str = ""
     name: str = ""
-    text: Any = None
-    thinking: Any = None
+    text: str | None = None
+    thinking: str | None = None
     input: Any = None
 
 
 class _Delta(msgspec.Struct):
-    text: Any = None
-    thinking: Any = None
-    partial_json: Any = None
+    text: str | None = None
+    thinking: str | None = None
+    partial_json: str | None = None
     stop_reason: str | None = None
 
 
@@ -177,7 +177,7 @@ class AnthropicAnswer(EventAnswer):
             self._end(said, out)
         elif kind == "message_start" and said.message:
             message = said.message
-            self.model = message.model if isinstance(message.model, str) else ""
+            self.model = word_of(message.model)
             if isinstance(message.usage, dict):
                 self._count(message.usage)
         elif kind == "message_stop":
@@ -248,10 +248,9 @@ class AnthropicAnswer(EventAnswer):
             self._begun = ""  # the deltas repeat it
             self._argue(delta.partial_json, out)
 
-    def _argue(self, arguments: Any, out: list[Event]) -> None:
-        if isinstance(arguments, str):
-            calls = self._tools()
-            self._say_call(calls.go_on(len(calls) - 1, arguments), out)
+    def _argue(self, arguments: str, out: list[Event]) -> None:
+        calls = self._tools()
+        self._say_call(calls.go_on(len(calls) - 1, arguments), out)
 
     def _stop(self, out: list[Event]) -> None:
         """The open block has ended."""

@@ -19,11 +19,11 @@ import msgspec
 
 from gateway.core.errors import KINDS, GatewayError
 from gateway.core.event import TOOL, Event, Usage
+from gateway.core.lenient import value_of
 from gateway.core.sse import MAX_EVENT, MAX_LINE, Decoder, Oversize
 from gateway.dialects import failures
 from gateway.dialects.body import MAX_WHOLE, Gathered, IsPiece, NoAnswerError, Opening
 from gateway.dialects.calls import Calls
-from gateway.dialects.lenient import value_of
 
 MAX_TOKENS: Final = 100_000_000
 """A larger count of tokens is taken for nonsense: no model has a window near it."""
@@ -199,7 +199,7 @@ class Answer(ABC):
         """The answer failed, unless it is whole: then what comes behind it is of no interest."""
         if self.finished:
             self.ended = True
-        else:
+        elif self.failure is None:
             self.failure = error
 
     def _say(self, kind: str, text: object, out: list[Event]) -> None:
@@ -301,10 +301,12 @@ class EventAnswer(UnitAnswer):
         value = value_of(text)
         error = failures.in_stream("", text)
         if error is not None:
-            self._fail(as_refusal(error, text))
+            self._fail(error if self.labelled else as_refusal(error, text))
         elif isinstance(value, dict) and self._read_whole(value, text, out):
             if self.failure is None:
                 self.whole = self.ended = True
+            else:
+                out.clear()  # nothing of it is an answer
         elif self.failure is None:
             self._fail(GatewayError("upstream_protocol", detail="the body is JSON, but no answer"))
 

@@ -18,8 +18,8 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from gateway.core.event import Event
+from gateway.core.lenient import value_of
 from gateway.core.sse import Decoder, LineSplitter, Oversize
-from gateway.dialects.lenient import value_of
 
 BODY: Final = "a whole body"
 """The type of the event whose data is a whole JSON body. Compare it with `is`: an upstream may name events so too."""

@@ -19,7 +19,7 @@ from typing import Any, Final
 import msgspec
 
 from gateway.core.errors import KINDS, GatewayError
-from gateway.dialects.lenient import value_of
+from gateway.core.lenient import value_of
 
 MAX_MESSAGE: Final = 1000
 MAX_CODE: Final = 64

@@ -11,8 +11,10 @@ from typing import Any, ClassVar, Final
 
 import msgspec
 
+from gateway.core.chunks import HALF
 from gateway.core.errors import GatewayError
 from gateway.core.event import THINKING, TOKEN, Event
+from gateway.core.lenient import Halves, json_of, mended_text, objects_of, reason_of, text_of, value_of, word_of
 from gateway.core.sse import LineSplitter
 from gateway.dialects.base import NOTHING, Answer, Call, Dialect, UnitAnswer, as_refusal, endpoint, post, read, usage_of
 from gateway.dialects.chat import (
@@ -28,8 +30,6 @@ from gateway.dialects.chat import (
     left_out,
     typed,
 )
-from gateway.dialects.chunks import HALF
-from gateway.dialects.lenient import Halves, json_of, mended_text, objects_of, reason_of, text_of, value_of, word_of
 
 _FINISH: Final = {"load": "stop", "unload": "stop"}
 
@@ -45,8 +45,8 @@ class _Call(msgspec.Struct):
 
 
 class _Message(msgspec.Struct):
-    content: Any = None
-    thinking: Any = None
+    content: str | None = None
+    thinking: str | None = None
     tool_calls: list[_Call] | None = None
 
 
@@ -79,8 +79,9 @@ class OllamaAnswer(UnitAnswer):
         if not text.strip():
             return
         # A line that says nothing known is an error or noise; the last line may have no message.
+        text = text.removeprefix("data:")  # as servers write it that only know event streams
         line = None if self._halves else read(_LINE, text)
-        if line is None:
+        if line is None or (line.message is None and not line.done):
             line = self._read_leniently(text)
         if line is None or line.error or (line.message is None and not line.done):
             self._aside(Event("", text))
@@ -94,7 +95,7 @@ class OllamaAnswer(UnitAnswer):
 
     def _read_leniently(self, text: str) -> _Line | None:
         """The line read field by field; None for one that is no object."""
-        value = value_of(text.removeprefix("data:"))  # as servers write it that only know event streams
+        value = value_of(text)
         if not isinstance(value, dict):
             return None
         message = value.get("message")

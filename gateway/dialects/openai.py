@@ -20,13 +20,13 @@ from typing import Any, ClassVar, Final, Literal
 
 import msgspec
 
+from gateway.core.chunks import Chunks, speaks
 from gateway.core.event import CHUNK, THINKING, TOKEN, WHOLE, Event, Usage
+from gateway.core.lenient import is_strict, json_of, mended_text, text_of, value_of, word_of
 from gateway.core.pieces import chunk_of
 from gateway.dialects import failures
 from gateway.dialects.base import BYTES_PER_TOKEN, NOTHING, Answer, Call, Dialect, EventAnswer, endpoint, post, usage_of
 from gateway.dialects.body import BODY
-from gateway.dialects.chunks import Chunks, speaks
-from gateway.dialects.lenient import is_strict, json_of, mended_text, text_of, value_of, word_of
 
 MAX_CHOICES: Final = 128
 """The most choices that OpenAI lets a request ask for."""
@@ -212,7 +212,8 @@ class ChunkAnswer(_OpenAIAnswer):
         if not choices or not answers or not _is_chunk(value):
             return super()._read_whole(value, text, out)
         if self._plain:
-            self._watch(value, self._chunks.read(value))
+            said = [{**choice, "message": None, "delta": {}} for choice in choices]
+            self._watch(value, self._chunks.read({"choices": said}))
             self.size += len(text.encode("utf-8", "replace"))
             if self.failure is None:
                 out.append(Event(WHOLE, text if is_strict(text) else json_of(value)))

@@ -13,13 +13,13 @@ Invariants:
 
 from typing import Any, ClassVar, Final
 
+from gateway.core.chunks import HALF
 from gateway.core.event import THINKING, TOKEN, Event
+from gateway.core.lenient import Halves, reason_of, text_of, value_of
 from gateway.dialects import failures
 from gateway.dialects.base import Answer, Call, Dialect, EventAnswer, as_refusal, post, usage_of
 from gateway.dialects.body import Gathered
 from gateway.dialects.chat import cannot_say, given, left_out, typed
-from gateway.dialects.chunks import HALF
-from gateway.dialects.lenient import Halves, reason_of, text_of, value_of
 from gateway.dialects.openai import TextAnswer, is_end
 
 _ENDS: Final = frozenset({"done", "end", "complete", "completed", "close", "finish", "finished"})

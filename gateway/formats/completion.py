@@ -14,6 +14,7 @@ from typing import Any, Final
 
 import msgspec
 
+from gateway.core.chunks import Chunks
 from gateway.core.errors import GatewayError
 from gateway.core.event import CHUNK, RESTART, THINKING, TOKEN, TOOL, WHOLE, Done, Event
 from gateway.core.pieces import ToolCalls
@@ -75,6 +76,7 @@ class Completion:
         self._left = max_chars
         self._top: dict[str, Any] = {}
         self._choices: dict[int, _Choice] = {}
+        self._chunks = Chunks()
 
     def add(self, event: Event) -> None:
         """Adds one event.
@@ -111,18 +113,17 @@ class Completion:
         chunk = _object(data)
         if chunk is None:
             return
-        choices = chunk.pop("choices", None)
+        choices = self._chunks.read(chunk)
+        chunk.pop("choices", None)
         for key, value in chunk.items():
             # The first and the last chunk of some servers have an empty id and no model.
             if value or not (value is None or self._top.get(key)):
                 self._top[key] = value
-        for choice in choices if isinstance(choices, list) else []:
+        for choice in choices:
             self._add_choice(choice)
 
-    def _add_choice(self, new: object) -> None:
-        if not isinstance(new, dict):
-            return
-        index = _number(new.get("index")) or 0
+    def _add_choice(self, new: dict[str, Any]) -> None:
+        index = new.get("index") or 0
         if index in self._choices or len(self._choices) < MAX_CHOICES:
             self._choices.setdefault(index, _Choice(index)).add(new)
 
@@ -137,23 +138,21 @@ class _Choice:
         self._tracked = ToolCalls()
 
     def add(self, new: dict[str, Any]) -> None:
-        delta = new.get("delta")
-        message = delta if isinstance(delta, dict) else {}
-        calls = message.get("tool_calls")
-        _merge(self._message, {key: value for key, value in message.items() if key != "tool_calls"})
-        for place, call in enumerate(calls if isinstance(calls, list) else ()):
-            if isinstance(call, dict):
-                self._add_call(call, place if len(calls or ()) > 1 else None)
+        message = dict(new["delta"])
+        calls = message.pop("tool_calls", None) or ()
+        _merge(self._message, message)
+        for place, call in enumerate(calls):
+            self._add_call(call, place if len(calls) > 1 else None)
         rest = {key: value for key, value in new.items() if key not in ("index", "delta", "logprobs")}
         _merge(self._rest, rest, growing=frozenset({"text"}))
         if "logprobs" in new:
             self._rest["logprobs"] = _with_probabilities(self._rest.get("logprobs"), new["logprobs"])
 
     def _add_call(self, call: dict[str, Any], place: int | None) -> None:
-        function = call.get("function")
-        function = function if isinstance(function, dict) else {}
+        function, index = call.get("function") or {}, call.get("index")
         id_, name, arguments = (_string(value) for value in (call.get("id"), *map(function.get, ("name", "arguments"))))
-        index = _number(call.get("index"))
+        if not (id_ or name or arguments):
+            return
         if index is None and not (id_ or name):
             index = place
         number = self._tracked.number(index, id_, name, arguments)
@@ -220,12 +219,6 @@ def _is_shallow(value: Any, levels: int) -> bool:
     return levels > 0 and all(_is_shallow(item, levels - 1) for item in inner)
 
 
-def _number(value: Any) -> int | None:
-    if isinstance(value, str) and value.isascii() and value.isdigit() and len(value) < 10:
-        return int(value)
-    return value if isinstance(value, int) and not isinstance(value, bool) else None
-
-
 def _string(value: Any) -> str:
     return value if isinstance(value, str) else ""
 
@@ -257,7 +250,9 @@ def _joined(key: str, old: Any, new: Any, growing: frozenset[str]) -> Any:
     return new
 
 
-def _joined_list(key: str, old: Any, new: list[Any], growing: frozenset[str]) -> list[Any]:
+def _joined_list(key: str, old: Any, new: list[Any], growing: frozenset[str]) -> Any:
+    if not new and old is not None:
+        return old
     if key in _PARTS:
         if isinstance(old, _Text):  # a text before, parts from now on
             old = [{"type": "text", "text": _Text(old)}] if any(old) else []

@@ -35,6 +35,7 @@ FIELDS = {
     "upstream",
     "model",
     "outcome",
+    "finish_reason",
     "first_token_ms",
     "duration_ms",
     "attempts",

@@ -18,7 +18,7 @@ What cannot be understood is left out and counted.
 from collections.abc import Iterator
 from typing import Any, Final
 
-from gateway.dialects.lenient import Halves, arguments_of, index_of, objects_of, reason_of, text_of, word_of
+from gateway.core.lenient import Halves, arguments_of, index_of, objects_of, reason_of, text_of, word_of
 
 _TEXTS: Final = ("content", "reasoning_content", "reasoning", "refusal")
 _LABELS: Final = frozenset({"role", "name", "id", "type", "model"})

@@ -1,6 +1,6 @@
 """JSON that is not quite right, read field by field: what is understood is kept, whatever stands beside it.
 
-The dialects read an ordinary event with types, in C. What does not fit comes here. Each function takes a value of any
+The dialects read an ordinary event with types, in C. What does not fit is read here. Each function takes a value of any
 type and gives what it means, or a value that stands for "nothing".
 """
 

@@ -1,0 +1,799 @@
+"""What servers were really seen to send: errors in every shape, odd fields, bodies under a wrong label."""
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from gateway.core.event import Usage
+from gateway.dialects import DIALECTS, Answer
+from gateway.formats import Completion, View
+from gateway.formats.completion import text_of
+
+from .transcripts import Make, failed, same_for_every_cut, told
+
+DONE = "data: [DONE]\n\n"
+
+
+def chunk(delta: Any = None, **more: Any) -> str:
+    """A chunk of one choice; half a character stands in it as an escape, as servers send it."""
+    choice = {"index": 0, "delta": {} if delta is None else delta, "finish_reason": None}
+    head = {"id": "x", "object": "chat.completion.chunk", "created": 1, "model": "m"}
+    return f"data: {json.dumps({**head, 'choices': [choice | more]})}\n\n"
+
+
+ROLE = chunk({"role": "assistant", "content": ""})
+STOP = chunk({}, finish_reason="stop")
+
+
+def text() -> Answer:
+    return DIALECTS["openai"].answer()
+
+
+def kept() -> Answer:
+    return DIALECTS["openai"].answer(keep_chunks=True)
+
+
+def plain() -> Answer:
+    return DIALECTS["openai"].answer(keep_chunks=True, keep_usage=True, plain=True)
+
+
+def anthropic() -> Answer:
+    return DIALECTS["anthropic"].answer()
+
+
+def ollama() -> Answer:
+    return DIALECTS["ollama"].answer()
+
+
+def sse() -> Answer:
+    return DIALECTS["sse"].answer()
+
+
+BOTH = pytest.mark.parametrize("make", [text, kept])
+
+
+def message(answer: Answer, *reads: str) -> dict[str, Any]:
+    """What a client that wants the answer whole gets of these reads."""
+    completion = Completion()
+    for data in reads:
+        for event in answer.feed(data.encode()):
+            completion.add(event)
+    for event in answer.close():
+        completion.add(event)
+    found: dict[str, Any] = completion.result(View("s1", "", "", 0), None)["choices"][0]["message"]
+    return found
+
+
+def said(answer: Answer, *reads: str) -> str:
+    """The text of an answer that arrives in these reads."""
+    return text_of(message(answer, *reads))
+
+
+# -- errors ------------------------------------------------------------------------------------------------------------
+
+BROKEN = '{"code":"engine_broke","message":"The engine broke.","type":"server_error"}'
+ERRORS = {
+    "a field named error": f"error: {BROKEN}\n\n",
+    "a field named error, in the same block": f"error: {BROKEN}\n",
+    "an object": f'data: {{"error":{BROKEN}}}\n\n',
+    "a named event": f"event: error\ndata: {BROKEN}\n\n",
+    "an array": f'data: [{{"error":{BROKEN}}}]\n\n',
+    "bare": f"data: {BROKEN}\n\n",
+    "bare JSON, which is no event": f'{{"error":{BROKEN}}}\n\n',
+    "detail": 'data: {"detail":"The engine broke."}\n\n',
+    "detail in a list": 'data: {"detail":[{"msg":"The engine broke."}]}\n\n',
+    "errors": f'data: {{"success":false,"errors":[{BROKEN}]}}\n\n',
+    "words": "data: Error: The engine broke.\n\n",
+    "words in a field": "error: The engine broke.\n\n",
+    "in a string": 'data: "Error: The engine broke."\n\n',
+    "beside choices": f'data: {{"error":{BROKEN},"choices":[{{"index":0,"delta":{{"content":"x"}}}}]}}\n\n',
+}
+
+
+@BOTH
+@pytest.mark.parametrize("error", ERRORS)
+@pytest.mark.parametrize("before", ["", ROLE, ROLE + chunk({"content": "half"})], ids=["first", "role", "text"])
+def test_error_in_any_shape_outranks_the_end_marker(make: Make, error: str, before: str) -> None:
+    answer = make()
+    told(answer, (before + ERRORS[error] + DONE).encode())
+    assert (failed(answer).message, failed(answer).status) == ("The engine broke.", 502)
+    assert not answer.ended
+
+
+@BOTH
+@pytest.mark.parametrize("error", ERRORS)
+def test_error_reads_the_same_for_every_cut(make: Make, error: str) -> None:
+    assert same_for_every_cut(make, (ROLE + chunk({"content": "half"}) + ERRORS[error] + DONE).encode())
+
+
+@BOTH
+@pytest.mark.parametrize("reason", ["error", "abort", "network_error", "insufficient_system_resource"])
+def test_reason_that_says_failure_is_no_end(make: Make, reason: str) -> None:
+    answer = make()
+    events = told(answer, (ROLE + chunk({"content": "half"}) + chunk({}, finish_reason=reason) + DONE).encode())
+    assert "half" in events[-1][1]
+    assert (failed(answer).code, answer.finish_reason, answer.complete) == ("upstream_error", "", False)
+
+
+@BOTH
+def test_error_of_a_choice_is_told(make: Make) -> None:
+    answer = make()
+    broken = chunk({"content": ""}, error={"code": 502, "message": "Provider disconnected"}, finish_reason="error")
+    told(answer, (ROLE + broken + DONE).encode())
+    assert (failed(answer).code, failed(answer).message) == ("upstream_error", "Provider disconnected")
+
+
+@BOTH
+@pytest.mark.parametrize("error", ERRORS)
+def test_error_behind_a_whole_answer_is_none(make: Make, error: str) -> None:
+    answer = make()
+    told(answer, (ROLE + chunk({"content": "Hi"}) + STOP + ERRORS[error] + DONE).encode())
+    assert (answer.failure, answer.finish_reason, answer.ended) == (None, "stop", True)
+
+
+@BOTH
+@pytest.mark.parametrize("noise", ['{"code":0,"message":"ok"}', '{"code":200,"msg":"success"}', '{"detail":null}', "5"])
+def test_success_is_no_error(make: Make, noise: str) -> None:
+    answer = make()
+    assert said(answer, chunk({"content": "Hi"}), f"data: {noise}\n\n", STOP) == "Hi"
+    assert (answer.failure, answer.skipped) == (None, 1)
+
+
+@pytest.mark.parametrize("last", ["data: [DONE]", "data: [DONE]\n", STOP[:-1], f'data: {{"error":{BROKEN}}}\n'])
+@BOTH
+def test_last_words_count_without_their_blank_line(make: Make, last: str) -> None:
+    answer = make()
+    assert said(answer, chunk({"content": "Hi"}) + last) == "Hi"
+    assert answer.complete or failed(answer).code == "engine_broke"
+
+
+def test_anthropic_and_ollama_read_errors_in_words() -> None:
+    for make, error in [
+        (anthropic, "error: Overloaded\n\n"),
+        (anthropic, 'data: {"detail":"Overloaded"}\n\n'),
+        (anthropic, 'event: message_delta\ndata: {"type":"message_delta","delta":{"stop_reason":"error"}}\n\n'),
+        (ollama, '{"message":{"content":""},"done":true,"done_reason":"error"}\n'),
+        (ollama, 'data: {"error":"Overloaded"}\n'),
+        (sse, "data: Error: Overloaded\n\n"),
+        (sse, 'data: {"content":"a"}\n\ndata: {"finish_reason":"error"}\n\n'),
+    ]:
+        answer = make()
+        told(answer, error.encode())
+        assert failed(answer).status == 502
+        assert not answer.complete
+
+
+def test_bare_text_may_speak_of_errors() -> None:
+    answer = sse()
+    assert told(answer, b"data: Look:\n\ndata: Error: is what it says\n\n")[1] == ("token", "Error: is what it says")
+
+
+# -- no reason is made up ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("make", "stream"),
+    [
+        (text, chunk({"content": "Hi"}) + DONE),
+        (kept, chunk({"content": "Hi"}) + DONE),
+        (anthropic, 'data: {"type":"message_stop"}\n\n'),
+        (ollama, '{"message":{"content":"Hi"},"done":true}\n'),
+        (ollama, '{"message":{"tool_calls":[{"function":{"name":"f"}}]},"done":true}\n'),
+        (sse, 'data: {"content":"Hi"}\n\nevent: done\ndata: {}\n\n'),
+    ],
+)
+def test_end_without_a_reason_has_none(make: Make, stream: str) -> None:
+    answer = make()
+    told(answer, stream.encode())
+    assert (answer.ended, answer.finished, answer.finish_reason) == (True, False, "")
+
+
+# -- a role is no part of an answer ------------------------------------------------------------------------------------
+
+
+def test_kept_chunks_that_say_nothing_wait_for_one_that_does() -> None:
+    answer = kept()
+    filtered = 'data: {"choices":[],"prompt_filter_results":[{"prompt_index":0}]}\n\n'
+    assert answer.feed((filtered + ROLE).encode()) == []
+    assert len(answer.feed(chunk({"content": "Hi"}).encode())) == 3
+    assert len(answer.feed(ROLE.encode())) == 1
+
+
+def test_kept_chunks_that_say_nothing_are_given_out_with_the_end() -> None:
+    for end in (STOP, DONE):
+        answer = kept()
+        assert len(told(answer, (ROLE + end).encode())) == (2 if end is STOP else 1)
+    cut = kept()
+    assert told(cut, ROLE.encode()) == []
+
+
+def test_kept_chunks_that_say_nothing_are_not_gathered_for_ever() -> None:
+    assert len(kept().feed(ROLE.encode() * 40)) == 40
+
+
+# -- odd fields --------------------------------------------------------------------------------------------------------
+
+HALVES: list[tuple[list[Any], str]] = [
+    (["KEPT \udcaf end"], "KEPT \ufffd end"),
+    (["KEPT \ud83d", "\ude00 more"], "KEPT 😀 more"),
+    (["KEPT \ud83d", "plain", " more"], "KEPT \ufffdplain more"),
+    (["KEPT \ud83d", "\ud83d", "\ude00"], "KEPT \ufffd😀"),
+    (["a", "KEPT \ud83d"], "aKEPT \ufffd"),
+    (["\ude00 more"], "\ufffd more"),
+]
+
+
+@BOTH
+@pytest.mark.parametrize(("texts", "whole"), HALVES)
+@pytest.mark.parametrize("field", ["content", "reasoning_content"])
+def test_halves_of_a_character_are_joined_or_replaced(make: Make, texts: list[str], whole: str, field: str) -> None:
+    for end in (STOP + DONE, DONE):
+        answer = make()
+        reads = [ROLE, *(chunk({field: part}) for part in texts), end]
+        assert message(answer, *reads)[field] == whole
+        assert message(make(), "".join(reads))[field] == whole
+        assert (answer.ended, answer.skipped) == (True, 0)
+
+
+@BOTH
+@pytest.mark.parametrize(("texts", "whole"), HALVES)
+def test_halves_of_a_character_in_arguments(make: Make, texts: list[str], whole: str) -> None:
+    calls = [chunk({"tool_calls": [{"index": 0, "function": {"arguments": part}}]}) for part in texts]
+    first = chunk({"tool_calls": [{"index": 0, "id": "c", "function": {"name": "f", "arguments": ""}}]})
+    [call] = message(make(), ROLE, first, *calls, STOP)["tool_calls"]
+    assert call["function"]["arguments"] == whole
+
+
+@pytest.mark.parametrize(("texts", "whole"), HALVES)
+def test_kept_chunks_hold_no_half_of_a_character(texts: list[str], whole: str) -> None:
+    events = told(kept(), "".join([ROLE, *(chunk({"content": part}) for part in texts), STOP, DONE]).encode())
+    assert "".join(json.loads(data)["choices"][0]["delta"].get("content", "") for _, data in events) == whole
+    assert not any("\\ud8" in data or "\\ude" in data or "\\udc" in data for _, data in events)
+
+
+@pytest.mark.parametrize(("texts", "whole"), HALVES)
+def test_halves_of_a_character_in_other_dialects(texts: list[str], whole: str) -> None:
+    def anthropic_event(**fields: Any) -> str:
+        return f"data: {json.dumps(fields)}\n\n"
+
+    deltas = [anthropic_event(type="content_block_delta", index=0, delta={"text": part}) for part in texts]
+    assert said(anthropic(), *deltas, anthropic_event(type="message_delta", delta={"stop_reason": "end_turn"})) == whole
+    lines = [json.dumps({"message": {"content": part}, "done": False}) + "\n" for part in texts]
+    assert said(ollama(), *lines, '{"message":{"content":""},"done":true,"done_reason":"stop"}\n') == whole
+    events = [f"data: {json.dumps({'content': part})}\n\n" for part in texts]
+    assert said(sse(), *events, "event: done\ndata: {}\n\n") == whole
+
+
+def without(*keys: str, **more: Any) -> Callable[[str], str]:
+    """A change to the choice of a chunk."""
+
+    def change(data: str) -> str:
+        value = json.loads(data[6:])
+        choice = value["choices"][0]
+        value["choices"] = [{key: member for key, member in choice.items() if key not in keys} | more]
+        return f"data: {json.dumps(value)}\n\n"
+
+    return change
+
+
+ODD: dict[str, str] = {
+    "index as a text": chunk({"content": "Hi"}, index="0"),
+    "index as a float": chunk({"content": "Hi"}, index=0.0),
+    "index not 0": chunk({"content": "Hi"}, index=1),
+    "no index": without("index")(chunk({"content": "Hi"})),
+    "index null": chunk({"content": "Hi"}, index=None),
+    "calls as an object": chunk({"content": "Hi", "tool_calls": {}}),
+    "calls as a text": chunk({"content": "Hi", "tool_calls": ""}),
+    "content under message": without("delta")(chunk(message={"role": "assistant", "content": "Hi"})),
+    "content under message beside null": chunk(message={"content": "Hi"}).replace('"delta": {}', '"delta": null'),
+    "content as a list": chunk({"content": [{"type": "text", "text": "Hi"}]}),
+    "content as a list of texts": chunk({"content": ["H", "i"]}),
+    "content as an object": chunk({"content": {"type": "text", "text": "Hi"}}),
+    "delta as a text": chunk("Hi"),
+    "delta as a list": chunk([{"content": "Hi"}]),
+    "text of the older API": without("delta")(chunk(text="Hi")),
+    "choices as an object": chunk({"content": "Hi"}).replace("[{", "{").replace("}]", "}"),
+    "a number that is none": chunk({"content": "Hi"}, logprobs={"content": [{"token": "Hi", "logprob": float("nan")}]}),
+    "an infinite number": chunk({"content": "Hi"}, score=float("-inf")),
+    "a control character": chunk({"content": "Hi"}).replace('"m"', '"m\t"'),
+    "reason false": chunk({"content": "Hi"}, finish_reason=False),
+    "reason empty": chunk({"content": "Hi"}, finish_reason=""),
+    "reason in quotes": chunk({"content": "Hi"}, finish_reason="null"),
+    "usage as a text": chunk({"content": "Hi"}).replace('"m"', '"m", "usage": "none"'),
+    "usage as a list": chunk({"content": "Hi"}).replace('"m"', '"m", "usage": []'),
+    "usage of texts": chunk({"content": "Hi"}).replace('"m"', '"m", "usage": {"prompt_tokens": "7"}'),
+    "model as an object": chunk({"content": "Hi"}).replace('"m"', '{"name": "m"}'),
+    "model as a number": chunk({"content": "Hi"}).replace('"m"', "4"),
+    "id as a number": chunk({"content": "Hi"}).replace('"x"', "17"),
+    "refusal as an object": chunk({"content": "Hi", "refusal": {}}),
+    "reasoning as a list": chunk({"content": "Hi", "reasoning_content": []}),
+    "error empty": chunk({"content": "Hi"}).replace('"m"', '"m", "error": {}'),
+}
+
+
+@BOTH
+@pytest.mark.parametrize("odd", ODD)
+@pytest.mark.parametrize("place", ["first", "later"])
+def test_odd_field_takes_nothing_else_away(make: Make, odd: str, place: str) -> None:
+    elsewhere = odd.startswith(("content under", "text of"))  # then it is no repetition of what the deltas said
+    index = 1 if "not 0" in odd else 0
+    before = "" if place == "first" or elsewhere else chunk({"content": "a"}, index=index)
+    answer = make()
+    last = chunk({}, index=index, finish_reason="stop")
+    assert said(answer, before, ODD[odd], last, DONE) == ("a" if before else "") + "Hi"
+    assert answer.failure is None
+    assert answer.complete
+
+
+@BOTH
+@pytest.mark.parametrize("odd", ODD)
+def test_odd_field_reads_the_same_for_every_cut(make: Make, odd: str) -> None:
+    assert same_for_every_cut(make, (ODD[odd] + STOP).encode())
+
+
+@pytest.mark.parametrize("odd", ODD)
+def test_kept_chunk_with_an_odd_field_is_one_that_clients_read(odd: str) -> None:
+    [(kind, data), *_] = told(kept(), (ODD[odd] + STOP).encode())
+    [choice] = json.loads(data)["choices"]
+    assert kind == "chunk"
+    assert isinstance(choice["delta"], dict)
+    assert type(choice.get("index", 0)) is int or choice["index"] is None
+    assert isinstance(choice["delta"].get("tool_calls", []), list)
+
+
+@BOTH
+@pytest.mark.parametrize("delta", ["[]", "null", '""', "{}"])
+def test_last_chunk_needs_no_delta(make: Make, delta: str) -> None:
+    answer = make()
+    last = STOP.replace('"delta": {}', f'"delta": {delta}')
+    assert said(answer, chunk({"content": "Hi"}), last) == "Hi"
+    assert (answer.finish_reason, answer.complete, answer.skipped) == ("stop", True, 0)
+    answer = make()
+    assert said(answer, chunk({"content": "Hi"}), without("delta")(STOP)) == "Hi"
+    assert (answer.finish_reason, answer.skipped) == ("stop", 0)
+
+
+@BOTH
+@pytest.mark.parametrize("reason", [{"type": "length"}, ["length"], {"reason": "length"}])
+def test_reason_in_another_form_is_read(make: Make, reason: Any) -> None:
+    answer = make()
+    told(answer, (chunk({"content": "Hi"}) + chunk({}, finish_reason=reason)).encode())
+    assert answer.finish_reason == "length"
+
+
+@BOTH
+def test_what_cannot_be_understood_is_counted(make: Make) -> None:
+    answer = make()
+    odd = chunk({"content": "Hi", "tool_calls": 5, "refusal": True})
+    assert said(answer, chunk({"content": True}), odd, STOP) == "Hi"
+    assert (answer.skipped, answer.finish_reason) == (3, "stop")
+
+
+def test_text_under_a_name_that_nobody_knows_is_counted() -> None:
+    answer = text()
+    assert said(answer, ROLE, chunk({"content": "Hi"}), chunk({"novelty": "x"}), STOP) == "Hi"
+    assert answer.skipped == 1
+
+
+@BOTH
+def test_whole_message_at_the_end_is_no_second_answer(make: Make) -> None:
+    whole = STOP.replace('"delta": {}', '"message": {"role": "assistant", "content": "Hi"}')
+    answer = make()
+    assert said(answer, chunk({"content": "H"}), chunk({"content": "i"}), whole) == "Hi"
+    assert answer.finish_reason == "stop"
+
+
+@BOTH
+def test_usage_is_found_where_servers_put_it(make: Make) -> None:
+    counts = '{"prompt_tokens":3,"completion_tokens":4}'
+    for last in (
+        STOP.replace('"m"', f'"m", "x_groq": {{"usage": {counts}}}'),
+        STOP.replace('"index": 0', f'"index": 0, "usage": {counts}'),
+    ):
+        answer = make()
+        told(answer, (chunk({"content": "Hi"}) + last).encode())
+        assert answer.usage == Usage(3, 4)
+
+
+def test_anthropic_reads_odd_fields() -> None:
+    answer = anthropic()
+    stream = (
+        'data: {"type":"message_start","message":{"model":5,"usage":[]}}\n\n'
+        'data: {"type":"content_block_start","index":"0","content_block":{"type":"text","text":null}}\n\n'
+        'data: {"type":"content_block_delta","index":"0","delta":{"type":"text_delta","text":"Hi"}}\n\n'
+        'data: {"type":"content_block_start","index":1,'
+        '"content_block":{"type":"tool_use","id":7,"name":"f","input":""}}\n\n'
+        'data: {"type":"content_block_delta","index":1,"delta":{"type":"input_json_delta","partial_json":"{}"}}\n\n'
+        'data: {"type":"message_delta","delta":{"stop_reason":["tool_use"]},"usage":5}\n\n'
+        "data: [DONE]\n\n"
+    )
+    found = message(answer, stream)
+    assert (found["content"], found["tool_calls"]) == ("Hi", [call("f", "{}", "7")])
+    assert (answer.finish_reason, answer.ended, answer.skipped, answer.model) == ("tool_calls", True, 0, "5")
+
+
+def call(name: str, arguments: str, id_: str) -> dict[str, Any]:
+    return {"type": "function", "id": id_, "function": {"name": name, "arguments": arguments}}
+
+
+@pytest.mark.parametrize(
+    ("input_", "deltas", "arguments"),
+    [
+        ({}, ['{"a"', ":1}"], '{"a":1}'),
+        ("", ['{"a":1}'], '{"a":1}'),
+        (None, ['{"a":1}'], '{"a":1}'),
+        ({"a": 1}, [], '{"a":1}'),
+        ({"a": 1}, ['{"a":1}'], '{"a":1}'),
+        ({}, [], "{}"),
+        ("", [], "{}"),
+        ({}, [""], "{}"),
+    ],
+)
+def test_anthropic_arguments_come_once(input_: Any, deltas: list[str], arguments: str) -> None:
+    block = {"type": "tool_use", "id": "t", "name": "f", "input": input_}
+    events = [
+        {"type": "content_block_start", "index": 0, "content_block": block},
+        *({"type": "content_block_delta", "index": 0, "delta": {"partial_json": piece}} for piece in deltas),
+        {"type": "content_block_stop", "index": 0},
+        {"type": "message_delta", "delta": {"stop_reason": "tool_use"}},
+    ]
+    stream = "".join(f"data: {json.dumps(event)}\n\n" for event in events)
+    pieces = [json.loads(data) for kind, data in told(anthropic(), stream.encode()) if kind == "tool"]
+    assert "".join(piece["function"]["arguments"] for piece in pieces) == arguments
+    assert [piece["index"] for piece in pieces] == [0] * len(pieces)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        '{"message":"Hi"}',
+        '{"response":"Hi"}',
+        '{"message":{"content":["Hi"]}}',
+        '{"message":{"content":"Hi","tool_calls":{}}}',
+        '{"message":{"content":"Hi","tool_calls":""}}',
+        '{"message":{"content":"Hi"},"eval_count":NaN}',
+        '{"message":{"content":"Hi"},"done":"false"}',
+        'data: {"message":{"content":"Hi"}}',
+    ],
+)
+def test_ollama_reads_odd_fields(line: str) -> None:
+    answer = ollama()
+    end = '{"message":{"content":""},"done":true,"done_reason":"stop"}'
+    assert said(answer, f"{line}\n{end}\n") == "Hi"
+    assert (answer.finish_reason, answer.ended, answer.failure) == ("stop", True, None)
+
+
+# -- tool calls --------------------------------------------------------------------------------------------------------
+
+
+def pieces(*deltas: list[dict[str, Any]]) -> str:
+    return "".join(chunk({"tool_calls": delta}) for delta in deltas)
+
+
+def piece(name: str | None = None, arguments: Any = None, **more: Any) -> dict[str, Any]:
+    function = {"name": name, "arguments": arguments}
+    return {**more, "function": {key: value for key, value in function.items() if value is not None}}
+
+
+CALLS: dict[str, tuple[str, list[tuple[str, str]]]] = {
+    "as they should be": (
+        pieces([piece("f", "", index=0, id="a")], [piece(None, '{"x"', index=0)], [piece(None, ":1}", index=0)]),
+        [("f", '{"x":1}')],
+    ),
+    "index 0 twice, different ids": (
+        pieces([piece("f", '{"x":1}', index=0, id="a")], [piece("f", '{"x":2}', index=0, id="b")]),
+        [("f", '{"x":1}'), ("f", '{"x":2}')],
+    ),
+    "index 0 twice, in pieces": (
+        pieces(
+            [piece("f", "", index=0, id="a")],
+            [piece(None, "{}", index=0)],
+            [piece("g", "", index=0, id="b")],
+            [piece(None, '{"y":2}', index=0)],
+        ),
+        [("f", "{}"), ("g", '{"y":2}')],
+    ),
+    "index 0 twice in one delta": (
+        pieces([piece("f", "{}", index=0, id="a"), piece("g", "{}", index=0, id="b")]),
+        [("f", "{}"), ("g", "{}")],
+    ),
+    "index 0 twice, new names only": (
+        pieces([piece("f", '{"x":1}', index=0)], [piece("g", '{"x":2}', index=0)]),
+        [("f", '{"x":1}'), ("g", '{"x":2}')],
+    ),
+    "index 0 twice, the same name and id, whole": (
+        pieces([piece("f", '{"x":1}', index=0, id="call_0")], [piece("f", '{"x":2}', index=0, id="call_0")]),
+        [("f", '{"x":1}'), ("f", '{"x":2}')],
+    ),
+    "index 0 twice, alternating": (
+        pieces(
+            [piece("f", "{", index=0, id="a")],
+            [piece("g", "{", index=0, id="b")],
+            [piece("f", "}", index=0, id="a")],
+            [piece("g", "}", index=0, id="b")],
+        ),
+        [("f", "{}"), ("g", "{}")],
+    ),
+    "no index, in pieces": (
+        pieces([piece("f", "", id="a")], [piece(None, '{"x"')], [piece("", ":1}", id="")]),
+        [("f", '{"x":1}')],
+    ),
+    "no index, two calls": (
+        pieces([piece("f", '{"x"', id="a")], [piece(None, ":1}")], [piece("g", "{", id="b")], [piece(None, "}")]),
+        [("f", '{"x":1}'), ("g", "{}")],
+    ),
+    "no index, two whole calls in one delta": (
+        pieces([piece("f", "{}"), piece("g", "{}")]),
+        [("f", "{}"), ("g", "{}")],
+    ),
+    "index null": (
+        pieces([piece("f", "{", index=None, id="a")], [piece(None, "}", index=None, id=None)]),
+        [("f", "{}")],
+    ),
+    "index as a text": (
+        pieces(
+            [piece("f", "{", index="0", id="a")], [piece(None, "}", index="0")], [piece("g", "{}", index="1", id="b")]
+        ),
+        [("f", "{}"), ("g", "{}")],
+    ),
+    "id and name in every piece": (
+        pieces(
+            [piece("f", '{"x"', index=0, id="a")],
+            [piece("f", ":1", index=0, id="a")],
+            [piece("f", "}", index=0, id="a")],
+        ),
+        [("f", '{"x":1}')],
+    ),
+    "the same id at two indices": (
+        pieces([piece("f", "{}", index=0, id="call_0")], [piece("g", "{}", index=1, id="call_0")]),
+        [("f", "{}"), ("g", "{}")],
+    ),
+    "indices that do not begin with 0": (
+        pieces([piece("f", "{", index=1, id="a")], [piece(None, "}", index=1)], [piece("g", "{}", index=2, id="b")]),
+        [("f", "{}"), ("g", "{}")],
+    ),
+    "no arguments": (pieces([piece("f", "", index=0, id="a")]), [("f", "{}")]),
+    "arguments null": (pieces([{"index": 0, "id": "a", "function": {"name": "f", "arguments": None}}]), [("f", "{}")]),
+    "arguments as an object": (pieces([piece("f", {"x": 1}, index=0, id="a")]), [("f", '{"x":1}')]),
+    "arguments as an empty object": (pieces([piece("f", {}, index=0, id="a")]), [("f", "{}")]),
+    "no function around it": (pieces([{"index": 0, "id": "a", "name": "f", "arguments": "{}"}]), [("f", "{}")]),
+    "one call as an object": (chunk({"tool_calls": piece("f", "{}", index=0, id="a")}), [("f", "{}")]),
+    "an id that is a number": (pieces([piece("f", "{}", index=0, id=17)]), [("f", "{}")]),
+    "no id": (pieces([piece("f", "{}", index=0)], [piece("g", "{}", index=1)]), [("f", "{}"), ("g", "{}")]),
+    "an empty call": (pieces([{}], [piece("f", "{}", index=0, id="a")]), [("f", "{}")]),
+}
+
+
+@BOTH
+@pytest.mark.parametrize("calls", CALLS)
+def test_every_call_is_told_once(make: Make, calls: str) -> None:
+    stream, expected = CALLS[calls]
+    for end in (chunk({}, finish_reason="tool_calls"), DONE):
+        found = message(make(), ROLE, stream, end)["tool_calls"]
+        assert [(call["function"]["name"], call["function"]["arguments"]) for call in found] == expected
+        ids = [call["id"] for call in found]
+        assert all(isinstance(id_, str) and id_ for id_ in ids)
+        assert len(set(ids)) == len(ids)
+        assert all(call["type"] == "function" for call in found)
+
+
+@pytest.mark.parametrize("calls", CALLS)
+def test_translated_pieces_have_the_right_numbers(calls: str) -> None:
+    stream, expected = CALLS[calls]
+    events = told(text(), (ROLE + stream + chunk({}, finish_reason="tool_calls")).encode())
+    gathered: dict[int, list[str]] = {}
+    for kind, data in events:
+        assert kind == "tool"
+        function = json.loads(data)["function"]
+        name, arguments = gathered.setdefault(json.loads(data)["index"], ["", ""])
+        gathered[json.loads(data)["index"]] = [name + function.get("name", ""), arguments + function["arguments"]]
+    assert [tuple(gathered[number]) for number in range(len(expected))] == expected
+
+
+def test_ids_that_a_conversation_has_are_given_another() -> None:
+    answer = text()
+    answer.salt, answer.taken = "s", frozenset({"call_0"})
+    events = told(answer, pieces([piece("f", "{}", index=0, id="call_0")]).encode())
+    assert json.loads(events[0][1])["id"] == "call_0_s0"
+    other = ollama()
+    other.salt = "t"
+    events = told(other, b'{"message":{"tool_calls":[{"function":{"name":"f","arguments":{}}}]}}\n')
+    assert json.loads(events[0][1])["id"] == "call_t0"
+
+
+def test_legacy_function_call_is_a_call() -> None:
+    stream = chunk({"function_call": {"name": "f", "arguments": "{"}}) + chunk({"function_call": {"arguments": "}"}})
+    [made] = message(text(), ROLE, stream, STOP)["tool_calls"]
+    assert made["function"] == {"name": "f", "arguments": "{}"}
+    assert message(kept(), ROLE, stream, STOP)["function_call"] == {"name": "f", "arguments": "{}"}
+
+
+# -- bodies ------------------------------------------------------------------------------------------------------------
+
+USAGE = {"prompt_tokens": 20, "completion_tokens": 60, "total_tokens": 80}
+WHOLE = {
+    "id": "chatcmpl-1",
+    "object": "chat.completion",
+    "created": 1,
+    "model": "m",
+    "choices": [
+        {"index": 0, "message": {"role": "assistant", "content": "Hello"}, "logprobs": None, "finish_reason": "length"}
+    ],
+    "usage": USAGE,
+}
+
+
+@pytest.mark.parametrize("spelled", [json.dumps(WHOLE), json.dumps(WHOLE, indent=2), f"\n {json.dumps(WHOLE)}\n\n"])
+@pytest.mark.parametrize("make", [text, kept, plain])
+def test_whole_answer_for_a_stream_request_is_read(make: Make, spelled: str) -> None:
+    answer = make()
+    events = told(answer, spelled.encode())
+    assert (answer.model, answer.finish_reason, answer.usage) == ("m", "length", Usage(20, 60))
+    assert (answer.ended, answer.whole, answer.failure) == (True, True, None)
+    if make is plain:
+        assert events == [("whole", spelled.strip())]
+    else:
+        assert said(make(), spelled) == "Hello"
+    assert same_for_every_cut(make, spelled.encode())
+
+
+def test_whole_answer_becomes_the_chunks_of_a_stream() -> None:
+    events = told(DIALECTS["openai"].answer(keep_chunks=True, keep_usage=True), json.dumps(WHOLE).encode())
+    first, last, usage = (json.loads(data) for _, data in events)
+    assert first["choices"][0] == {
+        "index": 0,
+        "delta": {"role": "assistant", "content": "Hello"},
+        "logprobs": None,
+        "finish_reason": None,
+    }
+    assert last["choices"] == [{"index": 0, "delta": {}, "finish_reason": "length"}]
+    assert (usage["choices"], usage["usage"]) == ([], USAGE)
+    assert {chunk["object"] for chunk in (first, last, usage)} == {"chat.completion.chunk"}
+    assert len(told(kept(), json.dumps(WHOLE).encode())) == 2
+
+
+def test_whole_answer_is_read_before_its_body_ends() -> None:
+    for make in (text, kept, plain):
+        answer = make()
+        data = json.dumps(WHOLE).encode()
+        assert answer.feed(data[:100]) == []
+        assert answer.feed(data[100:])
+        assert answer.ended
+
+
+def test_whole_answer_holds_no_half_of_a_character() -> None:
+    value = json.dumps(WHOLE).replace("Hello", "KEPT \\udcaf end")
+    [(kind, data)] = told(plain(), value.encode())
+    assert (kind, json.loads(data)["choices"][0]["message"]["content"]) == ("whole", "KEPT \ufffd end")
+    assert said(text(), value) == said(kept(), value) == "KEPT \ufffd end"
+
+
+def test_whole_answer_without_a_reason_has_none() -> None:
+    for make in (text, kept, plain):
+        answer = make()
+        told(answer, json.dumps(WHOLE).replace('"length"', "null").encode())
+        assert (answer.ended, answer.finished, answer.whole) == (True, False, True)
+
+
+@pytest.mark.parametrize("make", [text, kept, plain])
+def test_whole_answer_that_failed_is_a_failure(make: Make) -> None:
+    answer = make()
+    assert told(answer, json.dumps(WHOLE).replace('"length"', '"error"').encode()) == []
+    assert failed(answer).code == "upstream_error"
+
+
+@pytest.mark.parametrize("make", [text, kept])
+def test_whole_answer_tells_its_tool_calls(make: Make) -> None:
+    calls = [{"id": "a", "type": "function", "function": {"name": "f", "arguments": ""}}, piece("g", '{"x":1}', id="b")]
+    whole = json.dumps(WHOLE).replace('"content": "Hello"', f'"content": null, "tool_calls": {json.dumps(calls)}')
+    found = message(make(), whole)["tool_calls"]
+    assert [one["function"] for one in found] == [piece("f", "{}")["function"], piece("g", '{"x":1}')["function"]]
+
+
+def test_chunks_line_by_line_are_read() -> None:
+    lines = "\n".join(part[6:].strip() for part in (ROLE, chunk({"content": "He"}), chunk({"content": "llo"}), STOP))
+    for make in (text, kept, plain):
+        answer = make()
+        assert said(answer, lines) == "Hello"
+        assert (answer.finish_reason, answer.skipped, answer.failure) == ("stop", 0, None)
+        assert same_for_every_cut(make, lines.encode())
+
+
+def test_events_are_read_for_a_plain_request() -> None:
+    answer = plain()
+    assert said(answer, ROLE, chunk({"content": "Hi"}), STOP, DONE) == "Hi"
+    assert (answer.whole, answer.ended) == (False, True)
+
+
+ANTHROPIC_WHOLE = {
+    "type": "message",
+    "role": "assistant",
+    "model": "claude-x",
+    "content": [
+        {"type": "thinking", "thinking": "hm"},
+        {"type": "text", "text": "Hello"},
+        {"type": "tool_use", "id": "t", "name": "f", "input": {"a": 1}},
+        {"type": "tool_use", "id": "u", "name": "g", "input": {}},
+    ],
+    "stop_reason": "tool_use",
+    "usage": {"input_tokens": 5, "output_tokens": 9},
+}
+
+
+def test_whole_anthropic_message_is_read() -> None:
+    answer = anthropic()
+    found = message(answer, json.dumps(ANTHROPIC_WHOLE))
+    assert (found["content"], found["reasoning_content"]) == ("Hello", "hm")
+    assert found["tool_calls"] == [call("f", '{"a":1}', "t"), call("g", "{}", "u")]
+    assert (answer.finish_reason, answer.usage, answer.model) == ("tool_calls", Usage(5, 9), "claude-x")
+    assert (answer.ended, answer.whole, answer.skipped) == (True, True, 0)
+    assert same_for_every_cut(anthropic, json.dumps(ANTHROPIC_WHOLE).encode())
+
+
+def test_whole_ollama_object_is_read() -> None:
+    end = '"done":true,"done_reason":"length","prompt_eval_count":1,"eval_count":2'
+    line = f'{{"model":"q","message":{{"content":"Hello"}},{end}}}'
+    answer = ollama()
+    assert said(answer, line) == "Hello"
+    assert (answer.finish_reason, answer.usage, answer.ended) == ("length", Usage(1, 2), True)
+
+
+def test_whole_object_of_an_unknown_endpoint_is_read() -> None:
+    for value in (
+        {"response": "Hello"},
+        {"text": "Hello", "finish_reason": "stop"},
+        {"content": "Hello", "done": True},
+    ):
+        for spelled in (json.dumps(value), json.dumps(value, indent=1)):
+            assert said(sse(), spelled) == "Hello"
+
+
+@pytest.mark.parametrize("make", [text, kept, plain, anthropic])
+@pytest.mark.parametrize("body", ["{}", "[]", '{"a":1}', '{"message":"hi"}', "<html>x</html>", " \n<!doctype html>"])
+def test_body_that_is_no_answer_makes_no_sense(make: Make, body: str) -> None:
+    answer = make()
+    assert told(answer, body.encode()) == []
+    assert failed(answer).code == "upstream_protocol"
+
+
+@pytest.mark.parametrize("make", [text, kept, plain, anthropic, sse])
+def test_body_without_a_label_that_is_words_makes_no_sense(make: Make) -> None:
+    answer = make()
+    answer.labelled = False
+    assert told(answer, b"Internal Server Error") == []
+    assert failed(answer).code == "upstream_protocol"
+
+
+@pytest.mark.parametrize("make", [text, kept, plain, anthropic, ollama, sse])
+@pytest.mark.parametrize(
+    ("error", "code", "status"),
+    [
+        ({"message": "This model's maximum context length is 8192 tokens."}, "context_length_exceeded", 400),
+        ({"code": 429, "message": "Slow down"}, "upstream_rate_limited", 429),
+        ({"type": "invalid_request_error", "message": "Bad tools"}, "upstream_refused", 400),
+        ({"message": "secret words"}, "upstream_protocol", 502),
+    ],
+)
+def test_error_as_the_body_is_what_its_status_should_have_been(make: Make, error: Any, code: str, status: int) -> None:
+    answer = make()
+    answer.labelled = False
+    told(answer, json.dumps({"error": error}).encode())
+    assert (failed(answer).code, failed(answer).status) == (code, status)
+    assert "secret" not in failed(answer).message
+
+
+@pytest.mark.parametrize("make", [text, kept, plain, anthropic])
+def test_torn_json_is_a_cut(make: Make) -> None:
+    answer = make()
+    assert told(answer, json.dumps(WHOLE)[:-20].encode()) == []
+    assert (answer.complete, answer.failure) == (False, None)
+
+
+def test_endless_json_has_a_bound() -> None:
+    answer = text()
+    answer.feed(b'{"choices": [')
+    for _ in range(10):
+        answer.feed(b" " * (1 << 20))
+    assert failed(answer).code == "upstream_oversize"
