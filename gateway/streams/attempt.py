@@ -328,7 +328,7 @@ class Attempt:
         elif self._speaking:
             self._heard = self._now()
         elif self._asked is not None and self._asked.plain:
-            self._begin()
+            self._begin(data)
         if answer.failure is not None:
             raise answer.failure
         if answer.ended or self._work.transcript.log.full:
@@ -370,10 +370,13 @@ class Attempt:
         model = answer.model or choice.target.model or choice.upstream.config.model or work.transcript.log.model
         work.transcript.begin(model, in_chunks=answer.in_chunks, announced=work.job.announce)
 
-    def _begin(self) -> None:
-        """A piece of a plain answer is here, which is not whole yet."""
+    def _begin(self, data: bytes) -> None:
+        """A piece of a plain answer is here, which is not whole yet.
+
+        What begins like a stream, or with white space only, is no piece of one: its first event has to come in time.
+        """
         self._heard = self._now()
-        if not self._begun:
+        if not self._begun and data.lstrip(b"\xef\xbb\xbf \t\r\n").startswith((b"{", b"[")):
             self._begun = True
             self.choice.target.breaker.begin(self._call)
             self._deadline.set(self._work.job.timeouts.idle, _stall)
