@@ -104,6 +104,16 @@ def check_parameters(data: dict[str, Any]) -> Iterator[Finding]:
                 yield (*path, "omit", index), f"is the request's own; allowed: anything but {_RESERVED_PARAMETERS}"
 
 
+def check_ends(data: dict[str, Any]) -> Iterator[Finding]:
+    for name, upstream in _mapping(data, "upstreams").items():
+        if not isinstance(upstream, dict) or upstream.get("end") != "finish_reason":
+            continue
+        dialect = DIALECTS.get(str(upstream.get("dialect")))
+        if dialect is not None and not dialect.gives_reasons:
+            message = f"{dialect.name} has no finish reasons, so no answer would be whole; allowed: auto, marker"
+            yield ("upstreams", name, "end"), message
+
+
 def check_fallbacks(data: dict[str, Any]) -> Iterator[Finding]:
     # Fallbacks of fallbacks are never asked, so there can be no circle beyond an upstream that names itself.
     names = _mapping(data, "upstreams")
@@ -188,6 +198,7 @@ CHECKS: Final[tuple[Callable[[dict[str, Any]], Iterator[Finding]], ...]] = (
     check_keys,
     check_upstreams,
     check_parameters,
+    check_ends,
     check_fallbacks,
     check_upstream_names,
     check_paths,

@@ -77,35 +77,29 @@ def _joined(pair: re.Match[str]) -> str:
     return pair[0].encode("utf-16", "surrogatepass").decode("utf-16")
 
 
-class Halves:
-    """The halves of characters at the ends of deltas, each until the next delta of its text brings the other half.
+class Halves(dict[Any, str]):
+    """The halves of characters at the ends of deltas, by text, each until the next delta brings the other half.
 
     It is true while there are any. Then every delta must be given to `joined`.
     """
 
-    __slots__ = ("_held",)
-
-    def __init__(self) -> None:
-        self._held: dict[Any, str] = {}
-
-    def __bool__(self) -> bool:
-        return bool(self._held)
+    __slots__ = ()
 
     def joined(self, key: Any, text: str) -> str:
         """What may be delivered of the text under this key: behind a half that was held, less a half at its end."""
-        if self._held and text:
-            text = self._held.pop(key, "") + text
+        if self and text:
+            text = self.pop(key, "") + text
         if text.isascii():
             return text
         if half := _HIGH.search(text):
-            self._held[key] = half[0]
+            self[key] = half[0]
             text = text[:-1]
         return mended_text(text)
 
     def rest(self) -> list[Any]:
         """The keys under which half a character was left. They are left no more."""
-        keys = list(self._held)
-        self._held.clear()
+        keys = list(self)
+        self.clear()
         return keys
 
 

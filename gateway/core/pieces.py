@@ -92,6 +92,15 @@ def _delta_of(choice: dict[str, Any]) -> dict[str, Any]:
     delta = dict(message) if isinstance(message, dict) else {}
     calls = delta.get("tool_calls")
     if isinstance(calls, list):
-        delta["tool_calls"] = [{"index": number, **call} for number, call in enumerate(calls) if isinstance(call, dict)]
+        delta["tool_calls"] = [{"index": number, **_with_arguments(call)} for number, call in enumerate(calls)]
     rest = {key: value for key, value in choice.items() if key not in ("message", "delta")}
     return {"index": 0, **rest, "delta": delta}
+
+
+def _with_arguments(call: Any) -> dict[str, Any]:
+    if not isinstance(call, dict):
+        return {}
+    function = call.get("function")
+    if not isinstance(function, dict) or function.get("arguments"):
+        return call
+    return {**call, "function": {**function, "arguments": "{}"}}

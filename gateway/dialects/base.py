@@ -369,6 +369,8 @@ class Dialect(ABC):
     """Media types that a good streaming answer has, without parameters; "" stands for no Content-Type at all."""
     sniffs: ClassVar[bool] = False
     """Whether the reader knows an answer by its bytes, so that the media type need not be right."""
+    gives_reasons: ClassVar[bool] = True
+    """Whether its answers can have a finish reason."""
     needs_model: ClassVar[bool] = False
     """Whether the provider refuses a chat without a model. The configuration then has to name one for chat routes."""
     wants_session: ClassVar[bool] = False

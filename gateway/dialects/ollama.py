@@ -79,9 +79,9 @@ class OllamaAnswer(UnitAnswer):
         if not text.strip():
             return
         # A line that says nothing known is an error or noise; the last line may have no message.
-        text = text.removeprefix("data:")  # as servers write it that only know event streams
         line = None if self._halves else read(_LINE, text)
         if line is None or (line.message is None and not line.done):
+            text = text.removeprefix("data:")  # as servers write it that only know event streams
             line = self._read_leniently(text)
         if line is None or line.error or (line.message is None and not line.done):
             self._aside(Event("", text))

@@ -30,6 +30,8 @@ from gateway.dialects.body import BODY
 
 MAX_CHOICES: Final = 128
 """The most choices that OpenAI lets a request ask for."""
+MAX_END: Final = 16
+"""Characters of an end marker, with the white space and quotes that some put around it."""
 MAX_HELD: Final = 32
 """Chunks that are held back until one of them says something, at most."""
 
@@ -132,7 +134,7 @@ class _OpenAIAnswer(EventAnswer):
 
 def is_end(data: str) -> bool:
     """Whether the data of an event is the end marker."""
-    return data == "[DONE]" or data.strip(' "').upper() == "[DONE]"
+    return data == "[DONE]" or (len(data) < MAX_END and data.strip(' "').upper() == "[DONE]")
 
 
 def _is_chunk(value: dict[str, Any]) -> bool:

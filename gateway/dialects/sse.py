@@ -75,11 +75,14 @@ class SSEAnswer(TextAnswer):
         """Whether the object is understood; if so, its meaning is in `out` and in the answer's state."""
         name = value.get("type")
         name = name.lower() if isinstance(name, str) else ""
-        error = failures.in_object(name, value)
-        if error is not None:
-            alone = isinstance(self._units, Gathered) and not self.size  # no event of a stream, but the whole body
-            self._fail(as_refusal(error, event.data) if alone else error)
-            return True
+        text = _text_in(value)
+        if text is None or "error" in value or name == "error":
+            error = failures.in_object(name, value)
+            if error is not None:
+                # Alone under a label of its own it is a refusal, and no event of a stream.
+                alone = isinstance(self._units, Gathered) and not (self.labelled or self.size)
+                self._fail(as_refusal(error, event.data) if alone else error)
+                return True
         if name in _HOUSEKEEPING:
             return True
         if name in _ENDS:
@@ -89,13 +92,9 @@ class SSEAnswer(TextAnswer):
             self._bare = False
             self._chunk(value, event.data, out)
             return True
-        return self._text(name or event.type, value, out)
-
-    def _text(self, name: str, value: dict[str, Any], out: list[Event]) -> bool:
-        text = next((text for key in _TEXTS if (text := text_of(value.get(key))) is not None), None)
         if text is not None:
             self._bare = False
-            kind = _kind(name)
+            kind = _kind(name or event.type)
             self._say(kind, self._halves.joined(kind, text), out)
         self._reason(value)
         if value.get("done") is True:
@@ -121,6 +120,13 @@ class SSEAnswer(TextAnswer):
             like_openai = usage_of(usage.get("prompt_tokens"), usage.get("completion_tokens"))
             like_anthropic = usage_of(usage.get("input_tokens"), usage.get("output_tokens"))
             self.usage = like_openai or like_anthropic or self.usage
+
+
+def _text_in(value: dict[str, Any]) -> str | None:
+    for key in _TEXTS:
+        if key in value and (text := text_of(value[key])) is not None:
+            return text
+    return None
 
 
 def _kind(name: str) -> str:

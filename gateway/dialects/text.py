@@ -56,6 +56,7 @@ class Text(SSE):
     name: ClassVar[str] = "text"
     stream_types: ClassVar[frozenset[str]] = frozenset({"text/plain", "text/markdown", "application/octet-stream", ""})
     sniffs: ClassVar[bool] = False
+    gives_reasons: ClassVar[bool] = False
     accept: ClassVar[str] = "text/plain"
 
     def answer(self, *, keep_chunks: bool = False, keep_usage: bool = False, plain: bool = False) -> Answer:

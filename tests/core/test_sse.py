@@ -76,6 +76,23 @@ def test_decoder_dispatches_nothing_for_blocks_without_data() -> None:
     assert decode(b"id: 1\n\nevent: ghost\n\nretry: 5\n\n: c\n\n\n\ndata: x\n\n") == [Event("", "x")]
 
 
+def test_decoder_gives_lines_that_may_report_a_failure_where_it_is_asked_to() -> None:
+    stream = b'data: 1\nerror: {"a":1}\n\nError: no\n{"error":2}\n[{"error":3}]\nfoo: x\ndata: 2\n\n'
+    assert decode(stream) == [Event("", "1"), Event("", "2")]
+    told = [("error", '{"a":1}'), ("u", "1"), ("error", "no"), ("u", '{"error":2}'), ("u", '[{"error":3}]'), ("u", "2")]
+    for reads in every_cut(stream):
+        decoder = Decoder(unnamed="u", strays=True)
+        assert [(event.type, event.data) for read in reads for event in decoder.feed(read)] == told
+
+
+def test_decoder_gives_what_was_left_unfinished_where_it_is_asked_for() -> None:
+    for tail in (b"event: a\ndata: 2", b"event: a\ndata: 2\n", b"event: a\r\ndata: 2\r"):
+        decoder = Decoder()
+        assert decoder.feed(b"data: 1\n\n" + tail) == [Event("", "1")]
+        assert decoder.rest() == [Event("a", "2")]
+        assert decoder.rest() == []
+
+
 def test_decoder_ignores_an_id_with_nul_and_keeps_the_one_before() -> None:
     assert decode(b"id: 1\nid: a\0b\ndata: x\n\n") == [Event("", "x", "1")]
 

@@ -1,4 +1,4 @@
-"""What servers were really seen to send: errors in every shape, odd fields, bodies under a wrong label."""
+"""What servers were really seen to send: errors, odd fields, calls, bodies (U13-U16, U28, U31)."""
 
 import json
 from collections.abc import Callable

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.core.errors import Failure, GatewayError
-from gateway.core.event import CHUNK, DONE, ERROR, RESTART, START, THINKING, TOKEN, TOOL, Done, Event, Usage
+from gateway.core.event import CHUNK, DONE, ERROR, RESTART, START, THINKING, TOKEN, TOOL, WHOLE, Done, Event, Usage
 from gateway.core.sse import Decoder
 from gateway.formats import (
     Completion,
@@ -364,6 +364,113 @@ def test_completion_keeps_choices_apart_and_joins_logprobs() -> None:
     )
     assert [choice["message"]["content"] for choice in whole["choices"]] == ["a", "b"]
     assert whole["choices"][0]["logprobs"] == {"content": [{"token": "a"}, {"token": "b"}]}
+
+
+def test_completion_takes_statements_as_they_are() -> None:
+    """Only texts and lists of pieces grow: a filter that says `safe` four times has said `safe`."""
+    safe = {"hate": {"filtered": False, "severity": "safe"}}
+    also = {"violence": {"filtered": False, "severity": "low"}}
+    whole = completed(
+        chunk({"content": "a"}, content_filter_results=safe),
+        chunk({"content": "b"}, content_filter_results=safe | also),
+        chunk({"content": "c", "annotations": [{"url": "x"}]}, matched_stop=7, stop_reason="x"),
+        chunk({"annotations": [{"url": "x"}, {"url": "y"}]}, stop_reason="x", finish_reason="stop"),
+    )
+    [choice] = whole["choices"]
+    assert choice["content_filter_results"] == safe | also
+    assert (choice["matched_stop"], choice["stop_reason"], choice["finish_reason"]) == (7, "x", "stop")
+    assert choice["message"] == {
+        "role": "assistant",
+        "content": "abc",
+        "annotations": [{"url": "x"}, {"url": "y"}],
+    }
+
+
+def test_completion_repeats_no_list_beside_the_choices() -> None:
+    """Perplexity sends all its sources with every chunk."""
+    events = [
+        Event(CHUNK, '{"choices":[{"index":0,"delta":{"content":"a"}}],"citations":["x","y"]}'),
+        Event(CHUNK, '{"id":"","model":"","choices":[{"index":0,"delta":{"content":"b"}}],"citations":["x","y"]}'),
+    ]
+    whole = completed(chunk({"content": ""}), *events)
+    assert (whole["citations"], whole["id"], whole["model"]) == (["x", "y"], "up1", "big")
+
+
+GROWS: dict[str, tuple[list[dict[str, Any]], Any]] = {
+    "audio": (
+        [{"audio": {"id": "a", "transcript": "Hi", "data": "QQ"}}, {"audio": {"transcript": "!", "data": "=="}}],
+        {"id": "a", "transcript": "Hi!", "data": "QQ=="},
+    ),
+    "refusal": ([{"refusal": "No"}, {"refusal": "."}], "No."),
+    "reasoning": ([{"reasoning": "h"}, {"reasoning": "m"}], "hm"),
+    "function_call": (
+        [{"function_call": {"name": "f", "arguments": ""}}, {"function_call": {"arguments": "{}"}}],
+        {"name": "f", "arguments": "{}"},
+    ),
+    "reasoning_details": (
+        [{"reasoning_details": [{"type": "reasoning.text", "text": text, "index": 0}]} for text in ("h", "m")],
+        [{"type": "reasoning.text", "text": "hm", "index": 0}],
+    ),
+    "content": (
+        [{"content": [{"type": "thinking", "thinking": [{"type": "text", "text": text}]}]} for text in ("h", "m")]
+        + [{"content": "Y"}, {"content": "es"}],
+        [{"type": "thinking", "thinking": [{"type": "text", "text": "hm"}]}, {"type": "text", "text": "Yes"}],
+    ),
+}
+
+
+@pytest.mark.parametrize("field", GROWS)
+def test_completion_joins_what_comes_in_pieces(field: str) -> None:
+    deltas, whole = GROWS[field]
+    assert completed(*map(chunk, deltas))["choices"][0]["message"][field] == whole
+
+
+def test_completion_joins_the_probabilities_of_the_older_api() -> None:
+    whole = completed(
+        chunk({}, logprobs={"tokens": ["a"], "token_logprobs": [-1.0], "text_offset": [0]}),
+        chunk({}, logprobs={"tokens": ["b"], "token_logprobs": [-2.0], "text_offset": [1]}),
+        chunk({}, logprobs=None),
+    )
+    assert whole["choices"][0]["logprobs"] == {
+        "tokens": ["a", "b"],
+        "token_logprobs": [-1.0, -2.0],
+        "text_offset": [0, 1],
+    }
+
+
+def test_completion_makes_up_no_reason() -> None:
+    done = msgspec.structs.replace(ENDED, finish_reason=None)
+    assert completed(HI, done=done)["choices"][0]["finish_reason"] is None
+    assert completed(chunk({"content": "x"}), done=done)["choices"][0]["finish_reason"] is None
+    event = Event(DONE, msgspec.json.encode(done).decode())
+    [last, _] = chunks(OpenAIFormat().open(view()).encode(event, 0))
+    assert last["choices"][0]["finish_reason"] is None
+    assert '"finish_reason":null' in sent(compile_format("events"), event)[0]
+
+
+SENT_WHOLE = (
+    '{ "id":"w1","object":"chat.completion","created":1,"model":"big","choices":[{"index":0,"message":'
+    '{"role":"assistant","content":"Hi","tool_calls":[{"id":"c1","type":"function","function":'
+    '{"name":"f","arguments":""}}]},"finish_reason":"length"}],"usage":{"total_tokens":1.0}}'
+)
+
+
+def test_completion_keeps_a_whole_answer_to_the_letter() -> None:
+    completion = Completion()
+    completion.add(Event(WHOLE, SENT_WHOLE))
+    assert completion.letter == SENT_WHOLE
+    assert completion.result(view(), None) == msgspec.json.decode(SENT_WHOLE)
+    completion.add(Event(RESTART, ""))
+    assert completion.letter == ""
+
+
+def test_openai_spells_a_whole_answer_as_one_chunk() -> None:
+    """A reader that follows the stream of a client that wants its answer whole."""
+    [block, end] = sent(OpenAIFormat(), Event(WHOLE, SENT_WHOLE), in_chunks())
+    [made] = chunks(block)
+    assert (made["object"], made["choices"][0]["finish_reason"]) == ("chat.completion.chunk", "length")
+    assert made["choices"][0]["delta"]["tool_calls"][0]["index"] == 0
+    assert end == "data: [DONE]\n"
 
 
 def test_completion_takes_the_upstreams_usage_first() -> None:
