@@ -39,7 +39,7 @@ Word = Annotated[str, Text(1, 64, WORD, "A-Z a-z 0-9 . _ ~ -")]
 HeaderName = Annotated[str, Text(1, 128, r"[A-Za-z0-9!#%&*+.^_`|~-]+", "a header name")]
 HeaderValue = Annotated[str, Text(0, 8192, r"[^\x00-\x08\x0a-\x1f\x7f]*", "one line without control characters")]
 Parameter = Annotated[str, Text(1, 64, r"[A-Za-z0-9_.-]+", "A-Z a-z 0-9 _ . -")]
-QueryName = Annotated[str, Text(1, 128, r"[^\s\x00-\x1f\x7f&=#]+", "one word without & = #")]
+QueryName = Annotated[str, Text(1, 128, r"[^\s\x00-\x1f\x7f&=#]+", "any kind but spaces & = #")]
 
 Scope = Literal["stream", "publish", "admin"]
 

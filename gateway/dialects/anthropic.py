@@ -418,6 +418,9 @@ def _payload(chat: Chat, raw: dict[str, Any]) -> tuple[dict[str, Any], frozenset
     dropped |= asked.keys() - tuning.keys()
     if "temperature" in tuning:
         tuning["temperature"] = min(max(tuning["temperature"], 0.0), 1.0)  # OpenAI allows temperatures up to 2
+    stops = [text for text in chat.stops if text.strip()]  # blank ones are refused
+    if len(stops) < len(chat.stops):
+        dropped.add("stop")
     if set(chat.metadata or ()) - {"user_id"}:
         dropped.add("metadata")
     payload = given(
@@ -427,7 +430,7 @@ def _payload(chat: Chat, raw: dict[str, Any]) -> tuple[dict[str, Any], frozenset
         messages=_messages(chat.messages),
         tools=_tools(chat) or None,
         tool_choice=_tool_choice(chat) if chat.tools else None,
-        stop_sequences=[text for text in chat.stops if text.strip()] or None,  # blank ones are refused
+        stop_sequences=stops or None,
         metadata=_metadata(chat),
     )
     return payload | tuning | thinking | native, frozenset(dropped)
@@ -592,7 +595,7 @@ def _tools(chat: Chat) -> list[dict[str, Any]]:
         given(
             name=tool.function.name,
             description=tool.function.description,
-            input_schema=tool.function.parameters or {"type": "object", "properties": {}},
+            input_schema={"type": "object", **(tool.function.parameters or {"properties": {}})},
             cache_control=tool.cache_control or tool.function.cache_control,
         )
         for tool in chat.tools or ()

@@ -173,7 +173,7 @@ CHOICES: Final = frozenset({"auto", "none", "required", "any"})
 _OWN: Final = frozenset({"model", "messages", "stream", "stream_options", "n"})
 """Members that the gateway itself reads."""
 _OFF: Final[tuple[Any, ...]] = (None, "", [], {})
-"""Values that ask for nothing. So do 0 and false, except for a seed and for parallel calls."""
+"""Values that ask for nothing."""
 _SPECIAL: Final = ("reasoning_content", "cache_control")
 """Members inside of messages and tools that some dialects have."""
 _MESSAGE: Final = frozenset({*Message.__struct_fields__, "function_call", "audio"})
@@ -235,11 +235,15 @@ def left_out(chat: dict[str, Any], carried: Collection[str], inside: Collection[
     own = {
         name
         for name, value in chat.items()
-        if name not in _OWN
-        and name not in carried
-        and not (value in _OFF or (value == 0 and name not in ("seed", "parallel_tool_calls")))
+        if name not in _OWN and name not in carried and not (value in _OFF or _is_default(name, value))
     }
     return frozenset(own | {place for place in _places(chat) if place.rpartition(".")[2] not in inside})
+
+
+def _is_default(name: str, value: Any) -> bool:
+    if name == "parallel_tool_calls":
+        return value is True
+    return bool(value == 0) and name != "seed"
 
 
 def _places(chat: dict[str, Any]) -> Iterator[str]:

@@ -232,37 +232,36 @@ class Attempt:
         return models.needed
 
     async def _ask(self) -> None:
-        account, upstream, job = self._work.account, self.choice.upstream, self._work.job
+        self._asked = self.status = None
+        try:
+            with Deadline(self._work.engine.clock.wheel, _timeout, self._last_heard) as self._deadline:
+                await self._send()
+        finally:
+            if self._asked is not None and self.status is None:
+                self._work.account.unanswered(self.choice.upstream.name)
+
+    async def _send(self) -> None:
+        work, job, account = self._work, self._work.job, self._work.account
+        upstream, target = self.choice.upstream, self.choice.target
         rescue, (prefix, without) = self.rescue, self._manner
         if rescue is not None:
             rescue.ask(prefix)
         delivered = rescue.tokens if rescue is not None and prefix else 0
-        asked = job.source.call(upstream, self.choice.target, prefix, delivered=delivered, without=without)
-        self._asked = msgspec.structs.replace(asked, headers={}, body=b"")  # a body may be megabytes
-        self.status = None
+        call = job.source.call(upstream, target, prefix, delivered=delivered, without=without)
+        asked = self._asked = msgspec.structs.replace(call, headers={}, body=b"")
+        self.url = call.url.partition("?")[0]  # of a proxied request, the rest may be long, and is the client's
         self._tell(asked)
         account.ask(upstream.name, self._now())
-        account.span.ask(upstream.name, upstream.config.dialect, self.choice.target.url)
-        self.url = asked.url.partition("?")[0]  # of a proxied request, the rest may be long, and is the client's
-        try:
-            with Deadline(self._work.engine.clock.wheel, _timeout, self._last_heard) as self._deadline:
-                self._deadline.set(job.timeouts.first_event + (job.timeouts.idle if asked.plain else 0.0))
-                await self._send(asked, delivered)
-        finally:
-            if self.status is None:
-                account.unanswered(upstream.name)
-
-    async def _send(self, asked: Call, delivered: int) -> None:
-        """Sends the request and reads the answer, which continues `delivered` tokens."""
-        work, job, account, target = self._work, self._work.job, self._work.account, self.choice.target
-        upstream = self.choice.upstream
+        account.span.ask(upstream.name, upstream.config.dialect, target.url)
+        self._deadline.set(job.timeouts.first_event + (job.timeouts.idle if asked.plain else 0.0))
         with await attempt(
             work.engine.session,
-            account.span.carry(asked),
+            account.span.carry(call),
             connect_timeout=job.timeouts.connect,
             again=job.source.repeatable,
             verify_tls=upstream.config.verify_tls,
         ) as response:
+            del call  # its body is a copy of the prompt, which is not needed for as long as the answer lasts
             self.status = response.status
             account.answer(upstream.name, response.status)
             answer = await job.source.accept(upstream, response, canonical=self.rescue is not None)
@@ -408,7 +407,7 @@ class Attempt:
         elif self._speaking:
             self.heard = self._now()
         elif self._asked is not None and self._asked.plain:
-            self._begin()
+            self._begin(data)
         if answer.failure is not None:
             raise answer.failure
         if answer.ended or self._work.transcript.log.full:
@@ -457,10 +456,13 @@ class Attempt:
         model = answer.model or choice.target.model or choice.upstream.config.model or work.transcript.log.model
         work.transcript.begin(model, in_chunks=answer.in_chunks, announced=work.job.announce)
 
-    def _begin(self) -> None:
-        """A piece of a plain answer is here, which is not whole yet."""
+    def _begin(self, data: bytes) -> None:
+        """A piece of a plain answer is here, which is not whole yet.
+
+        What begins like a stream, or with white space only, is no piece of one: its first event has to come in time.
+        """
         self.heard = self._now()
-        if not self._begun:
+        if not self._begun and data.lstrip(b"\xef\xbb\xbf \t\r\n").startswith((b"{", b"[")):
             self._begun = True
             self.choice.target.breaker.begin(self._call)
             self._deadline.set(self._work.job.timeouts.idle, _stall)

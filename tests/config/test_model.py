@@ -68,6 +68,18 @@ def test_route_that_never_cancels_has_no_time_to_do_so() -> None:
     assert with_routes("api: chat, on_disconnect: {after: never}").routes[0].stream.on_disconnect.after is None
 
 
+def test_query_of_a_target_is_text_however_it_was_written() -> None:
+    query = "query: {api-version: 2024-10-21, tries: 2, share: 0.5, name: 北京}"
+    upstreams = f'upstreams: {{main: {{dialect: openai, targets: [{{url: "http://a", {query}}}]}}}}\n'
+    config = load_text(f"{upstreams}routes: [{{path: /a, api: chat, upstream: main}}]", environ={})
+    assert config.upstreams["main"].targets[0].query == {
+        "api-version": "2024-10-21",
+        "tries": "2",
+        "share": "0.5",
+        "name": "北京",
+    }
+
+
 def test_plan_default_always_exists() -> None:
     assert with_routes("api: chat").plans["default"].requests is None
     assert with_routes("api: chat", more="plans: {default: {requests: 1/s}, pro: {}}").plans[

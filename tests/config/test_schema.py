@@ -60,7 +60,8 @@ def test_schema_defaults_are_valid() -> None:
 
 
 ROUTE = {"path": "/a", "api": "chat", "upstream": "main"}
-MAIN = {"main": {"dialect": "openai", "targets": [{"url": "demo:"}]}}
+UPSTREAM = {"dialect": "openai", "targets": [{"url": "demo:"}]}
+MAIN = {"main": UPSTREAM}
 
 
 @pytest.mark.parametrize(
@@ -73,6 +74,11 @@ MAIN = {"main": {"dialect": "openai", "targets": [{"url": "demo:"}]}}
         ({"routes": [ROUTE | {"heartbeat": "1s", "batch": {"interval": "1s"}}]}, True),
         ({"routes": [ROUTE | {"format": {"preset": "events", "token": {"json": "$text"}, "start": None}}]}, True),
         ({"plans": {"专业版": {"requests": "60/min", "streams": None}}}, True),
+        ({"upstreams": {"main": UPSTREAM | {"params": {"max_tokens": 5, "stop": ["a"], "x": {"y": None}}}}}, True),
+        ({"upstreams": {"main": UPSTREAM | {"omit": ["top_p"], "whole": "stream"}}}, True),
+        ({"upstreams": {"main": UPSTREAM | {"targets": [{"url": "demo:", "query": {"v": 1.5}}]}}}, True),
+        ({"upstreams": {"main": UPSTREAM | {"targets": [{"url": "demo:", "query": {"v": True}}]}}}, False),
+        ({"upstreams": {"main": UPSTREAM | {"omit": ["a b"]}}}, False),
         ({"stream": {"batch": {"interval": 1}}}, False),
         ({"stream": {"heartbeat": "15"}}, False),
         ({"server": {"listn": "a:1"}}, False),

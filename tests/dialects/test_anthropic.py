@@ -321,6 +321,16 @@ def test_call_tells_who_the_user_is() -> None:
     assert left_out(metadata={"topic": "x"}) == {"metadata"}
 
 
+def test_call_gives_every_schema_its_type() -> None:
+    tools = [{"function": {"name": "f", "parameters": {"properties": {"a": {}}}}}]
+    assert payload(messages=[], tools=tools)["tools"][0]["input_schema"] == {"type": "object", "properties": {"a": {}}}
+
+
+def test_call_says_that_it_leaves_a_blank_stop_out() -> None:
+    chat = {"messages": [], "stop": ["\n", "END"]}
+    assert (payload(**chat)["stop_sequences"], left_out(**chat)) == (["END"], {"stop"})
+
+
 def test_call_names_what_it_leaves_out() -> None:
     chat = {
         "messages": [{"role": "user", "name": "Ann", "content": "q"}],

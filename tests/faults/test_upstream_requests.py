@@ -46,14 +46,20 @@ def upstreams(url: str) -> dict[str, Any]:
     first = {"dialect": "openai", "targets": [{"url": f"{url}/first"}], "fallback": ["second", "third"]}
     second = {"dialect": "openai", "targets": [{"url": f"{url}/second"}]}
     third = {"dialect": "anthropic", "targets": [{"url": f"{url}/third"}]}
-    return tuned | {"first": first | once(), "second": second | once(), "third": third | once()}
+    spare = {"dialect": "openai", "targets": [{"url": f"{url}/spare"}], "omit": ["stream_options"]}
+    return tuned | {
+        "first": first | once(),
+        "second": second | once(),
+        "third": third | once(),
+        "spare": spare | once(),
+    }
 
 
 stage = stage_fixture(
     FAST | {"first_event": "5s"},
     upstreams=upstreams,
     routes=[
-        *({"path": f"/{name}", "api": "openai", "upstream": name} for name in ("first", "second")),
+        *({"path": f"/{name}", "api": "openai", "upstream": name} for name in ("first", "second", "spare")),
         *({"path": f"/tuned/{name}", "api": "openai", "upstream": f"tuned-{name}"} for name in TUNED),
         {"path": "/tuned/proxy/{path}", "api": "proxy", "upstream": "tuned-openai"},
     ],
@@ -186,6 +192,14 @@ async def test_model_that_cannot_think_is_asked_without_it(stage: Stage) -> None
     )
     assert heard.error["code"] == "upstream_error"
     assert [("thinking" in sent, sent.get("temperature")) for sent in asked(stage)] == [(True, None), (False, 0.3)]
+
+
+async def test_what_is_omitted_is_sent_by_nobody_and_usage_is_estimated(stage: Stage) -> None:
+    stage.plays([sse_head(), openai_delta("word " * 4), OPENAI_STOP, OPENAI_DONE, LAST_CHUNK])
+    heard = await ask(stage, "/spare", "m", stream_options={"include_usage": True})
+    assert "stream_options" not in asked(stage)[0]
+    line = await stage.told(heard, "completed")
+    assert (line["output_tokens"] > 0, line["usage_source"]) == (True, "estimate")
 
 
 # -- what the configuration adds and takes away ----------------------------------------------------------------------

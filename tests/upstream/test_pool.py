@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from gateway.config import Upstream as Config
-from gateway.upstream.pool import Target, Upstream
+from gateway.upstream.pool import MAX_MODELS, MAX_TOLD, Target, Upstream, Withheld
 
 NOW = 100.0
 
@@ -104,3 +104,22 @@ def test_target_being_probed_takes_nothing_else_until_the_probe_is_over() -> Non
 
 def test_target_is_named_by_host_and_port() -> None:
     assert upstream(1).targets[0].label == "t0"
+
+
+def test_target_remembers_what_a_model_refused_for_a_bounded_number_of_models() -> None:
+    withheld = Withheld()
+    assert withheld.add("m", {"seed"}) == {"seed"}
+    assert withheld.add("m", {"seed", "stop"}) == {"stop"}
+    assert withheld.of("m") == {"seed", "stop"}
+    assert not withheld.of("n")
+    for number in range(MAX_MODELS):
+        withheld.add(f"m{number}" * 1000, {"seed"})
+    assert withheld.of("m1" * 1000) == {"seed"}
+    assert not withheld.of("m")
+
+
+def test_upstream_tells_of_a_bounded_number_of_parameters_and_of_each_once() -> None:
+    told = upstream(1).first_told
+    assert told({"seed", "a secret"}) == ["_other", "seed"]
+    assert told({"seed", "another secret"}) == []
+    assert sum(len(told({f"p{number}"})) for number in range(1000)) == MAX_TOLD - 2
