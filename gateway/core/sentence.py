@@ -125,6 +125,7 @@ _SEARCHED: Final = 256 * 1024
 """Bytes of texts up to which every quoted word is searched in them."""
 _NAMES: Final = frozenset(
     {
+        "effort",
         "id",
         "model",
         "name",
@@ -138,6 +139,8 @@ _NAMES: Final = frozenset(
     }
 )
 """Members of a request that name something. Their values are no content, and a sentence may say them."""
+_TEXTS: Final = frozenset({"system", "prompt", "input", "instructions", "user"})
+"""Members of a chat request that are texts, beside its messages."""
 _QUOTED: Final = re.compile(
     r"(?<!\w)(?:'[^']{1,400}'|\"[^\"]{1,400}\"|`[^`]{1,400}`|“[^”]{1,400}”|‘[^’]{1,400}’|「[^」]{1,400}」)(?!\w)"
 )
@@ -183,6 +186,9 @@ def _texts_of(request: bytes) -> list[str] | None:
         value = _json.decode(request)
     except (ValueError, RecursionError):
         value = request.decode("utf-8", "replace")
+    if isinstance(value, dict) and isinstance(value.get("messages"), list):
+        # A chat request: what else has a text at the top is a parameter, and a sentence about its value is worth much.
+        value = {name: member for name, member in value.items() if not isinstance(member, str) or name in _TEXTS}
     # A loop and no recursion, so that the nesting of a client's request does not decide the depth of our stack.
     texts, left, seen = [], [value], 0
     while left:

@@ -217,6 +217,7 @@ def _failed_base(value: dict[str, Any]) -> bool:
 
 
 def _reported(said: _Said) -> GatewayError:
+    said = msgspec.structs.replace(said, message=plain(said.message))  # some report in words, and not in an object
     found = said.means(said.status)
     kind = _code_in_stream(said, found)
     spent = found is Meaning.SPENT and kind != "upstream_auth"

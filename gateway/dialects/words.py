@@ -164,6 +164,14 @@ _SENTENCES: Final[dict[Meaning, tuple[tuple[str, str], ...]]] = {
     ),
     SPENT: (
         (r"credit balance is too low", "theopenco/llmgateway#3297"),
+        (
+            r"not enough (credits?|balance|funds|quota)|(balance|credits?) (is |are )?not enough",
+            "openrouter: api/errors",
+        ),
+        (r"(monthly|daily|current|your|the) quota (is |has been |was )?(exceeded|exhausted)", "google: gemini-api"),
+        (r"exceeded (your |the )?quota for this month", "cohere: errors"),
+        (r"requires? billing|billing to be enabled|payment method", "google: gemini-api/billing"),
+        (r"billing account [^.]{0,40}(disabled|not found|closed|not active)", "google: gemini-api/billing"),
         (r"insufficient (account |usd |paid )*(balance|credits?|funds?|quota)", "7836246/cursor2api#30"),
         (
             r"(balance|credits?|funds) (is |are )?(insufficient|exhausted|too low|depleted)",
@@ -208,6 +216,15 @@ _SENTENCES: Final[dict[Meaning, tuple[tuple[str, str], ...]]] = {
         ),
         (r"access token invalid or no longer valid", "immersive-translate/immersive-translate#1800"),
         (r"the token seems invalid", "huggingface: inference-providers"),
+        (r"\b(provide|supply|include|specify) (an |your |a valid )+api key", "openai: guides/error-codes"),
+        (
+            r"\bapi key\b[^.:'\"`]{0,40}"
+            r"\b(not authorized|restriction|not allowed|appears to be invalid|disabled|suspended)",
+            "google: gemini-api/api-key",
+        ),
+        (r"^unauthorized\b|no auth credentials|^token (is )?(expired|invalid|incorrect)\b", "openrouter: api/errors"),
+        (r"(member of an organi[sz]ation|your organi[sz]ation does not have access)", "openai: guides/error-codes"),
+        (r"^unsupported (country|region)\b", "openai: guides/error-codes"),
         (r"^authentication (fails|failed|error|required)\b", "opendatalab/MinerU#2229"),
         (r"^(invalid|failed|no|missing) (authentication|authorization)\b", "moonshot: api/errors"),
         (r"invalid subscription key", "azure: openai/reference"),
@@ -226,7 +243,7 @@ _SENTENCES: Final[dict[Meaning, tuple[tuple[str, str], ...]]] = {
         (r"无效的? ?(令牌|密钥|api ?key)", "QuantumNous/new-api#4712"),
         (r"令牌.{0,40}(无效|过期|失效|不存在|已?禁用|非法)", "yuruotong1/autoMate#96"),
         (
-            r"(api ?key|密钥|authentication token).{0,40}(无效|错误|不正确|非法|已?过期|不存在|未提供)",
+            r"(api ?key|密钥|authentication token).{0,40}(无效|错误|不正确|非法|已?过期|不存在|未提供|禁用|失效)",
             "docs.bigmodel.cn: api-code",
         ),
         (r"(错误|不正确|非法)的? ?(令牌|密钥|api ?key)|提供.{0,4}错误的", "linweiyuan/go-chatgpt-api#190"),
@@ -237,6 +254,7 @@ _SENTENCES: Final[dict[Meaning, tuple[tuple[str, str], ...]]] = {
         (r"content management policy", "openai/openai-python#331"),
         (r"content exists risk", "666ghj/BettaFish#108"),
         (r"considered high risk", "666ghj/BettaFish#228"),
+        (r"\bnew_sensitive\b", "minimax: api/errorcode"),
         (
             r"contains? (potentially )?(inappropriate|unsafe|sensitive|prohibited|harmful) (content|information)",
             "QwenLM/qwen-code#2905",
@@ -279,7 +297,15 @@ _SENTENCES: Final[dict[Meaning, tuple[tuple[str, str], ...]]] = {
         (r"input length .{0,40}exceeds the maximum (allowed )?(input )?length", "sgl-project/sglang#4048"),
         (r"trying to keep the first \d+ tokens", "lmstudio-ai/lmstudio-bug-tracker#237"),
         (r"greater than the context length", "lmstudio-ai/lmstudio-bug-tracker#546"),
-        (r"reduce the (length|number of tokens) (of|in) the (messages|prompt|input)", "cline/cline#5140"),
+        (r"reduce the (length|number of tokens) (of|in) (the|your) (messages|prompt|input)", "cline/cline#5140"),
+        (
+            r"^(the |your )?messages? (are |is )?too long|too (long|large) for [^.]{0,30}context",
+            "letta: error_utils",
+        ),
+        (r"prompt has [\d,]+ tokens?, but|at most [\d,]+ tokens, but the (prompt|input)", "earendil-works/pi#5929"),
+        (r"(prompt|input) length \(?[\d,]+\)?.{0,30}(exceeds|is longer than) the max", "vllm-project/vllm#20409"),
+        (r"(input|prompt) tokens?( count| length)?( \(?[\d,]+\)?)? exceed", "foreveryh/claude-code-switch#12"),
+        (r"requested [\d,]+ tokens exceeds the model", "anomalyco/opencode#35920"),
         (r"input token count.{0,40}exceeds the maximum", "google-gemini/gemini-cli#6678"),
         (r"input token count.{0,40}only supports up to", "google-gemini/gemini-cli#19727"),
         (r"prompt token count of \d+ exceeds", "jjleng/copilot-more#35"),
@@ -304,6 +330,12 @@ _SENTENCES: Final[dict[Meaning, tuple[tuple[str, str], ...]]] = {
             "continuedev/continue#10832",
         ),
         (r"is not a valid model", "maxnowack/anthropic-proxy#4"),
+        (
+            r"^(the )?(requested )?model (`[^`]{1,200}`|'[^']{1,200}'|[\w.:/@-]{1,200}) is not (supported|available)"
+            r"(?! (with|when|if|by|in))",
+            "help.aliyun.com: model-studio/coding-plan-faq",
+        ),
+        (r"no endpoints found for", "openrouter: api/errors"),
         (r"\b(invalid|unknown|no such) model\b(?! (parameter|setting|argument|option|input))", "decolua/9router#1187"),
         (r"^model: \S+$", "anthropic: api/errors"),
         (r"not found the model", "moonshot: api/errors"),
@@ -348,7 +380,7 @@ _CAMEL: Final = re.compile(r"(?<=[a-z0-9])(?=[A-Z])")
 _NOT_WORD: Final = re.compile(r"[^a-z0-9]+")
 _CLIENTS: Final = re.compile(r"^(messages|tools|tool_choice|functions?|input|prompt|response_format|metadata|stop)\b")
 """Parts of a request that a client wrote. A complaint about one of them is not about the gateway's account."""
-_FETCHED: Final = re.compile(r"\b(download|fetch|retriev)\w*\b|\b(image|file|video|audio)_url\b", re.IGNORECASE)
+_FETCHED: Final = re.compile(r"\b(download|fetch|retriev)\w*\b|\b(image|file|video|audio)[ _]url\b", re.IGNORECASE)
 """A provider that could not fetch what a client linked to may say that the other server wants a key."""
 _ANSWER_TOO_LONG: Final = re.compile(
     r"\bmax(?:_completion|_output|_new)?_tokens\b.{0,60}too large: ?(\d+).{0,80}?context length is (\d+)"

@@ -17,6 +17,21 @@ if TYPE_CHECKING:
     from aiohttp.client_proto import ResponseHandler
 
 
+def put_back(content: aiohttp.StreamReader, data: bytes) -> None:
+    """The data is read again, before anything else of this body.
+
+    Why: of an answer that is passed on unchanged, the beginning has to be looked at, as it may show our key.
+    Public API that would replace it: `StreamReader.unread_data`, which does the same and is deprecated.
+    """
+    if data:
+        if content._buffer_offset:
+            content._buffer[0] = content._buffer[0][content._buffer_offset :]
+            content._buffer_offset = 0
+        content._buffer.appendleft(data)
+        content._size += len(data)
+        content._cursor -= len(data)
+
+
 class Body(aiohttp.StreamReader):
     """A response body that hands out all that came in one piece, also what came before an error.
 

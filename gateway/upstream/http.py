@@ -26,6 +26,7 @@ from yarl import URL
 
 from gateway.core.errors import GatewayError
 from gateway.dialects.base import Call
+from gateway.upstream.aiohttp_internals import put_back
 
 MAX_HEADER_FIELD: Final = 8190
 MAX_HEAD: Final = 8 * 1024
@@ -249,6 +250,19 @@ async def read_error_body(response: aiohttp.ClientResponse) -> bytes:
                 body += part
     except (TimeoutError, aiohttp.ClientError, ConnectionError):
         return body  # the status says enough; a cut explanation is no second error
+    return body[:MAX_ERROR_BODY]
+
+
+async def peek_error_body(response: aiohttp.ClientResponse) -> bytes:
+    """Like `read_error_body`, but the body is still there for whoever reads it next."""
+    body = b""
+    try:
+        async with asyncio.timeout(ERROR_BODY_TIME):
+            while len(body) < MAX_ERROR_BODY and (part := await response.content.readany()):
+                body += part
+    except (TimeoutError, aiohttp.ClientError, ConnectionError):
+        pass  # whoever reads on will meet it again
+    put_back(response.content, body)
     return body[:MAX_ERROR_BODY]
 
 

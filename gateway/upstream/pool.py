@@ -173,7 +173,7 @@ class Upstream:
 
     def list_call(self, target: Target) -> Call | None:
         """The request for the models that the target has, None where its API has no list."""
-        call = self.dialect.list_call(target.url, self.config.api_key)
+        call = self.dialect.list_call(target.asked_url, self.config.api_key)
         return call and Call(call.method, call.url, {**call.headers, **self.config.headers}, call.body)
 
     def pick(

@@ -82,14 +82,14 @@ SYSTEM = "You are a secret agent, code name Falke."
         ("The model `gpt-4o` does not exist. Unknown parameter: 'max_completion_tokens'.", None),
         ("This model's maximum context length is 8192 tokens.", None),
         ("Function 'get_weather' is not valid.", None),
+        ("Unsupported value: 'extremely high' for reasoning_effort.", None),
     ],
 )
 def test_quotes_of_the_request_are_hidden(sentence: str, told: str | None) -> None:
     parts = [{"type": "text", "text": 'one\ntwo "three" four five'}]
     tools = [{"type": "function", "function": {"name": "get_weather", "description": "d"}}]
-    request = asked(
-        SYSTEM, parts, "geheim 42", "ok", "请把这封信翻译成英文，谢谢", max_completion_tokens=5, tools=tools
-    )
+    contents = (SYSTEM, parts, "geheim 42", "ok", "请把这封信翻译成英文，谢谢")
+    request = asked(*contents, max_completion_tokens=5, tools=tools, reasoning_effort="extremely high")
     assert without_quotes(sentence, request) == (sentence if told is None else told)
 
 

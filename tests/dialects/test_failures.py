@@ -213,6 +213,15 @@ def test_stream_failure_keeps_the_providers_code(data: str, code: str, status: i
     assert (error.code, error.status, error.retryable) == (code, status, retryable)
 
 
+def test_stream_failure_in_words_shows_no_key() -> None:
+    error = failures.in_stream("error", "Incorrect API key provided: sk-abcdef123456")
+    assert error is not None
+    assert (error.code, error.sentence) == ("upstream_auth", "Incorrect API key provided: …")
+    error = failures.in_stream("error", "no luck with sk-abcdef123456")
+    assert error is not None
+    assert error.message == "no luck with …"
+
+
 @pytest.mark.parametrize("data", ['{"error":null}', '{"choices":[]}', "[]", "text", '"error"', "[" * 99_999])
 def test_stream_failure_is_not_seen_where_there_is_none(data: str) -> None:
     assert failures.in_stream("", data) is None

@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Mapping
 from typing import Any
 
+import msgspec
 import pytest
 
 from tests.faults.stage import API_KEY, EVENTS, Heard, Stage, listen, once, stage_fixture
@@ -66,6 +67,36 @@ async def send(stage: Stage, path: str, script: Script = (), **extra: Any) -> tu
 async def headers_seen(stage: Stage, path: str, headers: Mapping[str, str]) -> dict[str, str]:
     _, exchange = await send(stage, path, headers=headers)
     return exchange.headers
+
+
+@pytest.mark.parametrize(
+    ("status", "said"),
+    [
+        (400, "Incorrect API key provided: sk***89."),
+        (402, "Insufficient Balance"),
+        (500, "insufficient balance (1008)"),
+    ],
+)
+async def test_refusal_of_our_account_is_not_passed_on(stage: Stage, status: int, said: str) -> None:
+    """U10"""
+    heard, _ = await send(stage, "/keyed/x", [response(status, msgspec.json.encode({"error": said}))], method="POST")
+    assert (heard.status, heard.error["code"]) == (502, "upstream_auth")
+    assert said[:12] not in heard.body
+
+
+@pytest.mark.parametrize("length", [10, 200_000])
+async def test_other_refusals_are_passed_on_whole(stage: Stage, length: int) -> None:
+    body = msgspec.json.encode({"error": "x" * length})
+    heard, _ = await send(stage, "/keyed/x", [response(422, body)], method="POST")
+    assert (heard.status, heard.body.encode()) == (422, body)
+    chunked = [
+        http_head(422, "application/json", Transfer_Encoding="chunked"),
+        chunk(body[:5]),
+        chunk(body[5:]),
+        LAST_CHUNK,
+    ]
+    heard, _ = await send(stage, "/keyed/x", chunked, method="POST")
+    assert (heard.status, heard.body.encode()) == (422, body)
 
 
 # the request

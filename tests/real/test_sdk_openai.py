@@ -53,7 +53,7 @@ DELTA = named("response.output_text.delta", item_id="i", output_index=0, content
 
 SCENES: dict[str, list[Step]] = {
     "response cut": [sse_head(), named("response.created", response=CREATED), DELTA, Pause(0.1), Reset()],
-    "response torn": [sse_head(), named("response.created", response=CREATED), DELTA, b"zz\r\n"],
+    "response torn": [sse_head(), named("response.created", response=CREATED), DELTA, Pause(0.2), b"zz\r\n"],
     "late": [sse_head(), Pause(0.6), *openai_answer("你", "好")[1:]],
     "later": [Pause(0.6), *openai_answer("你", "好")],
     "cut": [sse_head(), openai_delta("half"), Pause(0.1), Reset()],

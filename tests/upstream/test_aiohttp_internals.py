@@ -14,7 +14,7 @@ from aiohttp.client_proto import ResponseHandler
 
 from gateway.clock import Clock
 from gateway.dialects.base import Call
-from gateway.upstream.aiohttp_internals import Body, forget_queue
+from gateway.upstream.aiohttp_internals import Body, forget_queue, put_back
 from gateway.upstream.http import READ_BUFFER, attempt, body_error, new_session
 from gateway.upstream.intake import Intake, Taken
 from tests.kit.upstream import (
@@ -40,6 +40,14 @@ MOST_KEPT = 2 * READ_BUFFER + 256 * 1024
 async def session() -> AsyncIterator[aiohttp.ClientSession]:
     async with new_session() as session:
         yield session
+
+
+async def test_data_that_is_put_back_is_read_again(session: aiohttp.ClientSession) -> None:
+    async with ScriptedUpstream([sse_head(), chunk("ab"), chunk("cd"), LAST_CHUNK]) as upstream:
+        with await attempt(session, Call("GET", upstream.url, {}, b""), connect_timeout=1, again=False) as answer:
+            assert await answer.content.readexactly(3) == b"abc"
+            put_back(answer.content, b"abc")
+            assert await answer.content.read() == b"abcd"
 
 
 async def ask(session: aiohttp.ClientSession, upstream: ScriptedUpstream, *, again: bool = False) -> bytes:

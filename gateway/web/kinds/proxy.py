@@ -25,7 +25,7 @@ from gateway.dialects.base import Answer, Call
 from gateway.formats import Verbatim
 from gateway.streams.generation import Generation
 from gateway.streams.sink import SlowReaderError
-from gateway.upstream.http import body_error, plain_headers, read_error_body
+from gateway.upstream.http import body_error, peek_error_body, plain_headers, read_error_body
 from gateway.upstream.pool import Target, Upstream
 from gateway.web.body import read_body
 from gateway.web.credentials import knows_credentials
@@ -137,6 +137,15 @@ class ProxySource:
                 sentence=refusal.sentence,
                 upstream_status=response.status,
             )
+        if response.status >= 400 and upstream.config.api_key and response.content_type.endswith("json"):
+            # What the endpoint says of our account is not for the client; it may hold a piece of our key.
+            headers = plain_headers(response.headers)
+            refusal = upstream.dialect.refusal(
+                response.status, headers, await peek_error_body(response), now=time.time()
+            )
+            spent = refusal.code == "upstream_rate_limited" and not refusal.retryable
+            if refusal.code == "upstream_auth" or spent:
+                raise refusal
         if self._call.method == hdrs.METH_HEAD:
             return None  # its headers may say that it is a stream, but there is no body
         if response.status == 200 and response.content_type == EVENT_STREAM:
