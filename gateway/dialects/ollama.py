@@ -13,7 +13,7 @@ import msgspec
 
 from gateway.core.event import THINKING, TOKEN, TOOL, Event
 from gateway.core.sse import LineSplitter
-from gateway.dialects.base import Answer, Call, Dialect, UnitAnswer, endpoint, get, post, read, sibling, usage_of
+from gateway.dialects.base import Answer, Call, Dialect, UnitAnswer, endpoint, post, read, usage_of
 from gateway.dialects.chat import (
     Chat,
     Function,
@@ -25,6 +25,7 @@ from gateway.dialects.chat import (
     given,
     typed,
 )
+from gateway.dialects.models import list_of
 
 _FINISH: Final = {"load": "stop", "unload": "stop"}
 
@@ -116,7 +117,6 @@ class Ollama(Dialect):
     stream_types: ClassVar[frozenset[str]] = frozenset({"application/x-ndjson", "application/ndjson"})
     needs_model: ClassVar[bool] = True
     prefills: ClassVar[bool] = True
-    lists_models: ClassVar[bool] = True
 
     def call(self, chat: dict[str, Any], url: str, api_key: str) -> Call:
         # Ollama's own keys, which OpenAI's request does not have; a client may send them all the same.
@@ -124,12 +124,12 @@ class Ollama(Dialect):
         payload = _payload(typed(chat)) | extra
         return post(_chat_url(url), payload, self.credential(api_key), "application/x-ndjson")
 
-    def list_call(self, url: str, api_key: str) -> Call:
-        """Source: Ollama API, list local models."""
-        return get(sibling(_chat_url(url), "/chat", "/tags"), self.credential(api_key))
-
     def answer(self, *, keep_chunks: bool = False, keep_usage: bool = False) -> Answer:
         return OllamaAnswer()
+
+    def list_call(self, url: str, api_key: str) -> Call:
+        """Source: Ollama API, list local models."""
+        return list_of(_chat_url(url), "/chat", "/tags", self.credential(api_key))
 
 
 def _chat_url(url: str) -> str:

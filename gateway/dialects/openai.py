@@ -17,19 +17,8 @@ from typing import Any, ClassVar, Final, Literal
 import msgspec
 
 from gateway.core.event import CHUNK, THINKING, TOKEN, TOOL, Event
-from gateway.dialects.base import (
-    BYTES_PER_TOKEN,
-    Answer,
-    Call,
-    Dialect,
-    EventAnswer,
-    endpoint,
-    get,
-    post,
-    read,
-    sibling,
-    usage_of,
-)
+from gateway.dialects.base import BYTES_PER_TOKEN, Answer, Call, Dialect, EventAnswer, endpoint, post, read, usage_of
+from gateway.dialects.models import list_of
 
 MAX_CHOICES: Final = 128
 """The most choices that OpenAI lets a request ask for."""
@@ -272,18 +261,17 @@ class OpenAI(Dialect):
     provider: ClassVar[str] = "openai"
     stream_types: ClassVar[frozenset[str]] = frozenset({"text/event-stream"})
     prefills: ClassVar[bool] = True
-    lists_models: ClassVar[bool] = True
+
+    def list_call(self, url: str, api_key: str) -> Call:
+        """Source: OpenAI API reference, models/list."""
+        chat = "/chat/completions"
+        return list_of(endpoint(url, chat), chat, "/models", self.credential(api_key))
 
     def call(self, chat: dict[str, Any], url: str, api_key: str) -> Call:
         options = chat.get("stream_options")
         options = {**(options if isinstance(options, dict) else {}), "include_usage": True}
         payload = {**chat, "stream": True, "stream_options": options}
         return post(endpoint(url, "/chat/completions"), payload, self.credential(api_key))
-
-    def list_call(self, url: str, api_key: str) -> Call:
-        """Source: OpenAI API reference, models/list."""
-        chat = endpoint(url, "/chat/completions")
-        return get(sibling(chat, "/chat/completions", "/models"), self.credential(api_key))
 
     def prefilled(self, chat: dict[str, Any], prefix: str) -> dict[str, Any]:
         # vLLM continues the last message only if these keys ask for it. A server that does not know them refuses the

@@ -22,7 +22,8 @@ from structlog.typing import FilteringBoundLogger
 
 from gateway.core.errors import GatewayError
 from gateway.dialects import failures
-from gateway.dialects.base import Call, models_in
+from gateway.dialects.base import Call
+from gateway.dialects.models import models_in
 from gateway.upstream.http import attempt, plain_headers
 
 KEPT: Final = 60.0
