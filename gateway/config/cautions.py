@@ -98,7 +98,7 @@ def check_access(config: Config) -> Iterator[Caution]:
     elif not auth.anonymous and not auth.sources:
         yield ("auth", "sources"), "nobody can get in: no credential is looked for; write header, cookie or query"
     # A proxy on another machine needs an address that can be reached, and may ask for a credential itself.
-    behind = any(not network.is_loopback for network in server.trusted_proxies)
+    behind = any(network.prefixlen and not network.is_loopback for network in server.trusted_proxies)
     if auth.anonymous and not _is_local(server.listen.host) and not behind:
         yield (
             ("auth", "anonymous"),

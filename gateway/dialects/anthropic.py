@@ -29,10 +29,8 @@ from gateway.dialects.base import (
     EventAnswer,
     count_of,
     endpoint,
-    get,
     post,
     read,
-    sibling,
     usage_of,
 )
 from gateway.dialects.body import BODY
@@ -49,6 +47,7 @@ from gateway.dialects.chat import (
     left_out,
     typed,
 )
+from gateway.dialects.models import list_of
 
 VERSION: Final = "2023-06-01"
 MAX_TOKENS_DEFAULT: Final = 4096
@@ -345,7 +344,6 @@ class Anthropic(Dialect):
     needs_model: ClassVar[bool] = True
     prefills: ClassVar[bool] = True
     derives: ClassVar[frozenset[str]] = frozenset({"reasoning_effort"})
-    lists_models: ClassVar[bool] = True
 
     def call(self, chat: dict[str, Any], url: str, api_key: str, *, plain: bool = False) -> Call:
         headers = {"anthropic-version": VERSION, **self.credential(api_key)}
@@ -371,9 +369,9 @@ class Anthropic(Dialect):
 
     def list_call(self, url: str, api_key: str) -> Call:
         """Source: Anthropic API reference, list models. Without a limit, only the first 20 come."""
-        listed = sibling(endpoint(url, "/messages"), "/messages", "/models")
-        listed += ("&" if "?" in listed else "?") + "limit=1000"
-        return get(listed, {"anthropic-version": VERSION, **self.credential(api_key)})
+        headers = {"anthropic-version": VERSION, **self.credential(api_key)}
+        call = list_of(endpoint(url, "/messages"), "/messages", "/models", headers)
+        return Call(call.method, call.url + ("&" if "?" in call.url else "?") + "limit=1000", call.headers, call.body)
 
     def credential(self, api_key: str) -> dict[str, str]:
         return {"x-api-key": api_key} if api_key else {}

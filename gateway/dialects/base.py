@@ -29,8 +29,6 @@ MAX_TOKENS: Final = 100_000_000
 """A larger count of tokens is taken for nonsense: no model has a window near it."""
 BYTES_PER_TOKEN: Final = 4
 """The output's bytes for one token, as long as nobody has counted."""
-MAX_NAME: Final = 256
-"""Characters of a model's name."""
 MAX_NOISE: Final = MAX_EVENT + MAX_LINE
 """Bytes in a row that may hold no event. An event of the largest size fits in; an endless comment does not."""
 NOTHING: Final[frozenset[str]] = frozenset()
@@ -41,7 +39,6 @@ T = TypeVar("T")
 
 _encode = msgspec.json.Encoder().encode
 _members = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
-_any = msgspec.json.Decoder()
 
 
 class Call(msgspec.Struct, frozen=True):
@@ -377,8 +374,6 @@ class Dialect(ABC):
     needs_model: ClassVar[bool] = False
     """Whether the provider refuses a chat without a model. Where nobody names one, the first of the target's own list
     is asked for; if the API has no list, the configuration has to name one for chat routes."""
-    lists_models: ClassVar[bool] = False
-    """Whether the API has a list of models, which `list_call` asks for."""
     wants_session: ClassVar[bool] = False
     """Whether `call` uses `chat["session_id"]`. It is left out for other dialects: a server may refuse unknown keys."""
     prefills: ClassVar[bool] = False
@@ -418,13 +413,18 @@ class Dialect(ABC):
         return True
 
     def list_call(self, url: str, api_key: str) -> Call | None:
-        """The request for the models that a target has, whose answer `models_in` reads; None where the API has no list.
+        """The request for the models that a target has, for `dialects/models.py`; None where the API has no list.
 
         Args:
             url: the target's base URL; a query in it is kept.
             api_key: the target's credential, "" for none.
         """
         return None
+
+    @property
+    def lists_models(self) -> bool:
+        """Whether the API has a list of models."""
+        return self.list_call("", "") is not None
 
     def credential(self, api_key: str) -> dict[str, str]:
         """The headers that carry the target's credential; none for "". Source: RFC 6750 2.1."""
@@ -479,38 +479,6 @@ def endpoint(url: str, path: str) -> str:
     parts = urlsplit(url)
     base = parts.path.rstrip("/")
     return urlunsplit(parts._replace(path=base if base.endswith(path) else base + path))
-
-
-def sibling(url: str, end: str, other: str) -> str:
-    """The URL of another call of the same API: the end of the path replaced; a query is kept."""
-    parts = urlsplit(url)
-    return urlunsplit(parts._replace(path=parts.path.removesuffix(end) + other))
-
-
-def get(url: str, headers: dict[str, str]) -> Call:
-    """A GET that asks for JSON."""
-    return Call("GET", url, {"Accept": "application/json", **headers}, b"")
-
-
-def models_in(body: bytes) -> tuple[str, ...] | None:
-    """The names in a list of models, in its order, each once; None for an answer that is no such list.
-
-    Providers write `{"data": [{"id": …}]}` or `{"models": [{"name": …}]}`; some a bare list, or names alone.
-    """
-    try:
-        value = _any.decode(body)
-    except (ValueError, RecursionError):
-        return None
-    if isinstance(value, dict):
-        value = next((value[key] for key in ("data", "models") if isinstance(value.get(key), list)), None)
-    if not isinstance(value, list):
-        return None
-    return tuple(dict.fromkeys(name for item in value if (name := _name_of(item))))
-
-
-def _name_of(item: object) -> str:
-    names = [item.get(key) for key in ("id", "model", "name")] if isinstance(item, dict) else [item]
-    return next((name for name in names if isinstance(name, str) and 0 < len(name) <= MAX_NAME), "")
 
 
 def post(

@@ -24,10 +24,8 @@ from gateway.dialects.base import (
     UnitAnswer,
     as_refusal,
     endpoint,
-    get,
     post,
     read,
-    sibling,
     usage_of,
 )
 from gateway.dialects.chat import (
@@ -43,6 +41,7 @@ from gateway.dialects.chat import (
     left_out,
     typed,
 )
+from gateway.dialects.models import list_of
 
 _FINISH: Final = {"load": "stop", "unload": "stop"}
 
@@ -183,7 +182,6 @@ class Ollama(Dialect):
     needs_model: ClassVar[bool] = True
     prefills: ClassVar[bool] = True
     derives: ClassVar[frozenset[str]] = frozenset({"reasoning_effort"})
-    lists_models: ClassVar[bool] = True
 
     def call(self, chat: dict[str, Any], url: str, api_key: str, *, plain: bool = False) -> Call:
         payload, dropped = _payload(typed(chat), chat)
@@ -199,15 +197,15 @@ class Ollama(Dialect):
             left_out=left_out(chat, _CARRIED, ("reasoning_content",)) | dropped,
         )
 
-    def list_call(self, url: str, api_key: str) -> Call:
-        """Source: Ollama API, list local models."""
-        return get(sibling(_chat_url(url), "/chat", "/tags"), self.credential(api_key))
-
     def reads(self, parameter: str) -> bool:
         return parameter in _CARRIED
 
     def answer(self, *, keep_chunks: bool = False, keep_usage: bool = False, plain: bool = False) -> Answer:
         return OllamaAnswer()
+
+    def list_call(self, url: str, api_key: str) -> Call:
+        """Source: Ollama API, list local models."""
+        return list_of(_chat_url(url), "/chat", "/tags", self.credential(api_key))
 
 
 def _chat_url(url: str) -> str:

@@ -33,12 +33,11 @@ from gateway.dialects.base import (
     Dialect,
     EventAnswer,
     endpoint,
-    get,
     post,
-    sibling,
     usage_of,
 )
 from gateway.dialects.body import BODY
+from gateway.dialects.models import list_of
 
 MAX_CHOICES: Final = 128
 """The most choices that OpenAI lets a request ask for."""
@@ -396,7 +395,11 @@ class OpenAI(Dialect):
     sniffs: ClassVar[bool] = True
     prefills: ClassVar[bool] = True
     keeps_chats: ClassVar[bool] = True
-    lists_models: ClassVar[bool] = True
+
+    def list_call(self, url: str, api_key: str) -> Call:
+        """Source: OpenAI API reference, models/list."""
+        chat = "/chat/completions"
+        return list_of(endpoint(url, chat), chat, "/models", self.credential(api_key))
 
     def call(self, chat: dict[str, Any], url: str, api_key: str, *, plain: bool = False) -> Call:
         where, headers = endpoint(url, "/chat/completions"), self.credential(api_key)
@@ -407,11 +410,6 @@ class OpenAI(Dialect):
         payload = {**chat, "stream": True, "stream_options": {**options, "include_usage": True}}
         asked = options.get("include_usage") is True
         return post(where, payload, headers, added=NOTHING if asked else frozenset({"stream_options"}))
-
-    def list_call(self, url: str, api_key: str) -> Call:
-        """Source: OpenAI API reference, models/list."""
-        chat = endpoint(url, "/chat/completions")
-        return get(sibling(chat, "/chat/completions", "/models"), self.credential(api_key))
 
     def prefilled(self, chat: dict[str, Any], prefix: str) -> dict[str, Any]:
         # vLLM continues the last message only if these keys ask for it. A server that does not know them refuses the

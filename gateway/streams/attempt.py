@@ -54,13 +54,10 @@ from gateway.streams.transcript import Transcript
 from gateway.upstream.course import Choice
 from gateway.upstream.http import attempt
 from gateway.upstream.intake import Intake, Taken
+from gateway.upstream.models import may_lack_a_model
 
 AFTERWORDS: Final = 1.5
 """Seconds that an upstream has behind a finish reason, for the usage and the end marker. Nothing makes them longer."""
-MODEL_STATUSES: Final = frozenset({400, 404, 422})
-"""Statuses with which a target refuses a request that names no model."""
-OTHER_REFUSALS: Final = frozenset({"bad_request", "content_filter", "context_length_exceeded"})
-"""What these statuses also mean, and is never said for want of a model."""
 
 
 class Host(Protocol):
@@ -224,8 +221,7 @@ class Attempt:
     async def _model_was_missing(self, error: GatewayError) -> bool:
         """Whether this refusal may be for want of a model, which is known now and was not when the target was asked."""
         models = self.choice.target.models
-        refused = error.status in MODEL_STATUSES and error.code not in OTHER_REFUSALS
-        if models.needed or self._speaking or not refused:
+        if models.needed or self._speaking or not may_lack_a_model(error):
             return False
         await self._learn_model()
         models.needed = bool(models.first)

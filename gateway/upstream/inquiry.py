@@ -36,6 +36,8 @@ from gateway.upstream.pool import Target, Upstream
 PATIENCE: Final = 15.0
 """Seconds for one target. A model that has to be loaded first may take longer; the report then says so."""
 AT_ONCE: Final = 16
+PAGES: Final = frozenset({"text/html", "application/xhtml+xml"})
+"""Media types that no model answers with: a web server answers at this URL. Other wrong labels are forgiven."""
 MAX_SHOWN: Final = 5
 """Names of models in one report."""
 
@@ -189,8 +191,8 @@ class _Question:
             if names:
                 error.message = f"{model} is not among its models ({_shown(names)}): {error.message}"
             raise error
-        if kind not in dialect.stream_types:
-            raise GatewayError("upstream_protocol", detail=f"status 200 with {kind or 'no type'} instead of a stream")
+        if kind in PAGES:
+            raise GatewayError("upstream_protocol", detail=f"status 200 with {kind} instead of a stream")
 
     async def _ask_anything(self) -> str:
         own = self._upstream.dialect.credential(self._upstream.config.api_key) | self._upstream.config.headers

@@ -22,7 +22,8 @@ from structlog.typing import FilteringBoundLogger
 
 from gateway.core.errors import GatewayError
 from gateway.dialects import failures
-from gateway.dialects.base import Call, models_in
+from gateway.dialects.base import Call
+from gateway.dialects.models import models_in
 from gateway.upstream.http import attempt, plain_headers
 
 KEPT: Final = 60.0
@@ -35,6 +36,10 @@ MAX_LIST: Final = 4 << 20
 """Bytes of a list. The longest ones, of providers with hundreds of models, have about 1 MiB."""
 MAX_MODELS: Final = 10_000
 
+_REFUSALS: Final = frozenset({400, 404, 422})
+"""Statuses with which a target refuses a request that names no model."""
+_OTHER_REFUSALS: Final = frozenset({"bad_request", "content_filter", "context_length_exceeded"})
+"""What these statuses also mean, and is never said for want of a model."""
 _NO_CHAT: Final = re.compile(
     r"embed|rerank|whisper|transcri|\btts\b|speech|audio|realtime|dall-e|image|sora|moderation|davinci|babbage|\bbge\b"
     r"|minilm|\bclip\b|guard",
@@ -101,6 +106,11 @@ class ModelList:
             logger.warning("models_unknown", target=self._label, code=error.code, detail=error.detail)
         finally:
             self._asking = None
+
+
+def may_lack_a_model(error: GatewayError) -> bool:
+    """Whether a request that named no model may have been refused for that."""
+    return error.status in _REFUSALS and error.code not in _OTHER_REFUSALS
 
 
 def first_of(names: Sequence[str]) -> str:

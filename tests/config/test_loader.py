@@ -57,6 +57,7 @@ def test_check_takes_a_model_from_the_route_the_upstream_all_targets_or_their_ow
     text = BASE.replace('openai, targets: [{url: "demo:"}]', "ollama, targets: [{url: http://a}]")
     load_text(text)
     load_text(text.replace("api: chat", "api: chat, model: qwen3"))
+    load_text(text.replace("api: chat", 'api: chat, model: "${MODEL:-}"'), environ={})  # empty is the same as null
     load_text(text.replace("dialect: ollama", "dialect: ollama, model: qwen3"))
     load_text(text.replace("url: http://a", "url: http://a, model: qwen3"))
 

@@ -11,7 +11,7 @@ import structlog
 from gateway.config import Upstream as UpstreamConfig
 from gateway.core.event import DONE, ERROR, Event
 from gateway.dialects import DIALECTS
-from gateway.dialects.base import models_in
+from gateway.dialects.models import models_in
 from gateway.streams.reader import BEGINNING
 from gateway.upstream import models
 from gateway.upstream.http import new_session
