@@ -60,7 +60,7 @@ def _failed(
         status=error.upstream_status,
         code=error.code,
         sentence=error.sentence[:MAX_TOLD],
-        hint=hint(error, attempt.url, attempt.choice.upstream.config.dialect) if attempt is not None else "",
+        hint=hint(error, url, attempt.choice.upstream.config.dialect)[:MAX_TOLD] if attempt is not None else "",
         request_id=account.facts["request_id"],
         trace_id=account.span.trace_id,
         stream_id=account.facts["stream_id"],

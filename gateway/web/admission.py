@@ -67,7 +67,7 @@ def admit(exchange: Exchange, job: Job, max_tokens: int | None = None) -> Genera
         lease.close(now)
         raise
     generation.start()
-    exchange.admitted = True
+    exchange.account = generation.account
     return generation
 
 

@@ -12,6 +12,7 @@ from gateway.core.limiter import Lease, Refusal
 from gateway.core.limits import Quota
 from gateway.core.principal import Principal
 from gateway.formats import Format, compile_format, problem
+from gateway.observe.account import Account
 from gateway.observe.tracing.context import TRACEPARENT, TRACESTATE, TraceContext, read_context
 from gateway.web.connection import Connection, address_of
 from gateway.web.rate_limit_headers import rate_limit_headers
@@ -55,7 +56,7 @@ class Exchange:
         headers: headers for every response to this request.
         slot: the lease on one of the requests that its address may have open at once; None before it is granted.
         committed: the response whose head was sent, None before. To be set wherever a head is sent.
-        admitted: whether a generation was started for it. From then on an error is the generation's, and no refusal.
+        account: of the generation that was started for it, None before. From then on an error is no refusal.
         blamed, limit: for the log, where it is refused: what was wrong, if the error's code does not say it; and the
             limit that was reached.
     """
@@ -73,7 +74,7 @@ class Exchange:
     headers: dict[str, str] = field(default_factory=dict)
     slot: Lease | None = None
     committed: Committed | None = None
-    admitted: bool = False
+    account: Account | None = None
     blamed: str = ""
     limit: str = ""
 

@@ -65,8 +65,7 @@ async def answer(exchange: Exchange) -> web.StreamResponse:
         # Not kept in a variable behind this block: the error's traceback holds this frame, and with it the request.
         if exchange.committed is None:
             response = error_response(exchange, error)
-            if not exchange.admitted:
-                refuse(exchange, error, response)
+            _note(exchange, error, response)
             return response
         return await _end_committed(exchange, exchange.committed, error)
     except ConnectionError:
@@ -132,6 +131,17 @@ def _record(exchange: Exchange, status: int) -> None:
         address=exchange.address,
         principal=str(exchange.principal) if exchange.principal else None,
     )
+
+
+def _note(exchange: Exchange, error: GatewayError, response: web.StreamResponse) -> None:
+    """Logs an error that is sent instead of an answer, unless it is a generation's own, which that has logged."""
+    account = exchange.account
+    if account is None:
+        refuse(exchange, error, response)
+    elif account.outcome in (None, "completed"):
+        exchange.gateway.logger.warning(
+            "answer_not_sent", code=error.code, detail=error.detail, route=account.route, **account.facts
+        )
 
 
 def _refuse_address(exchange: Exchange, refusal: Refusal | None) -> None:

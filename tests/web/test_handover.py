@@ -72,6 +72,13 @@ async def test_reader_is_handed_to_the_worker_of_its_stream_with_all_it_said() -
         assert await ask(question(worker=2)) == "first "  # nobody
 
 
+async def test_question_why_a_stream_failed_is_handed_to_its_worker() -> None:
+    async with first_of_two() as (_, ask):
+        for worker, answered in ((1, "second "), (0, "first ")):
+            head = f"GET /page/failure?stream={new_stream_id(worker)} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
+            assert await ask(head) == answered
+
+
 async def test_reader_of_a_worker_that_is_not_there_is_answered_where_it_is() -> None:
     async with first_of_two(second=False) as (_, ask):
         assert await ask(question(body="hello")) == "first hello"

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from structlog.testing import capture_logs
 
+from gateway.formats import Completion
 from tests.kit.sse_client import request
 from tests.kit.upstream import ScriptedUpstream, openai_answer, response
 from tests.seams.serving import Serving, serving
@@ -151,6 +152,24 @@ async def test_head_that_the_parser_refuses_is_logged_without_its_bytes(head: by
     [line] = [line for line in lines if line["event"] == "refused"]
     assert (line["reason"], line["address"]) == (reason, "127.0.0.1")
     assert SECRET not in str(line)
+
+
+async def test_answer_that_is_too_long_for_one_object_is_told_though_nobody_failed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(Completion.__init__, "__defaults__", (5,))
+    plans: dict[str, Any] = {"default": {}, "small": {}}
+    body = {"model": "m", "messages": [{"role": "user", "content": "hi"}]}
+    with capture_logs() as lines:
+        async with (
+            ScriptedUpstream(openai_answer("Hello", "there")) as upstream,
+            serving(config(upstream.url, plans=plans)) as gateway,
+            await request(f"{gateway.url}/openai", method="POST", headers=WEB, body=body) as answer,
+        ):
+            await answer.body()
+    assert answer.status == 502
+    told = [line for line in lines if line["event"] in ("refused", "answer_not_sent", "stream_failed")]
+    assert [(line["event"], line["code"]) for line in told] == [("answer_not_sent", "upstream_oversize")]
 
 
 async def test_failure_of_an_upstream_and_a_good_answer_are_no_refusals() -> None:
