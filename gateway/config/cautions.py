@@ -376,6 +376,19 @@ def check_timeouts(config: Config) -> Iterator[Caution]:
             yield (*path, "connect"), "is longer than first_event, which includes it; write less"
 
 
+def check_hedges(config: Config) -> Iterator[Caution]:
+    for name, upstream in config.upstreams.items():
+        path, routes = ("upstreams", name, "hedge"), [route for route in config.routes if route.upstream == name]
+        if upstream.hedge is None:
+            continue
+        if len(upstream.targets) == 1 and not upstream.fallback:
+            yield path, "there is nobody else to ask: the upstream has one target and no fallback; write a fallback"
+        if routes and all(upstream.hedge >= route.timeouts.first_event for route in routes):
+            yield path, "is not shorter than first_event, after which a silent target is given up anyway; write less"
+        if routes and all(route.api == "proxy" for route in routes):
+            yield path, "does nothing on routes with api: proxy; leave it out"
+
+
 def check_streams(config: Config) -> Iterator[Caution]:
     for index, route in enumerate(config.routes):
         stream, path = route.stream, ("routes", index, "stream")
@@ -411,6 +424,7 @@ CHECKS: Final[tuple[Callable[[Config], Iterator[Caution]], ...]] = (
     check_fallback_models,
     check_paths,
     check_timeouts,
+    check_hedges,
     check_streams,
 )
 
