@@ -17,6 +17,8 @@ from typing import Final
 
 PREFIX: Final = "prefix"
 """The beginning of an answer that is to be continued, as one of the things that were added."""
+STREAM: Final = "stream"
+"""That a stream is asked for, where the client did not ask for one by itself."""
 DEVELOPER: Final = "developer"
 """The role `developer`, which OpenAI made of `system`. A request without it has `system` instead."""
 
@@ -24,6 +26,8 @@ MAX_WORDS: Final = 8 * 1024
 """Characters of a refusal that are looked at."""
 
 _NAMES: Final[dict[str, str]] = {
+    STREAM: r"\"param\":\s*\"stream\"|\bto stream\b|\bstream(ing|s)?\b.{0,40}(not|un)\W?(support|allow|permit)"
+    r"|(not|n't) (support|allow|permit)\w* stream",
     "stream_options": r"stream.?options?\b|include.?usage",
     "reasoning_effort": r"reasoning|thinking|\bthink\b|budget_tokens|output_config|\beffort",
     DEVELOPER: r"developer|\brole",
@@ -47,17 +51,19 @@ def blamed(words: str, added: Collection[str], *, own: Collection[str] = (), tak
 
     Args:
         words: all that the provider said, JSON or not.
-        added: parameters, `PREFIX` and `DEVELOPER`.
+        added: parameters, `PREFIX`, `STREAM` and `DEVELOPER`.
         own: the members of the client's own request.
         taken: what the target was seen to accept.
     """
     said = words[:MAX_WORDS].lower()
     named = {name for name in added if re.search(_NAMES.get(name, rf"\b{re.escape(name.lower())}\b"), said)}
+    if "stream_options" in named:
+        named.discard(STREAM)
     if named:
         # Roles are named beside other things, and the list of the roles that are known has `assistant` in it.
         roles = {DEVELOPER} if "developer" in said else {DEVELOPER, PREFIX}
         return named - {DEVELOPER, PREFIX} or named & roles or named
-    guessed = set(added) - set(taken) - {DEVELOPER, PREFIX}
+    guessed = set(added) - set(taken) - {DEVELOPER, PREFIX, STREAM}
     if not guessed or not (_speaks_of_unknown(said, own) or not _EMPTY.sub("", said.replace("_", " "))):
         return set()
     return {"stream_options"} if "stream_options" in guessed else guessed

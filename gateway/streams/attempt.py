@@ -38,7 +38,7 @@ import aiohttp
 import msgspec
 
 from gateway.clock import Deadline, Timer
-from gateway.core.blame import PREFIX, blamed
+from gateway.core.blame import PREFIX, STREAM, blamed
 from gateway.core.cost import amounts
 from gateway.core.errors import GatewayError
 from gateway.core.event import Event, Usage
@@ -285,7 +285,7 @@ class Attempt:
             refused = blamed(error.words or error.message, added, own=asked.own, taken=taken)
         else:
             # A server that fails instead of refusing is believed only where it names what it did not like.
-            refused = blamed(error.words, asked.added, taken=asked.added) if error.words else set()
+            refused = blamed(error.words, asked.added - {STREAM}, taken=asked.added) if error.words else set()
         if not refused and prefix and error.code == "upstream_refused":
             refused = {PREFIX}
         if not refused:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from gateway.core.blame import DEVELOPER, PREFIX, blamed
+from gateway.core.blame import DEVELOPER, PREFIX, STREAM, blamed
 
 OPTIONS = {"stream_options"}
 
@@ -67,6 +67,23 @@ def test_vague_refusal_is_about_one_addition_after_the_other() -> None:
 )
 def test_refusal_of_a_role_is_about_the_developer(words: str) -> None:
     assert blamed(words, {DEVELOPER, "stream_options"}, own={"messages"}) == {DEVELOPER}
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        '{"error":{"message":"Your organization must be verified to stream this model.","param":"stream"}}',
+        "Streaming is not supported for this model.",
+        "This model does not support streaming",
+    ],
+)
+def test_refusal_of_a_stream_is_about_it(words: str) -> None:
+    assert blamed(words, {STREAM, "stream_options"}, own={"messages"}) == {STREAM}
+
+
+def test_refusal_of_stream_options_is_not_about_the_stream() -> None:
+    for words in ("stream_options is not supported", "stream options are not supported"):
+        assert blamed(words, {STREAM, "stream_options"}) == {"stream_options"}
 
 
 def test_refusal_of_a_prefix_is_about_it() -> None:

@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from tests.faults.stage import FAST, PATIENCE, PROMPT, Heard, Stage, listen, once, stage_fixture
+from tests.faults.stage import FAST, PATIENCE, PROMPT, Heard, Stage, Way, listen, once, stage_fixture
 from tests.kit.sse_client import request
 from tests.kit.upstream import Cut, Exchange, Hang, Pause, Script, Step, http_head, openai_answer, response
 
@@ -115,6 +115,18 @@ async def test_whole_stream_is_asked_for_as_a_stream_and_put_together(stage: Sta
     stage.plays(openai_answer("Hel", "lo"))
     assert (await ask(stage, "gathered", stream=False)).text == "Hello"
     assert (sent(stage)[0]["stream"], sent(stage)[0]["stream_options"]) == (True, {"include_usage": True})
+
+
+async def test_model_that_refuses_streams_is_asked_for_whole_answers(stage: Stage) -> None:
+    error = {"error": {"message": "You must be verified to stream this model.", "param": "stream"}}
+    refusal = response(400, msgspec.json.encode(error))
+    stage.plays(lambda exchange: [refusal if exchange.json().get("stream") else response(200, LETTER)])
+    for _ in range(2):
+        [heard] = await stage.complete_all([Way("chat")], "Hi 你")
+        assert heard.messages[-1].json()["finish_reason"] == "length"
+    assert [body.get("stream") for body in sent(stage)] == [True, None, None]
+    # A client that asks for a stream by itself is told.
+    await stage.fail_all([Way("openai")], "upstream_refused", 400, whole=True)
 
 
 async def test_plain_request_that_is_answered_with_a_stream_gets_one_object(stage: Stage) -> None:

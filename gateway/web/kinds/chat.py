@@ -57,7 +57,7 @@ class Chat(RouteKind[ChatRoute]):
             def remember(answer: str) -> None:
                 history.add(str(exchange.caller), session, message, answer, clock.now())
 
-        chat: dict[str, Any] = {"model": route.model or "", "messages": messages, "stream": True}
+        chat: dict[str, Any] = {"model": route.model or "", "messages": messages}
         return Asked(
             self.job(
                 exchange,

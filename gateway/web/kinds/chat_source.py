@@ -8,7 +8,7 @@ import aiohttp
 import msgspec
 from aiohttp import hdrs
 
-from gateway.core.blame import DEVELOPER, MAX_WORDS
+from gateway.core.blame import DEVELOPER, MAX_WORDS, STREAM
 from gateway.core.errors import GatewayError
 from gateway.dialects.base import NOTHING, Answer, Call, amended
 from gateway.upstream.http import plain_headers, read_error_body
@@ -64,7 +64,8 @@ class ChatSource:
         config, dialect = upstream.config, upstream.dialect
         model: str = target.model or config.model or self._chat.get("model") or target.models.first or ""
         withheld = target.withheld.of(model) | without
-        plain = self._plain and config.whole == "plain"
+        streams = self._chat.get("stream") is True  # the client itself asks for a stream
+        plain = (self._plain and config.whole == "plain") or (STREAM in withheld and not streams)
         params = {
             name: value
             for name, value in config.params.items()
@@ -94,6 +95,8 @@ class ChatSource:
             without = (refused - restored.keys()) | set(config.omit)
             body = amended(body, beside=beside, instead=restored, without=without)
         added = (call.added - refused - set(config.omit)) | params.keys()
+        if not (plain or streams):
+            added |= {STREAM}
         if dialect.keeps_chats and DEVELOPER not in withheld and _has_developer(chat["messages"]):
             added |= {DEVELOPER}
         return msgspec.structs.replace(
