@@ -144,7 +144,7 @@ _SENTENCES: Final[dict[Meaning, tuple[tuple[str, str], ...]]] = {
         (r"(exceed\w*|reached|hit|due to) [^.]{0,40}rate[ -]?limit", "anthropics/claude-code#49036"),
         (r"too many (concurrent )?requests\b", "huggingface/huggingface_hub#2175"),
         (r"too many tokens, please wait", "hyunhwan-bcm/MARRVEL_MCP#225"),
-        (r"^resource (has been )?exhausted", "google: rpc.Code"),
+        (r"^resource (has been )?exhausted|^quota exceeded for", "google: rpc.Code"),
         (r"\brequest limit reached", "ConnectAI-E/Feishu-Wenxin#11"),
         (r"reached max (organization )?concurrency", "moonshot: api/errors"),
         (r"usage limit (exceeded|reached)", "MiniMax-AI/MiniMax-M2.7#36"),
@@ -177,7 +177,7 @@ _SENTENCES: Final[dict[Meaning, tuple[tuple[str, str], ...]]] = {
         (r"billing account [^.]{0,40}(disabled|not found|closed|not active)", "google: gemini-api/billing"),
         (r"insufficient (account |usd |paid )*(balance|credits?|funds?|quota)", "7836246/cursor2api#30"),
         (
-            r"(balance|credits?|funds) (is |are )?(insufficient|exhausted|too low|depleted)",
+            r"(?<!_)(balance|credits?|funds) (is |are )?(insufficient|exhausted|too low|depleted)\b",
             "FoundationAgents/OpenManus#438",
         ),
         (r"out of credits?\b|no credits? (left|remaining|available)", "openrouter: api/errors"),
