@@ -16,6 +16,8 @@ import msgspec
 
 MAX_SENTENCE: Final = 1000
 """Characters of a sentence."""
+MIN_SECRET: Final = 8
+"""Characters of a known key. A shorter one is a stand-in, as `none` or `ollama`, and an ordinary word."""
 MARK: Final = "…"
 """What stands for anything that was taken out."""
 
@@ -44,6 +46,10 @@ _NAMED: Final = re.compile(
 _BEARER: Final = re.compile(
     r"\b(Bearer|Basic)\s+(?!token|auth|key|scheme|credential|header|or\b|and\b|is\b)[^\s'\"`,;]{4,}", re.IGNORECASE
 )
+_PIECE: Final = re.compile(
+    r"\b((?:end|start|begin)(?:s|ing|ning)? (?:in|with) ['\"`]?|(?:key|token|secret)=)[^\s'\"`,;)]+", re.IGNORECASE
+)
+"""A piece of a key: `your key ending in …`."""
 _SHORTENED: Final = re.compile(
     r"[A-Za-z0-9_\-]*[*•●]{2,}[A-Za-z0-9_\-*•●]*"  # sk***89, ****97fe
     r"|[A-Za-z0-9_\-]{2,}(?:\.{2,}|…)[A-Za-z0-9_\-]{2,}",  # sk-…5678
@@ -83,11 +89,12 @@ def without_keys(text: str, *secrets: str) -> str:
         secrets: keys that are known; they are taken out however they look.
     """
     for secret in secrets:
-        if len(secret) >= 4:
+        if len(secret) >= MIN_SECRET:
             text = text.replace(secret, MARK)
     text = _URL.sub(r"\1\2", text)
     text = _NAMED.sub(rf"\1{MARK}", text)
     text = _BEARER.sub(rf"\1 {MARK}", text)
+    text = _PIECE.sub(rf"\1{MARK}", text)
     text = _SHORTENED.sub(MARK, text)
     text = _PREFIXED.sub(MARK, text)
     return _LONG.sub(lambda found: MARK if _is_random(found[0]) else found[0], text)

@@ -325,7 +325,8 @@ class Attempt:
         # Built anew, so that no request is kept for as long as its answer lasts.
         asked = self._work.job.source.call(upstream, self.choice.target, self._manner.prefix)
         request = asked.body or unquote_plus(urlsplit(asked.url).query).encode()
-        sentence = without_keys(error.sentence, upstream.config.api_key, *upstream.config.headers.values())
+        sent = [value.rpartition(" ")[2] for value in upstream.config.headers.values()]  # as `Bearer …`
+        sentence = without_keys(error.sentence, upstream.config.api_key, *sent)
         error.reword(without_quotes(sentence, request))
 
     def _last_heard(self) -> float:

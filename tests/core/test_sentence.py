@@ -27,6 +27,7 @@ from gateway.core.sentence import MARK, MAX_REQUEST, MAX_SENTENCE, plain, withou
         ("API密钥abc12345def678无效", "API密钥…无效"),
         ("bad key AIzaSyAJaC2_HRoQlWYanWPm2S-x.", "bad key …."),
         ("bad key QwErTyUiOpAsDfGhJkL", "bad key …"),
+        ("The key ending in cdef is invalid", "The key ending in … is invalid"),
         ("token eyJhbGciOiJIUzI1NiJ9.eyJrZXkiOiJrZXk1.KP-50yQ refused", "token … refused"),
         ("Bearer abcd1234 was refused; a Bearer token is needed", "Bearer … was refused; a Bearer token is needed"),
         ("see https://me:word@host/path?key=abc for more", "see https://host/path for more"),
@@ -51,6 +52,7 @@ def test_sentence_is_bounded() -> None:
 
 def test_known_key_is_hidden_however_it_looks() -> None:
     assert without_keys("the key plainword is bad", "plainword") == "the key … is bad"
+    assert without_keys("ollama is down", "ollama") == "ollama is down"
 
 
 @given(st.text(max_size=3000))
