@@ -29,32 +29,28 @@ and take the tokens of those events from the lease.
 An attempt knows nothing of the attempts before, beside and after it; the pump does.
 """
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Final, NamedTuple, Protocol
-from urllib.parse import unquote_plus, urlsplit
+from typing import Final, Protocol
 
 import aiohttp
-import msgspec
 
 from gateway.clock import Deadline, Timer
-from gateway.core.blame import PREFIX, STREAM, blamed
 from gateway.core.cost import amounts
 from gateway.core.errors import GatewayError
 from gateway.core.event import Event, Usage
 from gateway.core.limiter import Lease
 from gateway.core.limits import TOKENS
-from gateway.core.sentence import without_keys, without_quotes
-from gateway.dialects.base import BYTES_PER_TOKEN, NOTHING, Answer, Call
+from gateway.dialects.base import BYTES_PER_TOKEN, Answer
 from gateway.observe.account import Account
 from gateway.streams.engine import Engine
 from gateway.streams.job import Job
+from gateway.streams.question import Question
 from gateway.streams.rescue import Rescue
 from gateway.streams.transcript import Transcript
 from gateway.upstream.course import Choice
 from gateway.upstream.http import attempt
 from gateway.upstream.intake import Intake, Taken
-from gateway.upstream.models import may_lack_a_model
 
 AFTERWORDS: Final = 1.5
 """Seconds that an upstream has behind a finish reason, for the usage and the end marker. Nothing makes them longer."""
@@ -95,33 +91,6 @@ class Work:
     host: Host
 
 
-class Manner(NamedTuple):
-    """How a target is asked.
-
-    Attributes:
-        prefix: the text that it is asked to continue, "" for none.
-        without: what it has just refused of the things that the gateway adds, as `Call.added` names them.
-    """
-
-    prefix: str = ""
-    without: frozenset[str] = NOTHING
-
-
-_OF_THE_REQUEST: Final = frozenset({400, 422})
-"""Statuses of a refusal that has its reason in the request."""
-_ABOUT_ELSE: Final = frozenset(
-    {
-        "bad_request",
-        "budget",
-        "content_filter",
-        "context_length_exceeded",
-        "upstream_auth",
-        "upstream_rate_limited",
-    }
-)
-"""Failures that are certainly not about what the gateway added."""
-
-
 class Attempt:
     """One call to one target.
 
@@ -130,10 +99,10 @@ class Attempt:
         choice: the target.
         call: the number by which the target's breaker knows this call.
         rescue: the rescue that this attempt is part of, None for none.
-        manner: how the target is asked.
+        question: what the target is asked.
 
     Attributes:
-        choice: as given.
+        choice, question: as given.
         rescue: as given; None once the answer began anew.
         answer: turns the upstream's bytes into events; None before its head was accepted.
         wrote: whether any event of this attempt was written.
@@ -142,36 +111,35 @@ class Attempt:
         claim: called before events are written, None where no other attempt has ever run beside it.
         others: tokens that attempts beside it have used of the same lease.
         carried: tokens of the prefix. The upstream counts them as its prompt, the client as part of the answer.
-        url: where the request went, without its query; "" before that.
+        asked: whether the request was sent.
         status: the HTTP status that it was answered with, None before that.
     """
 
     __slots__ = (
         "_afterwords",
-        "_asked",
         "_begun",
         "_call",
         "_deadline",
         "_intake",
-        "_manner",
         "_now",
         "_paid",
         "_speaking",
         "_work",
         "answer",
+        "asked",
         "carried",
         "choice",
         "claim",
         "heard",
         "others",
+        "question",
         "rescue",
         "status",
-        "url",
         "waits",
         "wrote",
     )
 
-    def __init__(self, work: Work, choice: Choice, call: int, rescue: Rescue | None, manner: Manner) -> None:
+    def __init__(self, work: Work, choice: Choice, call: int, rescue: Rescue | None, question: Question) -> None:
         self.choice = choice
         self.rescue = rescue
         self.answer: Answer | None = None
@@ -181,75 +149,55 @@ class Attempt:
         self.waits = False
         self.claim: Callable[[], None] | None = None
         self.others = 0
-        self.url = ""
+        self.question = question
+        self.asked = False
         self.status: int | None = None
         self._work = work
         self._now = work.engine.clock.now
         self._call = call
-        self._manner = manner
-        self._asked: Call | None = None
         self._paid = 0.0
         self._begun = False  # whether a plain answer's first byte is here
         self._speaking = False
         self._intake: Intake | None = None
         self._afterwords: Timer | None = None  # runs once the answer has its finish reason
 
-    def run(self) -> Awaitable[None]:
-        """An awaitable that ends when the answer is whole, or was passed on.
+    async def run(self) -> None:
+        """Returns when the answer is whole, or was passed on.
 
         Raises:
             GatewayError: the target refused, could not be reached or was silent; its answer broke off or is too long.
         """
-        unnamed = self._work.job.source.names_no_model(self.choice.upstream, self.choice.target)
-        return self._ask_unnamed() if unnamed else self._ask()
+        if self.question.names_no_model:
+            await self._ask_unnamed()
+        else:
+            await self._ask()
 
     async def _ask_unnamed(self) -> None:
-        """Nobody names a model. Many servers choose one then; one that refuses is asked for the first of its list."""
-        if self.choice.target.models.needed:
-            await self._learn_model()
+        await self.question.learn_model()
         try:
             await self._ask()
         except GatewayError as error:
-            if not await self._model_was_missing(error):
+            if self._speaking or not await self.question.lacked_a_model(error):
                 raise
             await self._ask()
 
-    async def _learn_model(self) -> None:
-        engine = self._work.engine
-        await self.choice.target.models.learn(engine.session, self._now, engine.logger)
-
-    async def _model_was_missing(self, error: GatewayError) -> bool:
-        """Whether this refusal may be for want of a model, which is known now and was not when the target was asked."""
-        models = self.choice.target.models
-        if models.needed or self._speaking or not may_lack_a_model(error):
-            return False
-        await self._learn_model()
-        models.needed = bool(models.first)
-        return models.needed
-
     async def _ask(self) -> None:
-        self._asked = self.status = None
+        self.asked, self.status = False, None
         try:
             with Deadline(self._work.engine.clock.wheel, _timeout, self._last_heard) as self._deadline:
                 await self._send()
         finally:
-            if self._asked is not None and self.status is None:
+            if self.asked and self.status is None:
                 self._work.account.unanswered(self.choice.upstream.name)
 
     async def _send(self) -> None:
-        work, job, account = self._work, self._work.job, self._work.account
+        work, job, account, question = self._work, self._work.job, self._work.account, self.question
         upstream, target = self.choice.upstream, self.choice.target
-        rescue, (prefix, without) = self.rescue, self._manner
-        if rescue is not None:
-            rescue.ask(prefix)
-        delivered = rescue.tokens if rescue is not None and prefix else 0
-        call = job.source.call(upstream, target, prefix, delivered=delivered, without=without)
-        asked = self._asked = msgspec.structs.replace(call, headers={}, body=b"")
-        self.url = call.url.partition("?")[0]  # of a proxied request, the rest may be long, and is the client's
-        self._tell(asked)
+        call = question.put(self.rescue)
+        self.asked = True
         account.ask(upstream.name, self._now())
         account.span.ask(upstream.name, upstream.config.dialect, target.url)
-        self._deadline.set(job.timeouts.first_event + (job.timeouts.idle if asked.plain else 0.0))
+        self._deadline.set(job.timeouts.first_event + (job.timeouts.idle if question.plain else 0.0))
         with await attempt(
             work.engine.session,
             account.span.carry(call),
@@ -267,67 +215,10 @@ class Attempt:
                 await work.host.pass_through(response)
                 return
             self.answer = answer
-            self.carried = delivered
-            self._learn(asked)
+            self.carried = question.delivered
+            question.accepted()
             self._paid = self._bytes_paid(0)
             await self._read(response, answer)
-
-    def lighter(self, error: GatewayError) -> Manner | None:
-        """How the same target may be asked again at once, after this failure: without what it refused of the things
-        that the gateway added. None where the failure is about something else."""
-        asked, (prefix, without) = self._asked, self._manner
-        if asked is None or self.wrote or error.code in _ABOUT_ELSE or not (asked.added or prefix):
-            return None
-        clear = error.status in _OF_THE_REQUEST
-        if clear:
-            added = asked.added | ({PREFIX} if prefix else NOTHING)
-            taken = self.choice.target.withheld.taken(asked.model)
-            refused = blamed(error.words or error.message, added, own=asked.own, taken=taken)
-        else:
-            # A server that fails instead of refusing is believed only where it names what it did not like.
-            refused = blamed(error.words, asked.added - {STREAM}, taken=asked.added) if error.words else set()
-        if not refused and prefix and error.code == "upstream_refused":
-            refused = {PREFIX}
-        if not refused:
-            return None
-        return Manner("" if PREFIX in refused else prefix, without | refused)
-
-    def _learn(self, asked: Call) -> None:
-        """The target has accepted the request: what it was spared was the reason of its refusal."""
-        target = self.choice.target
-        if asked.added:
-            target.withheld.take(asked.model, asked.added)
-        if self._manner.without and (new := target.learn(asked.model, self._manner.without)):
-            self._work.engine.logger.info(
-                "parameters_withheld",
-                upstream=self.choice.upstream.name,
-                target=target.label,
-                parameters=sorted(new),
-                **self._work.account.facts,
-            )
-
-    def _tell(self, asked: Call) -> None:
-        """Logs what the request had to leave out, once for each parameter and upstream."""
-        new = self.choice.upstream.first_told(asked.left_out) if asked.left_out else []
-        if new:
-            self._work.engine.logger.info(
-                "parameters_left_out", upstream=self.choice.upstream.name, parameters=new, **self._work.account.facts
-            )
-
-    def hide_quotes(self, error: GatewayError) -> None:
-        """Takes out of a provider's sentence its quotes of this attempt's request, and the key that it was asked with.
-
-        The request may hold what its own reader must not see, as a route's `system` text.
-        """
-        if not error.sentence:
-            return
-        upstream = self.choice.upstream
-        # Built anew, so that no request is kept for as long as its answer lasts.
-        asked = self._work.job.source.call(upstream, self.choice.target, self._manner.prefix)
-        request = asked.body or unquote_plus(urlsplit(asked.url).query).encode()
-        sent = [value.rpartition(" ")[2] for value in upstream.config.headers.values()]  # as `Bearer …`
-        sentence = without_keys(error.sentence, upstream.config.api_key, *sent)
-        error.reword(without_quotes(sentence, request))
 
     def _last_heard(self) -> float:
         # Until the first event, nothing else is a sign of life.
@@ -403,7 +294,7 @@ class Attempt:
             self._write(events)
         elif self._speaking:
             self.heard = self._now()
-        elif self._asked is not None and self._asked.plain:
+        elif self.question.plain:
             self._begin(data)
         if answer.failure is not None:
             raise answer.failure

@@ -1,7 +1,7 @@
 """The evidence of a failure: which target was asked where, what it said, and whose request it was.
 
 It is put together only when something failed, so an answer that goes well pays for none of it. The attempt has taken
-keys and quotes of the request out of what the provider said (`Attempt.hide_quotes`); here quotes of the answer go.
+keys and quotes of the request out of what the provider said (`Question.hide_quotes`); here quotes of the answer go.
 """
 
 from typing import Final
@@ -46,7 +46,7 @@ def note_failed_stream(
 def _failed(
     kind: Kind, account: Account, attempt: Attempt | None, error: GatewayError, outcome: Outcome | None = None
 ) -> Failed:
-    url, path = asked_at(attempt.url) if attempt is not None else ("", "")
+    url, path = asked_at(attempt.question.url) if attempt is not None else ("", "")
     if error.upstream_status is None and attempt is not None:
         error.upstream_status = attempt.status  # of an answer that began well
     return Failed(

@@ -33,8 +33,9 @@ from gateway.core.cost import amounts
 from gateway.core.errors import GatewayError
 from gateway.core.event import Usage
 from gateway.core.retry import counts_against_target
-from gateway.streams.attempt import Attempt, Manner, Work
+from gateway.streams.attempt import Attempt, Work
 from gateway.streams.evidence import failed_attempt
+from gateway.streams.question import Question
 from gateway.streams.race import Lane, Race, Tried
 from gateway.streams.rescue import MAX_RESCUES, Rescue, delivered_text, delivered_tokens, tokens_of
 from gateway.upstream.course import Choice, Course
@@ -154,19 +155,20 @@ class Pump:
     async def _try(self, lane: Lane, rescue: Rescue | None, race: Race | None = None) -> Tried:
         """Asks the lane's target, again without what it refused of the things that the gateway added."""
         choice, target = lane.choice, lane.choice.target
-        manner = Manner(rescue.prefix if rescue is not None and not target.rejects_prefill else "")
+        prefix = rescue.prefix if rescue is not None and not target.rejects_prefill else ""
+        question = Question(self._work.job, self._work.engine, self._work.account, choice, prefix)
         with choice.upstream.use(target) as call:
             while True:
-                attempt = Attempt(self._work, choice, call, rescue, manner)
+                attempt = Attempt(self._work, choice, call, rescue, question)
                 try:
                     await self._run(lane, attempt, race)
                 except GatewayError as error:
                     # Each turn leaves out something more, so there are few of them.
-                    lighter = attempt.lighter(error)
+                    lighter = None if attempt.wrote else question.lighter(error)
                     if lighter is None:
                         self._blame(attempt, call, error)
                         return Tried(attempt, error)
-                    manner = lighter
+                    question = lighter
                 else:
                     break
             target.breaker.succeed(call)
@@ -180,7 +182,7 @@ class Pump:
         try:
             await attempt.run()
         except GatewayError as error:
-            attempt.hide_quotes(error)
+            attempt.question.hide_quotes(error)
             raise
         finally:
             if not lane.outrun:
