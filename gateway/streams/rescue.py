@@ -23,6 +23,7 @@ from gateway.core.event import RESTART, Event
 from gateway.core.retry import may_be_rescued
 from gateway.dialects.base import BYTES_PER_TOKEN
 from gateway.formats import Completion, View
+from gateway.formats.completion import text_of
 from gateway.observe.account import Account
 from gateway.observe.metrics import Rescue as RescueKind
 from gateway.observe.metrics import RescueResult
@@ -127,7 +128,7 @@ def delivered_text(job: Job, log: Log, error: GatewayError) -> str | None:
     message = choices[0]["message"]
     if len(choices) > 1 or message.get("tool_calls"):
         return None
-    return str(message.get("content") or "")
+    return text_of(message)
 
 
 def tokens_of(text: str) -> int:
