@@ -283,11 +283,12 @@ class EventAnswer(UnitAnswer):
         return False
 
     def _rest(self) -> list[Event]:
-        # What the end of a body left unfinished may be torn. It counts where it says that the answer is whole or has
-        # failed: many servers leave out the blank line behind their last words.
+        # A line of JSON is whole or it is none. What the end of a body left unfinished of server-sent events may be
+        # torn; it counts where it says that the answer is whole or has failed, as many servers leave out the blank
+        # line behind their last words.
         units, skipped = cast("Decoder | Gathered | _Undecided", self._units), self.skipped
         events = self._translate(units.rest())
-        if self.complete or self.failure is not None:
+        if self.complete or self.failure is not None or isinstance(units, Gathered):
             return events
         self.skipped = skipped
         return []

@@ -123,7 +123,7 @@ class _OpenAIAnswer(EventAnswer):
 
     def _rest(self) -> list[Event]:
         events = super()._rest()
-        if self.finished and not self.over:
+        if (self.finished or self.eof_ends) and not self.over:
             self._conclude(events)
         return events
 

@@ -25,6 +25,7 @@ from gateway.core.event import CHUNK, RESTART, THINKING, TOKEN, Event
 from gateway.core.retry import may_be_rescued
 from gateway.dialects.base import BYTES_PER_TOKEN, read
 from gateway.formats import Completion, View
+from gateway.formats.completion import text_of
 from gateway.observe.account import Account
 from gateway.observe.metrics import Rescue as RescueKind
 from gateway.observe.metrics import RescueResult
@@ -159,7 +160,7 @@ def delivered_text(job: Job, log: Log, error: GatewayError) -> str | None:
     message = choices[0]["message"]
     if len(choices) > 1 or message.get("tool_calls"):
         return None
-    return str(message.get("content") or "")
+    return text_of(message)
 
 
 def delivered_tokens(log: Log, counted: int = 0) -> int:

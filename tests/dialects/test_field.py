@@ -701,6 +701,12 @@ def test_chunks_line_by_line_are_read() -> None:
         assert same_for_every_cut(make, lines.encode())
 
 
+def test_lines_of_an_unknown_endpoint_are_read() -> None:
+    lines = '{"content":"He"}\n{"content":"l\\ud83d"}\n\n{"content":"\\ude00"}\r\n{"content":"o\\ud83d"}'
+    assert said(sse(), lines) == "Hel😀o\ufffd"
+    assert same_for_every_cut(sse, lines.encode())
+
+
 def test_events_are_read_for_a_plain_request() -> None:
     answer = plain()
     assert said(answer, ROLE, chunk({"content": "Hi"}), STOP, DONE) == "Hi"

@@ -117,8 +117,9 @@ LINES = [(dialect, newline) for dialect in ("openai", "anthropic", "sse") for ne
 
 @pytest.mark.parametrize(("dialect", "newline"), [*LINES, ("ollama", b"\n"), ("ollama", b"\r\n"), ("text", b"\n")])
 async def test_every_cut_of_the_bytes_gives_the_same_events(stage: Stage, dialect: str, newline: bytes) -> None:
-    marks = {"openai": b"data: [DONE]\n\n", "anthropic": b'data: {"type":"message_stop"}\n\n', "text": b""}
-    ends = marks | {"ollama": b'{"done":true}\n', "sse": b"event: done\ndata: {}\n\n"}
+    stop = b'data: {"type":"message_delta","delta":{"stop_reason":"end_turn"}}\n\n'
+    marks = {"openai": openai_chunk({}, "stop") + b"data: [DONE]\n\n", "anthropic": stop, "text": b""}
+    ends = marks | {"ollama": b'{"done":true,"done_reason":"stop"}\n', "sse": b"event: done\ndata: {}\n\n"}
     body = (token(dialect, TEXT) + ends[dialect]).replace(b"\n", newline)
     body = body if dialect == "ollama" else b"\xef\xbb\xbf" + body
 
