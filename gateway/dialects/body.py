@@ -121,7 +121,8 @@ class Gathered:
             self._over = True
             return [Event(BODY, data)]
         self._lines = LineSplitter()
-        return [Event(self._unnamed, data), *self._of_lines(self._lines.feed(_as_bytes(text[end:])))]
+        # The line end stands for that of the value: what follows is not the beginning of the text.
+        return [Event(self._unnamed, data), *self._of_lines(self._lines.feed(b"\n" + _as_bytes(text[end:])))]
 
     def _of_lines(self, lines: list[str]) -> list[Event]:
         return [Event(self._unnamed, line) for line in lines if line.strip()]

@@ -109,7 +109,7 @@ class _OpenAIAnswer(EventAnswer):
             self.ended = True
             return
         value = value_of(event.data)
-        if event.type != "error" and isinstance(value, dict) and _is_chunk(value):
+        if isinstance(value, dict) and _is_chunk(value):
             self._chunk(value, event.data, out)
         else:
             self._aside(event)
