@@ -39,6 +39,7 @@ def in_browser(item: pytest.Item) -> bool:
     return "browser" in getattr(item, "fixturenames", ())
 
 
+@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Order the tests: in a browser, slow folders, other folders, tests that run alone. A file's tests, and those in a
     browser, keep to one process."""
