@@ -3,22 +3,24 @@
 Chance begins anew for each test, from a seed that is told with a failure: `TEST_SEED=… pytest …` repeats the run, in
 whatever order and selection.
 
-Test files run side by side (pytest-xdist), each in one process, the slow ones first. A test that measures time is
-marked `alone`: it has no other test beside it, in any process. Tests in a browser run one after the other.
+Test files run side by side (pytest-xdist), each in one process, the slow ones first; those that use a browser are one
+group, because Chromium takes a core or two for itself. A test that measures time is marked `alone`: `make test` runs
+these afterwards, in one process.
 """
 
-import fcntl
 import os
 import random
-from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import settings
+from xdist.scheduler import LoadScopeScheduling  # type: ignore[import-untyped]
 
-from tests.kit.program import Gateway
+from tests.kit.program import ROOT, Gateway
 
 settings.register_profile("shared", deadline=None)  # other processes may hold a test up
 settings.load_profile("shared")
@@ -29,36 +31,36 @@ SLOW = ("real", "faults", "process")
 StartGateway = Callable[..., Awaitable[Gateway]]
 
 
-def is_alone(item: pytest.Item) -> bool:
-    """Whether no other test may run at the same time, because it measures time."""
-    return item.get_closest_marker("alone") is not None
+BROWSER = "playwright.async_api"
+"""What a file imports that uses a browser."""
 
 
-def in_browser(item: pytest.Item) -> bool:
-    """Whether it drives Chromium, which takes a core or two for itself: two of them at once would miss their limits."""
-    return "browser" in getattr(item, "fixturenames", ())
+class ByFile(LoadScopeScheduling):  # type: ignore[misc]
+    """Gives the tests of a file to one process, and those of all files that use a browser."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        path = nodeid.partition("::")[0]
+        return "browser" if BROWSER in _source(path) else path
 
 
-@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
+@cache
+def _source(path: str) -> str:
+    return (ROOT / path).read_text(encoding="utf-8")
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> ByFile:
+    """The scheduler of the process that hands the tests out."""
+    return ByFile(config, log)
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Order the tests: in a browser, slow folders, other folders, tests that run alone. A file's tests, and those in a
-    browser, keep to one process."""
+    """Order the tests: in a browser, slow folders, other folders."""
 
-    def order(item: pytest.Item) -> tuple[bool, bool, bool]:
-        return is_alone(item), not in_browser(item), item.path.parent.name not in SLOW
+    def order(item: pytest.Item) -> tuple[bool, bool]:
+        return BROWSER not in _source(str(item.path)), item.path.parent.name not in SLOW
 
     items.sort(key=order)
-    for item in items:
-        shared = "alone" if is_alone(item) else "browser" if in_browser(item) else ""
-        item.add_marker(pytest.mark.xdist_group(shared or str(item.path.relative_to(item.config.rootpath))))
-
-
-@pytest.hookimpl(wrapper=True, tryfirst=True)
-def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
-    """Let a test that is to be alone wait until no other test runs, in any process; this time is not its own."""
-    with open(__file__) as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX if is_alone(item) else fcntl.LOCK_SH)
-        return (yield)
 
 
 @pytest.fixture

@@ -20,9 +20,10 @@ from urllib.parse import parse_qs, quote, urlsplit
 
 from tests.kit.program import Gateway
 from tests.kit.sse_client import Message, Parser, Response, request
-from tests.kit.upstream import LAST_CHUNK, Exchange, Script, ScriptedUpstream, Step, chunk, sse_head
+from tests.kit.upstream import LAST_CHUNK, Exchange, Script, ScriptedUpstream, Step, chunk, response, sse_head
 
 EVENTS = {"Accept": "text/event-stream"}
+MODELS = "which models are there?"
 UNLIMITED = {"per_address": {"requests": None, "connections": None}}
 
 
@@ -34,7 +35,7 @@ class Stage:
     """
 
     def __init__(self) -> None:
-        self._scripts: dict[str, Script] = {}
+        self._scripts: dict[str, Script] = {MODELS: [response(404, "")]}
         self._numbers = count(10_000)  # all of one length, so that prompts cost the same
         self.upstream = ScriptedUpstream(self._script)
         self.gateway: Gateway
@@ -95,7 +96,9 @@ class Stage:
 
 
 def question_of(exchange: Exchange) -> str:
-    """What the upstream is asked: the last message of a chat, or the query of a proxied request."""
+    """What the upstream is asked: the last message of a chat, the query of a proxied request, or for its models."""
+    if exchange.target.endswith("/models"):
+        return MODELS
     if exchange.body:
         question = exchange.json()["messages"][-1]["content"]
         assert isinstance(question, str)
