@@ -3,9 +3,9 @@
 Chance begins anew for each test, from a seed that is told with a failure: `TEST_SEED=… pytest …` repeats the run, in
 whatever order and selection.
 
-Test files run side by side (pytest-xdist), each in one process, the slow ones first; those that use a browser are one
-group, because Chromium takes a core or two for itself. A test that measures time is marked `alone`: `make test` runs
-these afterwards, in one process.
+Test files run side by side (pytest-xdist), each in one process; those that use a browser are one group. Chromium takes a
+core or two for itself, so it begins, beside tests that compute; those that wait, and have limits of time, come later. A
+test that measures time is marked `alone`: `make test` runs these afterwards, in one process.
 """
 
 import os
@@ -27,7 +27,7 @@ settings.load_profile("shared")
 
 SEED = int(os.environ.setdefault("TEST_SEED", str(random.randrange(1 << 30))))  # xdist's processes inherit it
 SLOW = ("real", "faults", "process")
-"""Folders whose tests mostly wait. They begin, so that the others fill the time that they leave."""
+"""Folders whose tests mostly wait."""
 StartGateway = Callable[..., Awaitable[Gateway]]
 
 
@@ -55,10 +55,10 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> ByFile:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Order the tests: in a browser, slow folders, other folders."""
+    """Order the tests: in a browser, those that compute, those that wait."""
 
     def order(item: pytest.Item) -> tuple[bool, bool]:
-        return BROWSER not in _source(str(item.path)), item.path.parent.name not in SLOW
+        return BROWSER not in _source(str(item.path)), item.path.parent.name in SLOW
 
     items.sort(key=order)
 
