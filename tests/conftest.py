@@ -3,9 +3,9 @@
 Chance begins anew for each test, from a seed that is told with a failure: `TEST_SEED=… pytest …` repeats the run, in
 whatever order and selection.
 
-Test files run side by side (pytest-xdist), each in one process; those that use a browser are one group. Chromium takes a
-core or two for itself, so it begins, beside tests that compute; those that wait, and have limits of time, come later. A
-test that measures time is marked `alone`: `make test` runs these afterwards, in one process.
+Test files run side by side (pytest-xdist), each in one process; those that use a browser are one group. Chromium takes
+a core or two for itself, so it begins, beside tests that compute; those that wait, and have limits of time, come later.
+A test that measures time is marked `alone`: `make test` runs these afterwards, in one process.
 """
 
 import os
