@@ -185,10 +185,15 @@ class Pump:
             attempt.question.hide_quotes(error)
             raise
         finally:
-            if not lane.outrun:
-                if attempt.answer is not None:
-                    self._answered = attempt
-                self._rescue = attempt.rescue
+            self._keep(lane, attempt)
+
+    def _keep(self, lane: Lane, attempt: Attempt) -> None:
+        """What came of an attempt is what came of the answer so far, unless another one was heard."""
+        if lane.outrun:
+            return
+        if attempt.answer is not None:
+            self._answered = attempt
+        self._rescue = attempt.rescue
 
     def _blame(self, attempt: Attempt, call: int, error: GatewayError) -> None:
         """Counts a failure, where the target is to blame for it."""
@@ -280,8 +285,8 @@ class Pump:
             return
         self._beside += 1
         self._rescues += rescue is not None
-        if silent.attempt is not None:
-            silent.attempt.others = self._beside * work.job.input_tokens
+        assert silent.attempt is not None, "a lane that is silent has begun"
+        silent.attempt.others = self._beside * work.job.input_tokens
         self._enter(race, choice, rescue)
 
     def _afford(self, silent: Lane) -> bool:
