@@ -55,18 +55,23 @@ run: setup
 # The tests start hundreds of gateways; each would compile the program anew.
 unexport PYTHONDONTWRITEBYTECODE
 
-unit: setup
-	$(BIN)/python -m pytest -n $(WORKERS) $(UNIT) $(ARGS)
+# $(call tests,python,folders): those that measure time come last, one after the other. With ARGS, either half may have
+# nothing to do (status 5).
+define tests
+$(1) -m pytest -n $(WORKERS) -m "not alone" $(2) $(ARGS) || [ $$? = 5 -a -n "$(ARGS)" ]
+$(1) -m pytest -m alone $(2) $(ARGS) || [ $$? = 5 -a -n "$(ARGS)" ]
+endef
 
-# Tests that measure time come last, one after the other. With ARGS, either half may have nothing to do (status 5).
+unit: setup
+	$(call tests,$(BIN)/python,$(UNIT))
+
 test: setup page node_modules/.installed programs
-	$(BIN)/python -m pytest -n $(WORKERS) -m "not alone" $(ARGS) || [ $$? = 5 -a -n "$(ARGS)" ]
-	$(BIN)/python -m pytest -m alone $(ARGS) || [ $$? = 5 -a -n "$(ARGS)" ]
+	$(call tests,$(BIN)/python)
 
 # Measuring takes nearly twice the CPU, so the tests with the real programs are left out.
 coverage: setup page node_modules/.installed programs
 	@rm -f .coverage .coverage.*
-	$(BIN)/coverage run -m pytest -n $(WORKERS) $(UNIT) $(MEASURED) $(ARGS)
+	$(call tests,$(BIN)/coverage run,$(UNIT) $(MEASURED))
 	@$(BIN)/coverage combine --quiet
 	$(BIN)/coverage report
 	$(BIN)/coverage json --quiet -o - | $(BIN)/python -m tests.kit.floors

@@ -166,6 +166,7 @@ class Pump:
                     # Each turn leaves out something more, so there are few of them.
                     lighter = None if attempt.wrote else question.lighter(error)
                     if lighter is None:
+                        question.hide_quotes(error)
                         self._blame(attempt, call, error)
                         return Tried(attempt, error)
                     question = lighter
@@ -181,9 +182,6 @@ class Pump:
         self._asked = attempt
         try:
             await attempt.run()
-        except GatewayError as error:
-            attempt.question.hide_quotes(error)
-            raise
         finally:
             self._keep(lane, attempt)
 
@@ -197,7 +195,7 @@ class Pump:
 
     def _blame(self, attempt: Attempt, call: int, error: GatewayError) -> None:
         """Counts a failure, where the target is to blame for it."""
-        if error.code == "budget" or (attempt.rescue is not None and error is attempt.rescue.broken):
+        if _is_blameless(attempt, error):
             return
         if counts_against_target(error):
             attempt.choice.target.breaker.fail(self._now(), call)
@@ -207,8 +205,8 @@ class Pump:
     def _consider(self, attempt: Attempt, error: GatewayError) -> None:
         """Returns when another target may be asked after this failure; otherwise raises."""
         work, choice, rescue = self._work, attempt.choice, self._rescue
-        if error.code == "budget" or (rescue is not None and error is rescue.broken):
-            raise error  # the target is not to blame
+        if _is_blameless(attempt, error):
+            raise error
         # Three cases: 1. Nothing was written at all: ask again, as long as the time for a first event is not over.
         # 2. This attempt of a rescue added nothing: ask again for the same rescue. 3. The answer broke off: rescue it.
         if work.transcript.empty:
@@ -334,3 +332,8 @@ class Pump:
     def _note(self, attempt: Attempt, error: GatewayError) -> None:
         self._failed[error] = attempt
         self._work.engine.failures.note(failed_attempt(self._work, attempt, error))
+
+
+def _is_blameless(attempt: Attempt, error: GatewayError) -> bool:
+    """Whether the target is not to blame: the tokens are used up, or the error is the one that its rescue is about."""
+    return error.code == "budget" or (attempt.rescue is not None and error is attempt.rescue.broken)

@@ -243,27 +243,26 @@ def _mark_retrieved(lost: "asyncio.Future[None]") -> None:
 
 async def read_error_body(response: aiohttp.ClientResponse) -> bytes:
     """The body of an answer that is no stream: at most 64 KiB, and what came within five seconds."""
-    body = b""
-    try:
-        async with asyncio.timeout(ERROR_BODY_TIME):
-            while len(body) < MAX_ERROR_BODY and (part := await response.content.readany()):
-                body += part
-    except (TimeoutError, aiohttp.ClientError, ConnectionError):
-        return body  # the status says enough; a cut explanation is no second error
-    return body[:MAX_ERROR_BODY]
+    return (await _begun_body(response))[:MAX_ERROR_BODY]
 
 
 async def peek_error_body(response: aiohttp.ClientResponse) -> bytes:
     """Like `read_error_body`, but the body is still there for whoever reads it next."""
+    body = await _begun_body(response)
+    put_back(response.content, body)
+    return body[:MAX_ERROR_BODY]
+
+
+async def _begun_body(response: aiohttp.ClientResponse) -> bytes:
+    """What was read of a body until it is `MAX_ERROR_BODY` long, with all of the last read."""
     body = b""
     try:
         async with asyncio.timeout(ERROR_BODY_TIME):
             while len(body) < MAX_ERROR_BODY and (part := await response.content.readany()):
                 body += part
     except (TimeoutError, aiohttp.ClientError, ConnectionError):
-        pass  # whoever reads on will meet it again
-    put_back(response.content, body)
-    return body[:MAX_ERROR_BODY]
+        return body  # the status says enough, and whoever reads on meets the error again
+    return body
 
 
 def body_error(error: BaseException) -> GatewayError:

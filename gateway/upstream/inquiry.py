@@ -183,11 +183,10 @@ class _Question:
         """
         config, dialect = self._upstream.config, self._upstream.dialect
         chat = {"messages": [{"role": "user", "content": "hi"}]} | ({"model": model} if model else {})
-        call = dialect.call(chat, self._target.url, config.api_key)
+        call = dialect.call(chat, self._target.asked_url, config.api_key)
         status, kind, headers, body = await self._send(call)
         if status != 200:
             error = dialect.refusal(status, headers, body, now=time.time())
-            error.upstream_status = status
             if names:
                 error.message = f"{model} is not among its models ({_shown(names)}): {error.message}"
             raise error
@@ -196,11 +195,9 @@ class _Question:
 
     async def _ask_anything(self) -> str:
         own = self._upstream.dialect.credential(self._upstream.config.api_key) | self._upstream.config.headers
-        status, _, headers, body = await self._send(Call("HEAD", self._target.url, own, b""))
+        status, _, headers, body = await self._send(Call("HEAD", self._target.asked_url, own, b""))
         if status >= 500:
-            error = self._upstream.dialect.refusal(status, headers, body, now=time.time())
-            error.upstream_status = status
-            raise error
+            raise self._upstream.dialect.refusal(status, headers, body, now=time.time())
         return f"reached, status {status}"
 
     async def _send(self, call: Call) -> tuple[int, str, dict[str, str], bytes]:

@@ -136,9 +136,7 @@ async def ask_models(session: aiohttp.ClientSession, call: Call, *, verify_tls: 
     except TimeoutError:
         raise GatewayError("upstream_timeout", detail="no list of models in time") from None
     if response.status != 200:
-        error = failures.refusal(response.status, plain_headers(response.headers), body)
-        error.upstream_status = response.status
-        raise error
+        raise failures.refusal(response.status, plain_headers(response.headers), body)
     names = models_in(body)
     if names is None:
         raise GatewayError("upstream_protocol", detail="status 200, but no list of models")

@@ -1,11 +1,11 @@
 """Configs that can be used in, the exact warnings of `gateway check` out."""
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from gateway.config import examine, examine_text
+from tests.config.cases import cases
 
 ROOT = Path(__file__).resolve().parents[2]
 SHIPPED = [ROOT / "config.yaml", ROOT / "compose/gateway.yaml", *sorted((ROOT / "docs/examples").glob("*.yaml"))]
@@ -17,17 +17,6 @@ routes:
   - {path: /v1/chat/completions, api: openai, upstream: main}
   - {path: /api/chat, api: chat, upstream: main}
 """
-
-
-def cases() -> Iterator[object]:
-    """Every case of warnings.txt: under which heading it stands, the YAML, the expected lines."""
-    heading = ""
-    for block in Path(__file__).with_name("warnings.txt").read_text("utf-8").split("\n\n"):
-        if block.startswith("["):
-            heading = block
-        elif not block.startswith("#"):
-            yaml, *expected = block.strip().split("\n> ")
-            yield pytest.param(heading, yaml, expected, id=f"{heading} {yaml[:60]}")
 
 
 def placed(heading: str, yaml: str) -> str:
@@ -43,7 +32,7 @@ def placed(heading: str, yaml: str) -> str:
     return texts[heading]
 
 
-@pytest.mark.parametrize(("heading", "yaml", "expected"), list(cases()))
+@pytest.mark.parametrize(("heading", "yaml", "expected"), list(cases("warnings.txt")))
 def test_check_warns_of_what_cannot_work_or_is_dangerous(heading: str, yaml: str, expected: list[str]) -> None:
     found = examine_text(placed(heading, yaml), "f", {"SPACED": "0123456789abcdef "}).warnings
     assert [str(warning).removeprefix("f:") for warning in found] == expected

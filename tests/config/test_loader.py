@@ -1,6 +1,5 @@
 """Bad configs in, the exact lines of `gateway check` out."""
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -8,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.config import ConfigError, load, load_text
+from tests.config.cases import cases
 
 BASE = """\
 upstreams:
@@ -25,17 +25,6 @@ def lines(text: str, **environ: str) -> list[str]:
     return [line.removeprefix("f:") for line in str(error.value).splitlines()]
 
 
-def cases() -> Iterator[object]:
-    """Every case of bad_configs.txt: under which heading it stands, the YAML, the expected lines."""
-    heading = ""
-    for block in Path(__file__).with_name("bad_configs.txt").read_text("utf-8").split("\n\n"):
-        if block.startswith("["):
-            heading = block
-        elif not block.startswith("#"):
-            yaml, *expected = block.strip().split("\n> ")
-            yield pytest.param(heading, yaml, expected, id=f"{heading} {yaml[:60]}")
-
-
 def placed(heading: str, yaml: str) -> str:
     """A config with `yaml` where `heading` says."""
     head, routes = BASE.split("routes:")
@@ -48,7 +37,7 @@ def placed(heading: str, yaml: str) -> str:
     return texts[heading]
 
 
-@pytest.mark.parametrize(("heading", "yaml", "expected"), list(cases()))
+@pytest.mark.parametrize(("heading", "yaml", "expected"), list(cases("bad_configs.txt")))
 def test_check_names_line_key_fault_and_what_is_allowed(heading: str, yaml: str, expected: list[str]) -> None:
     assert lines(placed(heading, yaml)) == expected
 

@@ -118,6 +118,20 @@ async def test_endpoint_of_your_own_is_asked_hi(dialect: str) -> None:
     assert not bad.serves
 
 
+@pytest.mark.parametrize("api", ["chat", "proxy"])
+async def test_every_question_has_the_query_of_the_target(api: str) -> None:
+    route = {"api": api, "path": "/a/{path}" if api == "proxy" else "/a"}
+
+    def without_a_list(exchange: Exchange) -> list[Step]:
+        return [response(404 if exchange.method == "GET" else 200, "")]
+
+    async with ScriptedUpstream(without_a_list) as upstream:
+        target = {"url": upstream.url, "query": {"api-version": "2024-10-21"}}
+        await asyncio.wait_for(inquire(config(target, route=route)), 10)
+        assert upstream.exchanges
+        assert {exchange.target.partition("?")[2] for exchange in upstream.exchanges} == {"api-version=2024-10-21"}
+
+
 async def test_target_of_proxy_routes_only_has_to_be_there() -> None:
     proxy = {"path": "/a/{path}", "api": "proxy"}
     async with ScriptedUpstream([response(404, "")]) as upstream:
