@@ -34,6 +34,9 @@ StartGateway = Callable[..., Awaitable[Gateway]]
 BROWSER = "playwright.async_api"
 """What a file imports that uses a browser."""
 
+ALONE = "mark.alone"
+"""What a file contains that has tests which measure."""
+
 
 class ByFile(LoadScopeScheduling):  # type: ignore[misc]
     """Gives the tests of a file to one process, and those of all files that use a browser."""
@@ -52,6 +55,12 @@ def _source(path: str) -> str:
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> ByFile:
     """The scheduler of the process that hands the tests out."""
     return ByFile(config, log)
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Leave out the files without a test that measures, where only those run: reading them all takes ten seconds."""
+    measured = config.getoption("markexpr") == "alone"
+    return True if measured and collection_path.suffix == ".py" and ALONE not in _source(str(collection_path)) else None
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -55,20 +55,6 @@ async def ask(gateway: Gateway, path: str = "/chat", who: str = "old") -> Respon
     return await request(f"{gateway.url}{path}", method="POST", body={"message": "hi"}, headers=headers)
 
 
-async def reload(gateway: Gateway) -> None:
-    """HUP, and wait for the new configuration to be in force."""
-    before = count(gateway, "reloaded")
-    gateway.send_signal(signal.SIGHUP)
-    await more_lines(gateway, "reloaded", before)
-
-
-async def more_lines(gateway: Gateway, event: str, before: int) -> None:
-    """Return when more than so many lines of an event were logged."""
-    async with asyncio.timeout(10):
-        while count(gateway, event) <= before:  # noqa: ASYNC110 - `said` would look through all lines for each of them
-            await asyncio.sleep(0.005)
-
-
 def count(gateway: Gateway, event: str) -> int:
     """How many lines of an event were logged."""
     return sum(f'"event":"{event}"' in line for line in gateway.stdout)
@@ -90,8 +76,7 @@ class Served:
     async def refuse(self) -> dict[str, Any]:
         """HUP, and the one error line that it leads to."""
         before = count(self.gateway, "reload_failed")
-        self.gateway.send_signal(signal.SIGHUP)
-        await more_lines(self.gateway, "reload_failed", before)
+        await self.gateway.reload(event="reload_failed")
         lines = self.gateway.log_lines("reload_failed")[before:]
         assert len(lines) == 1, lines
         return lines[0]
@@ -165,7 +150,7 @@ async def test_reload_of_a_bad_file_changes_nothing(served: Served, harm: Callab
     if path.is_dir():
         path.rmdir()
     gateway.write_config(served.good)
-    await reload(gateway)
+    await gateway.reload()
     assert await served.reload_metric() == 1
     assert await served.reader.next() is not None
 
@@ -174,7 +159,7 @@ async def test_reload_of_a_bad_file_changes_nothing(served: Served, harm: Callab
 async def test_many_reloads_at_once_are_one_after_the_other(served: Served) -> None:
     for _ in range(20):
         served.gateway.send_signal(signal.SIGHUP)
-    await reload(served.gateway)
+    await served.gateway.reload()
     assert await served.reload_metric() == 1
     assert served.reader is not None
     assert await served.reader.next() is not None
@@ -206,7 +191,7 @@ async def test_reload_is_seen_by_new_requests_and_leaves_running_streams_alone(s
                 routes=[route("/chat"), route("/more", "more")],
             )
         )
-        await reload(gateway)
+        await gateway.reload()
         async with await ask(gateway) as removed:
             assert removed.status == 401
         for path in ("/chat", "/more"):
@@ -227,7 +212,7 @@ async def test_removed_key_resumes_nothing_and_removed_route_is_gone(start_gatew
         async with EventSource(f"{gateway.url}/chat?message=hi&token=secret-of-old", retry=0.01) as source:
             await source.until("token")
             gateway.write_config(config(upstream.url, auth={"keys": [key("new")]}))
-            await reload(gateway)
+            await gateway.reload()
             source.retry, source.current.parser.retry = 0.01, None
             await source.drop()
             with pytest.raises(EOFError):
@@ -248,7 +233,7 @@ async def test_start_and_reload_log_each_warning_once(start_gateway: StartGatewa
     assert (first["level"], first["setting"]) == ("warning", "upstreams.main.targets[0].url")
     assert first["says"].startswith("is one call of an API")
     gateway.write_config(doubtful("http://a.lan/v1/chat/completions", "http://b.lan:443/v1"))
-    await reload(gateway)
+    await gateway.reload()
     settings = [line["setting"] for line in gateway.log_lines("config_warning")]
     assert settings == ["upstreams.main.targets[0].url", "upstreams.main.targets[1].url"]
 
@@ -258,7 +243,7 @@ async def test_reload_changes_the_log_level_and_names_what_needs_a_restart(start
         gateway = await start_gateway(config(upstream.url))
         before = gateway.config["server"]["listen"]
         gateway.write_config(config(upstream.url, server={"listen": "127.0.0.1:1"}, log={"level": "info"}))
-        await reload(gateway)
+        await gateway.reload()
         assert (await gateway.logged("needs_restart"))["setting"] == "server.listen"
         gateway.write_config(config(upstream.url, server={"listen": before}, log={"level": "error"}))
         await reload_quietly(gateway)
@@ -266,7 +251,7 @@ async def test_reload_changes_the_log_level_and_names_what_needs_a_restart(start
         async with await request(f"{gateway.url}/nothing") as answer:
             assert answer.status == 404
         gateway.write_config(config(upstream.url, log={"level": "info"}))
-        await reload(gateway)
+        await gateway.reload()
         assert [line["event"] for line in gateway.log_lines()[lines:]] == ["reloaded"]  # back at its own address
 
 
@@ -373,7 +358,7 @@ async def test_two_hundred_reloads_touch_none_of_two_hundred_streams(start_gatew
         for number in range(1, RELOADS // 2 + 1):
             await scratch(served, SCRATCHES[number % len(SCRATCHES)])
             gateway.write_config(generation(upstream.url, number))
-            await reload(gateway)
+            await gateway.reload()
             assert await served.reload_metric() == 1
             await check_in_force(gateway, number)
             sizes.append(ledger.rss())

@@ -100,7 +100,7 @@ class Program:
         self.stdout: deque[str] = deque(maxlen=MAX_LINES)
         self.stderr: deque[str] = deque(maxlen=MAX_LINES)
         self.process: asyncio.subprocess.Process | Forked | None = None
-        self._said = asyncio.Condition()
+        self._awaited: dict[asyncio.Future[str], Callable[[str], bool]] = {}
         self._readers: list[asyncio.Task[None]] = []
 
     async def __aenter__(self) -> Self:
@@ -159,27 +159,28 @@ class Program:
     async def _keep(self, stream: asyncio.StreamReader, lines: deque[str]) -> None:
         while line := await stream.readline():
             lines.append(line.decode("utf-8", "replace").rstrip("\n"))
-            await self._tell()
-        await self._tell()
-
-    async def _tell(self) -> None:
-        async with self._said:
-            self._said.notify_all()
+            for awaited, matches in self._awaited.items():
+                if not awaited.done() and matches(lines[-1]):
+                    awaited.set_result(lines[-1])
 
     async def said(self, matches: Callable[[str], bool], what: str, timeout: float = START_SECONDS) -> str:
         """The first line, of the past or to come, that `matches`. Raises AssertionError with the output otherwise."""
-        try:
-            async with asyncio.timeout(timeout), self._said:
-                while True:
-                    if line := next(filter(matches, [*self.stdout, *self.stderr]), None):
-                        return line
-                    assert not self._silent(), f"{self.command[0]} ended without {what}\n{self.output()}"
-                    await self._said.wait()
-        except TimeoutError:
-            raise AssertionError(f"{self.command[0]} did not say {what} in {timeout} s\n{self.output()}") from None
+        return next(filter(matches, [*self.stdout, *self.stderr]), None) or await self.says(matches, what, timeout)
 
-    def _silent(self) -> bool:
-        return all(reader.done() for reader in self._readers)
+    async def says(self, matches: Callable[[str], bool], what: str, timeout: float = START_SECONDS) -> str:
+        """The first line to come that `matches`, from this call on. Raises AssertionError with the output otherwise."""
+        awaited: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+        ended = asyncio.ensure_future(asyncio.wait(self._readers))
+        self._awaited[awaited] = matches
+        try:
+            await asyncio.wait({awaited, ended}, timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
+            if awaited.done():
+                return awaited.result()
+            why = f"ended without {what}" if ended.done() else f"did not say {what} in {timeout} s"
+            raise AssertionError(f"{self.command[0]} {why}\n{self.output()}")
+        finally:
+            del self._awaited[awaited]
+            ended.cancel()
 
     def output(self) -> str:
         """The last lines of both outputs, to read in a failure."""
@@ -286,9 +287,15 @@ class Gateway(Program):
 
     async def logged(self, event: str, timeout: float = 10, **fields: Any) -> dict[str, Any]:
         """The first log line, of the past or to come, with this event and these fields."""
-        wanted = {"event": event} | fields
-        line = await self.said(lambda text: wanted.items() <= _entry(text).items(), f"a log line {wanted}", timeout)
+        line = await self.said(_matcher(event, fields), f"a log line {event} {fields}", timeout)
         return _entry(line)
+
+    async def reload(self, config: Mapping[str, Any] | str | None = None, event: str = "reloaded") -> dict[str, Any]:
+        """Write this configuration, send HUP, and return what is logged then: "reload_failed" if told so."""
+        if config is not None:
+            self.write_config(config)
+        self.send_signal(signal.SIGHUP)
+        return _entry(await self.says(_matcher(event, {}), f"a log line {event}"))
 
     def log_lines(self, event: str | None = None) -> list[dict[str, Any]]:
         """Every log line so far, or those of one event; a line that is not JSON fails the test."""
@@ -299,6 +306,11 @@ class Gateway(Program):
 def _filled_in(config: dict[str, Any]) -> dict[str, Any]:
     server = {"listen": f"127.0.0.1:{free_port()}", "admin_listen": f"127.0.0.1:{free_port()}", "drain": "2s"}
     return config | {"server": server | config.get("server", {}), "log": {"format": "json"} | config.get("log", {})}
+
+
+def _matcher(event: str, fields: Mapping[str, Any]) -> Callable[[str], bool]:
+    wanted = {"event": event} | fields
+    return lambda line: event in line and wanted.items() <= _entry(line).items()
 
 
 def _entry(line: str) -> dict[str, Any]:

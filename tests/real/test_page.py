@@ -2,7 +2,6 @@
 
 import asyncio
 import re
-import signal
 from collections.abc import AsyncIterator, Iterator, Sequence
 from typing import Any
 
@@ -504,16 +503,9 @@ async def test_page_sends_a_message_that_no_url_can_hold(page: Page) -> None:
 @pytest_asyncio.fixture(loop_scope="module")
 async def closed(gateway: Gateway) -> AsyncIterator[Gateway]:
     """The gateway while it asks for a key."""
-    await reload(gateway, config(keys=[{"id": "visitor", "key": KEY}]))
+    await gateway.reload(config(keys=[{"id": "visitor", "key": KEY}]))
     yield gateway
-    await reload(gateway, config(anonymous=True))
-
-
-async def reload(gateway: Gateway, config: dict[str, Any]) -> None:
-    before = len(gateway.log_lines("reloaded"))
-    gateway.write_config(config)
-    gateway.send_signal(signal.SIGHUP)
-    await gateway.said(lambda _: len(gateway.log_lines("reloaded")) > before, "that it reloaded")
+    await gateway.reload(config(anonymous=True))
 
 
 async def test_visitor_without_a_key_is_asked_for_one(page: Page, closed: Gateway) -> None:
@@ -543,9 +535,9 @@ async def scripted(gateway: Gateway) -> AsyncIterator[Gateway]:
     async with ScriptedUpstream(play) as upstream:
         changed = config(anonymous=True)
         changed["upstreams"]["main"]["targets"] = [{"url": upstream.url}]
-        await reload(gateway, changed)
+        await gateway.reload(changed)
         yield gateway
-        await reload(gateway, config(anonymous=True))
+        await gateway.reload(config(anonymous=True))
 
 
 CUT = {
