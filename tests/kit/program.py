@@ -298,8 +298,9 @@ class Gateway(Program):
         return _entry(await self.says(_matcher(event, {}), f"a log line {event}"))
 
     def log_lines(self, event: str | None = None) -> list[dict[str, Any]]:
-        """Every log line so far, or those of one event; a line that is not JSON fails the test."""
-        lines = [msgspec.json.decode(line, type=dict[str, Any]) for line in [*self.stdout, *self.stderr] if line]
+        """Every log line so far, or those of one event; a line among them that is not JSON fails the test."""
+        said = [line for line in [*self.stdout, *self.stderr] if line and (event is None or event in line)]
+        lines = [msgspec.json.decode(line, type=dict[str, Any]) for line in said]
         return [line for line in lines if event in {None, line.get("event")}]
 
 
