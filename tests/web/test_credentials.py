@@ -18,7 +18,7 @@ pytestmark = pytest.mark.asyncio(loop_scope="module")
 SECRET = "sk-Very.Secret~0123456789"
 WEB = {"Authorization": f"Bearer {SECRET}"}
 APP, EVIL = "https://app.example.com", "https://evil.example.com"
-LIFETIME = 6.0
+LIFETIME = 3.0
 ROUTES: list[dict[str, Any]] = [
     {"path": "/chat"},
     {"path": "/openai", "api": "openai"},
