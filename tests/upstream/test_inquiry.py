@@ -124,7 +124,10 @@ async def test_hi_has_the_parameters_of_the_configuration() -> None:
         return [response(404 if exchange.method == "GET" else 200, "{}")]
 
     async with ScriptedUpstream(answers) as upstream:
-        settings = {"params": {"max_tokens": 7, "top_k": 3, "seed": 1}, "omit": ["seed", "stream_options"]}
+        settings: dict[str, Any] = {
+            "params": {"max_tokens": 7, "top_k": 3, "seed": 1},
+            "omit": ["seed", "stream_options"],
+        }
         [report] = await asyncio.wait_for(inquire(config({"url": upstream.url + "/v1"}, **settings)), 10)
         asked = json.loads(upstream.exchanges[-1].body)
     assert report.serves
