@@ -80,14 +80,14 @@ FILTERED = '{"error":{"message":"This text is not allowed.","code":"content_filt
 @pytest.mark.parametrize("body", [FILTERED, '{"error":{"message":"max_tokens is too large"}}'], ids=["filter", "400"])
 async def test_refusal_of_the_request_by_the_first_ends_both(works: Works, body: str) -> None:
     """No other provider is asked to get around a refusal, also not where it was asked already."""
-    first = [Pause(2 * HEDGE), response(400, body)]
+    first: list[Step] = [Pause(2 * HEDGE), response(400, body)]
     events, [_, second] = await events_of(works, first, late("no", seconds=6 * HEDGE), upstream=HEDGED)
     assert (text_of(events), code(events)) == ("", "content_filter" if body is FILTERED else "upstream_refused")
     assert len(second) == 1
 
 
 async def test_filter_that_ends_a_stalled_answer_ends_both(works: Works) -> None:
-    first = [*BEGUN, Pause(2 * HEDGE), chunk(f"data: {FILTERED}\n\n")]
+    first: list[Step] = [*BEGUN, Pause(2 * HEDGE), chunk(f"data: {FILTERED}\n\n")]
     events, _ = await events_of(works, first, late("no", seconds=6 * HEDGE), upstream=HEDGED)
     assert (text_of(events), code(events)) == ("The quick brown fox ", "content_filter")
 
