@@ -174,8 +174,9 @@ _TEXTS: Final = frozenset({"system", "prompt", "input", "instructions", "user"})
 _QUOTED: Final = re.compile(
     r"(?<!\w)(?:'[^']{1,400}'|\"[^\"]{1,400}\"|`[^`]{1,400}`|“[^”]{1,400}”|‘[^’]{1,400}’|「[^」]{1,400}」)(?!\w)"
 )
+_JSON_ESCAPED: Final = re.compile(r"\\(?:u([0-9a-fA-F]{4})|([nrt\"'/\\]))()()")
 _ESCAPED: Final = re.compile(
-    r"\\+(?:u([0-9a-fA-F]{4})|x([0-9a-fA-F]{2})|([nrt\"'/\\]))"
+    r"\\+(?:u([0-9a-fA-F]{4})|([nrt\"'/\\]))|((?:\\+x[0-9a-fA-F]{2})+)"
     r"|((?:%[0-9a-fA-F]{2})+)|(?<=\w)\+(?=[\w%])"
 )
 """Escapes of JSON (also of JSON in JSON), Python and URLs."""
@@ -201,8 +202,18 @@ def without_quotes(sentence: str, request: bytes) -> str:
     texts = _texts_of(request) if len(request) <= MAX_REQUEST else None
     if texts is None:
         return MARK
-    said = " ".join(_ESCAPED.sub(_unescaped, unescape(sentence)).split())
-    joined = "\n".join(texts).encode("utf-8", "replace")
+    joined = "\n".join(texts).encode("utf-8", "replace").lower()
+    # Read with all escapes; then but for those of JSON as it stands, as they may be signs of the text itself.
+    for escaped, read in ((_ESCAPED, unescape), (_JSON_ESCAPED, str)):
+        said = " ".join(escaped.sub(_unescaped, read(sentence)).split())
+        sentence = _less_quotes(sentence, said, texts, joined)
+        if sentence == MARK:
+            break
+    return sentence
+
+
+def _less_quotes(sentence: str, said: str, texts: list[str], joined: bytes) -> str:
+    """The sentence, read as `said`, less the quotes; as it was where there are none."""
     kept = _without_runs(said, joined)
     if len(kept) > len(MARK):
         kept = _without_short(kept, texts, joined)
@@ -210,11 +221,15 @@ def without_quotes(sentence: str, request: bytes) -> str:
 
 
 def _unescaped(found: re.Match[str]) -> str:
-    unicode, latin, sign, percents = found.groups()
-    if unicode or latin:
-        return chr(int(unicode or latin, 16))
-    if percents:
-        return bytes.fromhex(percents.replace("%", "")).decode("utf-8", "replace")
+    unicode, sign, escaped, percents = found.groups()
+    if unicode:
+        return chr(int(unicode, 16))
+    if escaped or percents:
+        raw = bytes.fromhex(re.sub(r"[\\x%]", "", escaped or percents))
+        try:
+            return raw.decode()
+        except UnicodeDecodeError:
+            return raw.decode("latin-1")
     return " " if not sign or sign in "nrt" else str(sign)
 
 
@@ -244,9 +259,9 @@ def _texts_of(request: bytes) -> list[str] | None:
 
 
 def _without_runs(said: str, texts: bytes) -> str:
-    """The sentence without its runs of 15 bytes and more that occur in the texts."""
+    """The sentence without its runs of 15 bytes and more that occur in the texts, which are in lower case."""
     # Providers write texts in other cases, too. In bytes, only ASCII changes its case, and nothing its length.
-    raw, texts = said.encode("utf-8", "replace").lower(), texts.lower()
+    raw = said.encode("utf-8", "replace").lower()
     # Any run of 15 bytes has 8 that begin at a multiple of 8 in the texts. So the texts are cut there, as numbers, and
     # compared with all the eights of the sentence.
     eights: dict[int, list[int]] = {}
@@ -297,7 +312,6 @@ def _without_short(said: str, texts: list[str], joined: bytes) -> str:
         if len(text) in _SHORT and text.lower() in said.lower():
             said = re.sub(rf"(?<!\w){re.escape(text)}(?!\w)", MARK, said, flags=re.IGNORECASE)
     lowered = {text.lower() for text in short}
-    joined = joined.lower()
 
     def hidden(found: re.Match[str]) -> str:
         inner = found[0][1:-1].strip(". …")

@@ -108,6 +108,7 @@ ESCAPED = {
     "JSON": json.dumps(PROMPT),
     "JSON in JSON": json.dumps(json.dumps(PROMPT)),
     "Python": PROMPT.encode("unicode_escape").decode(),
+    "bytes of Python": repr(PROMPT.encode()),
 }
 
 
