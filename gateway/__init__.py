@@ -35,7 +35,8 @@ To follow one request, read in this order:
     web/kinds/base.py         a cursor resumes a stream; any other request is read, admitted, answered
     web/admission.py          the plan's limits; the log and the generation are made
     streams/generation.py     start, stop, end
-    streams/pump.py           which target is asked; attempt.py: one call; rescue.py: a broken answer
+    streams/pump.py           which target is asked; question.py: what it is asked; attempt.py: one call;
+                              rescue.py: a broken answer; race.py: a second call beside a silent one
     upstream/intake.py        the provider's bytes, window by window
     dialects/openai.py        bytes to events
     streams/transcript.py     events into the log; log.py: append; reader.py: read and follow
@@ -47,6 +48,14 @@ Each room imports only rooms that stand before it in this line (`tests/test_arch
 
     core  dialects  formats  config  clock  observe  upstream  streams  web  admin  app  process  cli
 
+`demo/` is the stand-in for an LLM, and imports only `core/`.
+
 `core/`, `dialects/` and `formats/` do no I/O and ask no clock: bytes and `now` come in, values go out. `app.py` puts
-the process's parts together. CONTRIBUTING.md says where a new part goes.
+the process's parts together.
+
+Where a new part goes; CONTRIBUTING.md has the steps, and `tests/seams/` a toy of each:
+
+    a dialect       a file in dialects/                  a credential    a `Verifier`, core/credential.py
+    a format        formats/presets.py, or a class       a limit         a `Limit`, core/limits.py
+    a client API    a file in web/kinds/                 a store         a `Log`, streams/log.py
 """

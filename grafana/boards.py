@@ -152,6 +152,13 @@ def _answers() -> list[Json]:
             colors=OUTCOMES,
         ),
         panel(
+            "Why answers end",
+            "Complete answers by the provider's reason. `length` was cut off by a limit; `none` had no reason.",
+            RATE,
+            query(rate("gateway_finish_reasons_total", ROUTE, by="reason"), "{{reason}}"),
+            stacked=True,
+        ),
+        panel(
             "Failed streams by route",
             "Share of the streams that ended with an error of the upstream or a time limit.",
             RATIO,

@@ -124,7 +124,7 @@ class Url(Rule):
         if url is not None and url.query:
             raise self.refusal("a base URL (its query belongs in query, as in query: {api-version: 2024-10-21})")
         if url is None or url.fragment:
-            raise self.refusal("a base URL (a credential belongs in api_key)")
+            raise self.refusal(f"a base URL ({_wrong_url(value)})")
         return url.geturl().rstrip("/")
 
     def schema(self) -> dict[str, Any]:
@@ -211,6 +211,17 @@ def _split(value: object) -> SplitResult | None:
     except ValueError:
         return None
     return url if usable else None
+
+
+def _wrong_url(value: object) -> str:
+    """What is wrong with a URL that `_split` refuses, or that has a fragment. The URL itself is not repeated."""
+    if not isinstance(value, str) or not re.match(r"https?://", value, re.IGNORECASE):
+        return "it has to begin with http:// or https://"
+    if "@" in value.partition("://")[2].partition("/")[0]:
+        return "a credential belongs in api_key"
+    if "#" in value:
+        return "what follows a # is never sent; leave it out"
+    return "its host or its port cannot be, or it holds white space"
 
 
 def _host(url: SplitResult) -> str:

@@ -14,12 +14,12 @@ This file does not know lines or files, and asks nobody anything; `gateway check
 import hashlib
 import ipaddress
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Final, NamedTuple
 from urllib.parse import SplitResult, urlsplit
 
 from gateway.config.addresses import WILDCARDS
-from gateway.config.model import Config, Key, ProxyRoute, Route, Upstream
+from gateway.config.model import ChatRoute, Config, Key, ProxyRoute, Route, Target, Upstream
 from gateway.config.problems import KeyPath
 from gateway.dialects import DIALECTS
 
@@ -53,23 +53,41 @@ BASES: Final = {
 ENDPOINTS: Final = (
     "/chat/completions",
     "/completions",
+    "/complete",
+    "/v1/chat",
     "/responses",
     "/embeddings",
     "/models",
     "/messages",
+    "/audio/speech",
+    "/images/generations",
+    "/rerank",
     "/api/chat",
     "/api/generate",
     "/api/tags",
+    "/generate",
 )
 """Ends of URLs that are one call of an API, and not its base."""
+AZURE: Final = (".openai.azure.com", ".services.ai.azure.com")
+"""Hosts of Azure; every customer has one."""
 OLLAMA_PORT: Final = 11434
+CREDENTIALS: Final = frozenset({"authorization", "x-api-key", "api-key"})
+"""Headers that hold a provider's key."""
 
 _UNREPLACED: Final = re.compile(
     r"(?<![A-Za-z0-9])\$[A-Za-z_(]|\{\{|os\.(environ|getenv)|process\.env|^env[:.]|^%[A-Za-z_]+%$", re.IGNORECASE
 )
 """References in the spelling of shells, templates and other programs' configs."""
+_WHOLE_REFERENCE: Final = re.compile(
+    r"\$\(?[A-Z_][A-Z0-9_]*\)?|\{\{.*\}\}|os\.(environ|getenv)\W.*|process\.env\W.*|%[A-Z_]+%", re.DOTALL
+)
+"""A text that is nothing but such a reference. In a longer text, a prompt or a stop word, it may be meant as it is."""
+_ELSEWHERE: Final = re.compile(r"^(file|vault|op|ssm|keyring|secrets?|aws|gcp|azure)[:/]|^#\{.*\}$", re.IGNORECASE)
+"""References to files and stores of secrets, in the spelling of other programs."""
 _PLACEHOLDER: Final = re.compile(
-    r"^<.*>$|\.\.\.|…|^x{4,}$|^(your|my|insert|change|replace)[-_ ]?(me|api|openai|key|secret|token)", re.IGNORECASE
+    r"^<.*>$|\.\.\.|…|^(sk-)?x{3,}$|^todo$"
+    r"|(^|[-_ ])(your|my|insert|change|replace)[-_ ]?(me|api|openai|key|secret|token)",
+    re.IGNORECASE,
 )
 _HOST: Final = re.compile(r"[a-z0-9._-]+|[0-9a-f:.]+")
 _ODD_SEGMENT: Final = re.compile(r"[*<>()\[\]|^]|^:|/:")
@@ -124,6 +142,8 @@ def check_keys(config: Config) -> Iterator[Caution]:
         path: KeyPath = ("auth", "keys", index)
         if key.key is not None and (wrong := _wrong_key(key.key)):
             yield (*path, "key"), wrong
+        elif key.key is not None and not key.key.isascii():
+            yield (*path, "key"), "holds a character that many clients cannot send in a header; write ASCII"
         elif key.key is not None and reachable and len(key.key) < SHORT_KEY:
             yield (*path, "key"), "is short enough to be guessed; `openssl rand -hex 32` makes a good one"
         if (key.sha256 or "").lower() == _NOTHING:
@@ -180,6 +200,7 @@ class _Place(NamedTuple):
 
     path: KeyPath
     url: SplitResult
+    target: Target
     upstream: Upstream
     asked: bool  # whether it is asked in its dialect; proxy routes send to any URL
 
@@ -200,7 +221,7 @@ def _places(config: Config) -> Iterator[_Place]:
         for index, target in enumerate(upstream.targets):
             if not target.demo:
                 path = ("upstreams", name, "targets", index, "url")
-                yield _Place(path, urlsplit(target.url), upstream, name in asked or name not in proxied)
+                yield _Place(path, urlsplit(target.url), target, upstream, name in asked or name not in proxied)
 
 
 def _chain(config: Config, route: Route) -> tuple[str, ...]:
@@ -208,24 +229,62 @@ def _chain(config: Config, route: Route) -> tuple[str, ...]:
 
 
 def check_values(config: Config) -> Iterator[Caution]:
-    """Keys, headers and models that are not what their writer believes."""
+    """Keys, headers, parameters, models and system texts that are not what their writer believes."""
     for name, upstream in config.upstreams.items():
-        path: KeyPath = ("upstreams", name)
-        if wrong := _wrong_key(upstream.api_key):
-            yield (*path, "api_key"), wrong
-        elif upstream.api_key and not upstream.api_key.isascii():
-            yield (*path, "api_key"), "holds a character that no provider's key has; copy the key again"
-        for header, value in upstream.headers.items():
-            if _UNREPLACED.search(value.removeprefix("Bearer ")):
-                yield (*path, "headers", header), _NOT_REPLACED
-            elif value != value.strip():
-                yield (*path, "headers", header), "has white space at an end, which HTTP takes away; leave it out"
-        yield from _wrong_model((*path, "model"), upstream.model)
-        for index, target in enumerate(upstream.targets):
-            yield from _wrong_model((*path, "targets", index, "model"), target.model)
+        for path, wrong in _wrong_values(upstream):
+            yield ("upstreams", name, *path), wrong
     for index, route in enumerate(config.routes):
         if not isinstance(route, ProxyRoute):
             yield from _wrong_model(("routes", index, "model"), route.model)
+        if isinstance(route, ChatRoute) and _WHOLE_REFERENCE.fullmatch(route.system or ""):
+            yield ("routes", index, "system"), _NOT_REPLACED
+
+
+def _wrong_values(upstream: Upstream) -> Iterator[Caution]:
+    """What is wrong with the values of one upstream; the paths begin inside it."""
+    if wrong := _wrong_key(upstream.api_key):
+        yield ("api_key",), wrong
+    elif upstream.api_key and not upstream.api_key.isascii():
+        yield ("api_key",), _ODD_CHARACTER
+    for header, value in upstream.headers.items():
+        if wrong := _wrong_header(header, value):
+            yield ("headers", header), wrong
+    for name in _references(upstream.params):
+        yield ("params", name), _NOT_REPLACED
+    yield from _wrong_model(("model",), upstream.model)
+    for index, target in enumerate(upstream.targets):
+        yield from _wrong_model(("targets", index, "model"), target.model)
+        for name, value in target.query.items():
+            if _UNREPLACED.search(value) or _ELSEWHERE.search(value):
+                yield ("targets", index, "query", name), _NOT_REPLACED
+
+
+def _wrong_header(name: str, value: str) -> str:
+    """What is wrong with a header that is sent to an upstream, "" for nothing."""
+    if _UNREPLACED.search(value.removeprefix("Bearer ")):
+        return _NOT_REPLACED
+    if value != value.strip():
+        return "has white space at an end, which HTTP takes away; leave it out"
+    if name.lower() not in CREDENTIALS:
+        return ""
+    if not value.isascii():
+        return _ODD_CHARACTER
+    key = value.removeprefix("Bearer ")
+    if _ELSEWHERE.search(key):
+        return _NOT_REPLACED
+    return _IS_PLACEHOLDER if _PLACEHOLDER.search(key) else ""
+
+
+def _references(params: Mapping[str, object]) -> Iterator[str]:
+    """The names of the parameters that hold, anywhere inside, a reference and nothing else."""
+    for name, value in params.items():
+        inside = [value]
+        while inside:
+            part = inside.pop()
+            if isinstance(part, str) and _WHOLE_REFERENCE.fullmatch(part) and name != "stop":
+                yield name
+                break
+            inside += part.values() if isinstance(part, dict) else part if isinstance(part, list) else ()
 
 
 def check_urls(config: Config) -> Iterator[Caution]:
@@ -258,7 +317,7 @@ def _wrong_base(place: _Place) -> str:
     dialect, base = place.upstream.dialect, place.base
     if dialect in ("sse", "text"):
         return "looks like OpenAI's API; write dialect: openai" if base.endswith("/chat/completions") else ""
-    end = next((end for end in ENDPOINTS if base.endswith(end)), "")
+    end = next((end for end in ENDPOINTS if base.lower().endswith(end)), "").removeprefix("/v1")
     if end:
         return f"is one call of an API, and not its base URL; leave {end} out"
     if place.host == "api.openai.com" and dialect in ("anthropic", "ollama"):
@@ -267,14 +326,32 @@ def _wrong_base(place: _Place) -> str:
         return (
             "Ollama's own API is not below /v1; leave /v1 out, or write dialect: openai" if _has_version(base) else ""
         )
-    if dialect not in ("openai", "anthropic"):
-        return ""
-    known = BASES.get(place.host)
+    return _wrong_versioned(place) if dialect in ("openai", "anthropic") else ""
+
+
+def _wrong_versioned(place: _Place) -> str:
+    """What is wrong with the path of an API that has its version in it; "" for nothing."""
+    base, known = place.base, BASES.get(place.host)
+    if re.search(r"(/v[0-9]+)\1$", base):
+        return "ends with its version twice; write it once"
+    if base.endswith("/anthropic"):
+        own = place.upstream.dialect == "anthropic"
+        return f"is Anthropic's API; {'' if own else 'write dialect: anthropic, and '}end it with /v1"
+    if place.host.endswith(AZURE):
+        return _wrong_azure(place)
     if known is not None:
         return "" if base.startswith(known) else f"is not where this provider's API is; end it with {known}"
-    if not base and place.url.port == OLLAMA_PORT:
+    if base in ("", "/api") and place.url.port == OLLAMA_PORT:
         return "is usually Ollama; end it with /v1, or write dialect: ollama"
     return "" if base else "has no path, but such APIs are usually below /v1; end it with /v1"
+
+
+def _wrong_azure(place: _Place) -> str:
+    if place.base in ("", "/openai"):
+        return "is not where this provider's API is; end it with /openai/v1, or with /openai/deployments/NAME"
+    if "/deployments/" in place.base and "api-version" not in place.target.query:
+        return "needs a version here; write query: {api-version: …} at the target"
+    return ""
 
 
 def _is_own(place: _Place, config: Config) -> str:
@@ -289,7 +366,7 @@ def _is_own(place: _Place, config: Config) -> str:
 def check_missing_keys(config: Config) -> Iterator[Caution]:
     for place in _places(config):
         named = {name.lower() for name in place.upstream.headers}
-        has_key = place.upstream.api_key or named & {"authorization", "x-api-key", "api-key"}
+        has_key = place.upstream.api_key or named & CREDENTIALS
         if place.asked and place.host in BASES and not has_key:
             yield (*place.path[:2], "api_key"), "is empty, but this provider asks for a key; write ${VAR}"
 
@@ -428,14 +505,18 @@ CHECKS: Final[tuple[Callable[[Config], Iterator[Caution]], ...]] = (
     check_streams,
 )
 
-_NOT_REPLACED: Final = "names a variable in a way that is not replaced here, so it is sent as it stands; write ${NAME}"
+_IS_PLACEHOLDER: Final = "is a placeholder; write the key, best as ${VAR}"
+_ODD_CHARACTER: Final = "holds a character that no provider's key has; copy the key again"
+_NOT_REPLACED: Final = (
+    "names a variable in a way that is not replaced here, so it is sent as it stands; write ${NAME}, or ${file:/path}"
+)
 
 
 def _wrong_key(key: str) -> str:
     """What is wrong with a key, "" for nothing."""
     if not key:
         return ""
-    if _UNREPLACED.search(key):
+    if _UNREPLACED.search(key) or _ELSEWHERE.search(key):
         return _NOT_REPLACED
     if key.lower().startswith("bearer "):
         return "begins with Bearer, which is added by itself; write the key alone"
@@ -445,7 +526,7 @@ def _wrong_key(key: str) -> str:
         return "has white space at an end, which no header can carry; leave it out"
     if any(char.isspace() or not char.isprintable() for char in key):
         return "has white space inside, which no key has; write the key alone"
-    return "is a placeholder; write the key, best as ${VAR}" if _PLACEHOLDER.search(key) else ""
+    return _IS_PLACEHOLDER if _PLACEHOLDER.search(key) else ""
 
 
 def _wrong_model(path: KeyPath, model: str | None) -> Iterator[Caution]:
@@ -463,10 +544,11 @@ def _has_version(base: str) -> bool:
 
 def _is_local(host: str) -> bool:
     """Whether only this machine can reach the host."""
-    if host == "localhost" or host.endswith(".localhost"):
+    if host.lower() == "localhost" or host.lower().endswith(".localhost"):
         return True
     address = _ip(host)
-    return address is not None and address.is_loopback
+    mapped = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
+    return address is not None and (mapped or address).is_loopback
 
 
 def _is_public(host: str) -> bool:

@@ -164,6 +164,8 @@ def _blank(event: Any) -> ScalarNode:
 
 def _complaint(key: Node, known: dict[str, Any]) -> str:
     """What is wrong with `key`, given the keys before it in its mapping; "" for nothing."""
+    if isinstance(key, MappingNode):
+        return "holds {{ … }}, which is not replaced here; allowed: ${NAME}"
     if not isinstance(key, ScalarNode):
         return "a key must be a word; allowed: text"
     if key.value == "<<" and key.style is None:

@@ -14,6 +14,8 @@ import yaml
 
 _GLUED: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]*:(?!//)\S")
 """A key and its value without the space between them. A URL is none."""
+FULL_COLON: Final = "\N{FULLWIDTH COLON}"
+"""What a Chinese or Japanese keyboard writes in place of a colon."""
 _OPENING: Final = {"[": "]", "{": "}"}
 _KEY_PLACE: Final = re.compile(r"\s*(- +)*")
 """What stands before a key on its line."""
@@ -44,7 +46,7 @@ def mistake(text: str, error: yaml.MarkedYAMLError) -> Mistake:
     begin = error.context_mark or at
     before = _tokens(text, at.index)
     stumble = _Stumble(text, error.context or "", error.problem or "", begin, at, before)
-    found = (search(stumble) for search in (_quote, _bracket, _colon, _indentation))
+    found = (search(stumble) for search in (_quote, _reference, _bracket, _colon, _indentation))
     return next((wrong for wrong in found if wrong is not None), Mistake(at.line + 1, _words(error)))
 
 
@@ -83,6 +85,17 @@ def _quote(stumble: _Stumble) -> Mistake | None:
     return None
 
 
+def _reference(stumble: _Stumble) -> Mistake | None:
+    """A reference such as `${NAME}` between brackets and without quotes, where its brace opens a mapping."""
+    if not stumble.context.startswith(("while parsing a flow", "while parsing a node")):
+        return None
+    for opened in reversed(_open([*stumble.before, *_token_at(stumble)])):
+        start = opened.start_mark
+        if stumble.text[start.index - 1 : start.index + 1] == "${":
+            return Mistake(start.line + 1, 'inside [ ] or { } a reference has to be in quotes, as "${NAME}"')
+    return None
+
+
 def _bracket(stumble: _Stumble) -> Mistake | None:
     """A bracket without an end."""
     if not stumble.context.startswith(("while parsing a flow", "while parsing a node")):
@@ -98,11 +111,22 @@ def _colon(stumble: _Stumble) -> Mistake | None:
     """A colon without a space behind it: a line that is no key, or that goes on in the next line."""
     last, begin = stumble.last, stumble.begin
     if stumble.problem.startswith("could not find expected ':'"):
-        glued = is_glued(stumble.text[begin.index : begin.index + 256])
+        line = stumble.text[begin.index : begin.index + 256].split("\n", 1)[0]
+        if FULL_COLON in line:
+            return Mistake(begin.line + 1, f"the colon here is {FULL_COLON}; write an ASCII colon and a space")
+        glued = is_glued(line)
         return Mistake(begin.line + 1, f"a {'space is missing after a colon' if glued else 'colon is missing'}")
     swallowed = stumble.problem.startswith("mapping values") and last is not None and last.plain
-    if swallowed and last.start_mark.line < stumble.at.line and is_glued(last.value) and _is_at_key(stumble.text, last):
-        return Mistake(last.start_mark.line + 1, "a space is missing after a colon")
+    if swallowed and last.start_mark.line < stumble.at.line and _is_at_key(stumble.text, last):
+        first = stumble.text[last.start_mark.index :].split("\n", 1)[0]
+        if FULL_COLON in first:
+            return Mistake(
+                last.start_mark.line + 1, f"the colon here is {FULL_COLON}; write an ASCII colon and a space"
+            )
+        glued = is_glued(last.value)
+        return Mistake(
+            last.start_mark.line + 1, f"a {'space is missing after a colon' if glued else 'colon is missing'}"
+        )
     return None
 
 
@@ -171,5 +195,37 @@ def _is_at_key(text: str, token: Any) -> bool:
     return _KEY_PLACE.fullmatch(text[text.rfind("\n", 0, index) + 1 : index]) is not None
 
 
+def _token_at(stumble: _Stumble) -> list[Any]:
+    """The bracket at which the parser gave up; empty for none."""
+    return [token for token in _tokens(stumble.text, stumble.at.index + 1)[len(stumble.before) :] if _open([token])]
+
+
 def _words(error: yaml.MarkedYAMLError) -> str:
-    return " ".join(part for part in (error.context, error.problem) if part) or "the text makes no sense"
+    """What the parser said, in plain words where they are known."""
+    said = " ".join(part for part in (error.context, error.problem) if part)
+    return next((plain for pattern, plain in PLAIN if pattern.search(said)), said or "the text makes no sense")
+
+
+PLAIN: Final = tuple(
+    (re.compile(pattern), plain)
+    for pattern, plain in (
+        (r"found character '\\t'", "there is a tab, which YAML does not take for space here; write spaces"),
+        (r"found character '.'", "a value cannot begin with this character; put it in quotes"),
+        (r"scanning an alias", 'a value cannot begin with * outside quotes; write "*"'),
+        (r"scanning an anchor", "a value cannot begin with & outside quotes; put it in quotes"),
+        (r"scanning a double-quoted.*escape", "a backslash inside \" \" begins an escape; write ' ' around the text"),
+        (r"scanning a block scalar", "behind | or > the line ends; the text begins in the next line"),
+        (
+            r"mapping values are not",
+            "no colon can be here; put the text in quotes, or indent the key as those beside it",
+        ),
+        (r"parsing a flow \w+ expected ',' or '[]}]', but got '[<:]", "a comma is missing before this, or a quote"),
+        (
+            r"parsing a block .*but found '<scalar>'",
+            "text stands behind a closing quote; write a quote inside ' ' twice",
+        ),
+        (r"parsing a block .*but found '[]}]'", "a bracket is closed here that was never opened"),
+        (r"found another document", "a second document begins here (---); allowed: one"),
+    )
+)
+"""What the parser says, and plain words for it. The first row that fits counts."""

@@ -5,6 +5,7 @@ A `GatewayError` keeps what a client may read (`message`) apart from what only t
 This file does not know how an error looks when it reaches a client; `formats/` and `web/responses.py` do.
 """
 
+from collections.abc import Callable
 from typing import Final, NamedTuple
 
 import msgspec
@@ -87,6 +88,10 @@ class Failure(msgspec.Struct, frozen=True):
     provider_code: str = ""
 
 
+_LONGEST_HARMLESS: Final = 11
+"""Characters of a code that are too few to quote anything, or to be a key."""
+
+
 class GatewayError(Exception):
     """A request or a stream failed, for a reason with a code.
 
@@ -149,6 +154,18 @@ class GatewayError(Exception):
             self.message = self.message.replace(self.sentence, sentence)
             self.detail = self.detail.replace(self.sentence, sentence)
             self.sentence = sentence
+
+    def hide(self, clean: Callable[[str], str]) -> None:
+        """Takes out of all that a provider said, its codes included, what `clean` takes out of a text."""
+        self.reword(clean(self.sentence))
+        # A code is a word or two. One that is made of a text, or is a key, was one with "_" in place of spaces.
+        codes = {self.code, self.provider_code, *self.detail.split()} - KINDS.keys() - set(self.sentence.split())
+        codes = {code for code in codes if len(code) > _LONGEST_HARMLESS}
+        for code in codes:
+            if clean(code) != code or clean(readable := code.replace("_", " ")) != readable:
+                self.detail = self.detail.replace(code, "…")
+                self.provider_code = "" if self.provider_code == code else self.provider_code
+                self.code = "upstream_error" if self.code == code else self.code
 
     def failure(self) -> Failure:
         """What clients are told of this error."""

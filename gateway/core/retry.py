@@ -80,7 +80,7 @@ def decide(
         jitter: a random number from 0 to 1.
         first: whether this is the route's own upstream, and no fallback.
     """
-    if error.means in _FINAL or (first and _is_refused(error)):
+    if is_final(error, first=first):
         return Decision(Step.GIVE_UP)
     if not error.retryable or error.means in _ELSEWHERE | _REFUSED or tried > retries:
         return Decision(Step.FALLBACK)
@@ -91,6 +91,11 @@ def decide(
     if delay > min(patience, MAX_WAIT):
         return Decision(Step.FALLBACK)
     return Decision(Step.AGAIN, delay)
+
+
+def is_final(error: GatewayError, *, first: bool = True) -> bool:
+    """Whether no other upstream may be asked after this failure; arguments as for `decide`."""
+    return error.means in _FINAL or (first and _is_refused(error))
 
 
 def _is_own(error: GatewayError) -> bool:

@@ -10,6 +10,7 @@ out than too little: a word that only looks like a key is lost, a key never stay
 
 import re
 import sys
+from html import unescape
 from typing import Final
 
 import msgspec
@@ -90,7 +91,8 @@ def without_keys(text: str, *secrets: str) -> str:
     """
     for secret in secrets:
         if len(secret) >= MIN_SECRET:
-            text = text.replace(secret, MARK)
+            text = re.sub(re.escape(secret), MARK, text, flags=re.IGNORECASE)
+            text = _without_pieces(text, secret)
     text = _URL.sub(r"\1\2", text)
     text = _NAMED.sub(rf"\1{MARK}", text)
     text = _BEARER.sub(rf"\1 {MARK}", text)
@@ -98,6 +100,27 @@ def without_keys(text: str, *secrets: str) -> str:
     text = _SHORTENED.sub(MARK, text)
     text = _PREFIXED.sub(MARK, text)
     return _LONG.sub(lambda found: MARK if _is_random(found[0]) else found[0], text)
+
+
+def _without_pieces(text: str, secret: str) -> str:
+    """The text without pieces of a key, of at least `MIN_SECRET` characters. What has no digit may be plain words."""
+    if not any(map(str.isdigit, secret)) or " " in secret:
+        return text
+    said, known, at = text.lower(), secret.lower(), 0
+    if len(said) != len(text):
+        return text  # some letters change their length; then only the whole key is known
+    out = []
+    while at < len(text):
+        end = at + MIN_SECRET
+        if said[at:end] not in known or end > len(text):
+            out.append(text[at])
+            at += 1
+            continue
+        while end < len(text) and said[at : end + 1] in known:
+            end += 1
+        out.append(MARK)
+        at = end
+    return "".join(out)
 
 
 def _is_random(token: str) -> bool:
@@ -151,15 +174,21 @@ _TEXTS: Final = frozenset({"system", "prompt", "input", "instructions", "user"})
 _QUOTED: Final = re.compile(
     r"(?<!\w)(?:'[^']{1,400}'|\"[^\"]{1,400}\"|`[^`]{1,400}`|“[^”]{1,400}”|‘[^’]{1,400}’|「[^」]{1,400}」)(?!\w)"
 )
-_ESCAPED: Final = re.compile(r"\\(?:u([0-9a-fA-F]{4})|([nrt\"'/\\]))")
+_JSON_ESCAPED: Final = re.compile(r"\\(?:u([0-9a-fA-F]{4})|([nrt\"'/\\]))()()")
+_ESCAPED: Final = re.compile(
+    r"\\+(?:u([0-9a-fA-F]{4})|([nrt\"'/\\]))|((?:\\+x[0-9a-fA-F]{2})+)"
+    r"|((?:%[0-9a-fA-F]{2})+)|(?<=\w)\+(?=[\w%])"
+)
+"""Escapes of JSON (also of JSON in JSON), Python and URLs."""
 _json: Final = msgspec.json.Decoder()
 
 
 def without_quotes(sentence: str, request: bytes) -> str:
     """The sentence, with "…" for what it quotes of the texts in a request: messages, instructions, tools.
 
-    A quote of at least 15 bytes is always found, also one that was cut off, or is escaped as in JSON. So are short
-    texts that are quoted whole, and shorter quotes in quotation marks. The names of models and parameters stay.
+    A quote of at least 15 bytes is always found, also one that was cut off, is in another case (of ASCII), or is
+    escaped as in JSON, HTML or URLs. So are short texts that are quoted whole, and shorter quotes in quotation marks.
+    The names of models and parameters stay.
 
     The work is bounded: the request is parsed once, and its texts are read once, in steps of 8 bytes. Where there is
     more than `MAX_REQUEST`, `MAX_TEXTS` or `MAX_PAIRS` allow, the result is "…".
@@ -173,8 +202,18 @@ def without_quotes(sentence: str, request: bytes) -> str:
     texts = _texts_of(request) if len(request) <= MAX_REQUEST else None
     if texts is None:
         return MARK
-    said = " ".join(_ESCAPED.sub(_unescaped, sentence).split())
-    joined = "\n".join(texts).encode("utf-8", "replace")
+    joined = "\n".join(texts).encode("utf-8", "replace").lower()
+    # Read with all escapes; then but for those of JSON as it stands, as they may be signs of the text itself.
+    for escaped, read in ((_ESCAPED, unescape), (_JSON_ESCAPED, str)):
+        said = " ".join(escaped.sub(_unescaped, read(sentence)).split())
+        sentence = _less_quotes(sentence, said, texts, joined)
+        if sentence == MARK:
+            break
+    return sentence
+
+
+def _less_quotes(sentence: str, said: str, texts: list[str], joined: bytes) -> str:
+    """The sentence, read as `said`, less the quotes; as it was where there are none."""
     kept = _without_runs(said, joined)
     if len(kept) > len(MARK):
         kept = _without_short(kept, texts, joined)
@@ -182,9 +221,16 @@ def without_quotes(sentence: str, request: bytes) -> str:
 
 
 def _unescaped(found: re.Match[str]) -> str:
-    if found[1]:
-        return chr(int(found[1], 16))
-    return " " if found[2] in "nrt" else found[2]
+    unicode, sign, escaped, percents = found.groups()
+    if unicode:
+        return chr(int(unicode, 16))
+    if escaped or percents:
+        raw = bytes.fromhex(re.sub(r"[\\x%]", "", escaped or percents))
+        try:
+            return raw.decode()
+        except UnicodeDecodeError:
+            return raw.decode("latin-1")
+    return " " if not sign or sign in "nrt" else str(sign)
 
 
 def _texts_of(request: bytes) -> list[str] | None:
@@ -213,8 +259,9 @@ def _texts_of(request: bytes) -> list[str] | None:
 
 
 def _without_runs(said: str, texts: bytes) -> str:
-    """The sentence without its runs of 15 bytes and more that occur in the texts."""
-    raw = said.encode("utf-8", "replace")
+    """The sentence without its runs of 15 bytes and more that occur in the texts, which are in lower case."""
+    # Providers write texts in other cases, too. In bytes, only ASCII changes its case, and nothing its length.
+    raw = said.encode("utf-8", "replace").lower()
     # Any run of 15 bytes has 8 that begin at a multiple of 8 in the texts. So the texts are cut there, as numbers, and
     # compared with all the eights of the sentence.
     eights: dict[int, list[int]] = {}
@@ -231,7 +278,7 @@ def _without_runs(said: str, texts: bytes) -> str:
                 start, end = _run(raw, at, texts, place * _BLOCK)
                 if end - start >= _MIN_RUN:
                     quoted[start:end] = b"\1" * (end - start)
-    return _marked(raw, quoted)
+    return _marked(said, quoted)
 
 
 def _run(raw: bytes, at: int, texts: bytes, place: int) -> tuple[int, int]:
@@ -244,9 +291,10 @@ def _run(raw: bytes, at: int, texts: bytes, place: int) -> tuple[int, int]:
     return start, end
 
 
-def _marked(raw: bytes, quoted: bytearray) -> str:
+def _marked(text: str, quoted: bytearray) -> str:
     """The sentence with one mark for every quoted run. Characters of which a part is quoted are quoted."""
-    text, out, at = raw.decode("utf-8", "replace"), [], 0
+    out: list[str] = []
+    at = 0
     for character in text:
         size = len(character.encode("utf-8", "replace"))
         if not any(quoted[at : at + size]):
@@ -261,13 +309,14 @@ def _without_short(said: str, texts: list[str], joined: bytes) -> str:
     """The sentence without short texts that it quotes whole, and without what it has in quotation marks of a text."""
     short = {text for text in texts if len(text) <= _SHORT.stop}
     for text in short:
-        if len(text) in _SHORT and text in said:
-            said = re.sub(rf"(?<!\w){re.escape(text)}(?!\w)", MARK, said)
+        if len(text) in _SHORT and text.lower() in said.lower():
+            said = re.sub(rf"(?<!\w){re.escape(text)}(?!\w)", MARK, said, flags=re.IGNORECASE)
+    lowered = {text.lower() for text in short}
 
     def hidden(found: re.Match[str]) -> str:
         inner = found[0][1:-1].strip(". …")
-        there = inner in short or (
-            len(inner) >= _BLOCK and (len(joined) > _SEARCHED or inner.encode("utf-8", "replace") in joined)
+        there = inner.lower() in lowered or (
+            len(inner) >= _BLOCK and (len(joined) > _SEARCHED or inner.encode("utf-8", "replace").lower() in joined)
         )
         return found[0][0] + MARK + found[0][-1] if there and inner else found[0]
 

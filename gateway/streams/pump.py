@@ -32,7 +32,7 @@ import random
 from gateway.core.cost import amounts
 from gateway.core.errors import GatewayError
 from gateway.core.event import Usage
-from gateway.core.retry import counts_against_target
+from gateway.core.retry import counts_against_target, may_be_rescued
 from gateway.streams.attempt import Attempt, Work
 from gateway.streams.evidence import failed_attempt
 from gateway.streams.question import Question
@@ -256,8 +256,10 @@ class Pump:
                     self._count_outrun(ended)
                 else:
                     tried = ended.result()
-                    last = tried.error is None or tried.error.code == "budget" or not race.lanes
-                    if last:
+                    if not race.lanes:
+                        return tried
+                    if tried.error is None or self._is_final(tried.attempt, tried.error):
+                        race.stop()
                         return tried
                     self._leave_to(race.lanes[0], tried)
         finally:
@@ -294,6 +296,14 @@ class Pump:
         said = attempt.carried + (attempt.answer.deltas if attempt.answer is not None else 0)
         used = Usage(work.job.input_tokens * (self._beside + 2), said, "estimate")
         return work.lease.spend(amounts(used, work.transcript.log.model), self._now())
+
+    def _is_final(self, attempt: Attempt, error: GatewayError) -> bool:
+        """Whether the answer ends with this failure, so that the attempt beside it must not go on either."""
+        if error.code == "budget":
+            return True
+        if attempt.wrote:
+            return not may_be_rescued(error)
+        return self._work.transcript.empty and self._course.ends_with(attempt.choice, error)
 
     def _leave_to(self, other: Lane, tried: Tried) -> None:
         """One of two attempts failed; the other one goes on alone."""

@@ -13,7 +13,7 @@ from urllib.parse import unquote_plus, urlsplit
 import msgspec
 
 from gateway.core.blame import PREFIX, STREAM, blamed
-from gateway.core.errors import GatewayError
+from gateway.core.errors import KINDS, GatewayError
 from gateway.core.sentence import without_keys, without_quotes
 from gateway.dialects.base import NOTHING, Call
 from gateway.observe.account import Account
@@ -143,16 +143,17 @@ class Question:
         return refused or ({PREFIX} if self._prefix and error.code == "upstream_refused" else set())
 
     def hide_quotes(self, error: GatewayError) -> None:
-        """Takes out of a provider's sentence its quotes of this request, and the key that it was asked with.
+        """Takes out of what a provider said its quotes of this request, and the key that it was asked with.
 
         The request may hold what its own reader must not see, as a route's `system` text.
         """
-        if not error.sentence:
+        if not (error.sentence or error.words or error.code not in KINDS):
             return
         call = self._call()  # built anew, so that no request is kept for as long as its answer lasts
         request = call.body or unquote_plus(urlsplit(call.url).query).encode()
         config = self._choice.upstream.config
-        error.reword(without_quotes(without_keys(error.sentence, config.api_key, *config.headers.values()), request))
+        keys = (config.api_key, *config.headers.values())
+        error.hide(lambda text: without_quotes(without_keys(text, *keys), request))
 
     # -- where nobody names a model ------------------------------------------------------------------------------------
 

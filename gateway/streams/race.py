@@ -41,7 +41,7 @@ class Lane:
         choice: the target that is asked.
         attempt: the attempt; another one takes its place where the target refuses to continue a text.
         task: its task.
-        outrun: whether it was cancelled because another attempt was heard.
+        outrun: whether it was cancelled because another attempt was heard, or ended the answer.
     """
 
     __slots__ = ("attempt", "choice", "outrun", "task")
@@ -104,6 +104,11 @@ class Race:
                     self.lanes.remove(lane)
                     return lane
 
+    def stop(self) -> None:
+        """The answer has ended: the lanes that still run are stopped, and nothing that comes of them counts."""
+        for lane in self.lanes:
+            self._outrun(lane)
+
     async def close(self) -> list[Lane]:
         """The lanes that had not left the race; none of them runs any more."""
         tasks = [lane.task for lane in self.lanes if lane.task is not None]
@@ -123,7 +128,11 @@ class Race:
         if len(self.lanes) == 1:
             return
         for other in self.lanes:
-            if other is not lane and other.task is not None:
-                other.outrun = True
-                other.task.cancel()
+            if other is not lane:
+                self._outrun(other)
         self._heard(lane)
+
+    def _outrun(self, lane: Lane) -> None:
+        if lane.task is not None and not lane.outrun:  # once, as it may be cleaning up
+            lane.outrun = True
+            lane.task.cancel()

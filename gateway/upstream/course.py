@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from typing import Final, NamedTuple
 
 from gateway.core.errors import GatewayError
-from gateway.core.retry import NOT_SENT, Step, decide
+from gateway.core.retry import NOT_SENT, Step, decide, is_final
 from gateway.upstream.pool import Target, Upstream
 
 MIN_RETRY_AFTER: Final = 1.0
@@ -105,6 +105,8 @@ class Course:
             self._last_error, self._failed = error, True
         if not (self._again or error.code in NOT_SENT):
             raise error
+        if self.ends_with(choice, error):
+            raise error
         if upstream not in self._left[:1]:
             return  # passed over, because it was silent while a fallback was asked beside it
         self._tried += 1
@@ -124,6 +126,10 @@ class Course:
             self._excluded.append(choice.target)
         if step is Step.FALLBACK:
             self._skip()
+
+    def ends_with(self, choice: Choice, error: GatewayError) -> bool:
+        """Whether the route's own upstream refused the request itself: no other one may be asked to get around it."""
+        return choice.upstream is self._primary and is_final(error)
 
     def rescue(self, choice: Choice, error: GatewayError) -> None:
         """An attempt broke off after something was delivered. Its target is not asked to finish the answer."""

@@ -4,7 +4,7 @@
 
 `HINTS` is the one table. Its rows are asked in order and the first that has something to say is heard, so an exact row
 stands before a general one. A hint names settings of the configuration file; it is for the log, `gateway check --ask`
-and the admin listener, never for a client.
+and the admin listener, never for a client. The chat page has each in Chinese (`pages/chat/words.js`).
 """
 
 import re

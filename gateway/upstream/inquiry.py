@@ -7,7 +7,8 @@ What a target is asked, the cheapest thing that tells whether it will serve:
 - sse, text: "hi".
 - a target that only proxy routes use: HEAD. Any answer below 500 is good, as only the routes know the paths.
 
-Where "hi" is asked, the connection is closed as soon as the answer begins.
+Where "hi" is asked, it has what `params` and `omit` make of every request, and is asked again without what the target
+refuses of that. The connection is closed as soon as the answer begins.
 
 Invariants:
 
@@ -23,11 +24,13 @@ from typing import Final, NamedTuple
 
 import aiohttp
 from aiohttp import hdrs
+from msgspec import structs
 
 from gateway.config import Config, ProxyRoute, Route
+from gateway.core.blame import blamed
 from gateway.core.errors import GatewayError
 from gateway.core.sentence import clean
-from gateway.dialects.base import Call
+from gateway.dialects.base import NOTHING, Call, amended
 from gateway.upstream.hints import hint
 from gateway.upstream.http import attempt, new_session, plain_headers, read_error_body
 from gateway.upstream.models import ask_models, first_of
@@ -181,10 +184,14 @@ class _Question:
         Raises:
             GatewayError: it did not.
         """
-        config, dialect = self._upstream.config, self._upstream.dialect
-        chat = {"messages": [{"role": "user", "content": "hi"}]} | ({"model": model} if model else {})
-        call = dialect.call(chat, self._target.asked_url, config.api_key)
+        dialect = self._upstream.dialect
+        call = self._hi(model)
         status, kind, headers, body = await self._send(call)
+        if status in (400, 422):
+            # As in an answer: what the gateway added and the target refuses is left out, and is no failure.
+            refused = dialect.refusal(status, headers, body, now=time.time())
+            if spared := blamed(refused.words or refused.message, call.added):
+                status, kind, headers, body = await self._send(self._hi(model, frozenset(spared)))
         if status != 200:
             error = dialect.refusal(status, headers, body, now=time.time())
             if names:
@@ -192,6 +199,18 @@ class _Question:
             raise error
         if kind in PAGES:
             raise GatewayError("upstream_protocol", detail=f"status 200 with {kind} instead of a stream")
+
+    def _hi(self, model: str, without: frozenset[str] = NOTHING) -> Call:
+        """The request that asks "hi", with what the configuration adds to every request, less what was refused."""
+        config, dialect = self._upstream.config, self._upstream.dialect
+        params = {name: value for name, value in config.params.items() if name not in without}
+        beside = {name: value for name, value in params.items() if not dialect.reads(name)}
+        chat = {"messages": [{"role": "user", "content": "hi"}]} | ({"model": model} if model else {})
+        chat |= {name: value for name, value in params.items() if name not in beside and name not in config.omit}
+        call = dialect.call(chat, self._target.asked_url, config.api_key)
+        left_out = without | set(config.omit)
+        body = amended(call.body, beside=beside, instead={}, without=left_out) if beside or left_out else call.body
+        return structs.replace(call, body=body, added=(call.added | params.keys()) - left_out)
 
     async def _ask_anything(self) -> str:
         own = self._upstream.dialect.credential(self._upstream.config.api_key) | self._upstream.config.headers

@@ -22,7 +22,7 @@ class FailureDetails(Kind):
     """Shows one failure. Its endpoint is public, so that who may not know of it gets 404 and is asked for no key."""
 
     async def answer(self, exchange: Exchange) -> web.StreamResponse:
-        if not is_local(peer_address(exchange.request), exchange.request.headers):
+        if not is_local(peer_address(exchange.request), exchange.request.headers, exchange.snapshot.trusted):
             raise GatewayError("not_found")
         if (waiting := identify(exchange)) is not None:
             await waiting

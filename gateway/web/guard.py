@@ -16,13 +16,20 @@ not say who uses the gateway. This file does not know paths.
 """
 
 import ipaddress
-from collections.abc import Mapping
+import re
+from collections.abc import Iterable, Mapping
 from typing import Final
 from urllib.parse import urlsplit
 
+Network = ipaddress.IPv4Network | ipaddress.IPv6Network
+
 LOCAL: Final = "localhost"
-_FORWARDED: Final = frozenset({"forwarded", "via", "x-real-ip", "x-client-ip", "true-client-ip", "cf-connecting-ip"})
-"""Headers of proxies, beside all that begin with `x-forwarded`."""
+_FORWARDED: Final = re.compile(
+    r"forwarded|via|(x-|true-)?(real|client|remote|cluster)-.*(ip|addr)|x-(forward|original-|envoy-|amzn-|azure-).*|cf-.*"
+    r"|fly-.*|fastly-.*|cdn-loop",
+    re.IGNORECASE,
+)
+"""Names of headers that proxies add and no browser sends."""
 
 
 def is_known_host(host: str | None, configured: str) -> bool:
@@ -38,7 +45,7 @@ def is_known_host(host: str | None, configured: str) -> bool:
         name = (urlsplit(f"//{host}").hostname or "").removesuffix(".")
     except ValueError:
         return False
-    return name in (LOCAL, configured.lower()) or name.endswith(f".{LOCAL}") or _is_address(name)
+    return name in (LOCAL, configured.lower()) or name.endswith(f".{LOCAL}") or _address(name) is not None
 
 
 def is_same_origin(headers: Mapping[str, str]) -> bool:
@@ -52,32 +59,37 @@ def is_same_origin(headers: Mapping[str, str]) -> bool:
     return ours and headers.get("Sec-Fetch-Site", "same-origin") in ("same-origin", "none")
 
 
-def is_local(peer: str, headers: Mapping[str, str]) -> bool:
-    """Whether a page of this listener asks from this very machine, with no proxy in between that says so.
+def is_local(peer: str, headers: Mapping[str, str], proxies: Iterable[Network] = ()) -> bool:
+    """Whether a page of this listener asks from this very machine, with no proxy in between that can be noticed.
+
+    A proxy on this machine that adds nothing to a request, and gives it a name of this machine as `Host`, cannot be
+    noticed unless it is in `server.trusted_proxies`.
 
     Args:
         peer: the address at the other end of the connection.
         headers: of the request.
+        proxies: the networks of `server.trusted_proxies`.
     """
-    names = {name.lower() for name in headers}
-    forwarded = names & _FORWARDED or any(name.startswith("x-forwarded") for name in names)
-    return (
-        not forwarded and _is_loopback(peer) and is_known_host(headers.get("Host"), LOCAL) and is_same_origin(headers)
-    )
-
-
-def _is_loopback(address: str) -> bool:
-    try:
-        parsed = ipaddress.ip_address(address)
-    except ValueError:
+    address, host = _address(peer), headers.get("Host")
+    if address is None or not address.is_loopback or any(address in network for network in proxies):
         return False
+    if any(_FORWARDED.fullmatch(name) for name in headers):
+        return False
+    # A browser on this machine that asked for another address of it would not come from the loopback.
+    return is_known_host(host, LOCAL) and (host is None or _is_here(host)) and is_same_origin(headers)
+
+
+def _is_here(host: str) -> bool:
+    """Whether a `Host` that is an address is one of the loopback; names were judged before."""
+    address = _address(urlsplit(f"//{host}").hostname or "")
+    return address is None or address.is_loopback
+
+
+def _address(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
+    """The IP address, an IPv4 one also where it is written as IPv6; None for anything else."""
+    try:
+        parsed = ipaddress.ip_address(text)
+    except ValueError:
+        return None
     mapped = parsed.ipv4_mapped if isinstance(parsed, ipaddress.IPv6Address) else None
-    return (mapped or parsed).is_loopback
-
-
-def _is_address(name: str) -> bool:
-    try:
-        ipaddress.ip_address(name)
-    except ValueError:
-        return False
-    return True
+    return mapped or parsed

@@ -4,7 +4,7 @@
 /** @import { Turn } from "./chats.js" */
 
 import { Prose } from "./markdown.js";
-import { advice, cut, figure, languageOf, speak, words } from "./words.js";
+import { advice, advised, cut, figure, languageOf, speak, words } from "./words.js";
 
 /**
  * The two articles of a turn, and how they are brought up to date.
@@ -83,7 +83,7 @@ function showWhy(why, { outcome, details }, last) {
   const { hint, sentence, code, upstream, target, url, status, request_id: request } = details;
   /** @type {[import("./words.js").Word, string][]} */
   const rows = [
-    ["whyHint", hint],
+    ["whyHint", advised(hint)],
     ["whySentence", sentence],
     ["whyCode", code],
     ["whyUpstream", [upstream, target].filter(Boolean).join(" · ")],

@@ -169,8 +169,36 @@ const ADVICE = [
     "The model service refused the gateway. What to check is below.",
     "模型服务拒绝了网关的请求，原因见下方详情。",
   ],
+  [
+    /^upstream_unreachable$/,
+    "The model service cannot be reached. Try again soon.",
+    "连不上模型服务，请稍后重试。",
+    "The model service cannot be reached. What to check is below.",
+    "连不上模型服务，原因见下方详情。",
+  ],
   [/^upstream_(cut|reset|stalled)$/, "The model broke off in the middle.", "模型的回答中断了。"],
   [/^upstream/, "The model service is in trouble.", "模型服务暂时不可用。"],
+];
+
+/** What to check, in Chinese, by how the gateway's own sentence begins. The URL that was asked is shown below it. @type {[string, string][]} */
+const HINTS = [
+  ["The port speaks TLS", "这个端口使用 TLS：请在 URL 中写 https://。"],
+  ["The port does not speak TLS", "这个端口不使用 TLS：请在 URL 中写 http://，或改用使用 TLS 的端口。"],
+  ["Check that the URL has the host's name", "请检查 URL 中的主机名是否与证书一致。自建的证书机构用 SSL_CERT_FILE 信任；verify_tls: false 则不检查证书。"],
+  ["If the port speaks TLS", "如果这个端口使用 TLS，请在 URL 中写 https://。"],
+  ["Check the name in `model`", "请对照模型服务的列表，检查 model 中的名称（目标、上游、路由或请求里的）。"],
+  ["The URL may lack /v1", "URL 可能缺少 /v1，请看下方的请求地址。"],
+  ["Ollama's own API is not below /v1", "Ollama 自己的接口不在 /v1 下：请缩短 URL，或改用 dialect: openai。"],
+  ["This may be no Ollama", "这里可能不是 Ollama。其他服务大多使用 dialect: openai，URL 以 /v1 结尾。"],
+  ["Check the path of the URL", "请检查 URL 的路径和 dialect，请看下方的请求地址。"],
+  ["Redirects are not followed", "网关不跟随重定向：请直接写重定向到的 URL。"],
+  ["Check the provider's account", "请检查模型服务的账户：余额、套餐和限额。"],
+  ["Check api_key of the upstream", "请检查上游的 api_key：是否已设置，是否属于这个服务，能否使用这个模型和地区。"],
+  ["Check the host in the URL", "请检查 URL 中的主机：这里解析不到这个名称。"],
+  ["Check that the server runs, and its port", "请检查服务是否在运行，端口是否正确。在容器里，localhost 是容器自己。"],
+  ["Check that the server runs, its port", "请检查服务是否在运行，端口是否正确，防火墙是否放行。"],
+  ["What it does not know", "模型服务不认识的参数，可以用上游的 omit 去掉。"],
+  ["If the model may think for longer", "如果模型需要思考更久，请调大 timeouts.first_event。"],
 ];
 
 const chinese = navigator.language.toLowerCase().startsWith("zh");
@@ -185,6 +213,12 @@ export function advice({ code = "", message = "" } = {}, operator = false) {
   const [, english, translated, ...own] = ADVICE.find(([pattern]) => pattern.test(code)) ?? [];
   const told = operator ? own[chinese ? 1 : 0] : undefined;
   return told ?? (chinese ? translated : english) ?? `${words.error}: ${message || code}`;
+}
+
+/** What to check, in the page's language where that is known. */
+export function advised(/** @type {string} */ hint) {
+  const [, translated] = (chinese && HINTS.find(([begins]) => hint.startsWith(begins))) || [];
+  return translated ?? hint;
 }
 
 /** What cut an answer off that ended well, "" where nothing did. @param {import("./chats.js").Turn} turn @param {boolean} [short] */

@@ -92,12 +92,13 @@ def test_document_knows_the_line_of_every_key_and_item() -> None:
         ('a: "\\ud800"\n', (1, ("a",), "holds bytes that are not UTF-8; allowed: text")),
         (
             "a: 1\n\tb: 2\n",
-            (2, (), "is not YAML: while scanning for the next token found character '\\t' that cannot start any token"),
+            (2, (), "is not YAML: there is a tab, which YAML does not take for space here; write spaces"),
         ),
         (
             "a: 1\n---\nb: 1\n",
-            (2, (), "is not YAML: expected a single document in the stream but found another document"),
+            (2, (), "is not YAML: a second document begins here (---); allowed: one"),
         ),
+        ("a: {{ b }}\n", (1, ("a",), "holds {{ … }}, which is not replaced here; allowed: ${NAME}")),
         ("[" * 33, (1, (), "is not YAML: it is nested too deeply; allowed: 32 levels")),
     ],
 )

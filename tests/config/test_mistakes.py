@@ -8,10 +8,16 @@ from gateway.config.document import Document
 from gateway.config.expand import Expander
 
 QUOTE = "a quote is opened here and "
-TAB = "while scanning for the next token found character '\\t' that cannot start any token"
+TAB = "there is a tab, which YAML does not take for space here; write spaces"
 COLON = "a space is missing after a colon"
 INDENT = "the indentation here fits none of the lines before"
-VALUES = "mapping values are not allowed here"
+VALUES = "no colon can be here; put the text in quotes, or indent the key as those beside it"
+SIGN = "a value cannot begin with this character; put it in quotes"
+STAR = 'a value cannot begin with * outside quotes; write "*"'
+FULL = "the colon here is ：; write an ASCII colon and a space"
+REFERENCE = 'inside [ ] or { } a reference has to be in quotes, as "${NAME}"'
+BEHIND = "text stands behind a closing quote; write a quote inside ' ' twice"
+COMMA = "a comma is missing before this, or a quote"
 
 
 def wrong(text: str) -> list[tuple[int, str]]:
@@ -44,7 +50,7 @@ def wrong(text: str) -> list[tuple[int, str]]:
         ("a: {b: 1\nc: 2\nd: 3\n", 1, "a { is opened here and never closed"),
         ("a: 'it''s'\nc: [1 # x]\nd: 2\n", 2, "a [ is opened here and never closed"),
         ("a: [1, 2}\nb: 1\n", 1, "while parsing a flow sequence expected ',' or ']', but got '}'"),
-        ("a: {\n  b: 1\n  c: 2\n}\n", 3, "while parsing a flow mapping expected ',' or '}', but got ':'"),
+        ("a: {\n  b: 1\n  c: 2\n}\n", 3, COMMA),
         # a tab
         ("a:\n\tb: 1\n", 2, TAB),
         ("a:\n  b: 1\n\tc: 2\n", 3, TAB),
@@ -59,6 +65,23 @@ def wrong(text: str) -> list[tuple[int, str]]:
         ("r:\n  - path: /a\n    up: m\n    api:chat\n", 4, COLON),
         ("s:\n  a: 1\n  b\n  c: 3\n", 3, "a colon is missing"),
         ("a: b: c\n", 1, VALUES),
+        ("s:\n  a b\n  c: 3\n", 2, "a colon is missing"),
+        ("s:\n  a：b\n  c: 3\n", 2, FULL),
+        ("s:\n  c: 3\n  a： b\n", 3, FULL),
+        # a character that begins something else
+        ("a: 1\nb: @x\n", 2, SIGN),
+        ("a: 1\nb: `x`\n", 2, SIGN),
+        ("a: [*]\n", 1, STAR),
+        ("a: 1\nb: *\n", 2, STAR),
+        ("a: {b: ${X}, c: 1}\n", 1, REFERENCE),
+        ("a: [\n  {b: ${X, c: 1}]\nd: 2\n", 2, REFERENCE),
+        ("a: 1\nb: [1,\n  ${X:-y}]\n", 3, REFERENCE),
+        ('a: 1\nb: "C:\\users"\n', 2, "a backslash inside \" \" begins an escape; write ' ' around the text"),
+        # what stands too much, or too little
+        ("a: 1\nb: 'it's'\n", 2, BEHIND),
+        ("a: 1\nb: [1]]\n", 2, "a bracket is closed here that was never opened"),
+        ('a: {\n  b: 1,\n  c: "x" d: "y"}\n', 3, COMMA),
+        ("a: 1\n---\nb: 2\n", 2, "a second document begins here (---); allowed: one"),
         # an indentation
         ("server:\n  listen: a\n    workers: 1\n", 3, VALUES),
         ("server:\n    listen: a\n  workers: 1\n", 3, INDENT),

@@ -1,7 +1,11 @@
 """What a provider said, less keys, pages, traces and quotes of the request."""
 
+import html
+import json
+import re
 import time
 from typing import Any
+from urllib.parse import quote, quote_plus
 
 import msgspec
 import pytest
@@ -93,6 +97,38 @@ def test_quotes_of_the_request_are_hidden(sentence: str, told: str | None) -> No
     contents = (SYSTEM, parts, "geheim 42", "ok", "请把这封信翻译成英文，谢谢")
     request = asked(*contents, max_completion_tokens=5, tools=tools, reasoning_effort="extremely high")
     assert without_quotes(sentence, request) == (sentence if told is None else told)
+
+
+PROMPT = 'My patient Ångström has 糖尿病 and owes "five" thousand'
+ESCAPED = {
+    "another case": PROMPT.lower(),
+    "HTML": html.escape(PROMPT),
+    "a URL": quote(PROMPT),
+    "a form": quote_plus(PROMPT),
+    "JSON": json.dumps(PROMPT),
+    "JSON in JSON": json.dumps(json.dumps(PROMPT)),
+    "Python": PROMPT.encode("unicode_escape").decode(),
+    "bytes of Python": repr(PROMPT.encode()),
+}
+
+
+@pytest.mark.parametrize("written", ESCAPED.values(), ids=ESCAPED)
+def test_quote_is_hidden_however_it_is_escaped(written: str) -> None:
+    told = without_quotes(f"Invalid input: {written} is bad", json.dumps({"messages": [{"content": PROMPT}]}).encode())
+    assert told.strip('"') != written
+    assert not {"patient", "five", "thousand"} & set(re.findall(r"[a-z]+", told.lower()))
+    assert "is bad" in told
+
+
+@pytest.mark.parametrize("piece", ["COMPANY-2024-ALPHA", "company-2024", "2024-alpha", "'mpany-2024'"])
+def test_pieces_of_a_known_key_are_hidden(piece: str) -> None:
+    assert (
+        without_keys(f"the key {piece} is bad", "company-2024-alpha").strip("'").replace("'", "") == "the key … is bad"
+    )
+
+
+def test_plain_words_of_a_header_are_no_pieces_of_a_key() -> None:
+    assert without_keys("no application/xml here", "application/json") == "no application/xml here"
 
 
 def test_quotes_of_a_request_that_is_no_json_are_hidden() -> None:

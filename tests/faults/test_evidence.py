@@ -158,6 +158,18 @@ async def test_failure_quotes_neither_prompt_nor_key(stage: Stage, status: int) 
         check(line)
 
 
+@pytest.mark.parametrize("in_stream", [False, True])
+async def test_code_that_is_made_of_prompt_or_key_is_not_told(stage: Stage, in_stream: bool) -> None:
+    said = error("No.", code=PROMPT, type=API_KEY)
+    stage.plays([sse_head(), chunk(f"data: {said}\n\n")] if in_stream else [response(400, said)])
+    for heard in await stage.ask_all(ways(*CHATS)):
+        told = await failures(stage, heard)
+        assert told
+        assert "nobody" not in heard.body + str(told)
+    for line in stage.gateway.stdout:
+        check(line)
+
+
 async def test_request_that_is_at_fault_warns_nobody(stage: Stage) -> None:
     stage.plays([response(400, error("prompt is too long: 9001 tokens > 8192 maximum"))])
     heard = await stage.ask(Way("chat"))

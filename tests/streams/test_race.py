@@ -16,6 +16,7 @@ from tests.kit.upstream import (
     Reset,
     ScriptedUpstream,
     Step,
+    chunk,
     openai_answer,
     openai_delta,
     response,
@@ -71,6 +72,35 @@ async def test_failure_of_the_first_leaves_the_second_alone(works: Works) -> Non
 async def test_error_of_the_first_is_told_when_both_fail(works: Works) -> None:
     events, _ = await events_of(works, [Pause(2 * HEDGE), response(503, "")], [Reset()], upstream=HEDGED)
     assert code(events) == "upstream_unavailable"
+
+
+FILTERED = '{"error":{"message":"This text is not allowed.","code":"content_filter"}}'
+
+
+@pytest.mark.parametrize("body", [FILTERED, '{"error":{"message":"max_tokens is too large"}}'], ids=["filter", "400"])
+async def test_refusal_of_the_request_by_the_first_ends_both(works: Works, body: str) -> None:
+    """No other provider is asked to get around a refusal, also not where it was asked already."""
+    first: list[Step] = [Pause(2 * HEDGE), response(400, body)]
+    events, [_, second] = await events_of(works, first, late("no", seconds=6 * HEDGE), upstream=HEDGED)
+    assert (text_of(events), code(events)) == ("", "content_filter" if body is FILTERED else "upstream_refused")
+    assert len(second) == 1
+
+
+async def test_filter_that_ends_a_stalled_answer_ends_both(works: Works) -> None:
+    first: list[Step] = [*BEGUN, Pause(2 * HEDGE), chunk(f"data: {FILTERED}\n\n")]
+    events, _ = await events_of(works, first, late("no", seconds=6 * HEDGE), upstream=HEDGED)
+    assert (text_of(events), code(events)) == ("The quick brown fox ", "content_filter")
+
+
+async def test_refusal_of_the_second_leaves_the_first_alone(works: Works) -> None:
+    events, _ = await events_of(works, late("late"), [response(400, FILTERED)], upstream=HEDGED)
+    assert text_of(events) == "late"
+
+
+async def test_answer_without_a_text_ends_the_race(works: Works) -> None:
+    events, [first, _] = await events_of(works, SILENT, openai_answer(), upstream=HEDGED, input_tokens=7)
+    assert (text_of(events), done(events).finish_reason, len(first)) == ("", "stop", 1)
+    assert works.count("gateway_tokens_total", upstream="up0", type="input") == 7
 
 
 async def test_target_without_another_is_waited_for(works: Works) -> None:

@@ -1,9 +1,13 @@
 """What somebody is told to check, for each kind of failure that a configuration can be to blame for."""
 
+import ast
+import re
+from pathlib import Path
+
 import pytest
 
 from gateway.core.errors import GatewayError
-from gateway.upstream.hints import hint
+from gateway.upstream.hints import HINTS, hint
 
 
 def refused(status: int, code: str = "upstream_refused", sentence: str = "", **extra: object) -> GatewayError:
@@ -12,6 +16,7 @@ def refused(status: int, code: str = "upstream_refused", sentence: str = "", **e
 
 NO_TLS = "ClientConnectorSSLError: Cannot connect to host a:80 ssl:default [[SSL: WRONG_VERSION_NUMBER] wrong version]"
 NO_NAME = "ClientConnectorDNSError: Cannot connect to host nowhere:80 ssl:default [Name or service not known]"
+ROOT = Path(__file__).resolve().parents[2]
 PLAIN = "The plain HTTP request was sent to HTTPS port"
 
 
@@ -69,3 +74,14 @@ def test_hint_names_what_to_check(error: GatewayError, url: str, dialect: str, s
 )
 def test_no_hint_is_given_where_nothing_is_known(error: GatewayError, url: str) -> None:
     assert hint(error, url, "openai") == ""
+
+
+def test_every_hint_has_a_chinese_text_on_the_chat_page() -> None:
+    words = (ROOT / "pages/chat/words.js").read_text("utf-8")
+    begins = re.findall(r'^  \["([A-Z][^"]+)", "[^"]*[\u3400-\u9fff][^"]*"\],$', words, re.MULTILINE)
+    tree = ast.parse((ROOT / "gateway/upstream/hints.py").read_text("utf-8"))
+    told = [row.value for row in ast.walk(tree) if isinstance(row, ast.Return) and row.value]
+    parts = [node.value for value in told for node in ast.walk(value) if isinstance(node, ast.Constant)]
+    texts = [part for part in parts if isinstance(part, str) and re.match("[A-Z][a-z]+.* ", part)]
+    assert len(texts) >= len(HINTS)
+    assert [text for text in texts if not text.startswith(tuple(begins))] == []

@@ -1,6 +1,7 @@
 """`gateway check --ask`: what each target says, and what to change."""
 
 import asyncio
+import json
 import re
 from collections.abc import Sequence
 from typing import Any
@@ -116,6 +117,35 @@ async def test_endpoint_of_your_own_is_asked_hi(dialect: str) -> None:
     assert (good.serves, good.says) == (True, "status 200, answers")
     bad = await reported([response(404, "{}")], "/x", dialect=dialect)
     assert not bad.serves
+
+
+async def test_hi_has_the_parameters_of_the_configuration() -> None:
+    def answers(exchange: Exchange) -> list[Step]:
+        return [response(404 if exchange.method == "GET" else 200, "{}")]
+
+    async with ScriptedUpstream(answers) as upstream:
+        settings: dict[str, Any] = {
+            "params": {"max_tokens": 7, "top_k": 3, "seed": 1},
+            "omit": ["seed", "stream_options"],
+        }
+        [report] = await asyncio.wait_for(inquire(config({"url": upstream.url + "/v1"}, **settings)), 10)
+        asked = json.loads(upstream.exchanges[-1].body)
+    assert report.serves
+    assert (asked["max_tokens"], asked["top_k"]) == (7, 3)
+    assert not {"seed", "stream_options"} & asked.keys()
+
+
+@pytest.mark.parametrize("name", ["stream_options", "top_k"])
+async def test_hi_is_asked_again_without_what_the_target_refuses_of_the_gateways_own(name: str) -> None:
+    """As the gateway would do: so the target serves."""
+
+    def refuses(exchange: Exchange) -> list[Step]:
+        if exchange.method == "GET":
+            return [response(404, "{}")]
+        known = name not in json.loads(exchange.body)
+        return [response(200, "{}") if known else response(400, f'{{"error": "Unknown parameter: {name}"}}')]
+
+    assert (await reported(refuses, params={"top_k": 3})).serves
 
 
 @pytest.mark.parametrize("api", ["chat", "proxy"])

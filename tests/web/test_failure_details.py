@@ -1,6 +1,7 @@
 """`/page/failure`: who is shown why a stream failed, and who is not even told that the path is there."""
 
 from collections.abc import AsyncIterator, Mapping
+from ipaddress import ip_network
 from typing import Any
 
 import pytest
@@ -97,7 +98,21 @@ async def test_gateway_without_a_chat_page_has_no_such_path() -> None:
         ("127.0.0.1", {"Host": "localhost", "x-forwarded-proto": "https"}, False),
         ("127.0.0.1", {"Host": "localhost", "X-Real-IP": "192.0.2.1"}, False),
         ("127.0.0.1", {"Host": "evil.example"}, False),
+        ("127.0.0.1", {"Host": "192.0.2.1:8080"}, False),
+        ("127.0.0.1", {"Host": "[::ffff:192.0.2.1]"}, False),
+        ("127.0.0.1", {"Host": "localhost", "X-Forwarded": "for=192.0.2.1"}, False),
+        ("127.0.0.1", {"Host": "localhost", "X-Cluster-Client-IP": "192.0.2.1"}, False),
+        ("127.0.0.1", {"Host": "localhost", "X-Original-Forwarded-For": "192.0.2.1"}, False),
+        ("127.0.0.1", {"Host": "localhost", "X-Envoy-External-Address": "192.0.2.1"}, False),
+        ("127.0.0.1", {"Host": "localhost", "CF-Ray": "1"}, False),
+        ("127.0.0.1", {"Host": "localhost", "X-Requested-With": "fetch", "X-Request-Id": "1"}, True),
     ],
 )
 def test_browser_on_this_machine_is_told_from_others(peer: str, headers: dict[str, str], local: bool) -> None:
     assert is_local(peer, CIMultiDict(headers)) is local
+
+
+def test_connection_of_a_trusted_proxy_is_none_of_this_machine() -> None:
+    proxies = [ip_network("10.0.0.0/8"), ip_network("127.0.0.1")]
+    assert is_local("127.0.0.1", {"Host": "localhost"}, proxies[:1])
+    assert not is_local("127.0.0.1", {"Host": "localhost"}, proxies)
