@@ -7,6 +7,7 @@ and is spared it from then on. So the client never hears of it, and the refusal 
 Where nobody names a model, many servers choose one. A target that refuses is asked for the first of its own list.
 """
 
+import asyncio
 from typing import Final
 from urllib.parse import unquote_plus, urlsplit
 
@@ -14,7 +15,7 @@ import msgspec
 
 from gateway.core.blame import PREFIX, STREAM, blamed
 from gateway.core.errors import GatewayError
-from gateway.core.sentence import without_keys, without_quotes
+from gateway.core.sentence import Steps, hiding_quotes, without_keys
 from gateway.dialects.base import NOTHING, Call
 from gateway.observe.account import Account
 from gateway.streams.engine import Engine
@@ -142,8 +143,9 @@ class Question:
             refused = blamed(error.words, asked.added - {STREAM}, taken=asked.added) if error.words else set()
         return refused or ({PREFIX} if self._prefix and error.code == "upstream_refused" else set())
 
-    def hide_quotes(self, error: GatewayError) -> None:
-        """Takes out of a provider's sentence its quotes of this request, and the key that it was asked with.
+    async def hide_quotes(self, error: GatewayError, answer: str) -> None:
+        """Takes out of a provider's sentence its quotes of this request and of the answer so far, and the key that it
+        was asked with.
 
         The request may hold what its own reader must not see, as a route's `system` text.
         """
@@ -152,7 +154,10 @@ class Question:
         call = self._call()  # built anew, so that no request is kept for as long as its answer lasts
         request = call.body or unquote_plus(urlsplit(call.url).query).encode()
         config = self._choice.upstream.config
-        error.reword(without_quotes(without_keys(error.sentence, config.api_key, *config.headers.values()), request))
+        sentence = without_keys(error.sentence, config.api_key, *config.headers.values())
+        for text in (request, answer.encode("utf-8", "replace")):
+            sentence = await _in_turns(hiding_quotes(sentence, text))
+        error.reword(sentence)
 
     # -- where nobody names a model ------------------------------------------------------------------------------------
 
@@ -178,3 +183,13 @@ class Question:
     async def _learn(self) -> None:
         engine = self._engine
         await self._choice.target.models.learn(engine.session, engine.clock.now, engine.logger)
+
+
+async def _in_turns(steps: Steps) -> str:
+    """The result of these steps; the other streams have a turn between two of them."""
+    while True:
+        try:
+            next(steps)
+        except StopIteration as ended:
+            return str(ended.value)
+        await asyncio.sleep(0)
