@@ -21,7 +21,7 @@ from typing import Any, ClassVar, Final, Literal
 import msgspec
 
 from gateway.core.chunks import Chunks, speaks
-from gateway.core.event import CHUNK, THINKING, TOKEN, WHOLE, Event, Usage
+from gateway.core.event import CHUNK, THINKING, TOKEN, WHOLE, Event, Usage, utf8_length
 from gateway.core.lenient import is_strict, json_of, mended_text, text_of, value_of, word_of
 from gateway.core.pieces import chunk_of
 from gateway.dialects import failures
@@ -158,11 +158,17 @@ def _usage_in(value: dict[str, Any], choices: list[dict[str, Any]]) -> Usage | N
     own = value.get("x_groq")
     places = (value, *([own] if isinstance(own, dict) else []), *choices)
     for usage in [place["usage"] for place in places if isinstance(place.get("usage"), dict)]:
-        details = usage.get("prompt_tokens_details")
-        cached = details.get("cached_tokens") if isinstance(details, dict) else None
-        if said := usage_of(usage.get("prompt_tokens"), usage.get("completion_tokens"), cached):
+        if said := usage_of(usage.get("prompt_tokens"), usage.get("completion_tokens"), _cached_in(usage)):
             return said
     return None
+
+
+def _cached_in(usage: dict[str, Any]) -> object:
+    """Of the prompt's tokens, those that the provider had in its cache."""
+    details = usage.get("prompt_tokens_details")
+    cached = details.get("cached_tokens") if isinstance(details, dict) else None
+    # Moonshot counts them in the usage itself, DeepSeek under a name of its own.
+    return next((n for n in (cached, usage.get("cached_tokens"), usage.get("prompt_cache_hit_tokens")) if n), None)
 
 
 class ChunkAnswer(_OpenAIAnswer):
@@ -227,7 +233,7 @@ class ChunkAnswer(_OpenAIAnswer):
         if self._plain:
             said = [{**choice, "message": None, "delta": {}} for choice in choices]
             self._watch(value, self._chunks.read({"choices": said}))
-            self.size += len(text.encode("utf-8", "replace"))
+            self.size += utf8_length(text)
             if self.failure is None:
                 out.append(Event(WHOLE, text if is_strict(text) else json_of(value)))
             return True

@@ -398,6 +398,18 @@ def test_usage_is_found_where_servers_put_it(make: Make) -> None:
         assert answer.usage == Usage(3, 4)
 
 
+@BOTH
+@pytest.mark.parametrize(
+    "cached", ['"prompt_tokens_details":{"cached_tokens":2}', '"cached_tokens":2', '"prompt_cache_hit_tokens":2']
+)
+def test_tokens_from_the_cache_are_found_where_servers_put_them(make: Make, cached: str) -> None:
+    """Sources: OpenAI; Moonshot; DeepSeek."""
+    answer = make()
+    last = f'data: {{"choices":[],"usage":{{"prompt_tokens":3,"completion_tokens":4,{cached}}}}}\n\n'
+    told(answer, (chunk({"content": "Hi"}) + STOP + last).encode())
+    assert answer.usage == Usage(3, 4, cached_input=2)
+
+
 def test_anthropic_reads_odd_fields() -> None:
     answer = anthropic()
     stream = (
