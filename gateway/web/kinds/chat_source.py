@@ -19,6 +19,8 @@ LIMITS: Final = ("max_completion_tokens", "max_tokens")
 """Two names of one parameter; providers refuse a request with both."""
 ALL_LIMITS: Final = (*LIMITS, "num_predict")
 """With Ollama's own name of it, which stands in `options` or beside them. 0 and less are no limits there."""
+_WITH_ANSWERS: Final = frozenset({200, 201, 202, 203, 206})
+"""Statuses of an answer; some frameworks give 201 to every POST. What the body holds says the rest."""
 _NO_PARAMETERS: Final = frozenset({"model", "stream"})
 
 
@@ -117,7 +119,7 @@ class ChatSource:
             GatewayError: the provider refused, or its answer is no stream of its dialect.
         """
         dialect = upstream.dialect
-        if response.status != 200:
+        if response.status not in _WITH_ANSWERS:
             if response.status < 400:
                 raise GatewayError(
                     "upstream_protocol",
@@ -148,6 +150,7 @@ class ChatSource:
         )
         answer.choices = self._choices
         answer.labelled = kind in dialect.stream_types
+        answer.may_be_empty = upstream.config.end == "marker" or answer.eof_ends
         answer.salt = secrets.token_hex(4)
         answer.taken = self._call_ids
         return answer
