@@ -77,6 +77,8 @@ _FAILURE: Final = re.compile(
 """Names of events that report a failure. Sources: Anthropic, AWS (event streams), OpenAI (responses)."""
 _SAID: Final = ("content", "text", "token", "delta", "response", "chunk")
 """Where home-made endpoints have the text of an answer; an object that has any is no error."""
+_NO_CODES: Final = frozenset({"error", "exception", "failure", "fatal"})
+"""Words that only say that it is a failure."""
 _GOOD_CODES: Final = frozenset({"0", "200", "ok", "success", "succeeded"})
 _FAILED: Final = frozenset(
     {
@@ -386,7 +388,7 @@ def _word(value: object) -> str:
     if isinstance(value, int) and not isinstance(value, bool):
         value = str(value)
     word = _NOT_CODE.sub("_", value[:MAX_CODE]) if isinstance(value, str) else ""
-    return "" if word == "error" else without_keys(word)
+    return "" if word in _NO_CODES else without_keys(word)
 
 
 def _param(value: object) -> str:

@@ -48,8 +48,13 @@ MAX_HELD: Final = 32
 """Chunks that are held back until one of them says something, at most."""
 
 
+class _RunningDelta(msgspec.Struct, gc=False):
+    error: None = None
+
+
 class _RunningChoice(msgspec.Struct, gc=False):
     index: Literal[0]
+    delta: _RunningDelta | None = None
     finish_reason: None = None
     error: None = None
 
@@ -62,14 +67,13 @@ class _Running(msgspec.Struct, gc=False):
     error: None = None
 
 
-class _SpokenDelta(msgspec.Struct, gc=False):
+class _SpokenDelta(_RunningDelta, gc=False):
     content: str | None = None
     reasoning_content: str | None = None
     reasoning: None = None
     refusal: None = None
     tool_calls: None = None
     function_call: None = None
-    error: None = None
 
 
 class _SpokenChoice(_RunningChoice, gc=False, kw_only=True):
