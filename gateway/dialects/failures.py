@@ -67,7 +67,7 @@ _IN_WORDS: Final = re.compile(r"\s*(error\s*:|\[error\]\s*:?)\s*", re.IGNORECASE
 _CODES: Final = ("code", "error_code", "errorCode", "statusCode", "status_code", "status")
 _TEXTS: Final = (
     *("message", "detail", "msg", "error_msg", "error_message", "errorMessage", "errorMsg", "status_msg", "Message"),
-    "title",
+    *("title", "content", "text"),
 )
 """Where a report has its sentence; the first that is there."""
 _FAILURE: Final = re.compile(
@@ -182,7 +182,7 @@ def in_stream(event_type: str, data: str) -> GatewayError | None:
     """The failure that an event of a stream reports, with the provider's own code; None if it reports none.
 
     Args:
-        event_type: the event's name; `error` makes any data a failure.
+        event_type: the event's name; one as `error` makes any data a failure.
         data: the event's data.
     """
     value = value_of(data)
@@ -191,15 +191,20 @@ def in_stream(event_type: str, data: str) -> GatewayError | None:
     if isinstance(value, dict):
         return in_object(event_type, value)
     said = value if isinstance(value, str) else data
-    if event_type == "error" or _IN_WORDS.match(said):
+    if names_failure(event_type) or _IN_WORDS.match(said):
         return _reported(_Said(message=clean(_IN_WORDS.sub("", said, count=1))))
     return None
+
+
+def names_failure(name: object) -> bool:
+    """Whether an event, or an object, of this name reports a failure, whatever else it holds."""
+    return isinstance(name, str) and _FAILURE.fullmatch(name) is not None
 
 
 def in_object(event_type: str, value: dict[str, Any]) -> GatewayError | None:
     """Like `in_stream`, for data that is decoded already."""
     names = (event_type, *(value.get(key) for key in ("type", "object", "status")))
-    name = next((name for name in names if isinstance(name, str) and _FAILURE.fullmatch(name)), "")
+    name = next((name for name in names if names_failure(name)), "")
     if name or value.get("error") or _failed_base(value):
         # AWS says in the event's name alone what happened.
         return _reported(_said_by(value if value.get("type") else {"type": name, **value}))

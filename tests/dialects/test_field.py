@@ -190,6 +190,41 @@ def test_anthropic_and_ollama_read_errors_in_words() -> None:
         assert not answer.complete
 
 
+@pytest.mark.parametrize(
+    "error",
+    [
+        'event: exception\ndata: {"message":"It broke."}\n\n',
+        "event: exception\ndata: It broke.\n\n",
+        'data: {"status":"error","text":"It broke."}\n\n',
+        'data: {"type":"error","content":"It broke."}\n\n',
+        'data: {"success":false,"message":"It broke."}\n\n',
+    ],
+)
+def test_home_made_endpoint_that_says_failure_has_failed(error: str) -> None:
+    answer = sse()
+    assert told(answer, f'data: {{"content":"half"}}\n\n{error}'.encode()) == [("token", "half")]
+    assert failed(answer).message == "It broke."
+    tools = sse()
+    assert said(tools, 'data: {"type":"tool_error","message":"x"}\n\ndata: {"content":"Hi"}\n\n') == "Hi"
+
+
+@pytest.mark.parametrize(
+    "stream",
+    [
+        "data: data: Hi\ndata: \n\ndata: data:  you\ndata: \n\ndata: data: [DONE]\n\n",
+        'data: data: {"content":"Hi"}\n\ndata: data: {"content":" you"}\n\ndata: data: [DONE]\n\n',
+        'data: {"content":"Hi"}\ndata: {"content":" you"}\ndata: [DONE]\n\n',
+    ],
+)
+def test_home_made_events_without_blank_lines_or_with_data_twice_are_read(stream: str) -> None:
+    answer = sse()
+    assert (said(answer, stream), answer.ended, answer.failure) == ("Hi you", True, None)
+
+
+def test_bare_text_keeps_its_lines() -> None:
+    assert said(sse(), 'data: one\ndata: {"two":2}\n\n') == 'one\n{"two":2}'
+
+
 def test_bare_text_may_speak_of_errors() -> None:
     answer = sse()
     assert told(answer, b"data: Look:\n\ndata: Error: is what it says\n\n")[1] == ("token", "Error: is what it says")

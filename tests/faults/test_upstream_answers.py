@@ -385,7 +385,11 @@ async def test_stream_with_another_good_status_or_a_pages_label_is_delivered(sta
 async def test_compressed_refusal_is_read(stage: Stage) -> None:
     """U22, U29: within the bound of a refusal; a bomb of spaces, and another coding, say nothing."""
     said = b'{"error":{"message":"prompt is too long: 5 tokens > 4 maximum"}}'
-    for coding, body in ("gzip", gzip.compress(said)), ("deflate", zlib.compress(said)), ("x-gzip", gzip.compress(said)):
+    for coding, body in (
+        ("gzip", gzip.compress(said)),
+        ("deflate", zlib.compress(said)),
+        ("x-gzip", gzip.compress(said)),
+    ):
         plays(stage, [response(400, body, Content_Encoding=coding)])
         await stage.complete_all(to("safe-openai"), "from the backup")
     for coding, body in ("gzip", gzip.compress(b" " * 5_000_000 + said)), ("br", b"\x0b\x02\x80x\x03"):
