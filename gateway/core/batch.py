@@ -13,7 +13,7 @@ from operator import attrgetter
 from typing import Final
 
 from gateway.core.boundary import Boundary, Kind
-from gateway.core.event import RESTART, THINKING, TOKEN, Event
+from gateway.core.event import RESTART, THINKING, TOKEN, Event, utf8_length
 
 _TEXTS: Final = frozenset((THINKING, TOKEN))
 _TYPE: Final = attrgetter("type")
@@ -97,7 +97,7 @@ class Hold:
 
     def _feed_text(self, event: Event, now: float, released: list[list[Event]]) -> None:
         boundary = self._boundaries[event.type].push(event.data)
-        size = _utf8_length(event.data)
+        size = utf8_length(event.data)
         if self._held and (boundary == 0 or self._held[0].type != event.type or self._size + size > self._max_bytes):
             released.append(self.flush())
         if not self._held:
@@ -130,14 +130,10 @@ def _parts(run: list[Event], max_bytes: int) -> list[list[Event]]:
     parts: list[list[Event]] = []
     room = 0
     for event in run:
-        size = _utf8_length(event.data)
+        size = utf8_length(event.data)
         if not parts or size > room:
             parts.append([])
             room = max_bytes
         parts[-1].append(event)
         room -= size
     return parts
-
-
-def _utf8_length(text: str) -> int:
-    return len(text) if text.isascii() else len(text.encode())

@@ -26,8 +26,10 @@ MAX_WORDS: Final = 8 * 1024
 """Characters of a refusal that are looked at."""
 
 _NAMES: Final[dict[str, str]] = {
-    STREAM: r"\"param\":\s*\"stream\"|\bto stream\b|\bstream(ing|s)?\b.{0,40}(not|un)\W?(support|allow|permit)"
-    r"|(not|n't) (support|allow|permit)\w* stream",
+    STREAM: r"\"param\":\s*\"stream\"|\bto stream\b"
+    r"|(?<!non-)\bstream(ing|s)?\b.{0,40}(not|n't|un)\W?(currently )?(support|allow|permit|avail|enable)"
+    r"|(not|n't) (currently )?(support|allow|permit)\w* stream|\bstream\b\W{1,4}(must|should|has to) be \W?false"
+    r"|\bset \W?stream\W{0,2}(=|to) ?\W?false",
     "stream_options": r"stream.?options?\b|include.?usage",
     "reasoning_effort": r"reasoning|thinking|\bthink\b|budget_tokens|output_config|\beffort",
     DEVELOPER: r"developer|\brole",

@@ -5,7 +5,7 @@ A `GatewayError` keeps what a client may read (`message`) apart from what only t
 This file does not know how an error looks when it reaches a client; `formats/` and `web/responses.py` do.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Generator, Iterator
 from typing import Final, NamedTuple
 
 import msgspec
@@ -155,14 +155,18 @@ class GatewayError(Exception):
             self.detail = self.detail.replace(self.sentence, sentence)
             self.sentence = sentence
 
-    def hide(self, clean: Callable[[str], str]) -> None:
-        """Takes out of all that a provider said, its codes included, what `clean` takes out of a text."""
-        self.reword(clean(self.sentence))
+    def hiding(self, clean: Callable[[str], Generator[None, None, str]]) -> Iterator[None]:
+        """Takes out of all that a provider said, its codes included, what `clean` takes out of a text.
+
+        It works in steps, as `clean` does: between two of them others may have their turn.
+        """
+        self.reword((yield from clean(self.sentence)))
         # A code is a word or two. One that is made of a text, or is a key, was one with "_" in place of spaces.
         codes = {self.code, self.provider_code, *self.detail.split()} - KINDS.keys() - set(self.sentence.split())
         codes = {code for code in codes if len(code) > _LONGEST_HARMLESS}
         for code in codes:
-            if clean(code) != code or clean(readable := code.replace("_", " ")) != readable:
+            readable = code.replace("_", " ")
+            if (yield from clean(code)) != code or (yield from clean(readable)) != readable:
                 self.detail = self.detail.replace(code, "…")
                 self.provider_code = "" if self.provider_code == code else self.provider_code
                 self.code = "upstream_error" if self.code == code else self.code

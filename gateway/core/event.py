@@ -81,3 +81,8 @@ class Done(msgspec.Struct, frozen=True):
     usage: Usage | None
     full_text: str
     in_chunks: bool = False
+
+
+def utf8_length(text: str) -> int:
+    """The bytes of a text in UTF-8; half a character, which JSON can carry, counts as one."""
+    return len(text) if text.isascii() else len(text.encode("utf-8", "replace"))

@@ -13,6 +13,8 @@ Source: OpenAI API reference, "Chat Completions: the chat completion chunk objec
 
 from typing import Any, Final
 
+from gateway.core.lenient import arguments_of
+
 MAX_CALLS: Final = 512
 """Tool calls of one answer; pieces of further ones belong to none."""
 
@@ -97,10 +99,28 @@ def _delta_of(choice: dict[str, Any]) -> dict[str, Any]:
     return {"index": 0, **rest, "delta": delta}
 
 
+def with_whole_calls(whole: dict[str, Any]) -> bool:
+    """Whether a `chat.completion` was amended, in place, so that every tool call has arguments that are JSON."""
+    amended = False
+    for choice in whole.get("choices") or ():
+        message = choice.get("message") if isinstance(choice, dict) else None
+        calls = message.get("tool_calls") if isinstance(message, dict) else None
+        if not isinstance(calls, list):
+            continue
+        for number, call in enumerate(calls):
+            mended = _with_arguments(call)
+            if isinstance(call, dict) and mended is not call:
+                calls[number], amended = mended, True
+    return amended
+
+
 def _with_arguments(call: Any) -> dict[str, Any]:
     if not isinstance(call, dict):
         return {}
     function = call.get("function")
-    if not isinstance(function, dict) or function.get("arguments"):
+    if not isinstance(function, dict):
         return call
-    return {**call, "function": {**function, "arguments": "{}"}}
+    given = function.get("arguments")
+    if isinstance(given, str) and given:
+        return call
+    return {**call, "function": {**function, "arguments": arguments_of(given) or "{}"}}

@@ -3,6 +3,7 @@ without what it quotes of the request.
 
     plain(text)                        what is left of a provider's text; "" where nothing may be told
     without_quotes(sentence, request)  the sentence, with "…" for what it quotes
+    hiding_quotes(sentence, request)   the same in steps, for a caller that must not be busy for long
 
 Providers quote keys, whole or in part ("sk***89"), in any language; and they quote prompts. Rather too much is taken
 out than too little: a word that only looks like a key is lost, a key never stays.
@@ -10,6 +11,7 @@ out than too little: a word that only looks like a key is lost, a key never stay
 
 import re
 import sys
+from collections.abc import Generator
 from html import unescape
 from typing import Final
 
@@ -147,8 +149,16 @@ MAX_TEXTS: Final = 20_000
 MAX_PAIRS: Final = 20_000
 """Places of the sentence and of the texts that look alike at first. A sentence that has more is not told at all."""
 
+STEP: Final = 64 * 1024
+"""Characters of texts that one step reads. It takes about a millisecond."""
+
+Steps = Generator[None, None, "str"]
+"""Work in steps: between two of them others may have their turn. The generator's value is the result."""
+
 _BLOCK: Final = 8
 _MIN_RUN: Final = 12
+_STEP_PAIRS: Final = 1000
+"""Pairs of places that one step compares."""
 _SHORT: Final = range(6, 41)
 """Characters of a text that is looked for as a whole. A longer one is found by its pieces."""
 _SEARCHED: Final = 256 * 1024
@@ -197,24 +207,35 @@ def without_quotes(sentence: str, request: bytes) -> str:
         sentence: at most `MAX_SENTENCE` characters.
         request: the body that the provider was sent, JSON or not; b"" for none.
     """
+    steps = hiding_quotes(sentence, request)
+    while True:
+        try:
+            next(steps)
+        except StopIteration as ended:
+            return str(ended.value)
+
+
+def hiding_quotes(sentence: str, request: bytes) -> Steps:
+    """`without_quotes` in steps. Parsing is one of them; it takes as long as it took to read the request."""
     if not sentence or not request:
         return sentence
-    texts = _texts_of(request) if len(request) <= MAX_REQUEST else None
+    texts = (yield from _texts_of(request)) if len(request) <= MAX_REQUEST else None
     if texts is None:
         return MARK
     joined = "\n".join(texts).encode("utf-8", "replace").lower()
+    yield
     # Read with all escapes; then but for those of JSON as it stands, as they may be signs of the text itself.
     for escaped, read in ((_ESCAPED, unescape), (_JSON_ESCAPED, str)):
         said = " ".join(escaped.sub(_unescaped, read(sentence)).split())
-        sentence = _less_quotes(sentence, said, texts, joined)
+        sentence = yield from _less_quotes(sentence, said, texts, joined)
         if sentence == MARK:
             break
     return sentence
 
 
-def _less_quotes(sentence: str, said: str, texts: list[str], joined: bytes) -> str:
+def _less_quotes(sentence: str, said: str, texts: list[str], joined: bytes) -> Steps:
     """The sentence, read as `said`, less the quotes; as it was where there are none."""
-    kept = _without_runs(said, joined)
+    kept = yield from _without_runs(said, joined)
     if len(kept) > len(MARK):
         kept = _without_short(kept, texts, joined)
     return sentence if kept == said else kept
@@ -233,7 +254,7 @@ def _unescaped(found: re.Match[str]) -> str:
     return " " if not sign or sign in "nrt" else str(sign)
 
 
-def _texts_of(request: bytes) -> list[str] | None:
+def _texts_of(request: bytes) -> Generator[None, None, list[str] | None]:
     """The texts of a request, with single spaces; None where it has too many values."""
     try:
         value = _json.decode(request)
@@ -243,22 +264,39 @@ def _texts_of(request: bytes) -> list[str] | None:
         # A chat request: what else has a text at the top is a parameter, and a sentence about its value is worth much.
         value = {name: member for name, member in value.items() if not isinstance(member, str) or name in _TEXTS}
     # A loop and no recursion, so that the nesting of a client's request does not decide the depth of our stack.
-    texts, left, seen = [], [value], 0
+    texts, left, seen, work = [], [value], 0, 0
     while left:
         item = left.pop()
         seen += 1
+        work += 64 + (len(item) if isinstance(item, str) else 0)  # a value by itself costs what 64 characters do
         if seen + len(left) > MAX_TEXTS:
             return None
         if isinstance(item, str):
-            texts.append(" ".join(item.split()))
+            texts.append((yield from _with_single_spaces(item)))
         elif isinstance(item, dict):
             left.extend(member for name, member in item.items() if name not in _NAMES or not isinstance(member, str))
         elif isinstance(item, list):
             left.extend(item)
+        if work >= STEP:
+            work = 0
+            yield
     return texts
 
 
-def _without_runs(said: str, texts: bytes) -> str:
+def _with_single_spaces(text: str) -> Steps:
+    if len(text) <= STEP:
+        return " ".join(text.split())
+    out: list[str] = []
+    for start in range(0, len(text), STEP):
+        yield
+        piece = text[start : start + STEP]
+        words = " ".join(piece.split())
+        parted = piece[0].isspace() or text[start - 1].isspace()
+        out += [" " if parted and out and words else "", words]
+    return "".join(out).strip()
+
+
+def _without_runs(said: str, texts: bytes) -> Steps:
     """The sentence without its runs of 15 bytes and more that occur in the texts, which are in lower case."""
     # Providers write texts in other cases, too. In bytes, only ASCII changes its case, and nothing its length.
     raw = said.encode("utf-8", "replace").lower()
@@ -269,15 +307,19 @@ def _without_runs(said: str, texts: bytes) -> str:
         eights.setdefault(int.from_bytes(raw[at : at + _BLOCK], sys.byteorder), []).append(at)
     blocks = memoryview(texts)[: len(texts) // _BLOCK * _BLOCK].cast("Q")
     quoted, pairs = bytearray(len(raw)), 0
-    for place in [place for place, block in enumerate(blocks) if block in eights]:
-        for at in eights[blocks[place]]:
+    for start in range(0, len(blocks), STEP // _BLOCK):
+        yield
+        step = enumerate(blocks[start : start + STEP // _BLOCK], start)
+        for place, at in [(place, at) for place, block in step if block in eights for at in eights[block]]:
             pairs += 1
             if pairs > MAX_PAIRS:
                 return MARK
+            if pairs % _STEP_PAIRS == 0:
+                yield
             if not (quoted[at] and quoted[at + _BLOCK - 1]):
-                start, end = _run(raw, at, texts, place * _BLOCK)
-                if end - start >= _MIN_RUN:
-                    quoted[start:end] = b"\1" * (end - start)
+                first, last = _run(raw, at, texts, place * _BLOCK)
+                if last - first >= _MIN_RUN:
+                    quoted[first:last] = b"\1" * (last - first)
     return _marked(said, quoted)
 
 

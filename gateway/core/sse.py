@@ -13,7 +13,7 @@ This file does not know what an event means, nor what a last event id or a recon
 from collections.abc import Sequence
 from typing import Any, Final
 
-from gateway.core.event import Event
+from gateway.core.event import Event, utf8_length
 
 MAX_LINE: Final = 1 << 20
 MAX_EVENT: Final = 4 << 20
@@ -252,7 +252,7 @@ class Decoder:
         if name == "data":
             self._open = True
             self._data.append(value)
-            self._size += _utf8_length(line) + 1
+            self._size += utf8_length(line) + 1
         elif name == "event":
             self._open = True
             self._type = value
@@ -317,10 +317,6 @@ def _named(text: str) -> list[Event]:
 def _prefixed(prefix: str, text: str) -> str:
     lines = text.replace("\r\n", "\n").replace("\r", "\n").split("\n")
     return "".join([f"{prefix}{line}\n" for line in lines])
-
-
-def _utf8_length(text: str) -> int:
-    return len(text) if text.isascii() else len(text.encode())
 
 
 def _line_message(cap: int) -> str:

@@ -2,7 +2,8 @@
 
 Invariants:
 
-- Content blocks come one after the other, so the state of an answer is the one block that is open.
+- Content blocks come one after the other; servers that imitate Anthropic also send the deltas of several tool calls
+  side by side. So a piece of arguments belongs to the call whose block has its index.
 - Tool calls leave this file in OpenAI's shape, counted from 0 over the whole answer. Their input stands in the deltas;
   servers that imitate Anthropic also send it with the beginning of the block.
 - `output_tokens` is a running total; it is never added up.
@@ -18,7 +19,7 @@ from typing import Any, ClassVar, Final, NamedTuple
 import msgspec
 
 from gateway.core.chunks import HALF
-from gateway.core.event import THINKING, TOKEN, TOOL, Event, Usage
+from gateway.core.event import THINKING, TOKEN, Event, Usage
 from gateway.core.lenient import Halves, index_of, mended, reason_of, text_of, value_of, word_of
 from gateway.core.lenient import arguments_of as arguments_in
 from gateway.dialects.base import (
@@ -148,8 +149,8 @@ class AnthropicAnswer(EventAnswer):
         super().__init__()
         self._input: int | None = None
         self._cached = 0
-        self._tool_block: int | None = None
-        self._begun = ""  # the arguments with which the tool's block began, while it has no deltas
+        self._tool_blocks: dict[int, int] = {}  # the calls by the index of their block, while it is open
+        self._begun: dict[int, str] = {}  # the arguments with which a call began, while it has no deltas
         self._halves = Halves()
 
     @staticmethod
@@ -179,7 +180,7 @@ class AnthropicAnswer(EventAnswer):
         elif kind == "content_block_start" and said.content_block:
             self._start(said.index, said.content_block, out)
         elif kind == "content_block_stop":
-            self._stop(out)
+            self._stop(said.index, out)
         else:
             self._frame(kind, said, event, out)
 
@@ -193,8 +194,8 @@ class AnthropicAnswer(EventAnswer):
             if isinstance(message.usage, dict):
                 self._count(message.usage)
         elif kind == "message_stop":
-            self._stop(out)
-            self.ended = True
+            self._stop_all(out)
+            self.ended = self._may_end(said=bool(self.size))
         elif kind != "ping":
             self._aside(event)
 
@@ -202,8 +203,10 @@ class AnthropicAnswer(EventAnswer):
         if event.type is BODY:
             self._body(event.data, out)
         elif event.data.strip() == "[DONE]":  # some gateways end every stream as OpenAI does
-            self._stop(out)
-            self.ended = True
+            self._stop_all(out)
+            self.ended = self._may_end(said=bool(self.size))
+        elif value_of(event.data) is None and (parts := self._parts_of(event)):
+            out += super()._translate(parts)
         else:
             self._aside(event)
 
@@ -223,7 +226,7 @@ class AnthropicAnswer(EventAnswer):
             said.delta = _Delta(
                 text=self._text_of(delta, "text", TOKEN),
                 thinking=self._text_of(delta, "thinking", THINKING),
-                partial_json=self._text_of(delta, "partial_json", TOOL),
+                partial_json=self._text_of(delta, "partial_json", index),
                 stop_reason=reason_of(delta.get("stop_reason")),
             )
             self.skipped += said.delta.stop_reason is None
@@ -239,16 +242,18 @@ class AnthropicAnswer(EventAnswer):
             input=mended(block.get("input")),
         )
 
-    def _text_of(self, value: dict[str, Any], field: str, kind: str) -> str:
+    def _text_of(self, value: dict[str, Any], field: str, kind: str | int) -> str:
         text = text_of(value.get(field))
         self.skipped += text is None and bool(value.get(field))
         return self._halves.joined(kind, text or "")
 
     def _start(self, index: int, block: _Block, out: list[Event]) -> None:
-        self._stop(out)  # the block before has ended: a late delta of it is no argument of this one
+        self._end_halves(out)
+        self._tool_blocks.pop(index, None)
         if block.type == "tool_use":
-            self._tool_block = index
-            self._begun = arguments_in(block.input) or ""
+            number = self._tool_blocks[index] = len(self._tools())
+            if begun := arguments_in(block.input):
+                self._begun[number] = begun
             self._say_call(self._tools().begin(block.id, block.name), out)
         self._say(THINKING, block.thinking, out)
         self._say(TOKEN, block.text, out)
@@ -256,26 +261,36 @@ class AnthropicAnswer(EventAnswer):
     def _delta(self, index: int, delta: _Delta, out: list[Event]) -> None:
         self._say(TOKEN, delta.text, out)
         self._say(THINKING, delta.thinking, out)
-        if delta.partial_json and index == self._tool_block:
-            self._begun = ""  # the deltas repeat it
-            self._argue(delta.partial_json, out)
+        number = self._tool_blocks.get(index)
+        if delta.partial_json and number is not None:
+            self._begun.pop(number, None)  # the deltas repeat it
+            self._say_call(self._tools().go_on(number, delta.partial_json), out)
 
-    def _argue(self, arguments: str, out: list[Event]) -> None:
-        calls = self._tools()
-        self._say_call(calls.go_on(len(calls) - 1, arguments), out)
+    def _stop(self, index: int, out: list[Event]) -> None:
+        """This block has ended."""
+        self._end_halves(out)
+        number = self._tool_blocks.pop(index, None)
+        if number is not None and (begun := self._begun.pop(number, "")):
+            self._say_call(self._tools().go_on(number, begun), out)
+        if not self._tool_blocks:
+            self._end_calls(out)
 
-    def _stop(self, out: list[Event]) -> None:
-        """The open block has ended."""
-        for kind in self._halves.rest():
-            if kind == TOOL:
-                self._argue(HALF, out)
-            else:
-                self._say(kind, HALF, out)
-        if self._begun:
-            self._argue(self._begun, out)
-            self._begun = ""
-        self._tool_block = None
+    def _stop_all(self, out: list[Event]) -> None:
+        """The content has ended."""
+        for index in [*self._tool_blocks]:
+            self._stop(index, out)
+        for number, begun in self._begun.items():
+            self._say_call(self._tools().go_on(number, begun), out)
+        self._begun = {}
+        self._end_halves(out)
         self._end_calls(out)
+
+    def _end_halves(self, out: list[Event]) -> None:
+        for kind in self._halves.rest():
+            if kind in (TOKEN, THINKING):
+                self._say(kind, HALF, out)
+            elif (number := self._tool_blocks.get(kind)) is not None:
+                self._say_call(self._tools().go_on(number, HALF), out)
 
     def _end(self, said: _Event, out: list[Event]) -> None:
         reason = said.delta.stop_reason if said.delta else None
@@ -283,7 +298,7 @@ class AnthropicAnswer(EventAnswer):
             self._count(said.usage)
             self.usage = usage_of(self._input, said.usage.get("output_tokens"), self._cached) or self.usage
         if reason:
-            self._stop(out)
+            self._stop_all(out)
             self._finish(_FINISH.get(reason, reason))
 
     def _count(self, usage: dict[str, Any]) -> None:
@@ -303,7 +318,8 @@ class AnthropicAnswer(EventAnswer):
         content = value.get("content")
         if isinstance(content, str):
             content = [{"type": "text", "text": content}]
-        if value.get("type") != "message" or not isinstance(content, list):
+        is_message = value.get("type", "message") == "message" and value.get("role", "assistant") == "assistant"
+        if not is_message or not isinstance(content, list):
             return False
         self.model = word_of(value.get("model"))
         for index, block in enumerate(content):
@@ -313,7 +329,7 @@ class AnthropicAnswer(EventAnswer):
                 self.skipped += 1
         usage, reason = value.get("usage"), reason_of(value.get("stop_reason"))
         self._end(_Event(delta=_Delta(stop_reason=reason), usage=usage), out)
-        self._stop(out)
+        self._stop_all(out)
         return True
 
 

@@ -10,6 +10,7 @@ Invariants:
 This file does not know HTTP, sockets, retries, or what an answer costs.
 """
 
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Mapping
 from typing import Any, ClassVar, Final, Protocol, TypeVar, cast
@@ -19,7 +20,7 @@ import msgspec
 
 from gateway.core.errors import KINDS, GatewayError
 from gateway.core.event import TOOL, Event, Usage
-from gateway.core.lenient import value_of
+from gateway.core.lenient import json_of, value_of
 from gateway.core.sse import MAX_EVENT, MAX_LINE, Decoder, Oversize
 from gateway.dialects import failures
 from gateway.dialects.body import MAX_WHOLE, Gathered, IsPiece, NoAnswerError, Opening
@@ -33,7 +34,27 @@ MAX_NOISE: Final = MAX_EVENT + MAX_LINE
 """Bytes in a row that may hold no event. An event of the largest size fits in; an endless comment does not."""
 NOTHING: Final[frozenset[str]] = frozenset()
 
-_PAGES: Final = frozenset({"text/html", "application/xhtml+xml"})
+REASONS: Final = {
+    "complete": "stop",
+    "completed": "stop",
+    "end_turn": "stop",
+    "eos": "stop",
+    "eos_token": "stop",
+    "stop_sequence": "stop",
+    "stop": "stop",
+    "length": "length",
+    "max_length": "length",
+    "max_output_tokens": "length",
+    "max_tokens": "length",
+    "model_length": "length",
+    "tool_calls": "tool_calls",
+    "tool_call": "tool_calls",
+    "tool_use": "tool_calls",
+    "content_filter": "content_filter",
+    "safety": "content_filter",
+}
+"""Finish reasons in OpenAI's words, whatever their case. Sources: TGI, Cohere, Mistral, Gemini, Anthropic."""
+_DOUBLED: Final = re.compile(r"(?:data:\s*)+")
 
 T = TypeVar("T")
 
@@ -90,6 +111,8 @@ class Answer(ABC):
         skipped: the number of events, and of parts of events, that were not JSON or not understood.
         choices: how many choices the request asked for; set by the caller, 1 otherwise.
         labelled: whether the answer's media type is one of its dialect's; set by the caller, True otherwise.
+        may_be_empty: whether an end marker is enough, with nothing before it and no reason; set by the caller, True
+            otherwise.
         salt: what makes the ids of tool calls unique that the gateway gives; set by the caller, "" otherwise.
         taken: ids of tool calls that the conversation has already; set by the caller, none otherwise.
         size: bytes of output so far. A chunk that is kept to the letter counts as one token.
@@ -107,6 +130,7 @@ class Answer(ABC):
         "failure",
         "finish_reason",
         "labelled",
+        "may_be_empty",
         "model",
         "salt",
         "size",
@@ -132,6 +156,7 @@ class Answer(ABC):
         self.skipped = 0
         self.choices = 1
         self.labelled = True
+        self.may_be_empty = True
         self.salt = ""
         self.taken: frozenset[str] = frozenset()
         self.size = 0
@@ -235,12 +260,28 @@ class Answer(ABC):
             self.skipped += 1
 
     def _finish(self, reason: str) -> None:
-        """Notes a finish reason in OpenAI's vocabulary. Some of them say that the answer failed."""
+        """Notes a finish reason, in OpenAI's vocabulary if that has a word for it. Some say that the answer failed."""
         error = failures.in_reason(reason)
         if error is not None:
             self._fail(error)
         else:
-            self.finish_reason = reason
+            self.finish_reason = REASONS.get(reason.lower(), reason)
+
+    def _may_end(self, *, said: bool) -> bool:
+        """Whether the end marker, which is here, ends a whole answer; if not, the answer has failed.
+
+        A server that was stopped, or speaks another dialect, also sends the marker: then with nothing before it.
+
+        Args:
+            said: whether anything of the answer came.
+        """
+        if said or self.finished or self.may_be_empty:
+            return True
+        if self.skipped:
+            self._fail(GatewayError("upstream_protocol", detail="nothing before the end marker was understood"))
+        else:
+            self._fail(GatewayError("upstream_cut", detail="the end marker came, and nothing before it"))
+        return False
 
 
 class UnitAnswer(Answer):
@@ -282,6 +323,13 @@ class EventAnswer(UnitAnswer):
         """Whether a JSON value is a piece of an answer, so that more of them follow, and not all of one."""
         return False
 
+    def _parts_of(self, event: Event) -> list[Event]:
+        """The events in one whose data is no JSON, as its server leaves out blank lines or writes `data:` twice."""
+        if "\n" not in event.data and not event.data.startswith("data:"):
+            return []
+        lines = [_DOUBLED.sub("", line.strip(), count=1) for line in event.data.split("\n")]
+        return [Event(event.type, line) for line in lines if line]
+
     def _rest(self) -> list[Event]:
         # A line of JSON is whole or it is none. What the end of a body left unfinished of server-sent events may be
         # torn; it counts where it says that the answer is whole or has failed, as many servers leave out the blank
@@ -303,6 +351,9 @@ class EventAnswer(UnitAnswer):
         error = failures.in_stream("", text)
         if error is not None:
             self._fail(error if self.labelled else as_refusal(error, text))
+        elif isinstance(value, list) and value and all(map(self._is_piece, value)):
+            for piece in value:
+                self._translate_one(Event("", json_of(piece)), out)
         elif isinstance(value, dict) and self._read_whole(value, text, out):
             if self.failure is None:
                 self.whole = self.ended = True
@@ -432,8 +483,9 @@ class Dialect(ABC):
         return {"Authorization": f"Bearer {api_key}"} if api_key else {}
 
     def accepts(self, media_type: str) -> bool:
-        """Whether a body of this type, "" for none, may be an answer. A web page never is."""
-        return media_type in self.stream_types or (self.sniffs and media_type not in _PAGES)
+        """Whether a body of this type, "" for none, may be an answer. That of a dialect that `sniffs` always may: PHP
+        labels whatever it sends as a page, and a page is known by its first byte."""
+        return media_type in self.stream_types or self.sniffs
 
     @abstractmethod
     def answer(self, *, keep_chunks: bool = False, keep_usage: bool = False, plain: bool = False) -> Answer:

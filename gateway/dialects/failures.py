@@ -50,16 +50,35 @@ _BY_STATUS: Final = {
     402: "upstream_auth",
     403: "upstream_auth",
     408: "upstream_error",
+    421: "upstream_error",
+    423: "upstream_error",
+    424: "upstream_error",  # TGI: the model failed while it generated
+    425: "upstream_error",
     429: "upstream_rate_limited",
+    444: "upstream_error",  # nginx: closed without an answer
+    460: "upstream_error",  # AWS: the balancer's client went away
     498: "upstream_rate_limited",  # Groq: its flex tier has no capacity now
+    499: "upstream_error",  # Google, nginx: cancelled on their side
     503: "upstream_unavailable",
     529: "upstream_unavailable",
 }
 _IN_WORDS: Final = re.compile(r"\s*(error\s*:|\[error\]\s*:?)\s*", re.IGNORECASE)
 """How a server begins that reports a failure in words, where an event should be JSON."""
 _CODES: Final = ("code", "error_code", "errorCode", "statusCode", "status_code", "status")
+_TEXTS: Final = (
+    *("message", "detail", "msg", "error_msg", "error_message", "errorMessage", "errorMsg", "status_msg", "Message"),
+    *("title", "content", "text"),
+)
+"""Where a report has its sentence; the first that is there."""
+_FAILURE: Final = re.compile(
+    r"(?i:error|exception|failure|fatal)|[A-Za-z]+(?:Exception|Error)"
+    r"|(?:stream|server|upstream|api|internal|response|chat|completion|generation|model)[._-](?:error|exception|failed)"
+)
+"""Names of events that report a failure. Sources: Anthropic, AWS (event streams), OpenAI (responses)."""
 _SAID: Final = ("content", "text", "token", "delta", "response", "chunk")
 """Where home-made endpoints have the text of an answer; an object that has any is no error."""
+_NO_CODES: Final = frozenset({"error", "exception", "failure", "fatal"})
+"""Words that only say that it is a failure."""
 _GOOD_CODES: Final = frozenset({"0", "200", "ok", "success", "succeeded"})
 _FAILED: Final = frozenset(
     {
@@ -163,7 +182,7 @@ def in_stream(event_type: str, data: str) -> GatewayError | None:
     """The failure that an event of a stream reports, with the provider's own code; None if it reports none.
 
     Args:
-        event_type: the event's name; `error` makes any data a failure.
+        event_type: the event's name; one as `error` makes any data a failure.
         data: the event's data.
     """
     value = value_of(data)
@@ -172,16 +191,23 @@ def in_stream(event_type: str, data: str) -> GatewayError | None:
     if isinstance(value, dict):
         return in_object(event_type, value)
     said = value if isinstance(value, str) else data
-    if event_type == "error" or _IN_WORDS.match(said):
+    if names_failure(event_type) or _IN_WORDS.match(said):
         return _reported(_Said(message=clean(_IN_WORDS.sub("", said, count=1))))
     return None
 
 
+def names_failure(name: object) -> bool:
+    """Whether an event, or an object, of this name reports a failure, whatever else it holds."""
+    return isinstance(name, str) and _FAILURE.fullmatch(name) is not None
+
+
 def in_object(event_type: str, value: dict[str, Any]) -> GatewayError | None:
     """Like `in_stream`, for data that is decoded already."""
-    named = "error" in (event_type, value.get("type"), value.get("object"), value.get("status"))
-    if named or value.get("error") or _failed_base(value):
-        return _reported(_said_by(value))
+    names = (event_type, *(value.get(key) for key in ("type", "object", "status")))
+    name = next((name for name in names if names_failure(name)), "")
+    if name or value.get("error") or _failed_base(value):
+        # AWS says in the event's name alone what happened.
+        return _reported(_said_by(value if value.get("type") else {"type": name, **value}))
     if "choices" in value:
         return None
     if isinstance(value.get("errors"), list) and value["errors"] and isinstance(value["errors"][0], dict | str):
@@ -195,12 +221,14 @@ def _is_bare(value: dict[str, Any]) -> bool:
     # those send a code with every good event too.
     if any(value.get(key) for key in _SAID):
         return False
+    if value.get("success") is False and any(isinstance(value.get(key), str) for key in _TEXTS):
+        return True
     detail = value.get("detail")
     if isinstance(detail, str | list | dict) and detail:
         return True
     code = next((value[key] for key in _CODES if value.get(key)), None)
     failed = code is not None and not isinstance(code, bool | dict | list) and str(code).lower() not in _GOOD_CODES
-    return failed and any(isinstance(value.get(key), str) for key in ("message", "msg"))
+    return failed and any(isinstance(value.get(key), str) for key in _TEXTS)
 
 
 def in_reason(reason: str) -> GatewayError | None:
@@ -365,7 +393,7 @@ def _word(value: object) -> str:
     if isinstance(value, int) and not isinstance(value, bool):
         value = str(value)
     word = _NOT_CODE.sub("_", value[:MAX_CODE]) if isinstance(value, str) else ""
-    return "" if word == "error" else without_keys(word)
+    return "" if word in _NO_CODES else without_keys(word)
 
 
 def _param(value: object) -> str:
@@ -382,7 +410,7 @@ def _status(value: object) -> int:
 
 def _text(error: dict[str, Any]) -> tuple[str, str]:
     """The sentence of a report, "" for none, and the part of the request that it names."""
-    for key in ("message", "detail", "msg", "error_msg", "status_msg", "Message", "title"):
+    for key in _TEXTS:
         value = error.get(key)
         if isinstance(value, dict) and value.get("detail"):  # Mistral puts a whole report into its message
             value = value["detail"]

@@ -3,7 +3,8 @@
 Invariants:
 
 - A tool call comes in one piece; its arguments leave this file as JSON text, which is OpenAI's form.
-- `done: true` is the end marker; nothing after it is read. An answer that was not streamed is one line with it.
+- `done: true` is the end marker; nothing after it is read. An answer that was not streamed is one line with it, or
+  several where a proxy has indented it.
 - Images are sent as their bytes. The URL of an image is refused, because this gateway fetches nothing for clients.
 """
 
@@ -82,14 +83,20 @@ class OllamaAnswer(UnitAnswer):
         self._lines = LineSplitter()
         super().__init__(self._lines)
         self._halves = Halves()
+        self._indented: list[str] = []  # the lines of an object so far that is not in one line
 
     def _rest(self) -> list[Event]:
         """The events of a last line without its LF. Half an object there was cut off and does not count as noise."""
-        return self._translate([line for line in self._lines.close() if read(_LINE, line)])
+        return self._translate([line for line in self._lines.close() if read(_LINE, line) or line == "}"])
 
     def _translate_one(self, text: str, out: list[Event]) -> None:
         if not text.strip():
             return
+        if self._indented or text == "{":
+            self._indented.append(text)  # bounded, as no event comes meanwhile
+            if text != "}":
+                return
+            text, self._indented = "\n".join(self._indented), []
         # A line that says nothing known is an error or noise; the last line may have no message.
         line = None if self._halves else read(_LINE, text)
         if line is None or (line.message is None and not line.done):
@@ -158,7 +165,7 @@ class OllamaAnswer(UnitAnswer):
         # Ollama says `stop` also when it wants a tool called; OpenAI's clients look for `tool_calls`.
         self.usage = usage_of(line.prompt_eval_count, line.eval_count)
         self._finish("tool_calls" if self._calls is not None and reason == "stop" else reason)
-        self.ended = self.failure is None
+        self.ended = self.failure is None and self._may_end(said=bool(self.size))
 
 
 _FIELDS: Final = ((TOKEN, "content"), (THINKING, "thinking"))

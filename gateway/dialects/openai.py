@@ -21,13 +21,14 @@ from typing import Any, ClassVar, Final, Literal
 import msgspec
 
 from gateway.core.chunks import Chunks, speaks
-from gateway.core.event import CHUNK, THINKING, TOKEN, WHOLE, Event, Usage
+from gateway.core.event import CHUNK, THINKING, TOKEN, WHOLE, Event, Usage, utf8_length
 from gateway.core.lenient import is_strict, json_of, mended_text, text_of, value_of, word_of
-from gateway.core.pieces import chunk_of
+from gateway.core.pieces import chunk_of, with_whole_calls
 from gateway.dialects import failures
 from gateway.dialects.base import (
     BYTES_PER_TOKEN,
     NOTHING,
+    REASONS,
     Answer,
     Call,
     Dialect,
@@ -47,8 +48,13 @@ MAX_HELD: Final = 32
 """Chunks that are held back until one of them says something, at most."""
 
 
+class _RunningDelta(msgspec.Struct, gc=False):
+    error: None = None
+
+
 class _RunningChoice(msgspec.Struct, gc=False):
     index: Literal[0]
+    delta: _RunningDelta | None = None
     finish_reason: None = None
     error: None = None
 
@@ -61,7 +67,7 @@ class _Running(msgspec.Struct, gc=False):
     error: None = None
 
 
-class _SpokenDelta(msgspec.Struct, gc=False):
+class _SpokenDelta(_RunningDelta, gc=False):
     content: str | None = None
     reasoning_content: str | None = None
     reasoning: None = None
@@ -105,14 +111,26 @@ class _OpenAIAnswer(EventAnswer):
             self._body(event.data, out)
             return
         if is_end(event.data):
-            self._conclude(out)
-            self.ended = True
+            if self._may_end(said=self._said):
+                self._conclude(out)
+                self.ended = True
             return
         value = value_of(event.data)
         if isinstance(value, dict) and _is_chunk(value):
             self._chunk(value, event.data, out)
+        elif value is None and (parts := self._parts_of(event)):
+            out += self._carefully(parts)
         else:
             self._aside(event)
+
+    def _carefully(self, units: list[Event]) -> list[Event]:
+        """Translates events one by one, whatever they are."""
+        raise NotImplementedError
+
+    @property
+    def _said(self) -> bool:
+        """Whether anything of the answer came."""
+        return bool(self.size)
 
     def _read_whole(self, value: dict[str, Any], text: str, out: list[Event]) -> bool:
         if not _is_chunk(value) or not value.get("choices"):
@@ -139,8 +157,9 @@ class _OpenAIAnswer(EventAnswer):
         self.model = self.model or word_of(value.get("model"))
         self.usage = _usage_in(value, choices) or self.usage
         for choice in choices:
-            if choice.get("error") and (error := failures.in_object("", choice)):
-                self._fail(error)
+            for place in (choice, choice["delta"]):
+                if place.get("error") and (error := failures.in_object("", place)):
+                    self._fail(error)
 
 
 def is_end(data: str) -> bool:
@@ -158,11 +177,17 @@ def _usage_in(value: dict[str, Any], choices: list[dict[str, Any]]) -> Usage | N
     own = value.get("x_groq")
     places = (value, *([own] if isinstance(own, dict) else []), *choices)
     for usage in [place["usage"] for place in places if isinstance(place.get("usage"), dict)]:
-        details = usage.get("prompt_tokens_details")
-        cached = details.get("cached_tokens") if isinstance(details, dict) else None
-        if said := usage_of(usage.get("prompt_tokens"), usage.get("completion_tokens"), cached):
+        if said := usage_of(usage.get("prompt_tokens"), usage.get("completion_tokens"), _cached_in(usage)):
             return said
     return None
+
+
+def _cached_in(usage: dict[str, Any]) -> object:
+    """Of the prompt's tokens, those that the provider had in its cache."""
+    details = usage.get("prompt_tokens_details")
+    cached = details.get("cached_tokens") if isinstance(details, dict) else None
+    # Moonshot counts them in the usage itself, DeepSeek under a name of its own.
+    return next((n for n in (cached, usage.get("cached_tokens"), usage.get("prompt_cache_hit_tokens")) if n), None)
 
 
 class ChunkAnswer(_OpenAIAnswer):
@@ -191,6 +216,10 @@ class ChunkAnswer(_OpenAIAnswer):
     def finished(self) -> bool:
         wanted = 1 if self._whole_body or self.ended else self.choices
         return wanted <= len(self._finished) == len(self._seen)
+
+    @property
+    def _said(self) -> bool:
+        return self._held is None
 
     def _rest(self) -> list[Event]:
         self._whole_body = True
@@ -227,9 +256,10 @@ class ChunkAnswer(_OpenAIAnswer):
         if self._plain:
             said = [{**choice, "message": None, "delta": {}} for choice in choices]
             self._watch(value, self._chunks.read({"choices": said}))
-            self.size += len(text.encode("utf-8", "replace"))
+            self.size += utf8_length(text)
             if self.failure is None:
-                out.append(Event(WHOLE, text if is_strict(text) else json_of(value)))
+                amended = with_whole_calls(value)
+                out.append(Event(WHOLE, json_of(value) if amended or not is_strict(text) else text))
             return True
         for chunk in _as_stream(value):
             if self.failure is None:
@@ -262,7 +292,7 @@ class ChunkAnswer(_OpenAIAnswer):
                 self._fail(error)
             else:
                 self._finished += (index,)
-                self.finish_reason = self.finish_reason or reason
+                self.finish_reason = self.finish_reason or REASONS.get(reason.lower(), reason)
 
     def _pass_on(self, event: Event, said: bool, out: list[Event]) -> None:
         if self._held is not None and (said or len(self._held) >= MAX_HELD):
@@ -353,7 +383,7 @@ class TextAnswer(_OpenAIAnswer):
 
     def _delta(self, delta: dict[str, Any], out: list[Event]) -> None:
         before = len(out)
-        self._say(THINKING, delta.get("reasoning_content") or delta.get("reasoning"), out)
+        self._say(THINKING, _thoughts_in(delta), out)
         content = delta.get("content")
         for part in content if isinstance(content, list) else ():
             self._say(THINKING, mended_text(text_of(part.get("thinking")) or ""), out)
@@ -365,7 +395,9 @@ class TextAnswer(_OpenAIAnswer):
             calls = [{"function": delta["function_call"]}]
         for place, call in enumerate(calls):
             self._call(call, place if len(calls) > 1 else None, out)
-        if len(out) == before and any(isinstance(delta[key], str) and delta[key] for key in delta.keys() - _SILENT):
+        if len(out) == before and any(
+            isinstance(delta[key], str | list | dict) and delta[key] for key in delta.keys() - _SILENT
+        ):
             self.skipped += 1  # whatever it says, it is said under a name that nobody knows
 
     def _call(self, call: dict[str, Any], place: int | None, out: list[Event]) -> None:
@@ -382,8 +414,26 @@ class TextAnswer(_OpenAIAnswer):
         self._end_calls(out)
 
 
-_SILENT: Final = frozenset({"role", "name", "id", "type", "model", "content", "tool_calls", "function_call"})
-"""Members of a delta whose texts are no part of an answer's text, or are read."""
+def _thoughts_in(delta: dict[str, Any]) -> str | None:
+    """The thoughts, which some servers say under two names at once."""
+    for key in ("reasoning_content", "reasoning", "reasoning_text", "thinking", "thought"):
+        if isinstance(delta.get(key), str) and delta[key]:
+            return str(mended_text(delta[key]))
+    for key, texts in (("reasoning_details", ("text", "summary")), ("thinking_blocks", ("thinking",))):
+        given = delta.get(key)
+        parts = [part for part in given if isinstance(part, dict)] if isinstance(given, list) else []
+        if said := "".join(part[name] for part in parts for name in texts if isinstance(part.get(name), str)):
+            return mended_text(said)
+    return None
+
+
+_SILENT: Final = frozenset(
+    {
+        *("role", "name", "id", "type", "model", "content", "tool_calls", "function_call"),
+        *("reasoning_details", "thinking_blocks", "signature"),
+    }
+)
+"""Members of a delta that are no part of an answer's text, or are read."""
 
 
 class OpenAI(Dialect):

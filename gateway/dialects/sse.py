@@ -43,18 +43,34 @@ class SSEAnswer(TextAnswer):
     def __init__(self) -> None:
         super().__init__()
         self._bare: bool | None = None  # whether the endpoint sends bare text; None until the first text
+        self._doubled = False  # whether every line of data begins with `data:` once more
         self._halves = Halves()
 
     def _translate_one(self, event: Event, out: list[Event]) -> None:
+        if self._bare is None and event.data.startswith("data:"):
+            self._doubled = True  # a framework has put its own `data:` before the one that its user wrote
+        if self._doubled:
+            lines = [line.removeprefix("data:").removeprefix(" ") for line in event.data.split("\n")]
+            event = Event(event.type, "\n".join(lines).rstrip("\n"))
         name = event.type.lower()
-        if name == "error":
+        if failures.names_failure(event.type):
             self._aside(event)
         elif name in _ENDS or is_end(event.data):
             self._end(value_of(event.data), out)
         elif name not in _HOUSEKEEPING:
-            self._payload(event, value_of(event.data), out)
+            for part in self._objects_in(event) or (event,):
+                self._payload(part, value_of(part.data), out)
+
+    def _objects_in(self, event: Event) -> list[Event]:
+        """The events in one whose data is an object in every line, as its server leaves out blank lines."""
+        parts = self._parts_of(event) if "\n" in event.data and not self._bare else []
+        values = [value_of(part.data) for part in parts if not is_end(part.data)]
+        return parts if len(parts) > 1 and values and all(isinstance(value, dict) for value in values) else []
 
     def _payload(self, event: Event, value: Any, out: list[Event]) -> None:
+        if is_end(event.data):
+            self._end(None, out)
+            return
         # Five cases: an object that is understood; a JSON string; a failure told in words, which bare text may look
         # like; something that cannot be text, as the endpoint sends JSON; and bare text, which may look like JSON by
         # chance.
@@ -76,7 +92,7 @@ class SSEAnswer(TextAnswer):
         name = value.get("type")
         name = name.lower() if isinstance(name, str) else ""
         text = _text_in(value)
-        if text is None or "error" in value or name == "error":
+        if text is None or "error" in value or any(map(failures.names_failure, (name, value.get("status")))):
             error = failures.in_object(name, value)
             if error is not None:
                 # Alone under a label of its own it is a refusal, and no event of a stream.

@@ -5,6 +5,7 @@ All results are seconds, 0 to one day; None where nothing is said.
 
 import re
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from datetime import datetime
 from email.utils import parsedate_to_datetime
 from typing import Any, Final
@@ -17,6 +18,7 @@ _PIECE: Final = re.compile(
     r"|毫秒|秒|分钟|小时)(?![a-z])",
     re.IGNORECASE,
 )
+_PIECES: Final = re.compile(rf"(?:{_PIECE.pattern}\s*){{1,4}}", re.IGNORECASE)
 _CHINESE: Final = {"毫秒": 0.001, "秒": 1.0, "分钟": 60.0, "小时": 3600.0}
 _SPOKEN: Final = re.compile(
     r"\b(?:try|retry|retrying|again|reset|resets|wait|available)\b(?: again)?(?: in| after| for| at least| about)*[: ]+"
@@ -29,8 +31,16 @@ _SPOKEN: Final = re.compile(
 _REMAINING: Final = (
     ("x-ratelimit-remaining-requests", "x-ratelimit-reset-requests"),
     ("x-ratelimit-remaining-tokens", "x-ratelimit-reset-tokens"),
+    ("anthropic-ratelimit-requests-remaining", "anthropic-ratelimit-requests-reset"),
+    ("anthropic-ratelimit-tokens-remaining", "anthropic-ratelimit-tokens-reset"),
+    ("ratelimit-remaining", "ratelimit-reset"),
+    ("x-ratelimit-remaining", "x-ratelimit-reset"),
 )
-"""Of two limits, the reset counts of the one that is used up. Source: OpenAI and Groq, "Rate limits" (headers)."""
+"""Of several limits, the reset counts of the one that is used up. Sources: OpenAI and Groq, "Rate limits" (headers);
+Anthropic, "Rate limits"; the IETF's draft of RateLimit headers."""
+_LEAST_TIME: Final = 1e9
+"""A number from here on is no span of time but a point in it: Unix seconds, or milliseconds if it has three digits
+more."""
 
 
 def of_headers(headers: Mapping[str, str], now: float | None = None) -> float | None:
@@ -43,14 +53,20 @@ def of_headers(headers: Mapping[str, str], now: float | None = None) -> float | 
     milliseconds = _number(lower.get("retry-after-ms", ""))
     if milliseconds is not None:
         return _bounded(milliseconds / 1000)
-    value = lower.get("retry-after", "")
-    seconds = _number(value)
-    if seconds is None:
-        seconds = _until(value, lower.get("date", ""), now)
+    sent = lower.get("date", "")
+    seconds = _of_text(lower.get("retry-after", ""), sent, now)
     if seconds is None:
         spent = [lower.get(reset, "") for left, reset in _REMAINING if lower.get(left, "").strip() == "0"]
-        seconds = max((wait for text in spent if (wait := duration(text)) is not None), default=None)
+        seconds = max((wait for text in spent if (wait := _of_text(text, sent, now)) is not None), default=None)
     return _bounded(seconds)
+
+
+def _of_text(text: str, sent: str, now: float | None) -> float | None:
+    """The seconds of "30", "30s", "6m0s", or a date."""
+    text = text.strip()
+    if (seconds := _number(text)) is not None:
+        return seconds if seconds < _LEAST_TIME else _since(seconds, sent, now)
+    return duration(text) if _PIECES.fullmatch(text) else _until(text, sent, now)
 
 
 def of_report(report: Mapping[str, Any], now: float | None = None) -> float | None:
@@ -125,12 +141,21 @@ def _number(text: str) -> float | None:
 
 def _until(date: str, sent: str, now: float | None) -> float | None:
     due = _unix(date)
+    return None if due is None else _since(due, sent, now)
+
+
+def _since(due: float, sent: str, now: float | None) -> float | None:
+    """The seconds from the answer's own time to this point, which may be in milliseconds."""
     start = _unix(sent)
     start = now if start is None else start
-    return None if due is None or start is None else due - start
+    due = due / 1000 if due >= _LEAST_TIME * 1000 else due
+    return None if start is None else due - start
 
 
 def _unix(date: str) -> float | None:
+    with suppress(ValueError):
+        iso = datetime.fromisoformat(date[:64])  # RFC 3339
+        return iso.timestamp() if iso.tzinfo is not None else None
     try:
         parsed: datetime = parsedate_to_datetime(date[:64])
         return parsed.timestamp()

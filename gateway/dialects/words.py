@@ -141,6 +141,7 @@ _SENTENCES: Final[dict[Meaning, tuple[tuple[str, str], ...]]] = {
         (r"(tokens?|requests?|calls?) ?(/|per) ?(second|min(ute)?|hour|day)\b", "groq: docs/rate-limits"),
         (r"\([IO]?[TR]P[MD]\)|\b[TR]PM limit", "ITSpecialist111/ai_automation_suggester#61"),
         (r"rate[ -]?limit(s|ed|ing)? (has been |was |is |were )?(exceeded|reached|hit)", "PaddlePaddle/ERNIE#1031"),
+        (r"^rate[ -]?limit(ed|ing)?[.,!:;]?( (please|try|retry)\b.*)?$", "minimax: api/errorcode"),
         (r"(exceed\w*|reached|hit|due to) [^.]{0,40}rate[ -]?limit", "anthropics/claude-code#49036"),
         (r"too many (concurrent )?requests\b", "huggingface/huggingface_hub#2175"),
         (r"too many tokens, please wait", "hyunhwan-bcm/MARRVEL_MCP#225"),

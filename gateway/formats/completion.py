@@ -103,7 +103,8 @@ class Completion:
             whole: dict[str, Any] = _any(self.letter)
             return whole
         usage = usage_object(done.usage) if done else None
-        reason = done.finish_reason if done else None
+        # The answer's reason is that of its first choice; another choice may have none.
+        reason = done.finish_reason if done and len(self._choices) <= 1 else None
         head = {"id": completion_id(view), "created": view.created, "model": view.model, "usage": usage}
         choices = [self._choices[index].result(reason, view) for index in sorted(self._choices)]
         empty = _Choice(0).result(reason, view)

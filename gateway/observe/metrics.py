@@ -332,7 +332,10 @@ class ModelMetrics:
 
     def used(self, usage: Usage) -> None:
         """A generation used tokens."""
-        self._tokens.labels(*self._labels, "input", usage.source).inc(usage.input)
+        cached = min(usage.cached_input, usage.input)
+        self._tokens.labels(*self._labels, "input", usage.source).inc(usage.input - cached)
+        if cached:
+            self._tokens.labels(*self._labels, "cached_input", usage.source).inc(cached)
         self._tokens.labels(*self._labels, "output", usage.source).inc(usage.output)
 
 

@@ -269,7 +269,9 @@ class Attempt:
             return
         if not (answer.ended or answer.eof_ends):
             raise GatewayError("upstream_cut", detail="the body ended without an end marker")
-        needs_reason = end == "finish_reason" or (end == "auto" and target.sends_reasons)
+        # A reason for one of several choices shows, too, that the target sends them.
+        sends = target.sends_reasons or bool(answer.finish_reason)
+        needs_reason = end == "finish_reason" or (end == "auto" and sends)
         if needs_reason and not answer.whole and self._work.job.canonical:
             raise GatewayError("upstream_cut", detail="the end marker came without a finish reason")
 

@@ -1,13 +1,12 @@
 """The evidence of a failure: which target was asked where, what it said, and whose request it was.
 
-It is put together only when something failed, so an answer that goes well pays for none of it. The attempt has taken
-keys and quotes of the request out of what the provider said (`Question.hide_quotes`); here quotes of the answer go.
+It is put together only when something failed, so an answer that goes well pays for none of it. Keys, and quotes of the
+request and of the answer, were taken out of what the provider said before (`Question.hide_quotes`).
 """
 
 from typing import Final
 
 from gateway.core.errors import GatewayError
-from gateway.core.sentence import without_quotes
 from gateway.observe.account import Account
 from gateway.observe.failures import MAX_TOLD, Failed, Failures, Kind, asked_at, moment
 from gateway.observe.metrics import Outcome
@@ -21,9 +20,7 @@ TO_BLAME: Final = frozenset({"upstream_error", "upstream_stalled", "timeout", "d
 
 
 def failed_attempt(work: Work, attempt: Attempt, error: GatewayError) -> Failed:
-    """The record of an attempt that failed with this error, which quotes nothing of the answer from then on."""
-    if error.sentence and work.transcript.text:
-        error.reword(without_quotes(error.sentence, work.transcript.text.encode("utf-8", "replace")))
+    """The record of an attempt that failed with this error."""
     return _failed("attempt", work.account, attempt, error)
 
 

@@ -166,7 +166,7 @@ class Pump:
                     # Each turn leaves out something more, so there are few of them.
                     lighter = None if attempt.wrote else question.lighter(error)
                     if lighter is None:
-                        question.hide_quotes(error)
+                        await question.hide_quotes(error, self._work.transcript.text)
                         self._blame(attempt, call, error)
                         return Tried(attempt, error)
                     question = lighter

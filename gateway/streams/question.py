@@ -7,6 +7,7 @@ and is spared it from then on. So the client never hears of it, and the refusal 
 Where nobody names a model, many servers choose one. A target that refuses is asked for the first of its own list.
 """
 
+import asyncio
 from typing import Final
 from urllib.parse import unquote_plus, urlsplit
 
@@ -14,7 +15,7 @@ import msgspec
 
 from gateway.core.blame import PREFIX, STREAM, blamed
 from gateway.core.errors import KINDS, GatewayError
-from gateway.core.sentence import without_keys, without_quotes
+from gateway.core.sentence import Steps, hiding_quotes, without_keys
 from gateway.dialects.base import NOTHING, Call
 from gateway.observe.account import Account
 from gateway.streams.engine import Engine
@@ -142,8 +143,9 @@ class Question:
             refused = blamed(error.words, asked.added - {STREAM}, taken=asked.added) if error.words else set()
         return refused or ({PREFIX} if self._prefix and error.code == "upstream_refused" else set())
 
-    def hide_quotes(self, error: GatewayError) -> None:
-        """Takes out of what a provider said its quotes of this request, and the key that it was asked with.
+    async def hide_quotes(self, error: GatewayError, answer: str) -> None:
+        """Takes out of what a provider said its quotes of this request and of the answer so far, and the key that it
+        was asked with. Other streams have their turn meanwhile.
 
         The request may hold what its own reader must not see, as a route's `system` text.
         """
@@ -152,8 +154,16 @@ class Question:
         call = self._call()  # built anew, so that no request is kept for as long as its answer lasts
         request = call.body or unquote_plus(urlsplit(call.url).query).encode()
         config = self._choice.upstream.config
-        keys = (config.api_key, *config.headers.values())
-        error.hide(lambda text: without_quotes(without_keys(text, *keys), request))
+        texts = (request, answer.encode("utf-8", "replace"))
+
+        def clean(said: str) -> Steps:
+            said = without_keys(said, config.api_key, *config.headers.values())
+            for text in texts:
+                said = yield from hiding_quotes(said, text)
+            return said
+
+        for _ in error.hiding(clean):
+            await asyncio.sleep(0)
 
     # -- where nobody names a model ------------------------------------------------------------------------------------
 

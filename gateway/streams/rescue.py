@@ -21,7 +21,7 @@ import msgspec
 
 from gateway.core.continuation import Continuation, DiffersError
 from gateway.core.errors import GatewayError
-from gateway.core.event import CHUNK, RESTART, THINKING, TOKEN, Event
+from gateway.core.event import CHUNK, RESTART, THINKING, TOKEN, Event, utf8_length
 from gateway.core.retry import may_be_rescued
 from gateway.dialects.base import BYTES_PER_TOKEN, read
 from gateway.formats import Completion, View
@@ -173,7 +173,7 @@ def delivered_tokens(log: Log, counted: int = 0) -> int:
     """
     events = log.read(0, log.last)
     texts = [text for event in events for text in _texts(event)] if not isinstance(events, State) else []
-    sizes = [len(text.encode("utf-8", "replace")) for text in texts]
+    sizes = [utf8_length(text) for text in texts]
     if counted * MAX_TOKEN >= sum(sizes):
         return counted
     # Most providers send a token at a time, so a short text is one. A longer one holds several.
@@ -209,4 +209,4 @@ _CHUNK: Final = msgspec.json.Decoder(_Chunk)
 
 def tokens_of(text: str) -> int:
     """The tokens of a text, estimated from its bytes and rounded up."""
-    return -(-len(text.encode("utf-8", "replace")) // BYTES_PER_TOKEN)
+    return -(-utf8_length(text) // BYTES_PER_TOKEN)

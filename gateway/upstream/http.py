@@ -16,6 +16,7 @@ import asyncio
 import re
 import socket
 import ssl
+import zlib
 from collections.abc import Mapping
 from contextvars import ContextVar
 from typing import Any, Final
@@ -242,15 +243,32 @@ def _mark_retrieved(lost: "asyncio.Future[None]") -> None:
 
 
 async def read_error_body(response: aiohttp.ClientResponse) -> bytes:
-    """The body of an answer that is no stream: at most 64 KiB, and what came within five seconds."""
-    return (await _begun_body(response))[:MAX_ERROR_BODY]
+    """The body of an answer that is no stream: at most 64 KiB, and what came within five seconds.
+
+    It is decompressed: some networks in front of providers compress their refusals, whatever they are asked for.
+    """
+    return _decompressed(response, await _begun_body(response))[:MAX_ERROR_BODY]
 
 
 async def peek_error_body(response: aiohttp.ClientResponse) -> bytes:
     """Like `read_error_body`, but the body is still there for whoever reads it next."""
     body = await _begun_body(response)
     put_back(response.content, body)
-    return body[:MAX_ERROR_BODY]
+    return _decompressed(response, body)[:MAX_ERROR_BODY]
+
+
+def _decompressed(response: aiohttp.ClientResponse, body: bytes) -> bytes:
+    """At most `MAX_ERROR_BODY` bytes of a compressed body; nothing of one in another coding. Source: RFC 9110 8.4.1."""
+    coding = response.headers.get(hdrs.CONTENT_ENCODING, "identity").strip().lower()
+    if coding in ("identity", ""):
+        return body
+    if coding not in ("gzip", "x-gzip", "deflate"):
+        return b""
+    raw = coding == "deflate" and body[:1] != b"\x78"  # without zlib's header, as some servers send it
+    try:
+        return zlib.decompressobj(-zlib.MAX_WBITS if raw else zlib.MAX_WBITS | 32).decompress(body, MAX_ERROR_BODY)
+    except zlib.error:
+        return b""
 
 
 async def _begun_body(response: aiohttp.ClientResponse) -> bytes:

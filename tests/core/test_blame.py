@@ -75,10 +75,18 @@ def test_refusal_of_a_role_is_about_the_developer(words: str) -> None:
         '{"error":{"message":"Your organization must be verified to stream this model.","param":"stream"}}',
         "Streaming is not supported for this model.",
         "This model does not support streaming",
+        "Streaming isn't available for this model",
+        "stream must be false",
+        "Please set 'stream' to false.",
     ],
 )
 def test_refusal_of_a_stream_is_about_it(words: str) -> None:
     assert blamed(words, {STREAM, "stream_options"}, own={"messages"}) == {STREAM}
+
+
+def test_refusal_of_something_else_is_not_about_the_stream() -> None:
+    for words in ("only stream mode is supported", "enable_thinking must be set to false for non-streaming calls"):
+        assert blamed(words, {STREAM, "stream_options"}, own={"enable_thinking"}) == set()
 
 
 def test_refusal_of_stream_options_is_not_about_the_stream() -> None:

@@ -4,6 +4,7 @@ import html
 import json
 import re
 import time
+from itertools import pairwise
 from typing import Any
 from urllib.parse import quote, quote_plus
 
@@ -12,7 +13,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.core.sentence import MARK, MAX_REQUEST, MAX_SENTENCE, plain, without_keys, without_quotes
+from gateway.core import sentence as rules
+from gateway.core.sentence import MARK, MAX_REQUEST, MAX_SENTENCE, hiding_quotes, plain, without_keys, without_quotes
 
 
 @pytest.mark.parametrize(
@@ -160,3 +162,33 @@ def test_work_for_the_longest_request_is_bounded() -> None:
         "This model's maximum context length is 8192 tokens. However, your messages resulted in 9001.", request
     )
     assert time.process_time() - began < 1.0
+
+
+REQUESTS = {
+    "one text": asked("The quick brown model exceeds the maximum context length of messages. " * 55_000),
+    "many texts": asked(*["The quick brown fox jumps over the lazy dog. " * 88] * 1000),
+    "short texts": asked(*[f"word number {number} is here and there" for number in range(9900)]),
+    "no white space": asked("QUJDRA" * 650_000),
+}
+
+
+@pytest.mark.alone
+@pytest.mark.parametrize("request_", REQUESTS)
+def test_others_have_their_turn_while_quotes_are_looked_for(request_: str) -> None:
+    """The longest step is about parsing the request once, which is C; the work is not done at a stretch."""
+    steps = hiding_quotes("However, your messages resulted in 9001 tokens, too many.", REQUESTS[request_])
+    times = [time.process_time()]
+    times += [time.process_time() for _ in steps]
+    times.append(time.process_time())
+    longest = sorted(after - before for before, after in pairwise(times))
+    assert longest[-2] < 0.02, longest[-5:]  # the longest one of all is the parsing
+    assert len(times) > 10
+
+
+@given(st.text(alphabet=" ab\n\u3000", min_size=20, max_size=80), st.integers(8, 20))
+def test_quotes_are_found_however_the_work_is_parted(content: str, step: int) -> None:
+    sentence = f"Refused: {' '.join(content.split())[:40]} and so on"
+    whole = without_quotes(sentence, asked(content))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(rules, "STEP", step)
+        assert without_quotes(sentence, asked(content)) == whole

@@ -94,6 +94,27 @@ def test_refusal_never_tells_what_was_said_of_the_credential() -> None:
         ({"Retry-After": "99999999999"}, 86_400.0),
         ({"Retry-After": "-5"}, None),
         ({"Retry-After": "soon"}, None),
+        ({"Retry-After": "30s"}, 30.0),
+        ({"Retry-After": "1m30s"}, 90.0),
+        ({"Retry-After": "1700000040", "Date": "Tue, 14 Nov 2023 22:13:20 GMT"}, 40.0),
+        ({"RateLimit-Remaining": "0", "RateLimit-Reset": "45"}, 45.0),
+        ({"RateLimit-Remaining": "3", "RateLimit-Reset": "45"}, None),
+        ({"X-RateLimit-Remaining": "0", "X-RateLimit-Reset": "70000", "Date": "x"}, 70_000.0),
+        (
+            {
+                "X-RateLimit-Remaining": "0",
+                "X-RateLimit-Reset": "1700000040000",
+                "Date": "Tue, 14 Nov 2023 22:13:20 GMT",
+            },
+            40,
+        ),
+        (
+            {
+                "anthropic-ratelimit-requests-remaining": "0",
+                "anthropic-ratelimit-requests-reset": "1970-01-01T00:01:30Z",
+            },
+            30.0,
+        ),
         ({}, None),
     ],
 )

@@ -88,6 +88,11 @@ ERRORS = {
     "words": "data: Error: The engine broke.\n\n",
     "words in a field": "error: The engine broke.\n\n",
     "in a string": 'data: "Error: The engine broke."\n\n',
+    "an event with a name of failure": f"event: exception\ndata: {BROKEN}\n\n",
+    "a stream error": 'event: stream_error\ndata: {"message":"The engine broke."}\n\n',
+    "no success": 'data: {"success":false,"message":"The engine broke."}\n\n',
+    "error_msg": 'data: {"error_code":336100,"error_msg":"The engine broke."}\n\n',
+    "in a delta": f'data: {{"choices":[{{"index":0,"delta":{{"content":"","error":{BROKEN}}}}}]}}\n\n',
     "beside choices": f'data: {{"error":{BROKEN},"choices":[{{"index":0,"delta":{{"content":"x"}}}}]}}\n\n',
 }
 
@@ -133,8 +138,27 @@ def test_error_behind_a_whole_answer_is_none(make: Make, error: str) -> None:
     assert (answer.failure, answer.finish_reason, answer.ended) == (None, "stop", True)
 
 
+def test_failure_that_only_its_event_names_has_the_name_as_its_code() -> None:
+    """Source: AWS, event streams."""
+    for make in (text, kept, anthropic):
+        answer = make()
+        told(answer, b'event: throttlingException\ndata: {"message":"Too many tokens, please wait."}\n\n')
+        assert failed(answer).code == "throttlingException"
+        assert answer.failure is not None
+        assert answer.failure.means == "upstream_rate_limited"
+
+
 @BOTH
-@pytest.mark.parametrize("noise", ['{"code":0,"message":"ok"}', '{"code":200,"msg":"success"}', '{"detail":null}', "5"])
+@pytest.mark.parametrize(
+    "noise",
+    [
+        '{"code":0,"message":"ok"}',
+        '{"success":true,"message":"ok"}',
+        '{"code":200,"msg":"success"}',
+        '{"detail":null}',
+        "5",
+    ],
+)
 def test_success_is_no_error(make: Make, noise: str) -> None:
     answer = make()
     assert said(answer, chunk({"content": "Hi"}), f"data: {noise}\n\n", STOP) == "Hi"
@@ -166,9 +190,73 @@ def test_anthropic_and_ollama_read_errors_in_words() -> None:
         assert not answer.complete
 
 
+@pytest.mark.parametrize(
+    "error",
+    [
+        'event: exception\ndata: {"message":"It broke."}\n\n',
+        "event: exception\ndata: It broke.\n\n",
+        'data: {"status":"error","text":"It broke."}\n\n',
+        'data: {"type":"error","content":"It broke."}\n\n',
+        'data: {"success":false,"message":"It broke."}\n\n',
+    ],
+)
+def test_home_made_endpoint_that_says_failure_has_failed(error: str) -> None:
+    answer = sse()
+    assert told(answer, f'data: {{"content":"half"}}\n\n{error}'.encode()) == [("token", "half")]
+    assert failed(answer).message == "It broke."
+    tools = sse()
+    assert said(tools, 'data: {"type":"tool_error","message":"x"}\n\ndata: {"content":"Hi"}\n\n') == "Hi"
+
+
+@pytest.mark.parametrize(
+    "stream",
+    [
+        "data: data: Hi\ndata: \n\ndata: data:  you\ndata: \n\ndata: data: [DONE]\n\n",
+        'data: data: {"content":"Hi"}\n\ndata: data: {"content":" you"}\n\ndata: data: [DONE]\n\n',
+        'data: {"content":"Hi"}\ndata: {"content":" you"}\ndata: [DONE]\n\n',
+    ],
+)
+def test_home_made_events_without_blank_lines_or_with_data_twice_are_read(stream: str) -> None:
+    answer = sse()
+    assert (said(answer, stream), answer.ended, answer.failure) == ("Hi you", True, None)
+
+
+def test_bare_text_keeps_its_lines() -> None:
+    assert said(sse(), 'data: one\ndata: {"two":2}\n\n') == 'one\n{"two":2}'
+
+
 def test_bare_text_may_speak_of_errors() -> None:
     answer = sse()
     assert told(answer, b"data: Look:\n\ndata: Error: is what it says\n\n")[1] == ("token", "Error: is what it says")
+
+
+# -- nothing is no answer --------------------------------------------------------------------------------------------
+
+MARKERS: list[tuple[Make, str]] = [
+    (text, ROLE + DONE),
+    (kept, ROLE + DONE),
+    (kept, DONE),
+    (anthropic, 'data: {"type":"message_start","message":{}}\n\ndata: {"type":"message_stop"}\n\n'),
+    (ollama, '{"message":{"content":""},"done":true}\n'),
+]
+
+
+@pytest.mark.parametrize(("make", "stream"), MARKERS)
+def test_end_marker_with_nothing_before_it_is_an_answer_only_where_the_caller_says_so(make: Make, stream: str) -> None:
+    answer = make()
+    told(answer, stream.encode())
+    assert answer.ended
+    answer = make()
+    answer.may_be_empty = False
+    assert told(answer, stream.encode()) == []
+    assert (failed(answer).code, answer.ended) == ("upstream_cut", False)
+
+
+def test_answer_of_another_dialect_makes_no_sense() -> None:
+    answer = anthropic()
+    answer.may_be_empty = False
+    told(answer, (chunk({"content": "Hi"}) + STOP + DONE).encode())
+    assert failed(answer).code == "upstream_protocol"
 
 
 # -- no reason is made up ----------------------------------------------------------------------------------------------
@@ -344,6 +432,69 @@ def test_kept_chunk_with_an_odd_field_is_one_that_clients_read(odd: str) -> None
     assert isinstance(choice["delta"].get("tool_calls", []), list)
 
 
+ANTHROPIC = "".join(
+    f"event: {event['type']}\ndata: {json.dumps(event)}\n\n"
+    for event in (
+        {"type": "message_start", "message": {"model": "c"}},
+        {"type": "content_block_delta", "index": 0, "delta": {"text": "Hi"}},
+        {"type": "message_delta", "delta": {"stop_reason": "end_turn"}},
+        {"type": "message_stop"},
+    )
+)
+
+
+@pytest.mark.parametrize(
+    ("make", "stream"),
+    [
+        (text, chunk({"content": "Hi"}) + STOP + DONE),
+        (kept, chunk({"content": "Hi"}) + STOP + DONE),
+        (anthropic, ANTHROPIC),
+    ],
+)
+def test_events_without_blank_lines_or_with_data_twice_are_read(make: Make, stream: str) -> None:
+    """As servers send them whose framework writes `data:` too, and those that write one line end."""
+    doubled = stream.replace("data: ", "data: data: ")
+    for written in (
+        stream.replace("\n\n", "\n"),
+        stream.replace("\n\n", "\n") + "\n",
+        doubled,
+        doubled.replace("\n\n", "\ndata: \n\n"),
+    ):
+        answer = make()
+        assert said(answer, written) == "Hi"
+        assert (answer.ended, answer.finish_reason, answer.skipped) == (True, "stop", 0)
+
+
+@pytest.mark.parametrize(
+    "delta",
+    [
+        {"reasoning_content": "hm"},
+        {"reasoning": "hm"},
+        {"reasoning_text": "hm"},
+        {"thinking": "hm"},
+        {"reasoning": "hm", "reasoning_content": "hm", "reasoning_details": [{"text": "hm"}]},
+        {"reasoning_details": [{"type": "reasoning.text", "text": "h"}, {"type": "reasoning.summary", "summary": "m"}]},
+        {"thinking_blocks": [{"type": "thinking", "thinking": "hm", "signature": "s"}], "content": ""},
+        {"content": [{"type": "thinking", "thinking": [{"type": "text", "text": "hm"}]}]},
+    ],
+)
+def test_thoughts_are_read_once_under_whatever_name(delta: dict[str, Any]) -> None:
+    for before in ("", chunk({"content": "Hi"})):
+        events = told(text(), (before + chunk(delta)).encode())
+        assert [data for kind, data in events if kind == "thinking"] == ["hm"]
+
+
+@BOTH
+@pytest.mark.parametrize(
+    ("theirs", "ours"),
+    [("MAX_TOKENS", "length"), ("STOP", "stop"), ("eos_token", "stop"), ("tool_use", "tool_calls"), ("odd", "odd")],
+)
+def test_reason_is_told_in_openais_words(make: Make, theirs: str, ours: str) -> None:
+    answer = make()
+    told(answer, (chunk({"content": "Hi"}) + chunk({}, finish_reason=theirs)).encode())
+    assert answer.finish_reason == ours
+
+
 @BOTH
 @pytest.mark.parametrize("delta", ["[]", "null", '""', "{}"])
 def test_last_chunk_needs_no_delta(make: Make, delta: str) -> None:
@@ -396,6 +547,18 @@ def test_usage_is_found_where_servers_put_it(make: Make) -> None:
         answer = make()
         told(answer, (chunk({"content": "Hi"}) + last).encode())
         assert answer.usage == Usage(3, 4)
+
+
+@BOTH
+@pytest.mark.parametrize(
+    "cached", ['"prompt_tokens_details":{"cached_tokens":2}', '"cached_tokens":2', '"prompt_cache_hit_tokens":2']
+)
+def test_tokens_from_the_cache_are_found_where_servers_put_them(make: Make, cached: str) -> None:
+    """Sources: OpenAI; Moonshot; DeepSeek."""
+    answer = make()
+    last = f'data: {{"choices":[],"usage":{{"prompt_tokens":3,"completion_tokens":4,{cached}}}}}\n\n'
+    told(answer, (chunk({"content": "Hi"}) + STOP + last).encode())
+    assert answer.usage == Usage(3, 4, cached_input=2)
 
 
 def test_anthropic_reads_odd_fields() -> None:
@@ -693,6 +856,28 @@ def test_whole_answer_tells_its_tool_calls(make: Make) -> None:
     assert [one["function"] for one in found] == [piece("f", "{}")["function"], piece("g", '{"x":1}')["function"]]
 
 
+@BOTH
+def test_chunks_in_one_list_are_read(make: Make) -> None:
+    pieces = [json.loads(part[6:]) for part in (chunk({"content": "Hi"}), STOP)]
+    answer = make()
+    assert said(answer, json.dumps(pieces)) == "Hi"
+    assert (answer.finished, answer.failure) == (True, None)
+
+
+@pytest.mark.parametrize(("theirs", "ours"), [("", "{}"), (None, "{}"), ({"x": 1}, '{"x":1}'), ("{}", "{}")])
+def test_calls_of_a_plain_answer_have_arguments_that_clients_read(theirs: Any, ours: str) -> None:
+    calls = [{"id": "a", "type": "function", "function": {"name": "f", "arguments": theirs}}]
+    choice = {
+        "index": 0,
+        "message": {"role": "assistant", "content": None, "tool_calls": calls},
+        "finish_reason": "stop",
+    }
+    body = json.dumps({"id": "x", "object": "chat.completion", "model": "m", "choices": [choice], "extra": 1.0})
+    ((_, whole),) = told(plain(), body.encode())
+    assert json.loads(whole)["choices"][0]["message"]["tool_calls"][0]["function"]["arguments"] == ours
+    assert (whole == body) == (theirs == ours)
+
+
 def test_chunks_line_by_line_are_read() -> None:
     lines = "\n".join(part[6:].strip() for part in (ROLE, chunk({"content": "He"}), chunk({"content": "llo"}), STOP))
     for make in (text, kept, plain):
@@ -737,6 +922,21 @@ def test_whole_anthropic_message_is_read() -> None:
     assert (answer.finish_reason, answer.usage, answer.model) == ("tool_calls", Usage(5, 9), "claude-x")
     assert (answer.ended, answer.whole, answer.skipped) == (True, True, 0)
     assert same_for_every_cut(anthropic, json.dumps(ANTHROPIC_WHOLE).encode())
+
+
+def test_whole_anthropic_message_without_its_type_is_read() -> None:
+    body = {"role": "assistant", "content": [{"type": "text", "text": "Hi"}], "stop_reason": "end_turn"}
+    answer = anthropic()
+    assert said(answer, json.dumps(body)) == "Hi"
+    assert (answer.ended, answer.finish_reason) == (True, "stop")
+
+
+def test_indented_ollama_object_is_read() -> None:
+    body = {"model": "m", "message": {"role": "assistant", "content": "Hi"}, "done": True, "done_reason": "stop"}
+    for end in ("\n", ""):
+        answer = ollama()
+        assert said(answer, json.dumps(body, indent=2) + end) == "Hi"
+        assert (answer.ended, answer.finish_reason) == (True, "stop")
 
 
 def test_whole_ollama_object_is_read() -> None:
@@ -804,3 +1004,28 @@ def test_endless_json_has_a_bound() -> None:
     for _ in range(10):
         answer.feed(b" " * (1 << 20))
     assert failed(answer).code == "upstream_oversize"
+
+
+def test_anthropic_calls_side_by_side_keep_their_arguments() -> None:
+    def block(kind: str, index: int, **more: Any) -> str:
+        return f"data: {json.dumps({'type': f'content_block_{kind}', 'index': index, **more})}\n\n"
+
+    def piece_of(index: int, text: str) -> str:
+        return block("delta", index, delta={"type": "input_json_delta", "partial_json": text})
+
+    stream = (
+        block("start", 0, content_block={"type": "tool_use", "id": "a", "name": "f", "input": {}})
+        + block("start", 1, content_block={"type": "tool_use", "id": "b", "name": "g", "input": {}})
+        + block("start", 2, content_block={"type": "tool_use", "id": "c", "name": "h", "input": {}})
+        + piece_of(1, '{"y":')
+        + piece_of(0, '{"x":1}')
+        + piece_of(1, "2}")
+        + "".join(block("stop", index) for index in range(3))
+        + 'data: {"type":"message_delta","delta":{"stop_reason":"tool_use"}}\n\n'
+    )
+    calls = message(anthropic(), stream)["tool_calls"]
+    assert [(call["id"], call["function"]["arguments"]) for call in calls] == [
+        ("a", '{"x":1}'),
+        ("b", '{"y":2}'),
+        ("c", "{}"),
+    ]

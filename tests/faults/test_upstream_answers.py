@@ -1,7 +1,9 @@
 """Answers as real providers send them, over real sockets: ends, errors, bodies (U13, U14, U15b, U16, U28, U31)."""
 
 import asyncio
+import gzip
 import json
+import zlib
 from collections.abc import Sequence
 from typing import Any
 
@@ -211,6 +213,24 @@ async def test_rule_of_the_end_is_the_configurations(stage: Stage, dialect: str)
     await stage.fail_all(to(f"finish_reason-{dialect}"), "upstream_cut", 502, text="Hello", whole=True)
 
 
+async def test_end_marker_alone_is_no_answer(stage: Stage) -> None:
+    """U13: a target that is not known, and says nothing before its marker; `end: marker` accepts that, too."""
+    nothing = [sse_head(), ROLE, OPENAI_DONE, LAST_CHUNK]
+    plays(stage, nothing)
+    await stage.fail_all(to("auto-anthropic"), "upstream_protocol", 502, whole=True)
+    await stage.complete_all(to("safe-openai"), "from the backup")
+    await stage.complete_all(to("marker-openai"), "")
+
+
+async def test_choice_without_a_reason_beside_one_with_a_reason_was_cut(stage: Stage) -> None:
+    """U13: no reason is made up for it, streamed or gathered."""
+    ends = b'data: {"choices":[{"index":1,"delta":{"content":"b"}},{"index":0,"delta":{},"finish_reason":"stop"}]}\n\n'
+    plays(stage, [sse_head(), openai_delta("a"), chunk(ends), OPENAI_DONE, LAST_CHUNK])
+    body = {"model": "m", "messages": [{"role": "user", "content": PROMPT}], "n": 2}
+    async with await request(f"{stage.gateway.url}/openai/auto-openai", method="POST", body=body) as answer:
+        assert (answer.status, json.loads(await answer.body())["error"]["code"]) == (502, "upstream_cut")
+
+
 async def test_interrupted_answer_is_rescued(stage: Stage) -> None:
     """U13: llama-cpp-python ends one answer for another with nothing but the marker."""
     plays(stage, [*opening("openai", "Hello"), *ending("openai")])
@@ -350,6 +370,31 @@ async def test_stream_under_any_label_is_delivered(stage: Stage, dialect: str) -
     plays(stage, in_turn(*([_chunked_head(label), *said] for label in LABELS)))
     for heard in await stage.complete_all(to(f"marker-{dialect}") * 2, "Hello"):
         assert reasons(heard) == ["stop"]
+
+
+async def test_stream_with_another_good_status_or_a_pages_label_is_delivered(stage: Stage) -> None:
+    """U28: NestJS answers every POST with 201, PHP labels everything as a page; a page itself is none (U17)."""
+    said = [*opening("openai", "Hello")[1:], OPENAI_STOP, OPENAI_DONE, LAST_CHUNK]
+    for status, label in (201, "text/event-stream"), (200, "text/html"), (203, "text/html; charset=utf-8"):
+        plays(stage, [http_head(status, label, Transfer_Encoding="chunked"), *said])
+        await stage.complete_all(to("marker-openai"), "Hello")
+    plays(stage, [*labelled("text/html", b"\n<p>private</p>")])
+    await stage.fail_all(to("marker-openai"), "upstream_protocol", 502)
+
+
+async def test_compressed_refusal_is_read(stage: Stage) -> None:
+    """U22, U29: within the bound of a refusal; a bomb of spaces, and another coding, say nothing."""
+    said = b'{"error":{"message":"prompt is too long: 5 tokens > 4 maximum"}}'
+    for coding, body in (
+        ("gzip", gzip.compress(said)),
+        ("deflate", zlib.compress(said)),
+        ("x-gzip", gzip.compress(said)),
+    ):
+        plays(stage, [response(400, body, Content_Encoding=coding)])
+        await stage.complete_all(to("safe-openai"), "from the backup")
+    for coding, body in ("gzip", gzip.compress(b" " * 5_000_000 + said)), ("br", b"\x0b\x02\x80x\x03"):
+        plays(stage, [response(400, body, Content_Encoding=coding)])
+        await stage.fail_all(to("safe-openai"), "upstream_refused", 400, whole=True)
 
 
 def _chunked_head(label: str | None) -> bytes:

@@ -290,6 +290,16 @@ async def test_rescuer_is_asked_for_what_is_left_and_usage_adds_up(stage: Stage,
     assert (line["input_tokens"], line["output_tokens"], line["usage_source"]) == (11, 60, "usage")
 
 
+async def test_ollamas_own_limit_is_lowered_too(stage: Stage) -> None:
+    """U32: in `options` and beside them. A number below 1 is no limit there."""
+    stage.plays(lambda exchange: cut_after(40) if "first" in exchange.target else goes_on(20, prompt=11 + 40))
+    await ask(stage, "/first", "m-options", options={"num_predict": 60, "num_ctx": 99})
+    await ask(stage, "/first", "m-beside", num_predict=60, options={"num_predict": -1})
+    sent = [(exchange.get("num_predict"), exchange["options"]) for exchange in asked(stage)]
+    assert sent[1] == (None, {"num_predict": 20, "num_ctx": 99})
+    assert sent[3] == (20, {"num_predict": -1})
+
+
 async def test_rescuer_that_did_not_count_the_prefix_has_counted_the_prompt(stage: Stage) -> None:
     stage.plays(lambda exchange: cut_after(40) if "first" in exchange.target else goes_on(20, prompt=11))
     heard = await ask(stage, "/first", "m-rescue", max_tokens=60)

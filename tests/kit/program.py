@@ -310,7 +310,7 @@ def _filled_in(config: dict[str, Any]) -> dict[str, Any]:
 
 
 def _matcher(event: str, fields: Mapping[str, Any]) -> Callable[[str], bool]:
-    wanted = {"event": event} | fields
+    wanted = {"event": event, **fields}
     return lambda line: event in line and wanted.items() <= _entry(line).items()
 
 

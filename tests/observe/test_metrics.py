@@ -15,6 +15,9 @@ def metrics() -> Metrics:
     return Metrics(version="1.2.3")
 
 
+TOKEN_TYPES = ("input", "cached_input", "output")
+
+
 def use_everything(metrics: Metrics) -> None:
     route = metrics.route("/api/chat")
     route.request("GET", 200, 0.2)
@@ -81,6 +84,14 @@ def test_model_that_is_not_configured_is_other(metrics: Metrics) -> None:
     labels = {"upstream": "main", "type": "output"}
     assert value(metrics, "gateway_tokens_total", model="gpt", source="usage", **labels) == 2
     assert value(metrics, "gateway_tokens_total", model=OTHER_NAME, source="estimate", **labels) == 6
+
+
+def test_tokens_from_the_cache_are_counted_once_and_apart(metrics: Metrics) -> None:
+    metrics.known_models = {"gpt"}
+    metrics.model("main", "gpt").used(Usage(100, 7, cached_input=40))
+    labels = {"upstream": "main", "model": "gpt", "source": "usage"}
+    counted = {type_: value(metrics, "gateway_tokens_total", type=type_, **labels) for type_ in TOKEN_TYPES}
+    assert counted == {"input": 60, "cached_input": 40, "output": 7}
 
 
 def test_upstream_that_invents_error_codes_adds_no_series(metrics: Metrics) -> None:

@@ -10,12 +10,17 @@ from aiohttp import hdrs
 
 from gateway.core.blame import DEVELOPER, MAX_WORDS, STREAM
 from gateway.core.errors import GatewayError
+from gateway.core.event import utf8_length
 from gateway.dialects.base import NOTHING, Answer, Call, amended
 from gateway.upstream.http import plain_headers, read_error_body
 from gateway.upstream.pool import Target, Upstream
 
 LIMITS: Final = ("max_completion_tokens", "max_tokens")
 """Two names of one parameter; providers refuse a request with both."""
+ALL_LIMITS: Final = (*LIMITS, "num_predict")
+"""With Ollama's own name of it, which stands in `options` or beside them. 0 and less are no limits there."""
+_WITH_ANSWERS: Final = frozenset({200, 201, 202, 203, 206})
+"""Statuses of an answer; some frameworks give 201 to every POST. What the body holds says the rest."""
 _NO_PARAMETERS: Final = frozenset({"model", "stream"})
 
 
@@ -114,7 +119,7 @@ class ChatSource:
             GatewayError: the provider refused, or its answer is no stream of its dialect.
         """
         dialect = upstream.dialect
-        if response.status != 200:
+        if response.status not in _WITH_ANSWERS:
             if response.status < 400:
                 raise GatewayError(
                     "upstream_protocol",
@@ -145,6 +150,7 @@ class ChatSource:
         )
         answer.choices = self._choices
         answer.labelled = kind in dialect.stream_types
+        answer.may_be_empty = upstream.config.end == "marker" or answer.eof_ends
         answer.salt = secrets.token_hex(4)
         answer.taken = self._call_ids
         return answer
@@ -156,8 +162,16 @@ def _aliases(parameter: str) -> tuple[str, ...]:
 
 def _less(chat: dict[str, Any], delivered: int) -> dict[str, Any]:
     """The chat with what is left of its limit behind so many tokens, which is at least 1."""
-    limits = {name: chat[name] for name in LIMITS if isinstance(chat.get(name), int)}
-    return chat | {name: max(1, limit - delivered) for name, limit in limits.items() if limit > 0}
+    less = dict(chat)
+    options = chat.get("options")
+    if isinstance(options, dict):
+        less["options"] = options = dict(options)
+    for place in (less, options) if isinstance(options, dict) else (less,):
+        for name in ALL_LIMITS:
+            limit = place.get(name)
+            if isinstance(limit, int) and limit > 0:
+                place[name] = max(1, limit - delivered)
+    return less
 
 
 def _has_developer(messages: list[Any]) -> bool:
@@ -206,7 +220,7 @@ def _bytes(value: object) -> int:
         item = left.pop()
         if isinstance(item, str):
             # A `data:` URL is an image; what it costs does not depend on its bytes.
-            size += len(item.encode("utf-8", "replace")) if not item.startswith("data:") else 4096
+            size += utf8_length(item) if not item.startswith("data:") else 4096
         elif isinstance(item, dict):
             left.extend(item.values())
         elif isinstance(item, list):
