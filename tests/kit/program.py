@@ -169,13 +169,13 @@ class Program:
 
     async def says(self, matches: Callable[[str], bool], what: str, timeout: float = START_SECONDS) -> str:
         """The first line to come that `matches`, from this call on. Raises AssertionError with the output otherwise."""
-        awaited: asyncio.Future[str] = asyncio.get_running_loop().create_future()
-        ended = asyncio.ensure_future(asyncio.wait(self._readers))
+        awaited: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        ended: asyncio.Future[Any] = asyncio.ensure_future(asyncio.wait(self._readers))
         self._awaited[awaited] = matches
         try:
             await asyncio.wait({awaited, ended}, timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
             if awaited.done():
-                return awaited.result()
+                return str(awaited.result())
             why = f"ended without {what}" if ended.done() else f"did not say {what} in {timeout} s"
             raise AssertionError(f"{self.command[0]} {why}\n{self.output()}")
         finally:
