@@ -1,6 +1,6 @@
 """Formats: events of a log become the blocks that a route's clients expect.
 
-A block is the text between an `id:` line and the closing blank line. The caller writes these two. An event whose
+A block is the text before an `id:` line and the closing blank line. The caller writes these two. An event whose
 block is "" is not sent. Dialects stand at the writer's side of a log and formats at the reader's. Neither knows the
 other.
 

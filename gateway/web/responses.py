@@ -91,6 +91,8 @@ def unparsable_response(error: GatewayError) -> web.Response:
 
 def _in_band(exchange: Exchange, error: GatewayError, cursor: str = "") -> web.Response:
     kind = exchange.endpoint.kind
-    text = f"retry: {retry_ms(kind.retry, error.retry_after)}\n\n"
-    text += error_frame(kind.format, View("", "", "", 0), error, cursor)
+    bare = exchange.request.method == hdrs.METH_GET
+    # The `retry:` counts when its line is complete: it needs no block where the format sends nothing for an error.
+    text = f"retry: {retry_ms(kind.retry, error.retry_after)}\n"
+    text += error_frame(kind.format, View("", "", "", 0), error, cursor, bare=bare)
     return web.Response(body=text.encode(), headers={**STREAM_HEADERS, **exchange.headers})
