@@ -102,7 +102,7 @@ class Sink:
         await self.write(data)
 
     async def write(self, data: bytes) -> None:
-        """Writes the data, and waits if the client is behind. The head leaves with the first data, even if that is empty.
+        """Writes the data, and waits if the client is behind. The head leaves with the first data, even with b"".
 
         Raises:
             SlowReaderError: the client took nothing for `write_timeout`.
