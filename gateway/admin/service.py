@@ -81,6 +81,29 @@ class AdminService:
         return _json({"id": stream_id, "state": generation.state})
 
 
+class AdminServer(web.Server):
+    """Serves the admin listener."""
+
+    def __init__(self, service: AdminService) -> None:
+        super().__init__(service, handler_cancellation=True)
+
+    def __call__(self) -> web.RequestHandler:
+        """The protocol of one new connection."""
+        return _Connection(self, loop=asyncio.get_running_loop(), access_log=None)  # type: ignore[arg-type]
+
+
+class _Connection(web.RequestHandler):
+    def handle_error(
+        self, request: web.BaseRequest, status: int = 500, exc: BaseException | None = None, message: str | None = None
+    ) -> web.StreamResponse:
+        """The answer to a head that could not be parsed, without the bytes that aiohttp's own answer quotes."""
+        if isinstance(exc, ConnectionError) or request.writer.output_size > 0:
+            return super().handle_error(request, status, exc, message)
+        response = _text(status, "The request failed.\n" if status == 500 else "The request is no valid HTTP/1.1.\n")
+        response.force_close()
+        return response
+
+
 def _unless_written(request: web.BaseRequest) -> web.Response | None:
     if request.method in ("GET", "HEAD"):
         return None

@@ -12,8 +12,9 @@ from aiohttp import web
 
 from gateway.clock import Clock
 from gateway.core.cursor import new_stream_id
-from gateway.web.connection import MAX_HEADERS, Handler, Server
+from gateway.web.connection import Handler, Server
 from gateway.web.handover import Siblings
+from gateway.web.unparsed import MAX_HEADERS, Unparsed
 
 Ask = Callable[[str], Awaitable[str]]
 
@@ -25,8 +26,8 @@ def says(name: str) -> Handler:
     return handler
 
 
-def explain(status: int, message: str, address: str) -> web.StreamResponse:
-    return web.Response(status=status, text=message)
+def explain(unparsed: Unparsed) -> web.StreamResponse:
+    return web.Response(status=400, text=unparsed.said)
 
 
 def server(handler: Handler) -> Server:

@@ -10,7 +10,7 @@ from gateway.core.errors import GatewayError
 from gateway.core.sessions import valid_session_id
 from gateway.formats import compile_format
 from gateway.upstream.pool import Upstream
-from gateway.web.body import read_json_object
+from gateway.web.body import read_fields
 from gateway.web.exchange import Exchange
 from gateway.web.kinds.base import Asked, RouteKind
 from gateway.web.kinds.chat_source import ChatSource, estimate_tokens
@@ -73,12 +73,12 @@ class Chat(RouteKind[ChatRoute]):
         )
 
     async def _question(self, exchange: Exchange) -> dict[str, Any]:
-        """The parameters of the request, from its query or its body."""
+        """The parameters of the request: of the query in a `GET`, or in a `POST` without a body; else of the body."""
         request, params = exchange.request, self.route.params
-        if request.method == "GET":
-            names = (params.message, params.session)
+        names = (params.message, params.session)
+        if request.method == "GET" or (params.message in request.query and not request.can_read_body):
             return {name: request.query[name] for name in names if name in request.query}
-        body = await read_json_object(request, exchange.snapshot.config.server.max_body)
+        body = await read_fields(request, exchange.snapshot.config.server.max_body)
         allowed = (params.message, params.session, "messages", "last_event_id")
         if unknown := sorted(set(body) - set(allowed)):
             raise GatewayError("bad_request", f"Unknown field {unknown[0]!r:.80}; allowed: {', '.join(allowed)}.")
