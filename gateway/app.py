@@ -191,11 +191,11 @@ def _endpoints(
         yield "/page/failure", Endpoint("page", FailureDetails(), public=True)
     yield "/streams/{id}", Endpoint("/streams", ReadStream(), named_streams=True)
     yield "/streams/{id}/stop", Endpoint("/streams", StopStream(), named_streams=True)
-    below: dict[str, Endpoint] = {}
+    beside: dict[str, Endpoint] = {}
     for route in config.routes:
         main = upstreams[route.upstream]
         chain = (main, *(upstreams[name] for name in main.config.fallback))
         kind = kinds[route.api](route, chain)
         yield route.path, Endpoint(route.path, kind)
-        below |= {path: Endpoint("_none", nothing, public=True) for path, nothing in kind.below.items()}
-    yield from below.items()  # behind all routes, as the first pattern that fits counts
+        beside |= kind.beside
+    yield from beside.items()  # behind all routes, as the first pattern that fits counts

@@ -28,8 +28,8 @@ FORM: Final = "application/x-www-form-urlencoded"
 MAX_FIELDS: Final = 100
 """Fields of a form, at most."""
 
-_HALF_PAIR: Final = re.compile(rb"\\u[dD][89abAB]..(?!\\u[dD][c-fC-F])|(?<!\\u[dD][89abAB]..)\\u[dD][c-fC-F]")
-"""An escape that is one half of a surrogate pair, without the other one beside it."""
+_FIRST_HALF: Final = re.compile(rb"\\u[dD][89abAB]..(?!\\u[dD][c-fC-F])")
+"""An escape that is the first half of a surrogate pair, without a second one behind it."""
 
 CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
 
@@ -146,7 +146,8 @@ def _wrong_with(body: bytes, error: Exception) -> str:
         body.decode("utf-8")
     except UnicodeDecodeError as wrong:
         return f"The body is not valid UTF-8 (byte {wrong.start}); JSON must be sent as UTF-8."
-    if _HALF_PAIR.search(body) and ("surrogate" in str(error) or "truncated" in str(error)):
+    # The decoder takes a text that ends behind a first half for one that was truncated.
+    if "surrogate" in str(error) or ("truncated" in str(error) and _FIRST_HALF.search(body)):
         return "The body has one half of a surrogate pair, as in \\ud83d: a character such as an emoji was cut in two."
     return ""
 

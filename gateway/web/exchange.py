@@ -117,7 +117,7 @@ class Kind(ABC):
         retry: base of the time, in seconds, after which an EventSource reconnects.
         models: the models in its configuration, for metrics.
         any_encoding: whether a path or query in another encoding than UTF-8 is passed on, and not refused.
-        below: further paths, ending in `{path}`, that lead to nothing, and how that is told to this route's clients.
+        beside: further paths that this route brings with it, behind those of all routes.
     """
 
     methods: frozenset[str] | None = frozenset({"GET", "HEAD"})
@@ -125,7 +125,7 @@ class Kind(ABC):
     retry: float = 2.0
     models: frozenset[str] = frozenset()
     any_encoding: bool = False
-    below: "Mapping[str, Kind]" = MappingProxyType({})
+    beside: "Mapping[str, Endpoint]" = MappingProxyType({})
 
     @abstractmethod
     def answer(self, exchange: Exchange) -> Awaitable[web.StreamResponse]:

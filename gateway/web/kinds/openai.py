@@ -22,7 +22,7 @@ from gateway.streams.log import END, NOTHING, State
 from gateway.streams.reader import BEGINNING, Reader
 from gateway.upstream.pool import Upstream
 from gateway.web.body import read_json_object
-from gateway.web.exchange import Exchange, Kind
+from gateway.web.exchange import Endpoint, Exchange, Kind
 from gateway.web.kinds.base import Asked, RouteKind
 from gateway.web.kinds.chat_source import ChatSource, estimate_tokens
 from gateway.web.rate_limit_headers import openai_rate_limit_headers
@@ -67,7 +67,8 @@ class OpenAI(RouteKind[OpenAIRoute]):
         self.models = frozenset({route.model} if route.model else ())
         # An SDK has a base URL, and asks for all of OpenAI's paths below it.
         bases = {route.path, route.path.removesuffix("/chat/completions")} - {""}
-        self.below = dict.fromkeys((f"{base}/{{path}}" for base in bases), Nothing(route.path))
+        nothing = Endpoint("_none", Nothing(route.path), public=True)
+        self.beside = dict.fromkeys((f"{base}/{{path}}" for base in bases), nothing)
 
     async def read(self, exchange: Exchange) -> Asked:
         """The chat request. Only the members that the gateway itself uses are checked."""
