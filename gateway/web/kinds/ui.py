@@ -7,6 +7,7 @@ Source: npm `ai` 6.0.326, `HttpChatTransport`.
 """
 
 from typing import Any, Final
+from urllib.parse import unquote
 
 from aiohttp import web
 
@@ -33,7 +34,7 @@ class FollowChat(Kind):
         self._path = path
 
     async def answer(self, exchange: Exchange) -> web.StreamResponse:
-        chat, gateway = exchange.path_params["chat"], exchange.gateway
+        chat, gateway = unquote(exchange.path_params["chat"]), exchange.gateway
         if not valid_session_id(chat):
             raise GatewayError("bad_request", "The chat's id must be 1 to 128 characters of A-Z a-z 0-9 . _ ~ : -")
         for stream_id in reversed(list(gateway.engine.running)):
