@@ -28,6 +28,8 @@ from gateway.web.state import Gateway
 
 Probe = Callable[[Gateway], web.Response]
 
+SERVER: Final = "gateway"
+"""The `Server` header; aiohttp's own would tell versions."""
 STOP: Final = re.compile(r"/streams/([A-Za-z0-9_-]{22})/stop")
 
 
@@ -47,7 +49,13 @@ class AdminService:
 
     def __call__(self, request: web.BaseRequest) -> Awaitable[web.StreamResponse]:
         """The answer to one request."""
-        return self._answer(request)
+        return self._named(request)
+
+    async def _named(self, request: web.BaseRequest) -> web.StreamResponse:
+        response = await self._answer(request)
+        if not response.prepared:
+            response.headers[hdrs.SERVER] = SERVER
+        return response
 
     async def _answer(self, request: web.BaseRequest) -> web.StreamResponse:
         if probe := _PROBES.get(request.path):
@@ -100,6 +108,7 @@ class _Connection(web.RequestHandler):
         if isinstance(exc, ConnectionError) or request.writer.output_size > 0:
             return super().handle_error(request, status, exc, message)
         response = _text(status, "The request failed.\n" if status == 500 else "The request is no valid HTTP/1.1.\n")
+        response.headers[hdrs.SERVER] = SERVER
         response.force_close()
         return response
 
