@@ -73,6 +73,13 @@ async def test_reader_is_handed_to_the_worker_of_its_stream_with_all_it_said() -
         assert await ask(question(worker=2)) == "first "  # nobody
 
 
+@pytest.mark.parametrize("name", ["last_event_id", "lastEventId", "Last-Event-ID", "evs_last_event_id"])
+async def test_cursor_in_the_query_is_handed_over_under_any_of_its_names(name: str) -> None:
+    async with first_of_two() as (_, ask):
+        query = f"{name}={new_stream_id(0)}.0.0&{name}={new_stream_id(1)}.0.0"
+        assert await ask(f"GET /chat?{query} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n") == "second "
+
+
 async def test_question_why_a_stream_failed_is_handed_to_its_worker() -> None:
     async with first_of_two() as (_, ask):
         for worker, answered in ((1, "second "), (0, "first ")):
