@@ -12,7 +12,7 @@ import hashlib
 import hmac
 import ipaddress
 from collections import defaultdict
-from collections.abc import Awaitable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from functools import lru_cache
 from typing import Final, Literal, NamedTuple, Protocol
 from urllib.parse import unquote_plus
@@ -189,17 +189,25 @@ def cookie_allowed(origin: str | None, sec_fetch_site: str | None, origins: Coll
     return origin is not None and origin not in ("*", "null") and origin in origins
 
 
-def strip_query(raw_query: str, params: Collection[str]) -> str:
+def strip_query(
+    raw_query: str, params: Collection[str], also: Callable[[str, str], bool] = lambda name, value: False
+) -> str:
     """The query string without the named parameters, however their names are percent-encoded.
 
     Args:
         raw_query: as received, without `?`.
         params: decoded names.
+        also: whether a parameter of another name, given with its value, both decoded, is left out too.
 
     Source: WHATWG URL 5.1.
     """
-    parts = raw_query.split("&")
-    return "&".join(part for part in parts if unquote_plus(part.partition("=")[0]) not in params)
+
+    def kept(part: str) -> bool:
+        name, _, value = part.partition("=")
+        decoded = unquote_plus(name)
+        return decoded not in params and not also(decoded, unquote_plus(value))
+
+    return "&".join(part for part in raw_query.split("&") if kept(part))
 
 
 def strip_cookie(cookie_header: str, name: str) -> str:

@@ -15,6 +15,7 @@ A cursor gives no permission: only the owner of a stream may resume it.
 
 import re
 import secrets
+from collections.abc import Iterable
 from typing import Final, NamedTuple
 
 from gateway.core.errors import GatewayError
@@ -24,6 +25,11 @@ WORKERS: Final = 64
 """The number of workers that an id can name."""
 _ALPHABET: Final = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_"
 _ID: Final = "[A-Za-z0-9_-]{22}"
+PARAMETER: Final = "last_event_id"
+"""The parameter of a query that is a cursor, or an error."""
+_SPELLINGS: Final = frozenset({"lasteventid", "evslasteventid"})
+"""The names that client libraries have for it (`lastEventId`, `Last-Event-ID`, `evs_last_event_id` …), without `-`, `_`
+and capitals. An upstream may have a parameter of the same name. So they count only where their value is a cursor."""
 _STREAM_ID: Final = re.compile(_ID)
 _CURSOR: Final = re.compile(rf"({_ID})\.(\d{{1,15}})\.(\d{{1,15}})", re.ASCII)
 _FINAL: Final = re.compile(rf"~{_ID}")
@@ -106,3 +112,31 @@ def parse_cursor(text: str) -> Cursor:
     if _FINAL.fullmatch(text[: MAX_CURSOR + 1]):
         return Cursor("", 0, 0)
     raise GatewayError("bad_cursor", "Last-Event-ID is not a cursor of this gateway.")
+
+
+def is_cursor(text: str) -> bool:
+    """Whether the text has the form of a cursor."""
+    text = text[: MAX_CURSOR + 1]
+    return _CURSOR.fullmatch(text) is not None or _FINAL.fullmatch(text) is not None
+
+
+def is_cursor_parameter(name: str, value: str) -> bool:
+    """Whether a parameter of a query, name and value decoded, is the gateway's own, and no part of what is asked."""
+    if name == PARAMETER:
+        return True
+    return name.lower().replace("-", "").replace("_", "") in _SPELLINGS and is_cursor(value)
+
+
+def cursor_sent(header: str | None, query: Iterable[tuple[str, str]]) -> str | None:
+    """The cursor that a client sent, which may be malformed; None where it sent none.
+
+    A library adds its parameter behind the URL that it was given, which may have an older one. So the last one counts.
+
+    Args:
+        header: its `Last-Event-ID`; wins unless it is empty.
+        query: the names and values of its query, decoded, in their order.
+    """
+    if header:
+        return header
+    sent = [value for name, value in query if value and is_cursor_parameter(name, value)]
+    return next((value for value in reversed(sent) if is_cursor(value)), sent[-1] if sent else None)

@@ -40,10 +40,8 @@ class Verbatim(Stateless):
     def encode(self, event: Event, index: int) -> str:
         """The block of one event of the upstream, whatever its name."""
         name = clean_name(event.type) if event.type else ""
-        head = f"event: {name}\n" if name else ""
-        if self._ids and event.id:
-            head += f"id: {event.id}\n"
-        return head + data_lines(event.data)
+        block = (f"event: {name}\n" if name else "") + data_lines(event.data)
+        return f"{block}id: {event.id}\n" if self._ids and event.id else block
 
     def terminal(self, event: Event, index: int) -> str:
         """The block of the error that ended the log, named `error`; "" for a stream that ended well.

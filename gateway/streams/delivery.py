@@ -96,7 +96,7 @@ class Delivery:
             if not self._frames.skip(place):
                 await self._write(self._frames.trimmed(place))
             else:
-                await self._write(self._frames.first(place).encode())
+                await self._open()
                 await self._deliver_all()
             await self._sink.end()
         except SlowReaderError:
@@ -118,6 +118,23 @@ class Delivery:
         """Makes the task send the client something at once: events, or a comment if there are none."""
         self._spoke = -math.inf
         self._reader.interrupt()
+
+    async def _open(self) -> None:
+        """Sends the head of the response, together with what there is to send at once."""
+        reader = self._reader
+        before = reader.place
+        data, place = self._frames.first(before)
+        if data:
+            self._count(data, place.seq - before.seq)
+            reader.move(place)
+            await self._write(data)
+            return
+        reader.move(place)
+        got = reader.log.read(reader.after, self._limit())
+        if not isinstance(got, State):
+            await self._take(got)
+        if not self._sink.begun:
+            await self._write(b"")
 
     async def _deliver_all(self) -> None:
         reader, hold = self._reader, self._hold
@@ -172,9 +189,13 @@ class Delivery:
         data, place = self._frames.encode(events, self._reader.place)
         self._reader.move(place)
         if data:
-            self._metrics.batch.observe(len(events))
-            self._metrics.bytes.value += len(data)
+            self._count(data, len(events))
         return data
+
+    def _count(self, data: bytes, events: int) -> None:
+        if events:
+            self._metrics.batch.observe(events)
+            self._metrics.bytes.value += len(data)
 
     async def _write(self, data: bytes) -> None:
         await self._sink.write(data)

@@ -1,9 +1,18 @@
 """The bytes that one reader is sent: events and a place go in, frames and the next place come out.
 
-    frame = ["retry: …" LF] ["id: " cursor LF] block LF          one for each event that the format sends
+    frame = ["retry: …" LF] block ["id: " cursor LF] LF          one for each event that the format sends
     cursor = stream id "." sequence number "." token index
 
-Nothing here waits, writes or counts. Only a stateful format remembers anything between two calls.
+Invariants:
+
+- `id:` is the last line of its block. Many client libraries take a cursor when its line is complete, and not when its
+  block is: a connection that breaks inside an event must not leave them with the cursor of that event.
+- The first frame has the `retry:`. A block without data is an event with empty data to many client libraries. So the
+  only ones are the cursors for which a `GET` has no event to ride on: before the first event of a format that has no
+  opening one, and at an end for which the format sends nothing.
+
+Nothing here waits or writes. A stateful format remembers the events before; else only the `retry:` is remembered, until
+it was sent.
 """
 
 from collections.abc import Sequence
@@ -14,7 +23,6 @@ from gateway.core.batch import merge
 from gateway.core.cursor import Place, final_cursor
 from gateway.core.errors import Failure, GatewayError
 from gateway.core.event import ERROR, RESTART, START, TOKEN, Event
-from gateway.core.sse import comment
 from gateway.formats import Format, View
 from gateway.streams.log import Log
 from gateway.streams.stream import Stream
@@ -29,16 +37,21 @@ class Frames:
         cursors: whether frames carry cursors (and the first one a `retry:`).
         retry_ms: base of the client's reconnection time, in milliseconds.
         resumed: whether the client came back with a cursor.
+        bare: whether a cursor may be sent in a block without data. Not to a `POST`, which an EventSource never sends.
     """
 
-    __slots__ = ("_encoder", "_format", "_log", "_max_merged", "_prefix", "_retry_ms", "_view")
+    __slots__ = ("_bare", "_encoder", "_format", "_log", "_max_merged", "_prefix", "_retry", "_retry_ms", "_view")
 
-    def __init__(self, stream: Stream, log: Log, *, cursors: bool, retry_ms: int, resumed: bool = False) -> None:
+    def __init__(
+        self, stream: Stream, log: Log, *, cursors: bool, retry_ms: int, resumed: bool = False, bare: bool = True
+    ) -> None:
         self._log = log
         self._format = stream.format
         self._view = stream.view(log.model, resumed=resumed)
         self._encoder = stream.format.open(self._view)
         self._prefix = f"id: {stream.id}." if cursors else ""
+        self._bare = bare
+        self._retry = f"retry: {retry_ms}\n" if cursors else ""
         self._retry_ms = retry_ms
         self._max_merged = stream.settings.max_bytes if stream.settings.merge else 0
 
@@ -52,14 +65,25 @@ class Frames:
         self._encoder.skip(events)
         return True
 
-    def first(self, place: Place) -> str:
-        """The first text that a reader at this place is sent; never empty."""
-        text = ""
-        if self._prefix:
-            text = f"retry: {self._retry_ms}\n{self._prefix}{place.seq}.{place.tokens}\n\n"
-        if self._view.resumed and self._format.announces_resume:
-            text += self._encoder.encode(Event(START, ""), place.tokens) + "\n"
-        return text or comment()
+    def first(self, place: Place) -> tuple[bytes, Place]:
+        """What a reader at this place is sent first, and the place behind it; b"" where that is the next event.
+
+        The `retry:` and a cursor come as early as possible, so that a client that is cut off before the first token
+        comes back to this stream. There are three ways for them:
+
+        1. On the opening event, if the log begins with one that the format sends.
+        2. On that event anew, where it says that the stream was resumed.
+        3. In a block without data. A client that came back needs none: it has a cursor.
+        """
+        if self._view.resumed:
+            block = self._encoder.encode(Event(START, ""), place.tokens) if self._format.announces_resume else ""
+            return (self._with_retry(self._frame(block, place)) if block else b""), place
+        events = self._log.read(place.seq, 1)
+        if isinstance(events, Sequence) and events[0].type == START:
+            data, place = self.encode(events, place)
+            if data:
+                return data, place
+        return (self._with_retry(self._frame("", place)) if self._prefix and self._bare else b""), place
 
     def encode(self, events: Sequence[Event], place: Place) -> tuple[bytes, Place]:
         """The frames of the events that follow a place, and the place behind them.
@@ -69,7 +93,6 @@ class Frames:
             place: how far the reader was.
         """
         log, view, encode, prefix = self._log, self._view, self._encoder.encode, self._prefix
-        stateful = self._format.stateful
         if view.model is not log.model:
             view.model = log.model
         seq, index = place
@@ -88,24 +111,20 @@ class Frames:
             if kind == TOKEN:
                 index += 1
             if block:
-                if stateful:
-                    block = self._behind_all(block, Place(number, index))
-                    text += f"{block}\n"
-                else:
-                    text += f"{prefix}{number}.{index}\n{block}\n" if prefix else f"{block}\n"
+                text += f"{block}{prefix}{number}.{index}\n\n" if prefix else f"{block}\n"
         if terminal is not None:
             text += self._end(terminal, Place(last, index))
+        if text and self._retry:
+            return self._with_retry(text), Place(last, index)
         return text.encode("utf-8", "replace"), Place(last, index)
 
     def trimmed(self, place: Place) -> bytes:
         """The frame for a reader whose next events were trimmed, with a cursor after which nothing is left to read."""
-        error = GatewayError("cursor_expired")
-        return error_frame(self._format, self._view, error, final_cursor(), place.tokens).encode()
+        return self._error(GatewayError("cursor_expired"), final_cursor(), place)
 
     def failed(self, error: GatewayError, place: Place) -> bytes:
         """The frame that ends the stream of a reader at this place, with a cursor after which nothing is left."""
-        cursor = final_cursor() if self._prefix else ""
-        return error_frame(self._format, self._view, error, cursor, place.tokens).encode()
+        return self._error(error, final_cursor() if self._prefix else "", place)
 
     def _end(self, terminal: Event, place: Place) -> str:
         block = self._encoder.terminal(terminal, place.tokens)
@@ -115,19 +134,26 @@ class Frames:
             if retry_after is not None:
                 block = f"retry: {round(retry_after * 1000) + self._retry_ms}\n{block}"
         # The cursor is sent even where the format sends nothing for the end: with it, a reconnect is answered 204.
-        return f"{self._behind_all(block, place)}\n" if block or self._prefix else ""
+        return self._frame(block, place) if block or (self._prefix and self._bare) else ""
 
-    def _behind_all(self, block: str, place: Place) -> str:
-        """The block with its cursor. Where it is several blocks, the last one has the cursor: a reader that was cut off
-        between them comes back with an older cursor, and gets all of them."""
-        if not self._prefix:
-            return block
-        before, gap, last = block.rpartition("\n\n")
-        return f"{before}{gap}{self._prefix}{place.seq}.{place.tokens}\n{last}"
+    def _error(self, error: GatewayError, cursor: str, place: Place) -> bytes:
+        return error_frame(self._format, self._view, error, cursor, place.tokens, bare=self._bare).encode()
+
+    def _frame(self, block: str, place: Place) -> str:
+        # Where the block is several blocks, the last one has the cursor: a reader that was cut off between them comes
+        # back with an older cursor, and gets all of them.
+        return f"{block}{self._prefix}{place.seq}.{place.tokens}\n\n" if self._prefix else f"{block}\n"
+
+    def _with_retry(self, text: str) -> bytes:
+        """The first text that this reader is sent; an error that it begins with may name a time of its own."""
+        retry, self._retry = self._retry, ""
+        return (text if text.startswith("retry: ") else retry + text).encode("utf-8", "replace")
 
 
-def error_frame(format_: Format, view: View, error: GatewayError, cursor: str = "", index: int = 0) -> str:
-    """One error in the route's format, as a whole frame.
+def error_frame(
+    format_: Format, view: View, error: GatewayError, cursor: str = "", index: int = 0, *, bare: bool = True
+) -> str:
+    """One error in the route's format, as a whole frame; "" where there is nothing to send.
 
     Args:
         format_: the route's.
@@ -135,6 +161,9 @@ def error_frame(format_: Format, view: View, error: GatewayError, cursor: str = 
         error: the error.
         cursor: one after which nothing is left to read, where the stream cannot be resumed; "" for none.
         index: token events that the reader was sent before.
+        bare: whether the cursor is sent where the format sends nothing for an error.
     """
     block = format_.open(view).terminal(Event(ERROR, error.to_json()), index)
-    return f"id: {cursor}\n{block}\n" if cursor else f"{block}\n"
+    if cursor and (block or bare):
+        return f"{block}id: {cursor}\n\n"
+    return f"{block}\n" if block else ""

@@ -79,6 +79,11 @@ class Sink:
         self.sent = 0
         self.unsent = b""
 
+    @property
+    def begun(self) -> bool:
+        """Whether the head was written."""
+        return self._transport is not None
+
     def push(self, data: bytes, clock: Clock) -> bool:
         """Whether the data, which is not empty, leaves with this turn of the loop. After False you must call `flush`.
 
@@ -97,7 +102,7 @@ class Sink:
         await self.write(data)
 
     async def write(self, data: bytes) -> None:
-        """Writes the data, and waits if the client is behind.
+        """Writes the data, and waits if the client is behind. The head leaves with the first data, even with b"".
 
         Raises:
             SlowReaderError: the client took nothing for `write_timeout`.

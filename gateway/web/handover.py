@@ -30,9 +30,10 @@ from typing import Final
 
 from aiohttp import hdrs, web
 
-from gateway.core.cursor import valid_stream_id, worker_of
+from gateway.core.cursor import cursor_sent, valid_stream_id, worker_of
 from gateway.web.body import ask_for_body
-from gateway.web.connection import MAX_HEADERS, Handler, Server
+from gateway.web.connection import Handler, Server
+from gateway.web.unparsed import MAX_HEADERS
 
 BACKLOG: Final = 1024
 PATIENCE: Final = 5.0
@@ -209,9 +210,7 @@ def _stream_asked_for(request: web.BaseRequest) -> str:
         return path.split("/", 3)[2]
     if path == "/page/failure":
         return request.query.get("stream", "")
-    cursor = request.headers.get("Last-Event-ID")
-    if not cursor and "last_event_id=" in request.raw_path:
-        cursor = request.query.get("last_event_id")
+    cursor = cursor_sent(request.headers.get("Last-Event-ID"), request.query.items())
     return (cursor or "").partition(".")[0]
 
 

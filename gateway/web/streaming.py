@@ -25,7 +25,7 @@ from aiohttp.client import ClientResponse
 from aiohttp.http_writer import StreamWriter
 
 from gateway.core.bucket import Gate
-from gateway.core.cursor import Place, parse_cursor
+from gateway.core.cursor import Place, cursor_sent, parse_cursor
 from gateway.core.errors import GatewayError
 from gateway.core.rate import Rate
 from gateway.observe.metrics import Outcome
@@ -159,14 +159,15 @@ def find_stream(exchange: Exchange, stream_id: str) -> Followed:
 
 def cursor_of(exchange: Exchange) -> str | None:
     """The cursor that the client sent, None where it sent none; the header wins over the query."""
-    header = exchange.request.headers.get("Last-Event-ID")
-    return header or exchange.request.query.get("last_event_id") or None
+    request = exchange.request
+    return cursor_sent(request.headers.get("Last-Event-ID"), request.query.items())
 
 
 def reads_cursors(exchange: Exchange) -> bool:
-    """Whether the client can read blocks that have an id but no data.
+    """Whether the client can read blocks without data behind a cursor.
 
-    Some official SDKs take such a block for an event, and fail. Their `Accept` names JSON and nothing else.
+    Some official SDKs take such a block for an event, and fail: once they have an id, every heartbeat is one. Their
+    `Accept` names JSON and nothing else.
     """
     accept = exchange.request.headers.get(hdrs.ACCEPT, "*/*")
     return "event-stream" in accept or "*/*" in accept
@@ -190,7 +191,14 @@ async def _deliver(exchange: Exchange, stay: _Stay, *, resumed: bool) -> web.Str
     settings = stream.settings
     cursors = settings.resumable and reads_cursors(exchange)
     gzip = Gzip() if settings.compress and _accepts_gzip(exchange.request) else None
-    frames = Frames(stream, stay.reader.log, cursors=cursors, retry_ms=retry_ms(settings.retry), resumed=resumed)
+    frames = Frames(
+        stream,
+        stay.reader.log,
+        cursors=cursors,
+        retry_ms=retry_ms(settings.retry),
+        resumed=resumed,
+        bare=exchange.request.method == hdrs.METH_GET,
+    )
     response, writer = await _begin_response(exchange, stream.id, gzip is not None)
     stay.sink = sink = Sink(writer, connection, settings.write_timeout, gzip)
     metrics = exchange.gateway.metrics.route(stream.route)

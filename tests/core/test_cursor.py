@@ -10,7 +10,9 @@ from gateway.core.cursor import (
     MAX_CURSOR,
     WORKERS,
     Cursor,
+    cursor_sent,
     final_cursor,
+    is_cursor_parameter,
     new_stream_id,
     parse_cursor,
     valid_stream_id,
@@ -100,3 +102,44 @@ def test_any_text_is_a_cursor_or_refused(text: str) -> None:
 @pytest.mark.parametrize("text", ["", "a" * 21, "a" * 23, "a" * 21 + "\n", "a" * 21 + "/", "a" * 21 + "é"])
 def test_stream_id_of_another_form_is_invalid(text: str) -> None:
     assert not valid_stream_id(text)
+
+
+OLD, NEW, END = f"{ID}.3.2", f"{ID}.9.7", f"~{ID}"
+
+
+@pytest.mark.parametrize(
+    ("header", "query", "sent"),
+    [
+        (None, [], None),
+        (None, [("lastEventId", NEW)], NEW),
+        (None, [("Last-Event-ID", NEW)], NEW),
+        (None, [("last-event-id", END)], END),
+        (None, [("evs_last_event_id", NEW)], NEW),
+        (None, [("LastEventID", NEW)], NEW),
+        ("", [("lastEventId", NEW)], NEW),
+        (OLD, [("lastEventId", NEW), ("last_event_id", NEW)], OLD),
+        ("7", [("lastEventId", NEW)], "7"),
+        # A library adds its own behind what the page's URL has.
+        (None, [("last_event_id", OLD), ("lastEventId", NEW)], NEW),
+        (None, [("lastEventId", OLD), ("message", "hi"), ("lastEventId", NEW)], NEW),
+        (None, [("last_event_id", NEW), ("lastEventId", "")], NEW),
+        # What is no cursor is no cursor of ours, except under our own name.
+        (None, [("lastEventId", "7")], None),
+        (None, [("lastEventId", NEW + "0" * 20)], None),
+        (None, [("message", NEW), ("id", NEW), ("event_id", NEW)], None),
+        (None, [("last_event_id", "7")], "7"),
+        (None, [("last_event_id", "7"), ("lastEventId", NEW)], NEW),
+        (None, [("last_event_id", ""), ("lastEventId", "")], None),
+    ],
+)
+def test_cursor_counts_under_the_names_that_libraries_have_for_it(
+    header: str | None, query: list[tuple[str, str]], sent: str | None
+) -> None:
+    assert cursor_sent(header, query) == sent
+
+
+def test_parameter_that_an_endpoint_has_under_such_a_name_is_none_of_ours() -> None:
+    assert is_cursor_parameter("last_event_id", "7")
+    assert is_cursor_parameter("lastEventId", NEW)
+    assert not is_cursor_parameter("lastEventId", "7")
+    assert not is_cursor_parameter("cursor", NEW)

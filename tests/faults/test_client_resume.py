@@ -23,6 +23,7 @@ ROUTES: list[dict[str, Any]] = [
     {"path": "/quiet", "format": "data", "commit_after": "0s"},
     {"path": "/openai", "api": "openai"},
     {"path": "/proxy", "api": "proxy"},
+    {"path": "/proxy-off", "api": "proxy", "resume": {"enabled": False}},
     {"path": "/brief", "resume": {"ttl": "1s"}},
     {"path": "/small", "resume": {"max_bytes": "4KiB"}},
 ]
@@ -280,6 +281,68 @@ async def test_cursor_sent_twice_starts_no_generation(stage: Stage) -> None:
         assert response.status == 200
         assert text_of([message async for message in response.messages()]) == "twothree"
     assert len(stage.asked(question)) == 1
+
+
+SPELLINGS = ["lastEventId", "Last-Event-ID", "last-event-id", "evs_last_event_id", "last%5Fevent%5Fid"]
+
+
+@pytest.mark.parametrize("name", SPELLINGS)
+async def test_cursor_under_a_library_s_own_name_starts_no_second_answer(stage: Stage, name: str) -> None:
+    """C8: on the same URL, by POST, by the stream's id, and on a proxy route, whose upstream does not see it."""
+    question, stream_id, messages = await finished(stage)
+    cursor = messages[1].last_event_id
+    url = stage.url("/single", question)
+    for ask in (
+        request(f"{url}&{name}={cursor}", headers=EVENTS),
+        request(f"{url}&{name}=&{name}={cursor}", headers=EVENTS | {"Last-Event-ID": ""}),
+        request(f"{url}&last_event_id={messages[0].last_event_id}&{name}={cursor}", headers=EVENTS),
+        request(f"{stage.url('/single')}?{name}={cursor}", method="POST", headers=EVENTS, body={"message": question}),
+        request(f"{stage.url(f'/streams/{stream_id}')}?{name}={cursor}", headers=EVENTS),
+        request(stage.url("/single"), method="POST", body={"message": question, "last_event_id": cursor}),
+    ):
+        assert text_of(await whole(await ask)) == "twothree"
+    async with await request(f"{url}&{name}={messages[-1].last_event_id}", headers=EVENTS) as end:
+        assert end.status == 204
+    assert len(stage.asked(question)) == 1
+
+    question = stage.plays(events_answer("x", "y"))
+    first, *_ = await whole(await stage.get("/proxy", question))
+    url = f"{stage.url('/proxy', question)}&{name}={first.last_event_id}"
+    assert [message.data for message in await whole(await request(url, headers=EVENTS))] == ["y"]
+    assert len(stage.asked(question)) == 1
+
+
+async def test_foreign_cursor_under_a_library_s_own_name_is_told_as_any_other(stage: Stage) -> None:
+    _, cursor = await lost_cursor(stage, "foreign")
+    url = f"{stage.url('/single', 'never asked')}&lastEventId={cursor}"
+    [error] = await whole(await request(url, headers=EVENTS | ANN))
+    assert error.json()["code"] == "cursor_expired"
+    assert not stage.asked("never asked")
+
+
+@pytest.mark.parametrize(
+    ("route", "sent"),
+    [
+        ("/proxy", "lastEventId=7&last-event-id=x"),
+        ("/proxy", "lastEventId="),
+        ("/proxy-off", f"lastEventId={'A' * 22}.1.1"),
+        ("/proxy-off", "last_event_id=7"),
+    ],
+)
+async def test_parameter_of_that_name_which_is_no_cursor_is_the_upstream_s(stage: Stage, route: str, sent: str) -> None:
+    question = stage.plays(events_answer("x"))
+    [message] = await whole(await request(f"{stage.url(route, question)}&{sent}", headers=EVENTS))
+    assert message.data == "x"
+    assert stage.asked(question)[0].target.endswith(sent)
+
+
+async def test_plain_request_carries_no_cursor_to_the_upstream(stage: Stage) -> None:
+    question = stage.plays(events_answer("x"))
+    url = f"{stage.url('/proxy', question)}&lastEventId={'A' * 22}.1.1&a=1"
+    async with await request(url, headers={"Accept": "application/json"}) as answer:
+        await answer.body()
+    [asked] = stage.asked(question)
+    assert ("A" * 22 not in asked.target, asked.target.endswith("&a=1")) == (True, True)
 
 
 # Several readers of one stream.

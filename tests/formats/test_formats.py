@@ -277,7 +277,7 @@ def test_verbatim_keeps_names_and_data() -> None:
 
 
 def test_verbatim_passes_ids_when_told() -> None:
-    assert sent(Verbatim(ids=True), Event("x", "", id="7")) == ["event: x\nid: 7\ndata: \n"]
+    assert sent(Verbatim(ids=True), Event("x", "", id="7")) == ["event: x\ndata: \nid: 7\n"]
 
 
 def test_verbatim_cleans_hostile_names() -> None:

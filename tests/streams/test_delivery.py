@@ -110,9 +110,9 @@ async def test_client_is_sent_the_log_and_its_end() -> None:
     assert desk.socket.ended
     assert desk.socket.text == (
         f"retry: 2000\nid: {ID}.0.0\n\n"
-        f'id: {ID}.1.1\ndata: {{"content":"a"}}\n\n'
-        f'id: {ID}.2.2\ndata: {{"content":"b"}}\n\n'
-        f"id: {ID}.3.2\ndata: [DONE]\n\n"
+        f'data: {{"content":"a"}}\nid: {ID}.1.1\n\n'
+        f'data: {{"content":"b"}}\nid: {ID}.2.2\n\n'
+        f"data: [DONE]\nid: {ID}.3.2\n\n"
     )
 
 
@@ -121,7 +121,7 @@ async def test_client_that_comes_back_is_sent_what_follows_its_cursor() -> None:
     desk.says("a", "b")
     desk.ends()
     await desk.run()
-    assert desk.socket.text == ':\n\ndata: {"content":"b"}\n\ndata: [DONE]\n\n'
+    assert desk.socket.text == 'data: {"content":"b"}\n\ndata: [DONE]\n\n'
 
 
 def indexed() -> Format:
@@ -145,7 +145,7 @@ async def test_client_whose_place_is_gone_is_told_at_which_index() -> None:
     desk.says("a", "b", "c")
     desk.log.first = 3
     assert await desk.run() == "completed"
-    assert desk.socket.text.endswith("data: error 7\n\n")
+    assert "data: error 7\nid: ~" in desk.socket.text
 
 
 @pytest.mark.parametrize("cursors", [True, False])
@@ -156,7 +156,7 @@ async def test_crowd_that_was_cut_is_told_when_to_come_back(cursors: bool) -> No
     *_, last, rest = desk.socket.text.split("\n\n")
     assert "retry: 9400\ndata: " in last
     assert rest == ""
-    assert last.startswith("id: ") == cursors
+    assert ("\nid: " in last) == cursors
 
 
 @pytest.mark.parametrize("failure", [None, GatewayError("upstream_cut")])
@@ -219,7 +219,7 @@ async def test_every_piece_of_a_compressed_stream_can_be_read_at_once() -> None:
     await asyncio.sleep(0.05)
     desk.ends()
     await running
-    assert gzip.decompress(b"".join(desk.socket.written)).decode().endswith("data: [DONE]\n\n")
+    assert gzip.decompress(b"".join(desk.socket.written)).decode().endswith(f"data: [DONE]\nid: {ID}.2.1\n\n")
 
 
 async def test_text_is_held_until_its_sentence_ends_and_released_at_the_end() -> None:
@@ -248,7 +248,7 @@ async def test_reader_whose_place_is_gone_is_told_so_once() -> None:
     desk.log.first = 2
     assert await desk.run() == "completed"
     last = desk.socket.text.split("\n\n")[-2]
-    assert last.startswith("id: ~")
+    assert last.rpartition("\n")[2].startswith("id: ~")
     assert '"code":"cursor_expired"' in last
 
 
@@ -283,7 +283,7 @@ async def test_final_cursor_stands_with_the_last_block_of_an_end() -> None:
     finish, end = desk.socket.text.split("\n\n")[-3:-1]
     assert finish.startswith("data: ")
     assert '"finish_reason":"stop"' in finish
-    assert end == f"id: {ID}.2.1\ndata: [DONE]"
+    assert end == f"data: [DONE]\nid: {ID}.2.1"
 
 
 async def test_burst_that_is_too_large_to_push_is_read_by_the_readers_task() -> None:
@@ -296,7 +296,7 @@ async def test_burst_that_is_too_large_to_push_is_read_by_the_readers_task() -> 
     assert await running == "completed"
     assert desk.socket.text.count('"x"') == 1000
     assert desk.socket.text.endswith(
-        f'id: {ID}.1001.1001\ndata: {{"content":"y"}}\n\nid: {ID}.1002.1001\ndata: [DONE]\n\n'
+        f'data: {{"content":"y"}}\nid: {ID}.1001.1001\n\ndata: [DONE]\nid: {ID}.1002.1001\n\n'
     )
 
 
@@ -305,7 +305,7 @@ async def test_replay_of_events_that_the_format_leaves_out_writes_nothing_and_mo
     desk.log.append([Event(THINKING, "hm")] * 1000)
     desk.ends()
     assert await desk.run() == "completed"
-    assert desk.socket.text == f"retry: 2000\nid: {ID}.0.0\n\nid: {ID}.1001.0\ndata: [DONE]\n\n"
+    assert desk.socket.text == f"retry: 2000\nid: {ID}.0.0\n\ndata: [DONE]\nid: {ID}.1001.0\n\n"
 
 
 async def test_client_that_stops_taking_while_it_follows_is_sent_the_rest_when_it_takes_again() -> None:

@@ -18,6 +18,7 @@ from aiohttp import hdrs, web
 
 from gateway.config import ProxyRoute
 from gateway.core.credential import strip_cookie, strip_query
+from gateway.core.cursor import is_cursor_parameter
 from gateway.core.errors import GatewayError
 from gateway.core.event import Event
 from gateway.core.sse import Decoder, LineSplitter, clean_name
@@ -187,6 +188,7 @@ class Proxy(RouteKind[ProxyRoute]):
     """Serves one proxy route."""
 
     methods = None
+    any_encoding = True
 
     def __init__(self, route: ProxyRoute, chain: tuple[Upstream, ...]) -> None:
         super().__init__(route, chain)
@@ -215,10 +217,9 @@ class Proxy(RouteKind[ProxyRoute]):
 
     def _call(self, exchange: Exchange, body: bytes) -> Call:
         request, resumable = exchange.request, self.route.stream.resume.enabled
-        own = ("last_event_id",) if resumable else ()
-        if knows_credentials(exchange.snapshot):
-            own = (exchange.snapshot.config.auth.query_param, *own)
-        query = strip_query(request.rel_url.raw_query_string, own)
+        own = (exchange.snapshot.config.auth.query_param,) if knows_credentials(exchange.snapshot) else ()
+        query = request.rel_url.raw_query_string
+        query = strip_query(query, own, is_cursor_parameter) if resumable else strip_query(query, own)
         rest = "/" + exchange.path_params["path"] if "path" in exchange.path_params else ""
         return Call(request.method, rest + (f"?{query}" if query else ""), self._headers(exchange), body)
 
