@@ -12,7 +12,16 @@ export function stream(options: StreamOptions): Answer;
 export function resume(options: ResumeOptions): Answer | null;
 
 /** What a storage keeps of an answer under way, to be shown before `resume` goes on. */
-export function stored(storage: Storage, key?: string): Kept | null;
+export function stored(storage: StorageOption, key?: string): Kept | null;
+
+/** What is used of a storage. */
+export type Area = Pick<Storage, "getItem" | "setItem" | "removeItem">;
+
+/**
+ * A storage, or a function that names one: `() => sessionStorage`. Browsers that block a site's data throw where a page
+ * names its storages; then nothing is kept, and all else works.
+ */
+export type StorageOption = Area | (() => Area | null);
 
 export interface StreamOptions extends Callbacks {
   /** The chat route. */
@@ -39,8 +48,8 @@ export interface StreamOptions extends Callbacks {
   signal?: AbortSignal;
   /** Where streams are followed and stopped; `/streams/` at the url's origin unless told. */
   streams?: string | URL;
-  /** Keeps what `resume` needs, e.g. sessionStorage. */
-  storage?: Storage;
+  /** Keeps what `resume` needs, e.g. `() => sessionStorage`. */
+  storage?: StorageOption;
   storageKey?: string;
   /** The longest wait in seconds that is sat out before the answer fails; 60 unless told. */
   patience?: number;

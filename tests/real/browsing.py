@@ -29,7 +29,7 @@ CHROMIUM_FLAGS = [
 @asynccontextmanager
 async def chromium() -> AsyncIterator[Browser]:
     """Debian's Chromium, running."""
-    path = find_program("chromium", "chromium fonts-noto-cjk")
+    path = find_program("chromium-headless-shell", "chromium-headless-shell fonts-noto-cjk")
     async with async_playwright() as playwright:
         browser = await playwright.chromium.launch(executable_path=path, args=CHROMIUM_FLAGS)
         try:
