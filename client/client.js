@@ -1106,8 +1106,8 @@ class Keeper {
 
 /** Unguessable, where the browser has means for that; crypto.randomUUID exists on https pages alone. */
 function token() {
-  const bytes = attempt(() => crypto.getRandomValues(new Uint8Array(16))) ?? Array.from({ length: 16 }, () => Math.random() * 256);
-  return Array.from(bytes, (byte) => Math.floor(byte).toString(16).padStart(2, "0")).join("");
+  const bytes = attempt(() => crypto.getRandomValues(new Uint8Array(16))) ?? Uint8Array.from({ length: 16 }, () => Math.random() * 256);
+  return Array.from(bytes, (byte) => byte.toString(16).padStart(2, "0")).join("");
 }
 
 /**
