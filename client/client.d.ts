@@ -33,7 +33,8 @@ export interface StreamOptions extends Callbacks {
   credential?: string;
   /**
    * `auto`, the default, is an EventSource (GET) where that can do everything: not with a `credential`, which would stand
-   * in the URL, nor with a `body`, a long message, or another format than `events`. Those are sent by fetch (POST).
+   * in the URL, nor with a `body`, a long message, another format than `events`, or on another origin, where Firefox does
+   * not reconnect. Those are sent by fetch (POST).
    */
   mode?: "auto" | "eventsource" | "fetch";
   /** The route's format, `events` unless told; or a function for a mapping of your own. */

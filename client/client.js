@@ -531,12 +531,13 @@ class Transcript {
  *   |                                   | have begun an answer     |                                   |
  *   | dropped: an EventSource, which    | error                    | the browser, LIMITS.attempts      |
  *   | tries again by itself             |                          | times, then fetch                 |
- *   | shut: an EventSource, for good    | fetch, to learn why; or, | one more EventSource, after the   |
- *   |                                   | if it was open, error    | pause; then fetch, to learn why   |
+ *   | shut: an EventSource, for good    | fetch, to learn why;     | one more EventSource, after the   |
+ *   |                                   | error, if it was open or | pause; then fetch, to learn why   |
+ *   |                                   | of another origin        |                                   |
  *   | denied: there is no EventSource   | fetch                    | fetch                             |
  *
  * An EventSource that was accepted has a cursor, even where no event showed it yet: the browser may try again. That one is
- * shut is no refusal: Firefox shuts those of other origins as soon as one reconnect finds nobody.
+ * shut is no refusal: Firefox shuts those of other origins as soon as a connection fails, so a start may have been taken.
  */
 class Connection {
   #question;
@@ -674,6 +675,7 @@ class Connection {
     }
     if (end.how === "dropped" || end.how === "shut") {
       if (!known && (end.how === "dropped" || end.opened)) return this.#owner.fail(end.opened ? LOST : NETWORK);
+      if (!known && this.#question.abroad) return this.#owner.fail(UNTOLD);
       if (end.how === "shut" && end.opened && !this.#shut) {
         this.#shut = true;
         return this.#again("reconnecting", LOST);
@@ -766,10 +768,12 @@ class Question {
     const { mode = "auto", format = "events", credential, body, streamId, withCredentials = false } = options;
     this.#options = options;
     this.withCredentials = withCredentials;
-    this.streams = new URL(options.streams ?? "/streams/", new URL(options.url, document.baseURI));
+    const target = new URL(options.url, document.baseURI);
+    this.streams = new URL(options.streams ?? "/streams/", target);
     const fits = this.url({ streamId: streamId ?? null, cursor: options.cursor ?? "" }, true).href.length <= LIMITS.url;
-    const able = !body && !credential && !streamId && format === "events";
-    /** Whether it begins with an EventSource. */
+    this.abroad = target.origin !== window.origin;
+    const able = !body && !credential && !streamId && format === "events" && !this.abroad;
+    /** Whether it begins with an EventSource. Not of itself on another origin: Firefox shuts that at any trouble. */
     this.native = fits && (mode === "eventsource" || (mode === "auto" && able));
     /** Whether a start is a POST; else it is a GET, also by fetch where an EventSource began it. */
     this.posts = !this.native && !streamId;
@@ -1358,6 +1362,7 @@ function withPiece(/** @type {Types.ToolCall[]} */ calls, /** @type {Types.ToolP
 
 const NETWORK = failure({ code: "network", message: "The gateway cannot be reached.", retryable: true });
 const LOST = failure({ code: "connection_lost", message: "The connection was lost.", retryable: true });
+const UNTOLD = failure({ code: "network", message: "The gateway cannot be reached, or refused the question.", retryable: true });
 const NOT_A_STREAM = failure({ code: "not_a_stream", message: "The answer is no event stream." });
 const INTERRUPTED = failure({ code: "interrupted", message: "The page was left before the answer began.", retryable: true });
 

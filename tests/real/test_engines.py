@@ -1,0 +1,313 @@
+"""The chat page, the monitor page and client.js in three engines: Chromium, Firefox, and WebKitGTK, Safari's relative.
+
+Each engine is started once. What is asked for is the same in all: the answer is whole, and the model was asked once.
+"""
+
+import asyncio
+import json
+import re
+from collections.abc import AsyncIterator
+
+import pytest
+import pytest_asyncio
+
+from tests.kit.program import ROOT
+from tests.kit.upstream import (
+    LAST_CHUNK,
+    OPENAI_DONE,
+    OPENAI_STOP,
+    Pause,
+    ScriptedUpstream,
+    Step,
+    openai_delta,
+    response,
+    sse_head,
+)
+from tests.real.browsing import Cable
+from tests.real.engines import ENGINES, Engine, Tab, until
+from tests.web.stage import Stage, staged
+
+pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(120)]
+
+TEXT = "".join(chr(0x4E00 + number) for number in range(60))
+RETRY = 0.1
+"""Seconds after which browsers try again, as the gateway tells them."""
+OUTAGE = 0.7
+"""Seconds of an outage: several attempts find nobody."""
+WELCOMED = "document.querySelector('#message')?.style.height"
+ANSWER = "document.querySelector('.answer:last-of-type .text')?.textContent.trim()"
+STATE = "document.querySelector('#status')?.dataset.state"
+
+FRAME = """
+<!doctype html><meta charset="utf-8"><title>a frame that is denied almost everything</title>
+<iframe sandbox="allow-scripts" srcdoc='<script type="module">
+  import {stream} from "GATEWAY/client.js";
+  let denied = "";
+  try { localStorage.length } catch (error) { denied = error.name }
+  const options = {url: "GATEWAY/api/chat", message: "QUESTION", storage: () => sessionStorage};
+  const {outcome, text} = await stream(options).done;
+  parent.postMessage({outcome, text, denied}, "*");
+</script>'></iframe>
+<script>onmessage = ({data}) => { window.told = data; };</script>
+"""
+SNIPPET = """
+<!doctype html><meta charset="utf-8"><title>the code of a document</title>
+<script>
+  let text = "", ended = "";
+  const opened = [];
+  window.EventSource = class extends EventSource {
+    constructor(url) { super(url); opened.push(url); }
+  };
+  const show = (piece) => (text += piece);
+  const clear = () => (text = "");
+  const finish = () => (ended = "finished");
+  const fail = (reason) => (ended = reason);
+  CODE
+</script>
+"""
+
+
+@pytest.fixture(scope="module", params=list(ENGINES))
+def kind(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def engine(kind: str) -> AsyncIterator[Engine]:
+    async with ENGINES[kind]() as engine:
+        yield engine
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def stage(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Stage]:
+    stream = {"retry": f"{int(RETRY * 1000)}ms", "merge": False}
+    directory = tmp_path_factory.mktemp("gateway")
+    async with staged(directory, [{"path": "/api/chat"}], stream=stream, cors={"origins": ["*"]}) as stage:
+        yield stage
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def cable(stage: Stage) -> AsyncIterator[Cable]:
+    async with Cable(int(stage.gateway.url.rsplit(":", 1)[1])) as cable:
+        yield cable
+
+
+@pytest_asyncio.fixture(loop_scope="module")
+async def tabs(engine: Engine) -> AsyncIterator[list[Tab]]:
+    """Tabs of a test, which are closed at its end."""
+    opened: list[Tab] = []
+    yield opened
+    for tab in opened:
+        await tab.close()
+
+
+@pytest_asyncio.fixture(loop_scope="module")
+async def tab(engine: Engine, tabs: list[Tab]) -> Tab:
+    tabs.append(await engine.tab())
+    return tabs[0]
+
+
+def paced(pause: float = 0.03) -> list[Step]:
+    """TEXT, a character at a time: two seconds."""
+    pieces = [step for one in TEXT for step in (openai_delta(one), Pause(pause))]
+    return [sse_head(), *pieces, OPENAI_STOP, OPENAI_DONE, LAST_CHUNK]
+
+
+async def chat(tab: Tab, cable: Cable) -> None:
+    await tab.goto(f"{cable.url}/")
+    await until(tab, WELCOMED)
+
+
+async def ask(tab: Tab, question: str) -> None:
+    script = """
+    ((text) => {
+      const message = document.querySelector("#message");
+      message.value = text;
+      message.dispatchEvent(new Event("input"));
+      document.querySelector("#composer").requestSubmit();
+    })"""
+    await tab.evaluate(f"{script}({json.dumps(question)})")
+
+
+async def has(tab: Tab, characters: int) -> None:
+    """Return when the last answer is so long."""
+    await until(tab, f"({ANSWER} ?? '').length >= {characters}")
+
+
+async def ends(tab: Tab, state: str = "done") -> str:
+    """The last answer, when the page says that it is over."""
+    await until(tab, f"{STATE} === {state!r}")
+    return str(await tab.evaluate(ANSWER))
+
+
+# ---- the chat page ----
+
+
+async def test_chat_goes_on_after_each_reload(tab: Tab, stage: Stage, cable: Cable) -> None:
+    question = stage.plays(paced(0.05))
+    await chat(tab, cable)
+    await ask(tab, question)
+    for length in (3, 6, 9):
+        await has(tab, length)
+        await tab.reload()
+        await until(tab, WELCOMED)
+        assert await tab.evaluate(f"{STATE} !== 'error'")
+    assert await ends(tab) == TEXT
+    assert len(stage.asked(question)) == 1
+
+
+async def test_chat_outlives_an_outage(tab: Tab, stage: Stage, cable: Cable) -> None:
+    question = stage.plays(paced())
+    await chat(tab, cable)
+    await ask(tab, question)
+    await has(tab, 5)
+    await cable.pull()
+    await until(tab, f"{STATE} === 'reconnecting'")
+    await asyncio.sleep(OUTAGE)
+    await cable.plug()
+    assert await ends(tab) == TEXT
+    assert len(stage.asked(question)) == 1
+
+
+async def test_chat_in_two_tabs_is_stopped_in_the_second(
+    engine: Engine, tab: Tab, tabs: list[Tab], stage: Stage, cable: Cable
+) -> None:
+    question = stage.plays(paced(0.2))
+    await chat(tab, cable)
+    await ask(tab, question)
+    await has(tab, 2)
+    tabs.append(await engine.tab())
+    await chat(tabs[1], cable)
+    await tabs[1].evaluate("document.querySelector('#list .open').click()")
+    await has(tabs[1], 3)
+    await tabs[1].evaluate("document.querySelector('#stop').click()")
+    first, second = [await ends(one, "stopped") for one in tabs]
+    assert TEXT.startswith(first) and TEXT.startswith(second)
+    await asyncio.wait_for((await stage.exchange(question)).closed.wait(), 5)
+    assert len(stage.asked(question)) == 1
+
+
+async def test_chat_goes_on_when_somebody_comes_back(tab: Tab, stage: Stage, cable: Cable) -> None:
+    question = stage.plays(paced())
+    await chat(tab, cable)
+    await ask(tab, question)
+    await has(tab, 3)
+    await tab.goto(f"{cable.url}/page/icon.svg")
+    await tab.back()
+    await until(tab, WELCOMED)
+    assert await ends(tab) == TEXT
+    assert len(stage.asked(question)) == 1
+
+
+async def test_chat_works_where_site_data_is_blocked(engine: Engine, stage: Stage, cable: Cable) -> None:
+    question = stage.plays(paced(0.005))
+    tab = await engine.tab(blocked=True)
+    await chat(tab, cable)
+    said = "['#kept', '#promise'].map((name) => document.querySelector(name).textContent)"
+    assert all(re.search("not kept|不会保留", text) for text in await tab.evaluate(said))
+    await ask(tab, question)
+    assert await ends(tab) == TEXT
+    await tab.close()
+
+
+# ---- client.js ----
+
+
+async def begin(tab: Tab, url: str, question: str, **options: object) -> None:
+    """client.js asks, in whatever page the tab shows."""
+    asked = json.dumps({"url": f"{url}/api/chat", "message": question, "smooth": False, **options})
+    await tab.evaluate(f"import('{url}/client.js').then((client) => {{ window.answer = client.stream({asked}); }})")
+    await until(tab, "answer.text.length > 3")
+
+
+@pytest.mark.parametrize("mode", ["fetch", "eventsource"])
+@pytest.mark.parametrize("origin", ["own", "other"])
+async def test_client_outlives_an_outage(tab: Tab, stage: Stage, cable: Cable, mode: str, origin: str) -> None:
+    question = stage.plays(paced())
+    async with ScriptedUpstream([response(200, "<!doctype html><title>page</title>", "text/html")]) as pages:
+        await tab.goto(f"{cable.url}/page/icon.svg" if origin == "own" else pages.url)
+        await begin(tab, cable.url, question, mode=mode)
+        await cable.pull()
+        await asyncio.sleep(OUTAGE)
+        await cable.plug()
+        outcome = await tab.evaluate("answer.done.then(({outcome, text}) => [outcome, text])")
+    assert outcome == ["done", TEXT]
+    assert len(stage.asked(question)) == 1
+
+
+async def test_clients_of_two_tabs_share_a_connection(
+    engine: Engine, tab: Tab, tabs: list[Tab], stage: Stage, cable: Cable
+) -> None:
+    question = stage.plays(paced(0.04))
+    tabs.append(await engine.tab())
+    for one in tabs:
+        await one.goto(f"{cable.url}/page/icon.svg")
+    await begin(tab, cable.url, question)
+    url = f"{cable.url}/streams/{await tab.evaluate('answer.streamId')}"
+    client = f"import('{cable.url}/client.js')"
+    await tabs[1].evaluate(f"{client}.then((client) => {{ window.answer = client.resume({{url: '{url}'}}); }})")
+    await until(tabs[1], "answer.text.length > 5")
+    readers = [row["readers"] for row in await stage.admin("/streams")]
+    await tab.evaluate("answer.close()")
+    assert await tabs[1].evaluate("answer.done.then(({text}) => text)") == TEXT
+    assert readers == [1]
+    assert len(stage.asked(question)) == 1
+
+
+async def test_client_in_a_sandboxed_frame_is_denied_much_and_reads_on(tab: Tab, stage: Stage, cable: Cable) -> None:
+    question = stage.plays(paced(0.02))
+    html = FRAME.replace("GATEWAY", cable.url).replace("QUESTION", question)
+    async with ScriptedUpstream([response(200, html, "text/html")]) as pages:
+        await tab.goto(pages.url)
+        await stage.exchange(question)
+        cable.cut()
+        await until(tab, "window.told")
+    assert await tab.evaluate("told") == {"outcome": "done", "text": TEXT, "denied": "SecurityError"}
+    assert len(stage.asked(question)) == 1
+
+
+# ---- EventSource on another origin, and the documents' code for it ----
+
+
+def code_of(document: str) -> str:
+    """The first JavaScript of a document that makes an EventSource."""
+    blocks = re.findall(r"```js\n(.*?)```", (ROOT / document).read_text("utf-8"), re.DOTALL)
+    return str(next(block for block in blocks if "new EventSource" in block))
+
+
+@pytest.mark.parametrize("document", ["README.md", "README.zh-CN.md", "docs/browser.md"])
+async def test_code_of_the_documents_outlives_an_outage(tab: Tab, stage: Stage, cable: Cable, document: str) -> None:
+    question = stage.plays(paced(0.02))
+    code = code_of(document).replace("/api/chat?", f"{cable.url}/api/chat?")
+    code, changed = re.subn(r'message: "[^"]*"', f"message: {json.dumps(question)}", code)
+    assert changed == 1
+    async with ScriptedUpstream([response(200, SNIPPET.replace("CODE", code), "text/html")]) as pages:
+        await tab.goto(pages.url)
+        await until(tab, "text.length > 3")
+        await cable.pull()
+        await asyncio.sleep(OUTAGE)
+        await cable.plug()
+        await until(tab, "ended")
+        opened = await tab.evaluate("opened")
+    assert await tab.evaluate("[text, ended]") == [TEXT, "finished"]
+    assert len(opened) <= 6
+    assert len(stage.asked(question)) == 1
+
+
+# ---- the monitor page ----
+
+
+async def test_monitor_shows_a_stream_and_comes_back(tab: Tab, stage: Stage) -> None:
+    """An admin listener cannot be unplugged, so a cable leads to it."""
+    async with (
+        Cable(int(stage.gateway.admin.rsplit(":", 1)[1])) as network,
+        await stage.get("/api/chat", stage.plays(paced(0.2))) as answer,
+    ):
+        await tab.goto(f"{network.url}/")
+        await until(tab, "document.body.dataset.link === 'live'")
+        await until(tab, "document.querySelector('#streams tbody tr, [data-stream]')")
+        await network.pull()
+        await until(tab, "document.body.dataset.link === 'lost'")
+        await network.plug()
+        await until(tab, "document.body.dataset.link === 'live'")
+        assert answer.status == 200
