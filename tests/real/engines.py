@@ -204,7 +204,7 @@ async def _firefox(**preferences: Any) -> AsyncIterator[_BiDi]:
     async with AsyncExitStack() as stack:
         profile = stack.enter_context(tempfile.TemporaryDirectory(ignore_cleanup_errors=True))
         lines = (f"user_pref({json.dumps(name)}, {json.dumps(value)});\n" for name, value in preferences.items())
-        Path(profile, "user.js").write_text("".join(lines))
+        Path(profile, "user.js").write_text("".join(lines))  # noqa: ASYNC240 - a few lines
         width, height = SIZE
         command = [program, "--headless", "--no-remote", "--profile", profile, "--remote-debugging-port", "0"]
         size = [f"--width={width}", f"--height={height}"]
@@ -261,12 +261,24 @@ class _WebDriver:
         self._base = driver
         self._turn = asyncio.Lock()
         self._window = ""
+        self._first = ""
 
     async def begin(self, *arguments: str) -> None:
         """Start the browser."""
         options = {"binary": _mini_browser(), "args": ["--automation", *arguments]}
         asked = {"capabilities": {"alwaysMatch": {"webkitgtk:browserOptions": options}}}
         self._base += f"/session/{(await self.send('POST', '/session', asked))['sessionId']}"
+        self._window = self._first = await self.send("GET", "/window")
+
+    async def open(self) -> str:
+        """A new window, by its handle. It is no tab: those behind another are hidden."""
+        async with self._turn:
+            return str((await self.send("POST", "/window/new", {"type": "window"}))["handle"])
+
+    async def shut(self, window: str) -> None:
+        """Close a window. A command needs one, so there is always the first."""
+        await self("DELETE", "/window", window=window)
+        await self("GET", "/window", window=self._first)
 
     async def __call__(self, method: str, path: str, body: Any = None, *, window: str) -> Any:
         async with self._turn:
@@ -323,8 +335,7 @@ class _WebKitTab:
         return base64.b64decode(await self._do("GET", "/screenshot"))
 
     async def close(self) -> None:
-        await self._do("DELETE", "/window")
-        self._driver._window = ""
+        await self._driver.shut(self._window)
 
 
 @asynccontextmanager
@@ -362,8 +373,7 @@ async def _webkit_engine() -> AsyncIterator[Engine]:
                 its = driver
                 if blocked:  # a setting of the whole browser
                     its = await stack.enter_async_context(_webkit(display, "--enable-html5-local-storage=false"))
-                made = await its.send("POST", "/window/new", {"type": "tab"})
-                return _WebKitTab(its, made["handle"])
+                return _WebKitTab(its, await its.open())
 
         yield WebKit()
 

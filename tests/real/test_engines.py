@@ -19,6 +19,7 @@ from tests.kit.upstream import (
     Pause,
     ScriptedUpstream,
     Step,
+    WaitFor,
     openai_delta,
     response,
     sse_head,
@@ -44,11 +45,17 @@ FRAME = """
   import {stream} from "GATEWAY/client.js";
   let denied = "";
   try { localStorage.length } catch (error) { denied = error.name }
-  const options = {url: "GATEWAY/api/chat", message: "QUESTION", storage: () => sessionStorage};
+  const onToken = (_, text) => parent.postMessage({length: text.length}, "*");
+  const options = {url: "GATEWAY/api/chat", message: "QUESTION", storage: () => sessionStorage, onToken};
   const {outcome, text} = await stream(options).done;
   parent.postMessage({outcome, text, denied}, "*");
 </script>'></iframe>
-<script>onmessage = ({data}) => { window.told = data; };</script>
+<script>
+  onmessage = ({data}) => {
+    if (data.length) window.length_ = data.length;
+    else window.told = data;
+  };
+</script>
 """
 SNIPPET = """
 <!doctype html><meta charset="utf-8"><title>the code of a document</title>
@@ -107,10 +114,28 @@ async def tab(engine: Engine, tabs: list[Tab]) -> Tab:
     return tabs[0]
 
 
-def paced(pause: float = 0.03) -> list[Step]:
-    """TEXT, a character at a time: two seconds."""
-    pieces = [step for one in TEXT for step in (openai_delta(one), Pause(pause))]
-    return [sse_head(), *pieces, OPENAI_STOP, OPENAI_DONE, LAST_CHUNK]
+class Held:
+    """An answer of a few characters more at each `go`: nothing depends on how fast an engine is.
+
+    Args:
+        stops: how often it waits.
+    """
+
+    def __init__(self, stops: int = 1) -> None:
+        self._gates = [asyncio.Event() for _ in range(stops)]
+        self._size = len(TEXT) // (stops + 1)
+        self.script: list[Step] = [sse_head()]
+        for number in range(stops + 1):
+            part = TEXT[number * self._size :][: self._size]
+            wait = [WaitFor(self._gates[number - 1])] if number else []
+            self.script += [*wait, *(step for one in part for step in (openai_delta(one), Pause(0.004)))]
+        self.script += [OPENAI_STOP, OPENAI_DONE, LAST_CHUNK]
+        self.length = self._size
+
+    def go(self) -> None:
+        """It goes on, up to its next stop; `length` is how long it is there."""
+        next(gate for gate in self._gates if not gate.is_set()).set()
+        self.length += self._size
 
 
 async def chat(tab: Tab, cable: Cable) -> None:
@@ -144,25 +169,28 @@ async def ends(tab: Tab, state: str = "done") -> str:
 
 
 async def test_chat_goes_on_after_each_reload(tab: Tab, stage: Stage, cable: Cable) -> None:
-    question = stage.plays(paced(0.05))
+    held = Held(stops=3)
+    question = stage.plays(held.script)
     await chat(tab, cable)
     await ask(tab, question)
-    for length in (3, 6, 9):
-        await has(tab, length)
+    for _ in range(3):
+        await has(tab, held.length)
         await tab.reload()
-        await until(tab, WELCOMED)
-        assert await tab.evaluate(f"{STATE} !== 'error'")
+        await has(tab, held.length)
+        held.go()
     assert await ends(tab) == TEXT
     assert len(stage.asked(question)) == 1
 
 
 async def test_chat_outlives_an_outage(tab: Tab, stage: Stage, cable: Cable) -> None:
-    question = stage.plays(paced())
+    held = Held()
+    question = stage.plays(held.script)
     await chat(tab, cable)
     await ask(tab, question)
-    await has(tab, 5)
+    await has(tab, held.length)
     await cable.pull()
     await until(tab, f"{STATE} === 'reconnecting'")
+    held.go()
     await asyncio.sleep(OUTAGE)
     await cable.plug()
     assert await ends(tab) == TEXT
@@ -172,35 +200,36 @@ async def test_chat_outlives_an_outage(tab: Tab, stage: Stage, cable: Cable) -> 
 async def test_chat_in_two_tabs_is_stopped_in_the_second(
     engine: Engine, tab: Tab, tabs: list[Tab], stage: Stage, cable: Cable
 ) -> None:
-    question = stage.plays(paced(0.2))
+    held = Held()
+    question = stage.plays(held.script)
     await chat(tab, cable)
     await ask(tab, question)
-    await has(tab, 2)
+    await has(tab, held.length)
     tabs.append(await engine.tab())
     await chat(tabs[1], cable)
     await tabs[1].evaluate("document.querySelector('#list .open').click()")
-    await has(tabs[1], 3)
+    await has(tabs[1], held.length)
     await tabs[1].evaluate("document.querySelector('#stop').click()")
-    first, second = [await ends(one, "stopped") for one in tabs]
-    assert TEXT.startswith(first) and TEXT.startswith(second)
+    assert [await ends(one, "stopped") for one in tabs] == [TEXT[: held.length]] * 2
     await asyncio.wait_for((await stage.exchange(question)).closed.wait(), 5)
     assert len(stage.asked(question)) == 1
 
 
 async def test_chat_goes_on_when_somebody_comes_back(tab: Tab, stage: Stage, cable: Cable) -> None:
-    question = stage.plays(paced())
+    held = Held()
+    question = stage.plays(held.script)
     await chat(tab, cable)
     await ask(tab, question)
-    await has(tab, 3)
+    await has(tab, held.length)
     await tab.goto(f"{cable.url}/page/icon.svg")
     await tab.back()
-    await until(tab, WELCOMED)
+    held.go()
     assert await ends(tab) == TEXT
     assert len(stage.asked(question)) == 1
 
 
 async def test_chat_works_where_site_data_is_blocked(engine: Engine, stage: Stage, cable: Cable) -> None:
-    question = stage.plays(paced(0.005))
+    question = stage.plays(Held(stops=0).script)
     tab = await engine.tab(blocked=True)
     await chat(tab, cable)
     said = "['#kept', '#promise'].map((name) => document.querySelector(name).textContent)"
@@ -217,17 +246,19 @@ async def begin(tab: Tab, url: str, question: str, **options: object) -> None:
     """client.js asks, in whatever page the tab shows."""
     asked = json.dumps({"url": f"{url}/api/chat", "message": question, "smooth": False, **options})
     await tab.evaluate(f"import('{url}/client.js').then((client) => {{ window.answer = client.stream({asked}); }})")
-    await until(tab, "answer.text.length > 3")
 
 
 @pytest.mark.parametrize("mode", ["fetch", "eventsource"])
 @pytest.mark.parametrize("origin", ["own", "other"])
 async def test_client_outlives_an_outage(tab: Tab, stage: Stage, cable: Cable, mode: str, origin: str) -> None:
-    question = stage.plays(paced())
+    held = Held()
+    question = stage.plays(held.script)
     async with ScriptedUpstream([response(200, "<!doctype html><title>page</title>", "text/html")]) as pages:
         await tab.goto(f"{cable.url}/page/icon.svg" if origin == "own" else pages.url)
         await begin(tab, cable.url, question, mode=mode)
+        await until(tab, f"answer.text.length === {held.length}")
         await cable.pull()
+        held.go()
         await asyncio.sleep(OUTAGE)
         await cable.plug()
         outcome = await tab.evaluate("answer.done.then(({outcome, text}) => [outcome, text])")
@@ -238,31 +269,39 @@ async def test_client_outlives_an_outage(tab: Tab, stage: Stage, cable: Cable, m
 async def test_clients_of_two_tabs_share_a_connection(
     engine: Engine, tab: Tab, tabs: list[Tab], stage: Stage, cable: Cable
 ) -> None:
-    question = stage.plays(paced(0.04))
+    """Where the engine has locks; without them each tab has a connection of its own, and the text is the same."""
+    held = Held()
+    question = stage.plays(held.script)
     tabs.append(await engine.tab())
     for one in tabs:
         await one.goto(f"{cable.url}/page/icon.svg")
     await begin(tab, cable.url, question)
+    await until(tab, f"answer.text.length === {held.length}")
     url = f"{cable.url}/streams/{await tab.evaluate('answer.streamId')}"
     client = f"import('{cable.url}/client.js')"
     await tabs[1].evaluate(f"{client}.then((client) => {{ window.answer = client.resume({{url: '{url}'}}); }})")
-    await until(tabs[1], "answer.text.length > 5")
+    await until(tabs[1], f"answer.text.length === {held.length}")
     readers = [row["readers"] for row in await stage.admin("/streams")]
+    shares = await tab.evaluate("Boolean(navigator.locks)")
     await tab.evaluate("answer.close()")
+    held.go()
     assert await tabs[1].evaluate("answer.done.then(({text}) => text)") == TEXT
-    assert readers == [1]
+    assert readers == [1 if shares else 2]
     assert len(stage.asked(question)) == 1
 
 
 async def test_client_in_a_sandboxed_frame_is_denied_much_and_reads_on(tab: Tab, stage: Stage, cable: Cable) -> None:
-    question = stage.plays(paced(0.02))
+    held = Held()
+    question = stage.plays(held.script)
     html = FRAME.replace("GATEWAY", cable.url).replace("QUESTION", question)
     async with ScriptedUpstream([response(200, html, "text/html")]) as pages:
         await tab.goto(pages.url)
-        await stage.exchange(question)
+        await until(tab, f"window.length_ === {held.length}")
         cable.cut()
+        held.go()
         await until(tab, "window.told")
-    assert await tab.evaluate("told") == {"outcome": "done", "text": TEXT, "denied": "SecurityError"}
+        told = await tab.evaluate("told")
+    assert told == {"outcome": "done", "text": TEXT, "denied": "SecurityError"}
     assert len(stage.asked(question)) == 1
 
 
@@ -277,14 +316,16 @@ def code_of(document: str) -> str:
 
 @pytest.mark.parametrize("document", ["README.md", "README.zh-CN.md", "docs/browser.md"])
 async def test_code_of_the_documents_outlives_an_outage(tab: Tab, stage: Stage, cable: Cable, document: str) -> None:
-    question = stage.plays(paced(0.02))
+    held = Held()
+    question = stage.plays(held.script)
     code = code_of(document).replace("/api/chat?", f"{cable.url}/api/chat?")
     code, changed = re.subn(r'message: "[^"]*"', f"message: {json.dumps(question)}", code)
     assert changed == 1
     async with ScriptedUpstream([response(200, SNIPPET.replace("CODE", code), "text/html")]) as pages:
         await tab.goto(pages.url)
-        await until(tab, "text.length > 3")
+        await until(tab, f"text.length === {held.length}")
         await cable.pull()
+        held.go()
         await asyncio.sleep(OUTAGE)
         await cable.plug()
         await until(tab, "ended")
@@ -298,16 +339,16 @@ async def test_code_of_the_documents_outlives_an_outage(tab: Tab, stage: Stage, 
 
 
 async def test_monitor_shows_a_stream_and_comes_back(tab: Tab, stage: Stage) -> None:
-    """An admin listener cannot be unplugged, so a cable leads to it."""
+    held = Held()
     async with (
         Cable(int(stage.gateway.admin.rsplit(":", 1)[1])) as network,
-        await stage.get("/api/chat", stage.plays(paced(0.2))) as answer,
+        await stage.get("/api/chat", stage.plays(held.script)),
     ):
         await tab.goto(f"{network.url}/")
         await until(tab, "document.body.dataset.link === 'live'")
-        await until(tab, "document.querySelector('#streams tbody tr, [data-stream]')")
+        await until(tab, "document.querySelector('#streams tbody tr')")
         await network.pull()
         await until(tab, "document.body.dataset.link === 'lost'")
         await network.plug()
         await until(tab, "document.body.dataset.link === 'live'")
-        assert answer.status == 200
+        held.go()
