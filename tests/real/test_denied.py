@@ -56,7 +56,8 @@ CASES = {
     "locks throw when named": "throws(Navigator.prototype, 'locks')",
     "locks throw": f"call({LOCKS}, denied)",
     "locks reject": f"call({LOCKS}, refused)",
-    "locks reject as if stolen": f"call({LOCKS}, async () => {{ calls += 1; throw new DOMException('', 'AbortError'); }})",
+    "locks reject as if stolen": f"call({LOCKS}, "
+    "async () => { calls += 1; throw new DOMException('', 'AbortError'); })",
     "locks never settle": f"call({LOCKS}, never)",
     "locks give nothing": f"call({LOCKS}, () => {{ calls += 1; }})",
     "locks are lost at once": f"call({LOCKS}, async (name, options, hold) => "
@@ -95,6 +96,14 @@ CASES = {
     "always offline": "Object.defineProperty(Navigator.prototype, 'onLine', {value: false})",
     "clipboard missing": "missing(Navigator.prototype, 'clipboard')",
 }
+IN_ONE_PIECE = {"body", "readers", "TextDecoder"}
+"""Where a text that comes by fetch comes at its end only."""
+MODES = [
+    (case, mode)
+    for case in CASES
+    for mode in ("auto", "fetch")
+    if (mode == "fetch") == (case.split()[0] in IN_ONE_PIECE | {"ReadableStream", "AbortController"}) or "locks" in case
+]
 PAGE_CASES = [name for name in CASES if name.split()[0] in {"locks", "storages", "body", "AbortController", "crypto"}]
 CLIENT = """
 async ({url, message, mode}) => {
@@ -116,7 +125,7 @@ async (url) => {
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def stage(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Stage]:
-    stream = {"heartbeat": "100ms", "retry": "50ms", "commit_after": "100ms", "merge": False}
+    stream = {"heartbeat": "100ms", "retry": "100ms", "commit_after": "100ms", "merge": False}
     async with staged(tmp_path_factory.mktemp("gateway"), [{"path": "/api/chat"}], stream=stream) as stage:
         yield stage
 
@@ -135,10 +144,8 @@ async def context(browser: Browser, cable: Cable) -> AsyncIterator[BrowserContex
 
 def held(gate: asyncio.Event) -> list[Step]:
     """Half of TEXT, and the other half when the gate opens."""
-    half, rest = (
-        [step for one in part for step in (openai_delta(one), Pause(0.002))] for part in (TEXT[:20], TEXT[20:])
-    )
-    return [sse_head(), *half, WaitFor(gate), *rest, OPENAI_STOP, OPENAI_DONE, LAST_CHUNK]
+    pieces = [step for one in TEXT for step in (openai_delta(one), Pause(0.002))]
+    return [sse_head(), *pieces[:40], WaitFor(gate), *pieces[40:], OPENAI_STOP, OPENAI_DONE, LAST_CHUNK]
 
 
 async def denied(context: BrowserContext, case: str, path: str) -> tuple[Page, list[str]]:
@@ -151,15 +158,24 @@ async def denied(context: BrowserContext, case: str, path: str) -> tuple[Page, l
     return page, heard
 
 
+async def until(page: Page, condition: str, timeout: float = 15) -> None:
+    """Return when a condition holds; Playwright's own wait is code from a string, which the page's policy forbids."""
+    try:
+        async with asyncio.timeout(timeout):
+            while not await page.evaluate(f"Boolean({condition})"):  # noqa: ASYNC110 - a page has no event to wait for
+                await asyncio.sleep(0.02)
+    except TimeoutError:
+        raise TimeoutError(condition) from None
+
+
 async def is_idle(page: Page) -> None:
     """The denied API is not used while nothing happens."""
     before = await page.evaluate("calls")
     await asyncio.sleep(0.1)
-    assert await page.evaluate("calls") - before <= 2
+    assert await page.evaluate("calls") - before <= 5
 
 
-@pytest.mark.parametrize("mode", ["auto", "fetch"])
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize(("case", "mode"), MODES)
 async def test_answer_is_whole_without(
     context: BrowserContext, stage: Stage, cable: Cable, case: str, mode: str
 ) -> None:
@@ -167,15 +183,14 @@ async def test_answer_is_whole_without(
     question = stage.plays(held(gate))
     page, heard = await denied(context, case, "/page/icon.svg")
     await page.evaluate(CLIENT, {"url": "/api/chat", "message": question, "mode": mode})
-    whole = case.split()[0] in {"body", "readers", "TextDecoder"}  # where the text comes in one piece at the end
-    if whole and not (mode == "auto" and case.split()[0] != "EventSource"):
+    if case.split()[0] in IN_ONE_PIECE:
         await stage.exchange(question)
     else:
-        await page.wait_for_function("length() === 20", polling=20)
+        await until(page, "length() === 20")
         cable.cut()
     await is_idle(page)
     gate.set()
-    await page.wait_for_function("window.result", polling=20)
+    await until(page, "window.result")
     assert await page.evaluate("[result.outcome, result.text, shown]") == ["done", TEXT, TEXT]
     assert len(stage.asked(question)) == 1
     assert await page.evaluate("requests") <= 6
@@ -186,17 +201,14 @@ async def test_answer_is_whole_without(
 @pytest.mark.parametrize("case", [name for name in CASES if name.split()[0] in {"locks", "channel", "AbortController"}])
 async def test_stream_is_followed_without(context: BrowserContext, stage: Stage, case: str) -> None:
     """A tab that did not begin the answer makes a connection of its own."""
-    question = stage.plays(held(asyncio.Event()), question="to follow")
+    gate = asyncio.Event()
+    question = stage.plays(held(gate))
     async with await stage.get("/api/chat", question) as answer:
         page, heard = await denied(context, case, "/page/icon.svg")
-        following = asyncio.create_task(page.evaluate(FOLLOW, f"/streams/{answer.headers['X-Stream-Id']}"))
-        done, _ = await asyncio.wait([following], timeout=0)
-        assert not done
-        await asyncio.sleep(0)
-        # The stop ends it for every reader, so what the tab read until then is all there is.
-        await page.wait_for_function("requests > 0", polling=20)
-        await stage.post(f"/streams/{answer.headers['X-Stream-Id']}/stop", {})
-        assert (await asyncio.wait_for(following, 10))[0] == "stopped"
+        following = asyncio.create_task(page.evaluate(FOLLOW, f"/streams/{answer.headers['x-stream-id']}"))
+        await until(page, "requests > 0")
+        gate.set()
+        assert await asyncio.wait_for(following, 10) == ["done", TEXT]
     assert await page.evaluate("calls") <= MAX_CALLS
     assert heard == []
 
@@ -209,18 +221,16 @@ async def test_chat_page_works_without(context: BrowserContext, stage: Stage, ca
     page, heard = await denied(context, case, "/")
     blocked = case.startswith("storages")
     for place in ("#kept", "#promise"):
-        assert ("not kept" in (await page.locator(place).text_content() or "")) == (
-            blocked and case != "storages are full"
-        )
+        assert ("not kept" in (await page.locator(place).text_content() or "")) == blocked
     await page.locator("#message").fill(question)
     await page.keyboard.press("Enter")
     await stage.exchange(question)
     if not blocked and not case.startswith("body"):
-        await page.wait_for_function("document.querySelector('.answer .text').textContent.trim().length === 20")
+        await until(page, "document.querySelector('.answer .text').textContent.trim().length === 20")
         await page.reload()
     await is_idle(page)
     gate.set()
-    await page.wait_for_function("document.querySelector('#status').dataset.state === 'done'", polling=20)
+    await until(page, "document.querySelector('#status').dataset.state === 'done'")
     assert (await page.locator(".answer .text").inner_text()).strip() == TEXT
     assert len(stage.asked(question)) == 1
     assert await page.evaluate("requests") <= 6
@@ -238,7 +248,7 @@ async def test_chat_page_says_in_chinese_that_nothing_is_kept(browser: Browser, 
 async def test_monitor_page_without(context: BrowserContext, stage: Stage, case: str) -> None:
     page, heard = await denied(context, case, f"{stage.gateway.admin}/")
     works = case.startswith("storages")
-    await page.wait_for_function(f"document.body.dataset.link === '{'live' if works else 'lost'}'", polling=20)
+    await until(page, f"document.body.dataset.link === '{'live' if works else 'lost'}'")
     if "is shut" not in case and not works:
         assert "EventSource" in await page.locator("#notice").inner_text()
     await is_idle(page)
@@ -252,11 +262,11 @@ async def test_client_does_not_ask_at_once_however_often_the_network_comes_and_g
     question = stage.plays(held(gate))
     page, _ = await denied(context, "structuredClone missing", "/page/icon.svg")
     await page.evaluate(CLIENT, {"url": "/api/chat", "message": question, "mode": "fetch"})
-    await page.wait_for_function("length() === 20", polling=20)
+    await until(page, "length() === 20")
     flicker = "for (let n = 0; n < 50; n += 1) for (const name of ['offline', 'online']) dispatchEvent(new Event(name))"
     await page.evaluate(f"() => {{ {flicker} }}")
     await asyncio.sleep(0.2)
     assert await page.evaluate("requests") <= 3
     gate.set()
-    await page.wait_for_function("window.result", polling=20)
+    await until(page, "window.result")
     assert json.loads(await page.evaluate("JSON.stringify(result.text)")) == TEXT
