@@ -7,6 +7,7 @@ import asyncio
 import json
 import re
 from collections.abc import AsyncIterator
+from html import escape
 
 import pytest
 import pytest_asyncio
@@ -35,6 +36,8 @@ RETRY = 0.1
 """Seconds after which browsers try again, as the gateway tells them."""
 OUTAGE = 0.7
 """Seconds of an outage: several attempts find nobody."""
+MODES = ("fetch", "eventsource")
+DOCUMENTS = ("README.md", "README.zh-CN.md", "docs/browser.md")
 WELCOMED = "document.querySelector('#message')?.style.height"
 ANSWER = "document.querySelector('.answer:last-of-type .text')?.textContent.trim()"
 STATE = "document.querySelector('#status')?.dataset.state"
@@ -60,10 +63,9 @@ FRAME = """
 SNIPPET = """
 <!doctype html><meta charset="utf-8"><title>the code of a document</title>
 <script>
-  let text = "", ended = "";
-  const opened = [];
+  var text = "", ended = "", opened = 0;
   window.EventSource = class extends EventSource {
-    constructor(url) { super(url); opened.push(url); }
+    constructor(url) { super(url); opened += 1; }
   };
   const show = (piece) => (text += piece);
   const clear = () => (text = "");
@@ -243,27 +245,29 @@ async def test_chat_works_where_site_data_is_blocked(engine: Engine, stage: Stag
 
 
 async def begin(tab: Tab, url: str, question: str, **options: object) -> None:
-    """client.js asks, in whatever page the tab shows."""
+    """client.js asks, in whatever page the tab shows; its answers are `answers`, the last one `answer`."""
     asked = json.dumps({"url": f"{url}/api/chat", "message": question, "smooth": False, **options})
-    await tab.evaluate(f"import('{url}/client.js').then((client) => {{ window.answer = client.stream({asked}); }})")
+    note = "window.answer = client.stream(asked); (window.answers ??= []).push(answer);"
+    await tab.evaluate(f"import('{url}/client.js').then((client) => {{ const asked = {asked}; {note} }})")
 
 
-@pytest.mark.parametrize("mode", ["fetch", "eventsource"])
 @pytest.mark.parametrize("origin", ["own", "other"])
-async def test_client_outlives_an_outage(tab: Tab, stage: Stage, cable: Cable, mode: str, origin: str) -> None:
-    held = Held()
-    question = stage.plays(held.script)
+async def test_client_outlives_an_outage_in_each_mode(tab: Tab, stage: Stage, cable: Cable, origin: str) -> None:
+    held = [Held() for _ in MODES]
+    questions = [stage.plays(one.script) for one in held]
     async with ScriptedUpstream([response(200, "<!doctype html><title>page</title>", "text/html")]) as pages:
         await tab.goto(f"{cable.url}/page/icon.svg" if origin == "own" else pages.url)
-        await begin(tab, cable.url, question, mode=mode)
-        await until(tab, f"answer.text.length === {held.length}")
+        for question, mode in zip(questions, MODES, strict=True):
+            await begin(tab, cable.url, question, mode=mode)
+        await until(tab, f"answers.every(({{text}}) => text.length === {held[0].length})")
         await cable.pull()
-        held.go()
+        for one in held:
+            one.go()
         await asyncio.sleep(OUTAGE)
         await cable.plug()
-        outcome = await tab.evaluate("answer.done.then(({outcome, text}) => [outcome, text])")
-    assert outcome == ["done", TEXT]
-    assert len(stage.asked(question)) == 1
+        ended = await tab.evaluate("Promise.all(answers.map(({done}) => done))")
+    assert [(one["outcome"], one["text"]) for one in ended] == [("done", TEXT)] * len(MODES)
+    assert [len(stage.asked(question)) for question in questions] == [1] * len(MODES)
 
 
 async def test_clients_of_two_tabs_share_a_connection(
@@ -314,25 +318,32 @@ def code_of(document: str) -> str:
     return str(next(block for block in blocks if "new EventSource" in block))
 
 
-@pytest.mark.parametrize("document", ["README.md", "README.zh-CN.md", "docs/browser.md"])
-async def test_code_of_the_documents_outlives_an_outage(tab: Tab, stage: Stage, cable: Cable, document: str) -> None:
-    held = Held()
-    question = stage.plays(held.script)
-    code = code_of(document).replace("/api/chat?", f"{cable.url}/api/chat?")
-    code, changed = re.subn(r'message: "[^"]*"', f"message: {json.dumps(question)}", code)
-    assert changed == 1
-    async with ScriptedUpstream([response(200, SNIPPET.replace("CODE", code), "text/html")]) as pages:
+async def test_code_of_the_documents_outlives_an_outage(tab: Tab, stage: Stage, cable: Cable) -> None:
+    """Each in a frame of its own, all in one outage."""
+    held = [Held() for _ in DOCUMENTS]
+    questions = [stage.plays(one.script) for one in held]
+    frames = [frame(document, cable.url, question) for document, question in zip(DOCUMENTS, questions, strict=True)]
+    async with ScriptedUpstream([response(200, "".join(frames), "text/html")]) as pages:
         await tab.goto(pages.url)
-        await until(tab, f"text.length === {held.length}")
+        every = f"[...Array({len(frames)}).keys()].map((index) => frames[index])"
+        await until(tab, f"{every}.every(({{text}}) => text?.length === {held[0].length})")
         await cable.pull()
-        held.go()
+        for one in held:
+            one.go()
         await asyncio.sleep(OUTAGE)
         await cable.plug()
-        await until(tab, "ended")
-        opened = await tab.evaluate("opened")
-    assert await tab.evaluate("[text, ended]") == [TEXT, "finished"]
-    assert len(opened) <= 6
-    assert len(stage.asked(question)) == 1
+        await until(tab, f"{every}.every(({{ended}}) => ended)")
+        ends = await tab.evaluate(f"{every}.map(({{text, ended, opened}}) => [text, ended, opened <= 6])")
+    assert ends == [[TEXT, "finished", True]] * len(DOCUMENTS)
+    assert [len(stage.asked(question)) for question in questions] == [1] * len(DOCUMENTS)
+
+
+def frame(document: str, url: str, question: str) -> str:
+    """A frame that runs a document's code, with only the URL and the question changed."""
+    code = code_of(document).replace("/api/chat?", f"{url}/api/chat?")
+    code, changed = re.subn(r'message: "[^"]*"', f"message: {json.dumps(question)}", code)
+    assert changed == 1
+    return f'<iframe srcdoc="{escape(SNIPPET.replace("CODE", code))}"></iframe>'
 
 
 # ---- the monitor page ----
