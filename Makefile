@@ -25,7 +25,7 @@ LOCK := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 \
 help:
 	@echo "make run          serve on http://127.0.0.1:8080/ with the built-in stand-in for an LLM"
 	@echo "make unit         the tests that need no other program, in a minute"
-	@echo "make test         all tests, with the real nginx, curl and Chromium; ARGS='-k nginx' for some"
+	@echo "make test         all tests, with the real nginx, curl and three browsers; ARGS='-k nginx' for some"
 	@echo "                  PYTHON=python3.13 for another Python than the default, in a venv of its own"
 	@echo "make coverage     the branches that the tests take, and the floors of that"
 	@echo "make check        lint, format, types"
@@ -77,8 +77,10 @@ coverage: setup page node_modules/.installed programs
 	$(BIN)/coverage json --quiet -o - | $(BIN)/python -m tests.kit.floors
 
 programs:
-	@.ci/need nginx:nginx curl:curl openssl:openssl chromium:chromium,fonts-noto-cjk libatomic.so.1:libatomic1 \
-		prometheus:prometheus promtool:prometheus
+	@.ci/need nginx:nginx curl:curl openssl:openssl libatomic.so.1:libatomic1 \
+		prometheus:prometheus promtool:prometheus \
+		chromium-headless-shell:chromium-headless-shell,fonts-noto-cjk \
+		firefox-esr:firefox-esr WebKitWebDriver:webkit2gtk-driver Xvfb:xvfb
 
 # A stand-in for the providers, used by tests only. It runs on the Node that Playwright brings along
 # (which asks for libatomic), because Debian's is too old for it.

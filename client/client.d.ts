@@ -12,7 +12,16 @@ export function stream(options: StreamOptions): Answer;
 export function resume(options: ResumeOptions): Answer | null;
 
 /** What a storage keeps of an answer under way, to be shown before `resume` goes on. */
-export function stored(storage: Storage, key?: string): Kept | null;
+export function stored(storage: StorageOption, key?: string): Kept | null;
+
+/** What is used of a storage. */
+export type Area = Pick<Storage, "getItem" | "setItem" | "removeItem">;
+
+/**
+ * A storage, or a function that names one: `() => sessionStorage`. Browsers that block a site's data throw where a page
+ * names its storages; then nothing is kept, and all else works.
+ */
+export type StorageOption = Area | (() => Area | null);
 
 export interface StreamOptions extends Callbacks {
   /** The chat route. */
@@ -24,7 +33,8 @@ export interface StreamOptions extends Callbacks {
   credential?: string;
   /**
    * `auto`, the default, is an EventSource (GET) where that can do everything: not with a `credential`, which would stand
-   * in the URL, nor with a `body`, a long message, or another format than `events`. Those are sent by fetch (POST).
+   * in the URL, nor with a `body`, a long message, another format than `events`, or on another origin, where Firefox does
+   * not reconnect. Those are sent by fetch (POST).
    */
   mode?: "auto" | "eventsource" | "fetch";
   /** The route's format, `events` unless told; or a function for a mapping of your own. */
@@ -39,8 +49,8 @@ export interface StreamOptions extends Callbacks {
   signal?: AbortSignal;
   /** Where streams are followed and stopped; `/streams/` at the url's origin unless told. */
   streams?: string | URL;
-  /** Keeps what `resume` needs, e.g. sessionStorage. */
-  storage?: Storage;
+  /** Keeps what `resume` needs, e.g. `() => sessionStorage`. */
+  storage?: StorageOption;
   storageKey?: string;
   /** The longest wait in seconds that is sat out before the answer fails; 60 unless told. */
   patience?: number;

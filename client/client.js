@@ -12,8 +12,9 @@
  *    │   ├─ EventSourceLink, FetchLink   one connection: bytes in, events out
  *    │   └─ BackOff        when the next link is made
  *    ├─ Keeper             what a storage remembers over a reload, and whether this tab may use it
- *    ├─ Tabs, or Alone     one connection for all tabs that follow the stream
+ *    ├─ Tabs               one connection for all tabs that follow the stream
  *    └─ Typewriter         bursts of text shown as if they were written
+ *   Keeper and Tabs ask for locks through `lock`.
  *
  * The states. Only Answer changes them, in `#enter` and `#finish`:
  *
@@ -41,8 +42,17 @@
  * - Exactly one of onDone and onError is called, or neither after close(). `done` always resolves and never rejects.
  * - Every wait and every buffer is bounded: see LIMITS and WAITS.
  *
- * Each browser API has one part that uses it, for the day that a browser denies it: EventSource EventSourceLink, streams
- * FetchLink, storages Keeper, BroadcastChannel Tabs, locks Tabs (Alone stands in) and Keeper.
+ * Each browser API has one part that uses it, because any of them may be missing, throw when it is named or called,
+ * reject, or never answer (privacy settings, sandboxed frames, old browsers). The answer is whole without it:
+ *   EventSource        EventSourceLink    fetch takes over
+ *   streams, decoders  FetchLink          the text comes in one piece, at the end
+ *   AbortController    FetchLink, lock    the body's reader is cancelled; no locks
+ *   locks              lock               this tab shares nothing, and goes on with what its storage keeps
+ *   BroadcastChannel   Tabs               this tab shares nothing
+ *   storages           Keeper, stored     a reload forgets the answer
+ *   Intl.Segmenter     Typewriter         code points are shown in place of graphemes
+ *   crypto             token              Math.random
+ * Nothing is tried again without a pause and a bound.
  * The options, their defaults and all types are in client.d.ts.
  */
 
@@ -55,6 +65,7 @@ const LIMITS = {
   known: 20, // to follow a stream whose id or cursor is known
   url: 4_000, // of a request without a body
   event: 8_000_000,
+  losses: 3, // of the lock to other tabs, until this one stops sharing
 };
 /** Milliseconds. */
 const WAITS = {
@@ -62,10 +73,12 @@ const WAITS = {
   ceiling: 30_000, // of the random part between two attempts
   probe: 250, // until a lost start counts as failed, and before fetch takes over from an EventSource
   idle: 45_000, // of silence make a connection dead: three heartbeats
+  whole: 900_000, // for an answer that cannot be read in pieces
   stop: 3_000, // until an answer counts as stopped without the gateway's word
   unknown: 30_000, // for which a stopped start is still read, because only its id can stop it
   save: 250,
   claim: 500, // for a tab's lock; a tab that is left gives its locks back in less
+  deaf: 250, // for the browser to confirm that a request for a lock is withdrawn
   reply: 2_000, // of the tab that has the connection
 };
 const KEY = "gateway-stream";
@@ -86,12 +99,26 @@ export function resume(options) {
   return new Answer({ ...options, tab: "", url, streamId, streams: new URL(".", url) }).begin();
 }
 
-/** @param {Storage} storage @returns {Types.Kept | null} */
+/** @param {Types.StorageOption} storage @returns {Types.Kept | null} */
 export function stored(storage, key = KEY) {
   try {
-    return JSON.parse(storage.getItem(key) ?? "null");
+    return JSON.parse(areaOf(storage)?.getItem(key) ?? "null");
   } catch {
-    return null; // something else of the page wrote there
+    return null; // something else of the page wrote there, or the browser denies the storage
+  }
+}
+
+/** Storages are named by a function where naming them may throw. @returns {Types.Area | null} */
+function areaOf(/** @type {Types.StorageOption | undefined} */ storage) {
+  return (typeof storage === "function" ? attempt(storage) : storage) ?? null;
+}
+
+/** What a function gives; null where the browser denies it. @template T @param {() => T} run @returns {T | null} */
+function attempt(run) {
+  try {
+    return run();
+  } catch {
+    return null;
   }
 }
 
@@ -109,14 +136,14 @@ class Answer {
   #said;
   #connection;
   #keeper;
-  /** @type {Tabs | Alone | null} */ #tabs = null; // there once the stream has an id
+  /** @type {Tabs | null} */ #tabs = null; // there once the stream has an id
   /** @type {Typewriter | null} */ #typewriter = null;
   #ended = false;
   #stopping = false;
   #announced = false; // onConnected was called
   #away = false; // in the browser's back/forward cache
   #deadline = 0; // the timer of a stop that nobody confirms
-  #page = new AbortController(); // ends the listeners on the page
+  /** @type {(() => void)[]} */ #listening = []; // each ends a listener on the page
   /** @type {(result: Types.Result) => void} */ #resolve = () => {};
 
   /** @type {Types.State} */ state = "connecting";
@@ -273,7 +300,9 @@ class Answer {
     try {
       /** @type {any} */ (this.#options)[name]?.(...values);
     } catch (error) {
-      reportError(error); // a caller's mistake does not end the stream
+      setTimeout(() => {
+        throw error; // a caller's mistake is reported, and does not end the stream
+      });
     }
   }
 
@@ -316,21 +345,26 @@ class Answer {
     if (!ours) this.#tabs?.post({ kind: "end", outcome, detail: end });
     this.#tabs?.leave();
     this.#keeper.leave(outcome !== "closed");
-    this.#page.abort();
+    for (const end of this.#listening) end();
   }
 
   // -- the page: left, hidden, frozen, offline --
 
   #attend() {
-    const { signal } = this.#page;
-    addEventListener("pagehide", this.#onHide, { signal });
-    addEventListener("pageshow", this.#onShow, { signal });
-    addEventListener("offline", () => this.#connection.pause(), { signal });
-    addEventListener("online", () => this.#connection.unpause(!this.#follows()), { signal });
-    document.addEventListener("visibilitychange", this.#onLook, { signal });
-    document.addEventListener("freeze", () => this.#keeper.save(), { signal });
-    document.addEventListener("resume", this.#onLook, { signal });
-    this.#options.signal?.addEventListener("abort", () => this.stop(), { signal });
+    this.#listen(window, "pagehide", this.#onHide);
+    this.#listen(window, "pageshow", this.#onShow);
+    this.#listen(window, "offline", () => this.#connection.pause());
+    this.#listen(window, "online", () => this.#connection.unpause(!this.#follows()));
+    this.#listen(document, "visibilitychange", this.#onLook);
+    this.#listen(document, "freeze", () => this.#keeper.save());
+    this.#listen(document, "resume", this.#onLook);
+    if (this.#options.signal) this.#listen(this.#options.signal, "abort", () => this.stop());
+  }
+
+  /** Until the answer is over. @param {EventTarget} target @param {string} type @param {(event: any) => void} hear */
+  #listen(target, type, hear) {
+    target.addEventListener(type, hear);
+    this.#listening.push(() => target.removeEventListener(type, hear));
   }
 
   #onHide = (/** @type {PageTransitionEvent} */ event) => {
@@ -351,7 +385,7 @@ class Answer {
   };
 
   #onLook = () => {
-    if (document.hidden) this.#keeper.save();
+    if (unwatched()) this.#keeper.save();
     else if (this.#follows()) this.#tabs?.check();
     else this.#connection.check();
   };
@@ -369,10 +403,9 @@ class Answer {
   #join() {
     if (this.#ended) return;
     if (this.#keeper.keeps && (!this.#keeper.tab || this.#away)) this.#keeper.own();
-    const shares = this.#options.share !== false && Tabs.supported && this.streamId;
-    const lead = () => this.#connection.connected || this.#connection.connect();
-    this.#tabs = !shares ? new Alone(lead) : new Tabs(`gateway-stream:${this.streamId}`, {
-      lead,
+    const shares = this.#options.share !== false && this.streamId;
+    this.#tabs = new Tabs(shares ? `gateway-stream:${this.streamId}` : null, {
+      lead: () => this.#connection.connected || this.#connection.connect(),
       follow: () => this.#connection.disconnect(),
       snapshot: () => ({ kind: "snapshot", state: this.state, ...this.#said.all(), ...this.#said.mark() }),
       hear: (message) => this.#hear(message),
@@ -498,9 +531,13 @@ class Transcript {
  *   |                                   | have begun an answer     |                                   |
  *   | dropped: an EventSource, which    | error                    | the browser, LIMITS.attempts      |
  *   | tries again by itself             |                          | times, then fetch                 |
- *   | shut: an EventSource, for good    | fetch, to learn why      | fetch                             |
+ *   | shut: an EventSource, for good    | fetch, to learn why;     | one more EventSource, after the   |
+ *   |                                   | error, if it was open or | pause; then fetch, to learn why   |
+ *   |                                   | of another origin        |                                   |
+ *   | denied: there is no EventSource   | fetch                    | fetch                             |
  *
- * An EventSource that was accepted has a cursor, even where no event showed it yet: the browser may try again.
+ * An EventSource that was accepted has a cursor, even where no event showed it yet: the browser may try again. That one is
+ * shut is no refusal: Firefox shuts those of other origins as soon as a connection fails, so a start may have been taken.
  */
 class Connection {
   #question;
@@ -511,6 +548,7 @@ class Connection {
   #native; // the next link is an EventSource, else fetch
   /** @type {EventSourceLink | FetchLink | null} */ #link = null;
   #fresh = true; // no event was received on this link
+  #shut = false; // so was the last EventSource, and nothing new came since
   #offline = false; // the browser said so while we looked; before that it may only mean "no network but this machine"
   #ended = false; // the answer is over
   #timer = 0; // of a start that was lost, then of one that was stopped
@@ -543,12 +581,13 @@ class Connection {
       advanced: (cursor, retry) => this.#advance(cursor, retry),
       ended: (end) => this.#follow(end),
     };
-    const ask = async (/** @type {AbortSignal} */ signal) => fetch(question.url(said), question.request(said, signal));
+    const ask = async (/** @type {AbortSignal | undefined} */ signal) => fetch(question.url(said), question.request(said, signal));
     this.sent = true;
+    this.#backOff.begun = performance.now();
     this.#link?.close();
-    this.#link = this.#native
-      ? new EventSourceLink(question.url(said, true), question.withCredentials, hearing)
-      : new FetchLink(ask, said.cursor, hearing);
+    if (this.#native) this.#link = attempt(() => new EventSourceLink(question.url(said, true), question.withCredentials, hearing));
+    else this.#link = new FetchLink(ask, said.cursor, hearing);
+    if (!this.#link) this.#follow({ how: "denied" });
   }
 
   disconnect() {
@@ -567,12 +606,13 @@ class Connection {
   }
 
   /** Resolves when the gateway was told. */
-  sendStop(/** @type {string} */ id) {
+  async sendStop(/** @type {string} */ id) {
     return fetch(...this.#question.stop(id));
   }
 
   /** Something new came: the next attempt is a first one again. */
   progressed() {
+    this.#shut = false;
     this.#backOff.reset();
   }
 
@@ -634,12 +674,21 @@ class Connection {
       else this.#timer = setTimeout(() => this.#owner.fail(NETWORK), WAITS.probe);
     }
     if (end.how === "dropped" || end.how === "shut") {
+      if (!known && (end.how === "dropped" || end.opened)) return this.#owner.fail(end.opened ? LOST : NETWORK);
+      if (!known && this.#question.abroad) return this.#owner.fail(UNTOLD);
+      if (end.how === "shut" && end.opened && !this.#shut) {
+        this.#shut = true;
+        return this.#again("reconnecting", LOST);
+      }
       this.#native = false;
-      if (end.how === "dropped" && !known) return this.#owner.fail(end.opened ? LOST : NETWORK);
       if (end.how === "shut") this.sent = false; // by an answer that began nothing, or because the page is left
       // An EventSource hides the status that shut it; the same question by fetch learns it, or reads on. Not at once:
       // a page that is being left shuts its EventSource too, and must not ask anew.
       this.#backOff.start(WAITS.probe);
+    }
+    if (end.how === "denied") {
+      this.#native = this.sent = false;
+      this.connect();
     }
   }
 
@@ -707,7 +756,7 @@ class Connection {
     this.disconnect();
     this.#native = false;
     this.#owner.enter("reconnecting");
-    this.connect();
+    this.#backOff.hurry();
   }
 }
 
@@ -719,10 +768,12 @@ class Question {
     const { mode = "auto", format = "events", credential, body, streamId, withCredentials = false } = options;
     this.#options = options;
     this.withCredentials = withCredentials;
-    this.streams = new URL(options.streams ?? "/streams/", new URL(options.url, document.baseURI));
+    const target = new URL(options.url, document.baseURI);
+    this.streams = new URL(options.streams ?? "/streams/", target);
     const fits = this.url({ streamId: streamId ?? null, cursor: options.cursor ?? "" }, true).href.length <= LIMITS.url;
-    const able = !body && !credential && !streamId && format === "events";
-    /** Whether it begins with an EventSource. */
+    this.abroad = target.origin !== window.origin;
+    const able = !body && !credential && !streamId && format === "events" && !this.abroad;
+    /** Whether it begins with an EventSource. Not of itself on another origin: Firefox shuts that at any trouble. */
     this.native = fits && (mode === "eventsource" || (mode === "auto" && able));
     /** Whether a start is a POST; else it is a GET, also by fetch where an EventSource began it. */
     this.posts = !this.native && !streamId;
@@ -739,7 +790,7 @@ class Question {
     return target;
   }
 
-  /** @param {{streamId: string | null, cursor: string}} place @param {AbortSignal} signal @returns {RequestInit} */
+  /** @param {{streamId: string | null, cursor: string}} place @param {AbortSignal} [signal] @returns {RequestInit} */
   request({ streamId, cursor }, signal) {
     const { message, session: session_id, body } = this.#options;
     const headers = new Headers({ Accept: "text/event-stream" });
@@ -768,8 +819,8 @@ class Question {
 /**
  * How a link ended; and what it says while it lasts. After close() it says nothing more, and `ended` is its last word,
  * but for an EventSource that was dropped: it may open again.
- * @typedef {{how: "over" | "lost" | "shut"} | {how: "refused" | "unreadable", failure: Types.Failure}
- *   | {how: "dropped", opened: boolean}} LinkEnd
+ * @typedef {{how: "over" | "lost" | "denied"} | {how: "refused" | "unreadable", failure: Types.Failure}
+ *   | {how: "dropped" | "shut", opened: boolean}} LinkEnd
  * @typedef {object} Hearing
  * @property {(requestId: string | null) => void} answered the server answered, whatever it said
  * @property {(streamId?: string | null) => void} opened the server accepts; with what its headers say, where they can be read
@@ -784,23 +835,33 @@ const EVENT_TYPES = ["connected", "thinking", "token", "tool", "restart", "done"
 class EventSourceLink {
   #source;
   #heard = performance.now();
+  #timer = 0;
 
+  /** @throws where the browser has no EventSource, or denies it */
   constructor(/** @type {URL} */ url, /** @type {boolean} */ withCredentials, /** @type {Hearing} */ hearing) {
     const source = (this.#source = new EventSource(url, { withCredentials }));
     let opened = false;
     source.onopen = () => {
       opened = true;
+      clearTimeout(this.#timer);
       this.#heard = performance.now();
       hearing.opened();
     };
     const hear = (/** @type {Event} */ event) => {
       // The gateway's own `error` events share their name with the browser's notice of a lost connection.
-      if (!(event instanceof MessageEvent))
-        return hearing.ended(source.readyState === EventSource.CLOSED ? { how: "shut" } : { how: "dropped", opened });
+      if (!("data" in event)) {
+        clearTimeout(this.#timer);
+        return hearing.ended({ how: source.readyState === EventSource.CLOSED ? "shut" : "dropped", opened });
+      }
+      const { type, data, lastEventId } = /** @type {MessageEvent} */ (event);
       this.#heard = performance.now();
-      hearing.event(event.type, event.data, event.lastEventId);
+      hearing.event(type, data, lastEventId);
     };
     for (const type of EVENT_TYPES) source.addEventListener(type, hear);
+    this.#timer = setTimeout(() => {
+      this.close();
+      hearing.ended({ how: "lost" });
+    }, WAITS.idle);
   }
 
   /** Milliseconds since it was heard. */
@@ -809,19 +870,24 @@ class EventSourceLink {
   }
 
   close() {
+    clearTimeout(this.#timer);
     this.#source.close();
   }
 }
 
-/** An answer of fetch, read as it comes. It is lost when nothing came for WAITS.idle: heartbeats count. */
+/**
+ * An answer of fetch, read as it comes. It is lost when nothing came for WAITS.idle: heartbeats count. Where its body
+ * cannot be read in pieces, it is read whole.
+ */
 class FetchLink {
-  #abort = new AbortController();
+  #abort = attempt(() => new AbortController());
+  /** @type {ReadableStreamDefaultReader<BufferSource> | null} */ #reader = null;
   #hearing;
   #closed = false;
   #heard = 0;
   #timer = 0;
 
-  /** @param {(signal: AbortSignal) => Promise<Response>} ask @param {string} cursor @param {Hearing} hearing */
+  /** @param {(signal?: AbortSignal) => Promise<Response>} ask @param {string} cursor @param {Hearing} hearing */
   constructor(ask, cursor, hearing) {
     this.#hearing = hearing;
     this.#run(ask, cursor);
@@ -835,43 +901,63 @@ class FetchLink {
   close() {
     this.#closed = true;
     clearTimeout(this.#timer);
-    this.#abort.abort();
+    this.#abort?.abort();
+    if (!this.#abort) this.#reader?.cancel().catch(() => {}); // it is broken already
   }
 
-  async #run(/** @type {(signal: AbortSignal) => Promise<Response>} */ ask, /** @type {string} */ cursor) {
+  #end(/** @type {LinkEnd} */ end) {
+    if (this.#closed) return;
+    this.close();
+    this.#hearing.ended(end);
+  }
+
+  async #run(/** @type {(signal?: AbortSignal) => Promise<Response>} */ ask, /** @type {string} */ cursor) {
     /** @type {LinkEnd} */ let end = { how: "lost" };
     try {
       this.#watch();
-      end = await this.#read(await ask(this.#abort.signal), cursor);
+      end = await this.#read(await ask(this.#abort?.signal), cursor);
     } catch (error) {
       if (error instanceof RangeError) end = { how: "unreadable", failure: { ...NOT_A_STREAM, message: error.message } };
     }
-    if (!this.#closed) this.#hearing.ended(end);
+    this.#end(end);
   }
 
   /** @param {Response} answer @param {string} cursor @returns {Promise<LinkEnd>} */
   async #read(answer, cursor) {
+    if (this.#closed) return { how: "lost" };
     this.#hearing.answered(answer.headers.get("X-Request-Id"));
     if (answer.status === 204) return { how: "over" };
     if (!answer.ok) return { how: "refused", failure: await failureOf(answer) };
     if (!answer.headers.get("Content-Type")?.startsWith("text/event-stream")) return { how: "unreadable", failure: NOT_A_STREAM };
-    if (this.#closed) return { how: "lost" };
     this.#hearing.opened(answer.headers.get("X-Stream-Id"));
-    const body = /** @type {ReadableStream<BufferSource>} */ (answer.body);
-    const reader = body.pipeThrough(new TextDecoderStream()).getReader();
     const parser = new EventStreamParser((type, data, id) => this.#closed || this.#hearing.event(type, data, id), cursor);
-    for (let read = await reader.read(); !read.done && !this.#closed; read = await reader.read()) {
+    for await (const text of this.#texts(answer)) {
+      if (this.#closed) break;
       this.#watch();
-      parser.push(read.value);
+      parser.push(text);
       if (!this.#closed) this.#hearing.advanced(parser.lastEventId, parser.retry);
     }
     return { how: "lost" };
   }
 
-  #watch() {
+  /** The body's text: in pieces as they come, or, where the browser gives no such reader, in one piece at its end. */
+  async *#texts(/** @type {Response} */ answer) {
+    const decoder = attempt(() => new TextDecoder());
+    this.#reader = decoder && attempt(() => /** @type {ReadableStream<BufferSource>} */ (answer.body).getReader());
+    if (!decoder || !this.#reader) {
+      this.#watch(WAITS.whole);
+      yield await answer.text();
+      return;
+    }
+    for (let read = await this.#reader.read(); !read.done; read = await this.#reader.read())
+      yield decoder.decode(read.value, { stream: true });
+  }
+
+  #watch(wait = WAITS.idle) {
+    if (this.#closed) return;
     this.#heard = performance.now();
     clearTimeout(this.#timer);
-    this.#timer = setTimeout(() => this.#abort.abort(), WAITS.idle);
+    this.#timer = setTimeout(() => this.#end({ how: "lost" }), wait);
   }
 }
 
@@ -887,6 +973,7 @@ class BackOff {
   #due = 0;
   #timer = 0;
   attempt = 0; // in a row, without anything new
+  begun = -Infinity; // when the last one was
   retry = WAITS.retry;
   /** @type {Types.Failure | null} */ refusal = null; // "later", said by an event; null once a link was accepted
 
@@ -923,10 +1010,11 @@ class BackOff {
     }, wait);
   }
 
-  /** Now, unless the server said when. */
+  /** Now, unless the server said when, or the last attempt was a moment ago: a network may come and go all the time. */
   hurry() {
     this.reset();
-    this.start(this.refusal ? Math.max(0, this.#due - performance.now()) : 0);
+    const due = Math.max(this.begun + WAITS.retry, this.refusal ? this.#due : 0);
+    this.start(Math.max(0, due - performance.now()));
   }
 
   cancel() {
@@ -951,12 +1039,12 @@ class Keeper {
   #said;
   #streams;
   #timer = 0;
-  #owned = new AbortController();
+  #release = () => {}; // gives the tab's lock back
   tab;
 
   /** @param {Options} options @param {Transcript} said @param {string} streams */
   constructor({ storage, storageKey = KEY, tab = "" }, said, streams) {
-    this.#storage = storage;
+    this.#storage = areaOf(storage);
     this.#key = storageKey;
     this.#said = said;
     this.#streams = streams;
@@ -972,12 +1060,9 @@ class Keeper {
     const { streamId, cursor, text, thinking, tools, restarts } = this.#said;
     if (!this.#storage || !streamId) return;
     const place = { streamId, streams: this.#streams, tab: this.tab };
-    try {
-      this.#storage.setItem(this.#key, JSON.stringify({ ...place, cursor, text, thinking, tools, restarts }));
-    } catch {
-      this.#storage.removeItem(this.#key); // too long to keep: from the beginning, then
-      this.#storage.setItem(this.#key, JSON.stringify(place));
-    }
+    if (this.#write({ ...place, cursor, text, thinking, tools, restarts })) return;
+    this.forget(); // too long to keep: from the beginning, then
+    this.#write(place);
   }
 
   saveSoon() {
@@ -985,18 +1070,29 @@ class Keeper {
   }
 
   forget() {
-    this.#storage?.removeItem(this.#key);
+    attempt(() => this.#storage?.removeItem(this.#key));
   }
 
-  /** Whether what the storage keeps is this tab's; if so, it is until `release`. True where there are no locks. */
-  async own() {
+  /** Whether the storage took it. @returns {boolean} */
+  #write(/** @type {Types.Kept} */ place) {
+    return Boolean(attempt(() => (this.#storage?.setItem(this.#key, JSON.stringify(place)), true)));
+  }
+
+  /**
+   * Whether what the storage keeps is this tab's; if so, it is until `release`. True where there are no locks.
+   * @returns {Promise<boolean>}
+   */
+  own() {
     this.tab ||= token();
-    if (this.#owned.signal.aborted) this.#owned = new AbortController();
-    return !navigator.locks || holds(`gateway-tab:${this.tab}`, this.#owned.signal, WAITS.claim);
+    this.release();
+    return new Promise((resolve) => {
+      const [held, lost, denied] = [true, false, true].map((owns) => () => resolve(owns));
+      this.#release = lock(`gateway-tab:${this.tab}`, { wait: WAITS.claim }, { held, lost, denied });
+    });
   }
 
   release() {
-    this.#owned.abort();
+    this.#release();
   }
 
   /** The answer is over. */
@@ -1012,20 +1108,61 @@ class Keeper {
   }
 }
 
-/** Unguessable; crypto.randomUUID exists on https pages alone. */
+/** Unguessable, where the browser has means for that; crypto.randomUUID exists on https pages alone. */
 function token() {
-  return Array.from(crypto.getRandomValues(new Uint8Array(16)), (byte) => byte.toString(16).padStart(2, "0")).join("");
+  const bytes = attempt(() => crypto.getRandomValues(new Uint8Array(16))) ?? Uint8Array.from({ length: 16 }, () => Math.random() * 256);
+  return Array.from(bytes, (byte) => byte.toString(16).padStart(2, "0")).join("");
 }
 
-/** Whether this tab gets a lock in time; it then holds it until the signal. @returns {Promise<boolean>} */
-function holds(/** @type {string} */ name, /** @type {AbortSignal} */ signal, /** @type {number} */ wait) {
-  return new Promise((resolve) => {
-    const hold = () => {
-      resolve(true);
-      return signal.aborted ? null : new Promise((release) => signal.addEventListener("abort", () => release(null)));
-    };
-    navigator.locks.request(name, { signal: AbortSignal.timeout(wait) }, hold).catch(() => resolve(false));
-  });
+/**
+ * Asks once for a lock of the browser's, which one tab of the site can have. What becomes of it:
+ *
+ *   asked ──held──► this tab's ──lost──► another tab's, which took it
+ *     ├──lost: another tab had it for the whole `wait`
+ *     └──denied: no locks here. They are missing, or forbidden in this page, or nothing is heard of them at all
+ *
+ * Only an AbortError says "lost": every other failure says that asking again would fail again.
+ * @param {string} name
+ * @param {{steal?: boolean, wait?: number}} how `steal` takes it from whoever has it; `wait` in milliseconds, 0 for ever
+ * @param {{held: () => void, lost: () => void, denied: () => void}} hearing at most one `held`, then at most one of the others
+ * @returns {() => void} gives the lock back, or the place in the queue for it; nothing is heard afterwards
+ */
+function lock(name, { steal = false, wait = 0 }, { held, lost, denied }) {
+  let over = false;
+  let timer = 0;
+  const withdrawal = attempt(() => new AbortController());
+  /** @type {(value?: null) => void} */ let giveBack = () => {};
+
+  const end = (/** @type {() => void} */ hear) => {
+    clearTimeout(timer);
+    if (!over) hear();
+    over = true;
+  };
+  const hold = () => {
+    clearTimeout(timer);
+    if (over) return null;
+    held();
+    return new Promise((resolve) => (giveBack = resolve));
+  };
+  const ask = async () => {
+    if (!withdrawal) throw new TypeError("A request for a lock could not be withdrawn.");
+    await navigator.locks.request(name, steal ? { steal } : { signal: withdrawal.signal }, hold);
+  };
+
+  if (wait)
+    timer = setTimeout(() => {
+      withdrawal?.abort();
+      timer = setTimeout(() => end(denied), WAITS.deaf);
+    }, wait);
+  ask().then(
+    () => end(denied), // it was never held, or else `over`
+    (error) => end(error?.name === "AbortError" ? lost : denied),
+  );
+  return () => {
+    end(() => {});
+    withdrawal?.abort();
+    giveBack(null);
+  };
 }
 
 // ---- tabs: one connection for all that follow a stream ----
@@ -1044,62 +1181,71 @@ function holds(/** @type {string} */ name, /** @type {AbortSignal} */ signal, /*
  * Tabs that follow one stream. The tab that holds the lock of the stream's name leads: it has the connection and tells
  * the others. When it is closed, the lock goes to the next tab; when it keeps silent, another tab takes the lock:
  *
- *   follows ──has the lock──► leads ──the lock was taken──► follows
- *      └─ hello; no answer for WAITS.reply: take the lock
+ *   follows ──has the lock──► leads ──the lock was taken──► follows, and asks for the lock after a pause
+ *      ├─ hello; no answer for WAITS.reply: take the lock
+ *      └─ alone: it leads for good, and has nobody to tell
+ *
+ * Alone is a tab that is told to share nothing (`name` is null), whose browser denies locks or the channel, or that lost
+ * the lock LIMITS.losses times: tabs that take it from each other do not hear each other.
  */
 class Tabs {
   #name;
   #owner;
-  #channel;
-  #release = () => {};
-  /** @type {AbortController | null} */ #turn = null;
+  /** @type {BroadcastChannel | null} */ #channel = null; // null where it is alone
+  #release = () => {}; // gives back the lock, or the place in the queue for it
   #heard = performance.now();
-  #timer = 0; // of the next hello, or of the answer to one
+  #losses = 0;
+  #timer = 0; // of the next hello, of the answer to one, or of the next request
   leads = false;
 
-  static get supported() {
-    return Boolean(navigator.locks);
-  }
-
   /**
-   * @param {string} name
+   * @param {string | null} name
    * @param {{lead: () => void, follow: () => void, snapshot: () => Snapshot, hear: (message: News) => void}} owner
    */
   constructor(name, owner) {
-    this.#name = name;
+    this.#name = name ?? "";
     this.#owner = owner;
-    this.#channel = new BroadcastChannel(name);
-    this.#channel.onmessage = ({ data }) => this.#hear(data);
+    this.#channel = name === null ? null : attempt(() => new BroadcastChannel(name));
+    if (this.#channel) this.#channel.onmessage = ({ data }) => this.#hear(data);
   }
 
   join() {
+    if (!this.#channel) return this.#alone();
     this.#request();
     this.greet();
   }
 
   leave() {
     clearTimeout(this.#timer);
-    this.#turn?.abort();
-    this.#turn = null;
     this.leads = false;
     this.#release();
-    this.#channel.close();
+    attempt(() => this.#channel?.close());
+    this.#channel = null;
   }
 
   /** Tell the other tabs. Those that follow have nothing to tell. */
   post(/** @type {Message} */ message) {
-    if (this.leads) this.#channel.postMessage(message);
+    if (this.leads) this.#send(message);
   }
 
   /** Ask the tab that leads for what came so far; where it is frozen, or gone without its lock, take its place. */
   greet() {
-    this.#channel.postMessage({ kind: "hello" });
-    this.#after(WAITS.reply, () => this.leads || this.#request(true));
+    this.#send({ kind: "hello" });
+    if (this.#channel) this.#after(WAITS.reply, () => this.leads || this.#request(true));
   }
 
   /** Somebody looks at this tab again. */
   check() {
     if (performance.now() - this.#heard > WAITS.idle) this.greet();
+  }
+
+  #send(/** @type {Message} */ message) {
+    if (!this.#channel) return;
+    try {
+      this.#channel.postMessage(message);
+    } catch {
+      this.#alone();
+    }
   }
 
   #hear(/** @type {Message} */ message) {
@@ -1116,44 +1262,35 @@ class Tabs {
   }
 
   #request(steal = false) {
-    this.#turn?.abort();
-    const turn = (this.#turn = new AbortController());
-    const options = steal ? { steal } : { signal: turn.signal };
-    navigator.locks.request(this.#name, options, () => this.#hold(turn)).catch(() => this.#lost(turn));
+    this.#release();
+    this.#release = lock(this.#name, { steal, wait: steal ? WAITS.claim : 0 }, {
+      held: () => {
+        clearTimeout(this.#timer);
+        this.leads = true;
+        this.#owner.lead();
+      },
+      lost: () => this.#lost(),
+      denied: () => this.#alone(),
+    });
   }
 
-  #hold(/** @type {AbortController} */ turn) {
-    if (turn !== this.#turn) return;
-    this.leads = true;
-    clearTimeout(this.#timer);
-    this.#owner.lead();
-    return new Promise((resolve) => (this.#release = () => resolve(null)));
-  }
-
-  #lost(/** @type {AbortController} */ turn) {
-    if (turn !== this.#turn) return;
+  /** Another tab took the lock, because this one kept silent. */
+  #lost() {
+    if (++this.#losses > LIMITS.losses) return this.#alone();
+    if (this.leads) this.#owner.follow();
     this.leads = false;
-    this.#request();
-    this.#owner.follow();
-    this.greet();
-  }
-}
-
-/** A tab that shares nothing: it leads, and has nobody to tell. */
-class Alone {
-  leads = true;
-
-  constructor(/** @type {() => void} */ lead) {
-    this.join = lead;
+    this.#send({ kind: "hello" });
+    this.#after(WAITS.claim, () => {
+      this.#request();
+      this.greet();
+    });
   }
 
-  leave() {}
-
-  post(/** @type {Message} */ _) {}
-
-  greet() {}
-
-  check() {}
+  #alone() {
+    this.leave();
+    this.leads = true;
+    this.#owner.lead();
+  }
 }
 
 // ---- formats ----
@@ -1225,6 +1362,7 @@ function withPiece(/** @type {Types.ToolCall[]} */ calls, /** @type {Types.ToolP
 
 const NETWORK = failure({ code: "network", message: "The gateway cannot be reached.", retryable: true });
 const LOST = failure({ code: "connection_lost", message: "The connection was lost.", retryable: true });
+const UNTOLD = failure({ code: "network", message: "The gateway cannot be reached, or refused the question.", retryable: true });
 const NOT_A_STREAM = failure({ code: "not_a_stream", message: "The answer is no event stream." });
 const INTERRUPTED = failure({ code: "interrupted", message: "The page was left before the answer began.", retryable: true });
 
@@ -1293,6 +1431,19 @@ const PACE = { floor: 0.03, frame: 100, reach: 256 };
 /** What an emoji may still become: the rest of it can be in the next piece. */
 const GROWING = /\p{Extended_Pictographic}|\p{Regional_Indicator}|[\ud800-\udbff]$/u;
 
+const unwatched = () => attempt(() => document.hidden) ?? false;
+const unmoving = () => attempt(() => matchMedia("(prefers-reduced-motion: reduce)").matches) ?? false;
+/** Stands in for a segmenter in browsers without one. */
+const CODE_POINTS = {
+  *segment(/** @type {string} */ text) {
+    let index = 0;
+    for (const segment of text) {
+      yield { index, segment };
+      index += segment.length;
+    }
+  },
+};
+
 /**
  * Shows a text that comes in bursts as if it were written. A burst is spread over the time until the next one is likely
  * to come, `within` milliseconds at most; no character is shown in part. Where nobody looks or motion is not
@@ -1309,7 +1460,8 @@ export class Typewriter {
   #written = 0;
   #stepped = 0;
   #frame = 0;
-  #graphemes = new Intl.Segmenter(undefined, { granularity: "grapheme" });
+  /** @type {{segment: (text: string) => Iterable<{index: number, segment: string}>}} */
+  #graphemes = attempt(() => new Intl.Segmenter(undefined, { granularity: "grapheme" })) ?? CODE_POINTS;
 
   /** @param {(shown: string) => void} show @param {{within?: number, shown?: string}} [options] */
   constructor(show, { within = 1_000, shown = "" } = {}) {
@@ -1331,7 +1483,8 @@ export class Typewriter {
     this.#written = now;
     const span = Math.min(this.#within, Math.max(50, this.#gap * 1.5));
     this.#rate = Math.max(PACE.floor, (text.length - this.#shown) / span);
-    if (document.hidden || matchMedia("(prefers-reduced-motion: reduce)").matches) return this.flush();
+    const asleep = this.#frame && now - this.#stepped > this.#within; // no frames come: an iframe out of sight
+    if (asleep || unwatched() || unmoving()) return this.flush();
     if (!this.#frame) this.#start(now);
   }
 
@@ -1343,17 +1496,18 @@ export class Typewriter {
 
   #start(/** @type {number} */ now) {
     this.#stepped = now;
-    this.#frame = requestAnimationFrame(this.#step);
+    this.#frame = attempt(() => requestAnimationFrame(this.#step)) ?? 0;
+    if (!this.#frame) return this.flush();
     document.addEventListener("visibilitychange", this.#hide);
   }
 
   #rest() {
-    cancelAnimationFrame(this.#frame);
+    if (this.#frame) cancelAnimationFrame(this.#frame);
     this.#frame = this.#credit = 0;
     document.removeEventListener("visibilitychange", this.#hide);
   }
 
-  #hide = () => document.hidden && this.flush();
+  #hide = () => unwatched() && this.flush();
 
   #step = (/** @type {number} */ now) => {
     const elapsed = Math.max(0, Math.min(now - this.#stepped, PACE.frame));

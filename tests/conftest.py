@@ -10,6 +10,7 @@ A test that measures time is marked `alone`: `make test` runs these afterwards, 
 
 import os
 import random
+import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack
 from functools import cache
@@ -31,7 +32,7 @@ SLOW = ("real", "faults", "process")
 StartGateway = Callable[..., Awaitable[Gateway]]
 
 
-BROWSER = "playwright.async_api"
+BROWSER = re.compile(r"playwright\.async_api|tests\.real\.engines")
 """What a file imports that uses a browser."""
 
 ALONE = "mark.alone"
@@ -43,7 +44,7 @@ class ByFile(LoadScopeScheduling):  # type: ignore[misc]
 
     def _split_scope(self, nodeid: str) -> str:
         path = nodeid.partition("::")[0]
-        return "browser" if BROWSER in _source(path) else path
+        return "browser" if BROWSER.search(_source(path)) else path
 
 
 @cache
@@ -67,7 +68,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Order the tests: in a browser, those that compute, those that wait."""
 
     def order(item: pytest.Item) -> tuple[bool, bool]:
-        return BROWSER not in _source(str(item.path)), item.path.parent.name in SLOW
+        return not BROWSER.search(_source(str(item.path))), item.path.parent.name in SLOW
 
     items.sort(key=order)
 

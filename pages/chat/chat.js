@@ -5,7 +5,8 @@
  * - A question is asked once. Its answer goes on while another conversation is open, after a reload, and in every tab that
  *   opens its conversation.
  *
- * client.js follows streams, markdown.js shows texts, turn.js shows a question with its answer, chats.js keeps chats.
+ * client.js follows streams, markdown.js shows texts, turn.js shows a question with its answer, chats.js keeps chats,
+ * storage.js stands in where the browser denies its storages.
  */
 
 /** @import * as Types from "../client.js" */
@@ -14,6 +15,7 @@
 import { resume, stored, stream } from "../client.js";
 import * as chats from "./chats.js";
 import { copyOf, find, ready } from "./markdown.js";
+import { lasting, local, recall, remember, session } from "./storage.js";
 import { figures, view } from "./turn.js";
 import { advice, cut, figure, introduce, passing, words } from "./words.js";
 
@@ -45,7 +47,7 @@ const stop = element("stop");
 const message = /** @type {HTMLTextAreaElement} */ (element("message"));
 const gate = /** @type {HTMLDialogElement} */ (element("gate"));
 
-let chat = chats.load(sessionStorage.getItem(KEYS.open)) ?? chats.newChat();
+let chat = chats.load(recall(session, KEYS.open)) ?? chats.newChat();
 /**
  * An answer under way; `due` is when it is tried again, in milliseconds since 1970.
  * @typedef {{answer: Types.Answer | null, turn: Turn, state: Types.State, due: number, error: Types.Failure | null}} Run
@@ -63,7 +65,7 @@ function ask(/** @type {string} */ question) {
   /** @type {Turn} */ const turn = { question, answer: "", thinking: "", tools: [], outcome: "pending", begun: Date.now() };
   chat.turns.push(turn);
   rewind(0, chat.turns.length - chats.MAX_TURNS);
-  sessionStorage.setItem(KEYS.asked, String(turn.begun));
+  remember(session, KEYS.asked, String(turn.begun));
   keep(chat);
   show(turn);
   toEnd();
@@ -86,7 +88,7 @@ function messagesOf(/** @type {Turn[]} */ turns) {
 
 /** Go on with an answer that was under way when the page was left, or that another tab has asked for. */
 function goOn(/** @type {Turn} */ turn) {
-  const kept = stored(sessionStorage, keyOf(chat));
+  const kept = stored(session, keyOf(chat));
   const id = kept?.streamId ?? turn.stream;
   if (!id) return isAsked(turn) || conclude(chat, turn, { outcome: "error", text: "", error: INTERRUPTED });
   const { text = "", thinking = "", tools = [] } = kept ?? {};
@@ -96,7 +98,7 @@ function goOn(/** @type {Turn} */ turn) {
 
 /** Whether another tab asked this question, and is about to say which stream answers it. */
 function isAsked(/** @type {Turn} */ { begun }) {
-  return sessionStorage.getItem(KEYS.asked) !== String(begun) && Date.now() - begun < FRESH;
+  return recall(session, KEYS.asked) !== String(begun) && Date.now() - begun < FRESH;
 }
 
 /** @typedef {Omit<Types.StreamOptions, "url">} Listening */
@@ -121,9 +123,9 @@ function listeners(its, run) {
   return {
     mode: "fetch",
     streams: base("streams"),
-    storage: sessionStorage,
+    storage: session,
     storageKey: keyOf(its),
-    credential: sessionStorage.getItem(KEYS.credential) ?? undefined,
+    credential: recall(session, KEYS.credential) ?? undefined,
     onConnected: ({ streamId }) => {
       change(its, turn, { stream: streamId });
       keep(its);
@@ -154,10 +156,14 @@ async function detailsOf(/** @type {Types.Failure} */ { code }, /** @type {strin
   if (!HERE.test(location.hostname) || UNTOLD.test(code) || KEYLESS.test(code) || !(stream || request)) return null;
   const url = base("failure");
   url.searchParams.set(stream ? "stream" : "request", stream || request || "");
-  const credential = sessionStorage.getItem(KEYS.credential);
+  const credential = recall(session, KEYS.credential);
   /** @type {HeadersInit} */ const headers = credential ? { Authorization: `Bearer ${credential}` } : {};
-  const told = await fetch(url, { headers, cache: "no-store", signal: AbortSignal.timeout(DETAILS) }).catch(() => null);
-  return told?.ok ? told.json().catch(() => null) : null;
+  try {
+    const told = await fetch(url, { headers, cache: "no-store", signal: AbortSignal.timeout(DETAILS) });
+    return told.ok ? await told.json() : null;
+  } catch {
+    return null; // the error is shown without details
+  }
 }
 
 const elapsed = (/** @type {Turn} */ turn) => (Date.now() - turn.begun) / 1000;
@@ -215,7 +221,7 @@ function rewind(index, count = Infinity) {
 
 function keep(/** @type {Chat} */ its) {
   chats.save(its);
-  if (its.id === chat.id) sessionStorage.setItem(KEYS.open, its.id);
+  if (its.id === chat.id) remember(session, KEYS.open, its.id);
   drawList();
 }
 
@@ -224,7 +230,7 @@ function open(/** @type {Chat} */ its) {
   views = [];
   editing = -1;
   chat = its;
-  sessionStorage.setItem(KEYS.open, its.id);
+  remember(session, KEYS.open, its.id);
   element("welcome").hidden = its.turns.length > 0;
   element("voice").replaceChildren();
   const run = running.get(its.id);
@@ -360,7 +366,11 @@ function say(/** @type {string} */ text) {
 
 /** @param {HTMLElement} button @param {string} text */
 async function copy(button, text) {
-  await (navigator.clipboard?.writeText(text) ?? copyByHand(text)).catch(() => copyByHand(text));
+  try {
+    await navigator.clipboard.writeText(text);
+  } catch {
+    copyByHand(text);
+  }
   button.classList.add("copied");
   const label = button.textContent?.trim() ? "textContent" : "ariaLabel";
   const before = button[label];
@@ -371,8 +381,8 @@ async function copy(button, text) {
   }, COPIED);
 }
 
-/** Pages on plain http have no clipboard; they can copy a selection. */
-async function copyByHand(/** @type {string} */ text) {
+/** Pages on plain http have no clipboard, and some browsers deny it; a selection can be copied. */
+function copyByHand(/** @type {string} */ text) {
   const area = Object.assign(document.createElement("textarea"), { value: text, className: "hidden" });
   document.body.append(area);
   area.select();
@@ -467,7 +477,7 @@ function toggleDrawer() {
 
 function dress(/** @type {string} */ theme) {
   document.documentElement.dataset.theme = theme;
-  localStorage.setItem(KEYS.theme, theme);
+  remember(local, KEYS.theme, theme);
   const label = theme === "dark" ? words.themeDark : theme === "light" ? words.themeLight : words.themeAuto;
   element("theme").ariaLabel = element("theme").title = label;
 }
@@ -502,7 +512,7 @@ function onScroll() {
 function onGate() {
   if (gate.returnValue !== "use") return;
   const credential = /** @type {HTMLInputElement} */ (element("credential"));
-  sessionStorage.setItem(KEYS.credential, credential.value);
+  remember(session, KEYS.credential, credential.value);
   credential.value = "";
   again();
 }
@@ -539,6 +549,7 @@ message.title = words.hint;
 log.ariaLabel = words.log;
 element("examples").replaceChildren(...words.examples.map(example));
 dress(document.documentElement.dataset.theme ?? "auto");
+if (!lasting) element("kept").textContent = element("promise").textContent = words.unkept;
 listen();
 await ready;
 open(chat);

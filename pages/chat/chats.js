@@ -7,6 +7,8 @@
 
 /** @import * as Types from "../client.js" */
 
+import { forget, isFull, local, recall, remember } from "./storage.js";
+
 const MAX_CHATS = 50;
 export const MAX_TURNS = 100;
 const MAX_TITLE = 60;
@@ -43,9 +45,16 @@ const keyOf = (/** @type {string} */ id) => `gateway-chat:${id}`;
 
 /** @returns {Chat} */
 export function newChat() {
-  // crypto.randomUUID exists on https pages alone
-  const bytes = crypto.getRandomValues(new Uint8Array(16));
-  return { id: Array.from(bytes, (byte) => byte.toString(16).padStart(2, "0")).join(""), turns: [] };
+  return { id: Array.from(randomBytes(16), (byte) => byte.toString(16).padStart(2, "0")).join(""), turns: [] };
+}
+
+/** crypto.randomUUID exists on https pages alone. Without any crypto, an id is still not likely to be met twice. */
+function randomBytes(/** @type {number} */ count) {
+  try {
+    return crypto.getRandomValues(new Uint8Array(count));
+  } catch {
+    return Uint8Array.from({ length: count }, () => Math.random() * 256);
+  }
 }
 
 /** The newest first. @returns {Entry[]} */
@@ -75,7 +84,7 @@ export function rename(/** @type {string} */ id, /** @type {string} */ title) {
 }
 
 export function remove(/** @type {string} */ id) {
-  localStorage.removeItem(keyOf(id));
+  forget(local, keyOf(id));
   setIndex(list().filter((entry) => entry.id !== id));
 }
 
@@ -89,28 +98,25 @@ export function watch(/** @type {(id: string | null) => void} */ changed) {
 
 function setIndex(/** @type {Entry[]} */ entries) {
   entries.sort((one, other) => other.at - one.at);
-  for (const { id } of entries.splice(MAX_CHATS)) localStorage.removeItem(keyOf(id));
-  localStorage.setItem(INDEX, JSON.stringify(entries));
+  for (const { id } of entries.splice(MAX_CHATS)) forget(local, keyOf(id));
+  remember(local, INDEX, JSON.stringify(entries));
 }
 
-/** Drops the oldest chats, but never this one, until there is room. @param {string} key @param {Turn[]} value @param {string} id */
+/**
+ * Drops the oldest chats, but never this one, until there is room. Where the browser refuses for another reason, no chat is
+ * dropped for it. @param {string} key @param {Turn[]} value @param {string} id
+ */
 function write(key, value, id) {
   const text = JSON.stringify(value);
-  for (;;) {
-    try {
-      return localStorage.setItem(key, text);
-    } catch {
-      const oldest = list().filter((entry) => entry.id !== id).pop();
-      if (!oldest) return; // this chat alone is more than the browser keeps
-      remove(oldest.id);
-    }
-  }
+  const others = list().filter((entry) => entry.id !== id);
+  // This chat alone may be more than the browser keeps: then there is none left to drop.
+  while (isFull(remember(local, key, text)) && others.length) remove(/** @type {Entry} */ (others.pop()).id);
 }
 
 /** @returns {any} null where nothing is kept, or nothing that can be read */
 function read(/** @type {string} */ key) {
   try {
-    return JSON.parse(localStorage.getItem(key) ?? "null");
+    return JSON.parse(recall(local, key) ?? "null");
   } catch {
     return null;
   }

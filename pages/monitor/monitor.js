@@ -13,8 +13,11 @@ import { SPAN, Series, endings, firsts, merge, quantile, rate } from "./series.j
 import { Streams, showUpstreams, write } from "./tables.js";
 import { bytes, count, duration, latency, percent, say, short, translate } from "./words.js";
 
-/** Milliseconds. A sample is due every second, so `silence` means that the connection is dead. */
-const WAITS = { silence: 5000, again: 2000, notice: 5000, draw: 100 };
+/**
+ * Milliseconds. A sample is due every second, so `silence` means that the connection is dead. `again` is the pause before
+ * a new one, twice as long after each that brought nothing, up to `rarely`: somebody may leave the page open overnight.
+ */
+const WAITS = { silence: 5000, again: 2000, rarely: 30_000, notice: 5000, draw: 100 };
 
 /**
  * The state of the process, as `now` brings it. @typedef {object} Now
@@ -34,6 +37,7 @@ const series = new Series();
 /** @type {import("./past.js").Past | null} */ let past = null; // null also where the page shows it
 /** @type {EventSource | null} */ let source = null;
 /** @type {Record<string, number>} */ const timers = {};
+let pause = WAITS.again;
 
 translate(document);
 document.title = say("title");
@@ -83,7 +87,12 @@ function level(/** @type {number} */ value, /** @type {number} */ busy, /** @typ
 // -- the feed --
 
 function connect() {
-  source = new EventSource("events");
+  source?.close();
+  try {
+    source = new EventSource("events");
+  } catch {
+    return complain(say("noEventSource")); // it would fail again
+  }
   source.addEventListener("sample", ({ data }) => hear(() => series.add(JSON.parse(data))));
   source.addEventListener("now", ({ data }) => hear(() => (now = JSON.parse(data))));
   source.addEventListener("past", ({ data }) => hear(() => (past = JSON.parse(data))));
@@ -98,6 +107,7 @@ function hear(/** @type {() => void} */ take) {
   if (pid !== now?.pid && pid) tell(say("restarted"));
   else if (document.body.dataset.link === "lost") tell(say("back"));
   link("live");
+  pause = WAITS.again;
   watch();
   timers.draw ||= setTimeout(draw, WAITS.draw);
 }
@@ -107,21 +117,26 @@ function watch() {
   timers.silence = setTimeout(() => (lose(), again()), WAITS.silence);
 }
 
-/** The connection is lost. The browser tries again by itself; where it was refused, `again` does. */
+/** The connection is lost. The browser tries again by itself; where it gave up, `again` does. */
 function lose() {
+  complain(say("lost"));
+  if (source?.readyState === EventSource.CLOSED) again();
+}
+
+function complain(/** @type {string} */ text) {
   link("lost");
+  clearTimeout(timers.notice);
   element("notice").hidden = false;
   element("notice").dataset.kind = "bad";
-  clearTimeout(timers.notice);
-  element("notice").textContent = say("lost");
-  if (source?.readyState === EventSource.CLOSED) again();
+  element("notice").textContent = text;
 }
 
 function again() {
   source?.close();
   clearTimeout(timers.again);
   clearTimeout(timers.silence);
-  timers.again = setTimeout(connect, WAITS.again);
+  timers.again = setTimeout(connect, pause);
+  pause = Math.min(pause * 2, WAITS.rarely);
 }
 
 /** Shows a message for a moment. */
@@ -142,6 +157,7 @@ function link(/** @type {"connecting" | "live" | "lost"} */ state) {
 document.addEventListener("visibilitychange", () => {
   for (const name of ["again", "silence"]) clearTimeout(timers[name]);
   source?.close();
+  pause = WAITS.again;
   if (!document.hidden) connect();
   else if (document.body.dataset.link === "live") link("connecting");
 });

@@ -1,4 +1,4 @@
-"""The real programs around the gateway: nginx, Chromium, and a stand-in for the providers.
+"""The real programs around the gateway: nginx, browsers, and a stand-in for the providers.
 
 A missing program fails a test with the command that installs it; nothing is ever skipped.
 """
