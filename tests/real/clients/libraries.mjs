@@ -1,13 +1,13 @@
 /*
  * Every Node library of the matrix, used as its own documents show, in one process.
  *
- * A line of stdin is a question for one library: {n, library, chat, openai, question, key, mode}. A line of stdout is
+ * A line of stdin is a question for one library: {n, library, chat, openai, question, key, mode, patience}. A line of stdout is
  * what came of it: {n, text, end, told}. Many are asked at a time.
  *
  *   mode  read    until the library or the answer ends; `forget` does not close the library at `done`; `abort` leaves
  *                 at the first piece of text
  *   end   done | a code of the gateway's error event | a status | raises | closed (the library stopped, and said so)
- *         | ends (as if all had come) | aborted | hangs
+ *         | ends (as if all had come) | aborted | waits (longer than `patience`, in seconds) | goes on (it asks again for ever)
  */
 import {createInterface} from "node:readline";
 
@@ -87,7 +87,6 @@ globalThis.XMLHttpRequest = class extends EventTarget {
   }
 };
 
-const LONGEST = 30_000; // ms that a library may take
 const FORGOTTEN = 4_000; // ms in which one that was not closed may show whether it stops
 const RETRY = 100; // ms
 
@@ -96,11 +95,11 @@ class Answer {
   text = "";
   close = () => {};
 
-  constructor(mode, lossy) {
+  constructor({mode, patience}, lossy) {
     this.mode = mode;
     this.lossy = lossy;
     this.ended = new Promise((resolve) => (this.resolve = resolve));
-    this.timer = setTimeout(() => this.end("hangs"), LONGEST);
+    this.timer = setTimeout(() => this.end("waits"), patience * 1000);
   }
 
   /** An event of the gateway's format `events`. */
@@ -132,7 +131,7 @@ class Answer {
   /** How a library that throws tells of the end. */
   failed(error) {
     const status = error.status ?? error.statusCode ?? error.lastError?.statusCode;
-    this.end(status ?? "raises", error.message);
+    this.end(status >= 400 ? status : "raises", error.message);
   }
 }
 
@@ -308,7 +307,7 @@ const LOSSY = ["eventsource 2", "fetch-event-source"];
 
 for await (const line of createInterface({input: process.stdin})) {
   const ask = JSON.parse(line);
-  const answer = new Answer(ask.mode, LOSSY.includes(ask.library));
+  const answer = new Answer(ask, LOSSY.includes(ask.library));
   Promise.resolve(LIBRARIES[ask.library](ask, answer)).catch((error) => answer.failed(error));
   answer.ended.then((result) => process.stdout.write(`${JSON.stringify({n: ask.n, ...result})}\n`));
 }

@@ -8,6 +8,7 @@ import json
 import os
 import sys
 from collections.abc import Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from functools import partial
 from typing import Any
@@ -31,6 +32,7 @@ from pydantic import BaseModel
 
 LONGEST = 30.0
 RETRY = 0.1
+THREADS = 40
 JSON = {"Content-Type": "application/json"}
 Ask = dict[str, Any]
 
@@ -170,7 +172,10 @@ def end(reason: str | None) -> Over:
 
 async def openai_(ask: Ask, answer: Answer) -> None:
     reason = None
-    async with sdk(ask) as client, await client.chat.completions.create(model="m", messages=messages(ask), stream=True) as stream:
+    async with (
+        sdk(ask) as client,
+        await client.chat.completions.create(model="m", messages=messages(ask), stream=True) as stream,
+    ):
         async for chunk in stream:
             for choice in chunk.choices:
                 answer.add(choice.delta.content or "")
@@ -198,16 +203,17 @@ class Parsed(BaseModel):
 
 
 async def instructor_(ask: Ask, answer: Answer) -> None:
-    """Partial objects as they grow; the whole text is the last of them, as JSON."""
+    """Partial objects as they grow. Nothing says why the last one is the last."""
     async with sdk(ask) as plain:
         client = instructor.from_openai(plain, mode=instructor.Mode.JSON)
         stream = client.create_partial(response_model=Parsed, model="m", messages=messages(ask))
         try:
             async for part in stream:
-                answer.text = json.dumps({"answer": part.answer or ""}, ensure_ascii=False)
+                answer.text = '{"answer": "' + (part.answer or "")
                 answer.add("")
         finally:
             await stream.aclose()
+    answer.add('"}')
     raise Over("done")
 
 
@@ -227,17 +233,18 @@ async def litellm_(ask: Ask, answer: Answer) -> None:
 async def outcome(ask: Ask, use: Callable[[Ask, Answer], Awaitable[None]]) -> dict[str, Any]:
     answer, told = Answer(ask["mode"]), ""
     try:
-        async with asyncio.timeout(LONGEST):
+        async with asyncio.timeout(ask["patience"]):
             await use(ask, answer)
         how = "ends"
     except Over as over:
         how = str(over)
     except TimeoutError:
-        how = "hangs"
+        how = "waits"
     except Exception as error:  # noqa: BLE001 - which one is what is asked
         if isinstance(error, InstructorRetryException):
             error = error.__cause__ or error
-        how, told = str(getattr(error, "status_code", "") or "raises"), f"{type(error).__name__}: {error}"
+        status = getattr(error, "status_code", 500)  # 500 is litellm's own word for what broke off
+        how, told = "raises" if status == 500 else str(status), f"{type(error).__name__}: {error}"
     return {"n": ask["n"], "text": answer.text, "end": how, "told": told[:300]}
 
 
@@ -249,6 +256,7 @@ async def main() -> None:
     litellm.suppress_debug_info = True
     replies, sys.stdout = sys.stdout, sys.stderr  # whatever else is printed is no reply
     loop = asyncio.get_running_loop()
+    loop.set_default_executor(ThreadPoolExecutor(THREADS))
     lines = asyncio.StreamReader()
     await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(lines), sys.stdin)
     async with httpx.AsyncClient(timeout=LONGEST) as client, aiohttp.ClientSession() as session:

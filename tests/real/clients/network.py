@@ -161,10 +161,10 @@ class _Gateway(_Side):
             library.write(self._held + LAST_CHUNK)
             library.close()
         elif fault.how == "fin":
-            library.write(self._held[: place])
+            library.write(self._held[:place])
             library.close()
         else:
-            library.write(self._held[: place])
+            library.write(self._held[:place])
             # A reset drops what the library did not read yet, so it waits for a moment.
             asyncio.get_running_loop().call_later(0.02, _reset, library)
         self.fault = Fault("fin", b"\0")  # nothing more goes through
