@@ -6,6 +6,7 @@ The protocol is that of `libraries.mjs`: a line of stdin asks one library, a lin
 import asyncio
 import json
 import os
+import re
 import sys
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -101,7 +102,7 @@ async def httpx_sse_(ask: Ask, answer: Answer, client: httpx.AsyncClient) -> Non
 def sseclient_py(ask: Ask, answer: Answer) -> None:
     cursor = ""
     while True:
-        request = {"headers": headers(ask, cursor), "json": {"message": ask["question"]}}
+        request: Any = {"headers": headers(ask, cursor), "json": {"message": ask["question"]}}
         try:
             with requests.post(ask["chat"], stream=True, timeout=LONGEST, **request) as response:
                 refused(response.status_code)
@@ -146,9 +147,9 @@ async def aiohttp_sse_client2_(ask: Ask, answer: Answer, session: aiohttp.Client
                     answer.take(event.type, event.data)
                 raise Over("closed")
         except ConnectionError as error:
-            if not str(error).startswith("fetch "):  # what it says of a status
+            if not (status := re.search(r"^fetch .*: (\d{3}): ", str(error.args[0]))):
                 raise
-            raise Over(str(error).split(" failed: ")[-1].split(":")[0]) from None
+            refused(int(status[1]))
         except aiohttp.ClientPayloadError:
             if not cursor:
                 raise
