@@ -169,7 +169,7 @@ function reconnecting(ask, answer) {
     source.addEventListener(type, (event) => event.data && answer.take(type, event.data));
   }
   if (answer.mode !== "read") return;
-  setTimeout(() => answer.text || answer.end("goes on"), FORGOTTEN * 2);
+  setTimeout(() => answer.text || answer.end("goes on"), FORGOTTEN);
 }
 
 /** fetch-event-source: a drop is asked for again, with the cursor; a refusal and the end are not. */

@@ -11,7 +11,7 @@ import sys
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
 os.environ["LITELLM_LOCAL_MODEL_COST_MAP"] = "True"  # it would ask the internet for prices, and wait
@@ -33,7 +33,7 @@ from pydantic import BaseModel
 
 LONGEST = 30.0
 RETRY = 0.1
-THREADS = 40
+THREADS = 60
 JSON = {"Content-Type": "application/json"}
 Ask = dict[str, Any]
 
@@ -163,8 +163,9 @@ def messages(ask: Ask) -> list[Any]:
     return [{"role": "user", "content": ask["question"]}]
 
 
-def sdk(ask: Ask) -> openai.AsyncOpenAI:
-    return openai.AsyncOpenAI(base_url=ask["openai"], api_key=ask["key"])
+@cache
+def client_of(base: str, key: str) -> openai.AsyncOpenAI:
+    return openai.AsyncOpenAI(base_url=base, api_key=key)
 
 
 def end(reason: str | None) -> Over:
@@ -173,10 +174,8 @@ def end(reason: str | None) -> Over:
 
 async def openai_(ask: Ask, answer: Answer) -> None:
     reason = None
-    async with (
-        sdk(ask) as client,
-        await client.chat.completions.create(model="m", messages=messages(ask), stream=True) as stream,
-    ):
+    client = client_of(ask["openai"], ask["key"])
+    async with await client.chat.completions.create(model="m", messages=messages(ask), stream=True) as stream:
         async for chunk in stream:
             for choice in chunk.choices:
                 answer.add(choice.delta.content or "")
@@ -205,15 +204,14 @@ class Parsed(BaseModel):
 
 async def instructor_(ask: Ask, answer: Answer) -> None:
     """Partial objects as they grow. Nothing says why the last one is the last."""
-    async with sdk(ask) as plain:
-        client = instructor.from_openai(plain, mode=instructor.Mode.JSON)
-        stream = client.create_partial(response_model=Parsed, model="m", messages=messages(ask))
-        try:
-            async for part in stream:
-                answer.text = '{"answer": "' + (part.answer or "")
-                answer.add("")
-        finally:
-            await stream.aclose()
+    client = instructor.from_openai(client_of(ask["openai"], ask["key"]), mode=instructor.Mode.JSON)
+    stream = client.create_partial(response_model=Parsed, model="m", messages=messages(ask))
+    try:
+        async for part in stream:
+            answer.text = '{"answer": "' + (part.answer or "")
+            answer.add("")
+    finally:
+        await stream.aclose()
     answer.add('"}')
     raise Over("done")
 

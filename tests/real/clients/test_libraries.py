@@ -82,7 +82,7 @@ PIECES = ('{"answer": "', "你好，", "断线", " 1 < 2 😀", '"}')
 TEXT = "".join(PIECES)
 SILENCE = 0.5
 """Seconds; heartbeats come five times as often."""
-AT_ONCE = 16
+AT_ONCE = 50
 """Spoilt answers that one library reads at a time."""
 KEY = "key-of-the-application"
 KEYS = {"401": "no-key-at-all", "429": "key-of-the-limited"}
