@@ -76,8 +76,8 @@ AFTER_KINDS: Final = """
 `$index` counts token events from 0. `$usage` and `$retry_after` can be `null`. A `start` that contains `$resumed` is
 sent again, with `true`, to a reader that reconnects.
 
-`openai` is a fourth preset: `chat.completion.chunk` objects, then `[DONE]`. A mapping cannot change parts of it. These
-are the other three presets in full:
+There are two more presets, of which a mapping cannot change parts: `openai` (`chat.completion.chunk` objects, then
+`[DONE]`) and `ui` (the AI SDK's UI message stream, for `useChat`). These are the other three presets in full:
 """
 
 ERRORS: Final = """\

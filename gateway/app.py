@@ -191,7 +191,11 @@ def _endpoints(
         yield "/page/failure", Endpoint("page", FailureDetails(), public=True)
     yield "/streams/{id}", Endpoint("/streams", ReadStream(), named_streams=True)
     yield "/streams/{id}/stop", Endpoint("/streams", StopStream(), named_streams=True)
+    beside: dict[str, Endpoint] = {}
     for route in config.routes:
         main = upstreams[route.upstream]
         chain = (main, *(upstreams[name] for name in main.config.fallback))
-        yield route.path, Endpoint(route.path, kinds[route.api](route, chain))
+        kind = kinds[route.api](route, chain)
+        yield route.path, Endpoint(route.path, kind)
+        beside |= kind.beside
+    yield from beside.items()  # behind all routes, as the first pattern that fits counts

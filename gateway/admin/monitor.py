@@ -88,7 +88,7 @@ class Monitor:
 
     async def _deliver(self, request: web.BaseRequest, reader: Reader) -> web.StreamResponse:
         gateway, settings = self._gateway, self._stream.settings
-        response = web.StreamResponse(headers=STREAM_HEADERS)
+        response = web.StreamResponse(headers={**STREAM_HEADERS, hdrs.SERVER: "gateway"})
         writer = cast(StreamWriter, await response.prepare(request))
         frames = Frames(self._stream, self._log, cursors=True, retry_ms=RETRY_MS)
         sink = Sink(writer, _Peer(request.protocol), settings.write_timeout, None)

@@ -28,6 +28,8 @@ from gateway.web.state import Gateway
 
 Probe = Callable[[Gateway], web.Response]
 
+SERVER: Final = "gateway"
+"""The `Server` header; aiohttp's own would tell versions."""
 STOP: Final = re.compile(r"/streams/([A-Za-z0-9_-]{22})/stop")
 
 
@@ -47,7 +49,13 @@ class AdminService:
 
     def __call__(self, request: web.BaseRequest) -> Awaitable[web.StreamResponse]:
         """The answer to one request."""
-        return self._answer(request)
+        return self._named(request)
+
+    async def _named(self, request: web.BaseRequest) -> web.StreamResponse:
+        response = await self._answer(request)
+        if not response.prepared:
+            response.headers[hdrs.SERVER] = SERVER
+        return response
 
     async def _answer(self, request: web.BaseRequest) -> web.StreamResponse:
         if probe := _PROBES.get(request.path):
@@ -79,6 +87,30 @@ class AdminService:
         await asyncio.shield(generation.ended)  # an operator who leaves must not cancel the generation's future
         self._gateway.logger.info("stopped_by_operator", stream_id=stream_id)
         return _json({"id": stream_id, "state": generation.state})
+
+
+class AdminServer(web.Server):
+    """Serves the admin listener."""
+
+    def __init__(self, service: AdminService) -> None:
+        super().__init__(service, handler_cancellation=True)
+
+    def __call__(self) -> web.RequestHandler:
+        """The protocol of one new connection."""
+        return _Connection(self, loop=asyncio.get_running_loop(), access_log=None)  # type: ignore[arg-type]
+
+
+class _Connection(web.RequestHandler):
+    def handle_error(
+        self, request: web.BaseRequest, status: int = 500, exc: BaseException | None = None, message: str | None = None
+    ) -> web.StreamResponse:
+        """The answer to a head that could not be parsed, without the bytes that aiohttp's own answer quotes."""
+        if isinstance(exc, ConnectionError) or request.writer.output_size > 0:
+            return super().handle_error(request, status, exc, message)
+        response = _text(status, "The request failed.\n" if status == 500 else "The request is no valid HTTP/1.1.\n")
+        response.headers[hdrs.SERVER] = SERVER
+        response.force_close()
+        return response
 
 
 def _unless_written(request: web.BaseRequest) -> web.Response | None:

@@ -409,7 +409,7 @@ class ChatRoute(BaseRoute):
     system: Annotated[str | None, Text(1, 65536, optional=True)] = None
     """The system prompt; null, the default, for none."""
     format: Annotated[str | dict[str, Any], FormatRule()] = "events"
-    """What clients receive: a preset (events, data, typed, openai) or a mapping of your own."""
+    """What clients receive: a preset (events, data, typed, openai, ui) or a mapping of your own."""
     history: History | None = Field(default_factory=History)
     """What a session remembers; null for nothing. Without a session in its request, a client is never remembered."""
     params: Params = Field(default_factory=Params)

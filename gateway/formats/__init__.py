@@ -12,6 +12,7 @@ from gateway.formats.mapping import EVENT_KINDS, PLACEHOLDERS, Mapped
 from gateway.formats.openai import OpenAIFormat, completion_id
 from gateway.formats.presets import CLASSES, PRESETS, compile_format, load_format
 from gateway.formats.problem import error_data, error_object, problem, usage_object
+from gateway.formats.ui import UIFormat
 from gateway.formats.verbatim import Verbatim
 from gateway.formats.view import Encoder, Format, Spec, Stateless, View
 
@@ -27,6 +28,7 @@ __all__ = [
     "OpenAIFormat",
     "Spec",
     "Stateless",
+    "UIFormat",
     "Verbatim",
     "View",
     "compile_format",

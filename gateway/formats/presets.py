@@ -7,6 +7,7 @@ from typing import Any, Final
 from gateway.core.event import DONE, ERROR, RESTART, START, THINKING, TOKEN, TOOL
 from gateway.formats.mapping import EVENT_KINDS, Mapped
 from gateway.formats.openai import OpenAIFormat
+from gateway.formats.ui import UIFormat
 from gateway.formats.verbatim import Verbatim
 from gateway.formats.view import Format, Spec
 
@@ -52,10 +53,10 @@ PRESETS: Final[Mapping[str, Mapping[str, Any]]] = MappingProxyType(
 )
 """The presets that are mappings."""
 
-CLASSES: Final[dict[str, Callable[[], Format]]] = {"openai": OpenAIFormat}
+CLASSES: Final[dict[str, Callable[[], Format]]] = {"openai": OpenAIFormat, "ui": UIFormat}
 """The presets that no mapping can express, by name: their answers end in several blocks, or they keep state."""
 
-_OWN: Final[Mapping[str, Callable[..., Format]]] = {"openai": OpenAIFormat, "verbatim": Verbatim}
+_OWN: Final[Mapping[str, Callable[..., Format]]] = {"openai": OpenAIFormat, "ui": UIFormat, "verbatim": Verbatim}
 """Formats with options, by their name in `Format.spec`. The code of a route sets the options, not the configuration."""
 _KEYS: Final = ("preset", *EVENT_KINDS)
 

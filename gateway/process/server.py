@@ -31,7 +31,7 @@ from typing import Any, Final, NamedTuple
 import structlog
 from aiohttp import web
 
-from gateway.admin.service import AdminService
+from gateway.admin.service import AdminServer, AdminService
 from gateway.app import App, make_app
 from gateway.config import Address, Config, ConfigError, Problem, examine
 from gateway.core.errors import GatewayError
@@ -125,7 +125,7 @@ class _Process:
         service = WebService(gateway)
         handler = self._worker.siblings.share(service) if self._worker else service
         server = Server(handler, service.explain, gateway.clock, gateway.max_connections, service.turn_away)
-        admin = web.Server(AdminService(gateway), access_log=None, handler_cancellation=True)
+        admin = AdminServer(AdminService(gateway))
         try:
             await self._listen(server, admin)
             beside = [loop.create_task(self._watch_lag())]

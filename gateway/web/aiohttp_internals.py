@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from aiohttp import StreamReader, web
 from aiohttp.base_protocol import BaseProtocol
 from aiohttp.http_writer import StreamWriter
+from aiohttp.web_protocol import _ErrInfo
 
 from gateway.core.few import Few
 
@@ -26,6 +27,29 @@ def heads_parsed(protocol: web.RequestHandler) -> int:
     begins, which is later, and over all connections.
     """
     return protocol._request_count
+
+
+def ends_malformed(protocol: web.RequestHandler) -> bool:
+    """Whether the last thing that was read on a connection, and that nobody has begun to answer, is no valid request.
+
+    Why: the parser quotes such bytes in its message and drops them. The answer needs what can be read of them, such as
+    the origin of a page, which may not read the answer otherwise.
+    Public API that would replace it: an error that carries the head as far as it was read.
+    """
+    return bool(protocol._messages) and isinstance(protocol._messages[-1][0], _ErrInfo)
+
+
+def unfinished_body(protocol: web.RequestHandler) -> StreamReader | None:
+    """The body that is being received, of the request in front of what `ends_malformed` tells of; None without one.
+
+    Why: where a later part of a body is malformed, the parser tells nobody who waits for that body.
+    Public API that would replace it: none; an aiohttp that fails the body, as it does for a client's connection.
+    """
+    request = protocol._current_request
+    body = request.content if request is not None else None
+    if len(protocol._messages) > 1:
+        body = protocol._messages[-2][1]
+    return None if body is None or body.is_eof() else body
 
 
 def is_answering(protocol: web.RequestHandler) -> bool:

@@ -1,7 +1,10 @@
 """Request bodies: bounded in size and time, and JSON of the expected types or one clear error."""
 
 import asyncio
+import codecs
+import re
 from typing import Any, Final
+from urllib.parse import parse_qsl
 
 import msgspec
 from aiohttp import StreamReader, hdrs, web
@@ -20,6 +23,13 @@ LARGE: Final = 2 * MAX_ITEMS
 """Bytes of a value from which on it may have too many items. Others have their turn between two passes over it."""
 _items: Final = msgspec.json.Decoder(tuple[(msgspec.Raw,) * MAX_ITEMS]).decode  # type: ignore[misc]
 """Decodes an array of exactly so many items. It stops at the first one too many."""
+
+FORM: Final = "application/x-www-form-urlencoded"
+MAX_FIELDS: Final = 100
+"""Fields of a form, at most."""
+
+_FIRST_HALF: Final = re.compile(rb"\\u[dD][89abAB]..(?!\\u[dD][c-fC-F])")
+"""An escape that is the first half of a surrogate pair, without a second one behind it."""
 
 CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
 
@@ -77,7 +87,43 @@ async def _arriving(content: StreamReader, limit: int) -> bytes:
 
 async def read_json_object(request: web.BaseRequest, limit: int) -> dict[str, Any]:
     """The body, which must be one JSON object. Raises as `read_body`, and `bad_request` for anything else."""
+    return await json_object(await read_body(request, limit))
+
+
+async def read_fields(request: web.BaseRequest, limit: int) -> dict[str, Any]:
+    """The fields of the body, which is a JSON object or an HTML form's. Raises as `read_json_object`.
+
+    The bytes decide, as many a JSON body is sent with a form's label. A form's fields are strings; of several with one
+    name the last one counts, as in JSON.
+
+    Source: WHATWG URL 5.1.
+    """
     body = await read_body(request, limit)
+    kind = request.headers.get(hdrs.CONTENT_TYPE, "").partition(";")[0].strip().lower()
+    if kind == "multipart/form-data":
+        raise GatewayError("bad_request", f"A form must be sent as {FORM}, or its fields as JSON.")
+    if kind != FORM or body.lstrip(b" \t\r\n\xef\xbb\xbf")[:1] in (b"{", b"["):
+        return await json_object(body)
+    if b"=" not in body:
+        raise GatewayError("bad_request", "The form has no fields; they are sent as name=value.")
+    try:
+        fields = parse_qsl(body.decode("utf-8"), keep_blank_values=True, errors="strict", max_num_fields=MAX_FIELDS)
+    except UnicodeDecodeError:
+        raise GatewayError("bad_request", "The form is not valid UTF-8; encode it as UTF-8.") from None
+    except ValueError:
+        raise GatewayError("bad_request", f"The form has more than {MAX_FIELDS} fields.") from None
+    return dict(fields)
+
+
+async def json_object(body: bytes) -> dict[str, Any]:
+    """The JSON object that these bytes are.
+
+    Raises:
+        GatewayError: `bad_request`; the message says what is wrong.
+    """
+    body = body.removeprefix(codecs.BOM_UTF8)
+    if not body or body.isspace():
+        raise GatewayError("bad_request", "The body is empty; it must be a JSON object.")
     try:
         # Two passes: the first makes no objects, so that a mistake behind megabytes is found cheaply.
         for name, raw in msgspec.json.decode(body, type=dict[str, msgspec.Raw]).items():
@@ -89,7 +135,21 @@ async def read_json_object(request: web.BaseRequest, limit: int) -> dict[str, An
     except msgspec.ValidationError:
         raise GatewayError("bad_request", "The body must be a JSON object.") from None
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise GatewayError("bad_request", f"The body is not valid JSON: {error}") from None
+        raise GatewayError("bad_request", _wrong_with(body, error) or f"The body is not valid JSON: {error}") from None
+
+
+def _wrong_with(body: bytes, error: Exception) -> str:
+    """What is wrong with the characters of a body that is not valid JSON; "" where that is not the reason."""
+    if body.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) or b"\0" in body[:4]:
+        return "The body is UTF-16 or UTF-32; JSON must be sent as UTF-8."
+    try:
+        body.decode("utf-8")
+    except UnicodeDecodeError as wrong:
+        return f"The body is not valid UTF-8 (byte {wrong.start}); JSON must be sent as UTF-8."
+    # The decoder takes a text that ends behind a first half for one that was truncated.
+    if "surrogate" in str(error) or ("truncated" in str(error) and _FIRST_HALF.search(body)):
+        return "The body has one half of a surrogate pair, as in \\ud83d: a character such as an emoji was cut in two."
+    return ""
 
 
 def _check_items(name: str, raw: msgspec.Raw) -> None:

@@ -51,15 +51,21 @@ from aiohttp import web
 from aiohttp.http_parser import HttpRequestParser, HttpRequestParserPy
 
 from gateway.clock import Clock, Timer
-from gateway.web.aiohttp_internals import drain, forget_queue, heads_parsed, is_answering
+from gateway.web.aiohttp_internals import (
+    drain,
+    ends_malformed,
+    forget_queue,
+    heads_parsed,
+    is_answering,
+    unfinished_body,
+)
+from gateway.web.unparsed import MAX_HEAD_LINE, MAX_HEADER_FIELD, MAX_HEADERS, Unparsed
 
 HEAD_TIME: Final = 10.0
 KEEP_ALIVE: Final = 75.0
 """Seconds an idle connection is kept: longer than a proxy in front does, so that it is the one to close."""
-MAX_HEAD_LINE: Final = 16 * 1024
-"""Bytes of the request line, which may hold a token and a message."""
-MAX_HEADER_FIELD: Final = 8190
-MAX_HEADERS: Final = 128
+MAX_KEPT: Final = MAX_HEAD_LINE + MAX_HEADER_FIELD
+"""Bytes of an unfinished head that are kept, so that its client can be answered if it turns out to be malformed."""
 WRITE_HIGH: Final = 32 * 1024
 NOTSENT_LOWAT: Final = 16 * 1024
 USER_TIMEOUT: Final = 18.0
@@ -96,15 +102,27 @@ class Connection(web.RequestHandler):
     Who answers a request must call `begin` before anything else, and for a stream `begin_stream` and `outlive_fin`.
     """
 
-    __slots__ = ("_begun", "_clock", "_half_closed", "_head_timer", "_server", "_speak", "_user_timeout")
+    __slots__ = (
+        "_begun",
+        "_begun_head",
+        "_clock",
+        "_half_closed",
+        "_head_timer",
+        "_refused",
+        "_server",
+        "_speak",
+        "_user_timeout",
+    )
 
     def __init__(self, server: "Server", clock: Clock, **options: Any) -> None:
         super().__init__(server, **options)
         forget_queue(self)
         self._begun = 0
+        self._begun_head = b""
         self._clock = clock
         self._half_closed = False
         self._head_timer: Timer | None = None
+        self._refused = b""
         self._server = server
         self._speak: Callable[[], None] | None = None
         self._user_timeout = USER_TIMEOUT
@@ -132,8 +150,24 @@ class Connection(web.RequestHandler):
         super().data_received(data)
         if heads_parsed(self) != seen:
             self._forget_head()
-        elif state is State.IDLE:
+            if ends_malformed(self):
+                self._refuse(self._begun_head + data)
+            self._begun_head = b""
+            return
+        if state is State.IDLE:
             self._expect_head()
+        if state in (State.IDLE, State.HEAD):
+            self._begun_head = (self._begun_head + data)[:MAX_KEPT]
+
+    def _refuse(self, data: bytes) -> None:
+        """What came last is malformed: the rest of a body, whose request then ends the connection, or else a head."""
+        body = unfinished_body(self)
+        if body is None:
+            self._refused = data
+            return
+        body.set_exception(web.RequestPayloadError("malformed"))
+        body.feed_eof()
+        self.close()
 
     def begin(self) -> None:
         """The next request is being answered. A FIN closes the connection unless `outlive_fin` says otherwise."""
@@ -261,7 +295,8 @@ class Connection(web.RequestHandler):
         if isinstance(exc, ConnectionError):
             self.abort()
             return web.Response(status=status)
-        return self._server.explain(status, message or "", address_of(self.transport))
+        refused, self._refused = self._refused, b""
+        return self._server.explain(Unparsed(message or "", refused, address_of(self.transport)))
 
 
 class Server(web.Server):
@@ -269,7 +304,7 @@ class Server(web.Server):
 
     Args:
         handler: answers requests.
-        explain: answers what is no request, from a status, what the parser says, and the address that sent it.
+        explain: answers what is no request.
         clock: the shared timers.
         max_connections: open connections at most.
         turn_away: is given the address of each connection beyond them.
@@ -278,7 +313,7 @@ class Server(web.Server):
     def __init__(
         self,
         handler: Handler,
-        explain: Callable[[int, str, str], web.StreamResponse],
+        explain: Callable[[Unparsed], web.StreamResponse],
         clock: Clock,
         max_connections: int,
         turn_away: Callable[[str], None] = lambda _: None,

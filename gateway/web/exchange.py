@@ -1,8 +1,9 @@
 """One request and all that is known about it, as every middleware and handler gets it; and what a path leads to."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any, Final
 
 from aiohttp import hdrs, web
@@ -115,12 +116,16 @@ class Kind(ABC):
         format: turns an error into an event, where it is sent as one.
         retry: base of the time, in seconds, after which an EventSource reconnects.
         models: the models in its configuration, for metrics.
+        any_encoding: whether a path or query in another encoding than UTF-8 is passed on, and not refused.
+        beside: further paths that this route brings with it, behind those of all routes.
     """
 
     methods: frozenset[str] | None = frozenset({"GET", "HEAD"})
     format: Format = EVENTS
     retry: float = 2.0
     models: frozenset[str] = frozenset()
+    any_encoding: bool = False
+    beside: "Mapping[str, Endpoint]" = MappingProxyType({})
 
     @abstractmethod
     def answer(self, exchange: Exchange) -> Awaitable[web.StreamResponse]:

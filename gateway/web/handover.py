@@ -32,7 +32,8 @@ from aiohttp import hdrs, web
 
 from gateway.core.cursor import cursor_sent, valid_stream_id, worker_of
 from gateway.web.body import ask_for_body
-from gateway.web.connection import MAX_HEADERS, Handler, Server
+from gateway.web.connection import Handler, Server
+from gateway.web.unparsed import MAX_HEADERS
 
 BACKLOG: Final = 1024
 PATIENCE: Final = 5.0

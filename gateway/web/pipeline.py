@@ -13,6 +13,7 @@ frame around it would cost a quarter of a KiB for all that time. Only `serve` an
 
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Final
+from urllib.parse import unquote_to_bytes
 
 from aiohttp import hdrs, web
 
@@ -114,7 +115,21 @@ def check_method(exchange: Exchange) -> None:
     exchange.endpoint.check_method(exchange.request.method)
 
 
-PIPELINE: Final[Sequence[Middleware]] = (share, limit_address, check_method, authenticate)
+def check_target(exchange: Exchange) -> None:
+    """Refuses a path or query that is no UTF-8, which would be read with other characters than its client meant; and a
+    request line without a version, which is no HTTP that anybody speaks."""
+    target = exchange.request.raw_path
+    if exchange.request.version < (1, 0):
+        raise GatewayError("bad_request", "The request's first line must end in HTTP/1.1 or HTTP/1.0.")
+    if exchange.endpoint.kind.any_encoding or ("%" not in target and target.isascii()):
+        return
+    try:
+        unquote_to_bytes(target.encode("utf-8", "surrogateescape")).decode("utf-8")
+    except UnicodeDecodeError:
+        raise GatewayError("bad_request", "The path or the query is not valid UTF-8; encode it as UTF-8.") from None
+
+
+PIPELINE: Final[Sequence[Middleware]] = (share, limit_address, check_target, check_method, authenticate)
 
 
 def _record(exchange: Exchange, status: int) -> None:

@@ -48,10 +48,24 @@ def refuse(exchange: Exchange, error: GatewayError, response: web.StreamResponse
     )
 
 
-def refuse_unparsed(gateway: Gateway, error: GatewayError, address: str) -> None:
-    """Logs that the head of a request made no sense, or was too large. What it said is not known here."""
+def refuse_unparsed(gateway: Gateway, error: GatewayError, label: str, request_id: str, address: str) -> None:
+    """Logs that a request made no sense, or that its head was too large.
+
+    Args:
+        gateway: what the process shares.
+        error: the error.
+        label: of the endpoint to which its path leads, where that could be read.
+        request_id: in the answer.
+        address: the address that sent it.
+    """
     gateway.refusals.note(
-        _reason(error.code), code=error.code, status=error.status, limit=LIMITS.get(error.code), address=address
+        _reason(error.code),
+        code=error.code,
+        status=error.status,
+        limit=LIMITS.get(error.code),
+        path=label if label.startswith("/") else None,
+        address=address,
+        request_id=request_id,
     )
 
 

@@ -9,7 +9,6 @@ Source: WHATWG HTML 9.2.2 (processing model), RFC 9457 (problem details), OpenAI
 
 import math
 import random
-import re
 from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any, Final
@@ -19,7 +18,7 @@ from aiohttp import hdrs, web
 
 from gateway.core.cursor import final_cursor
 from gateway.core.errors import GatewayError
-from gateway.formats import View, problem
+from gateway.formats import View
 from gateway.streams.frames import error_frame
 from gateway.web.exchange import Exchange
 
@@ -28,7 +27,6 @@ STREAM_HEADERS: Final = {
     hdrs.CACHE_CONTROL: "no-cache, no-transform",
     "X-Accel-Buffering": "no",
 }
-_QUOTE: Final = re.compile(r":?\s*(\n|b?['\"]).*", re.DOTALL)
 PASSING: Final = frozenset({408, 429, 500, 502, 503, 504})
 """Statuses of errors that will pass. An EventSource gets such an error as an event."""
 
@@ -71,22 +69,6 @@ def retry_ms(base: float, retry_after: float | None = None) -> int:
     """
     # Random, so that many browsers do not reconnect at the same moment; not secret.
     return int(((retry_after or 0.0) + base * random.uniform(0.75, 1.25)) * 1000)  # noqa: S311
-
-
-def unparsable(message: str) -> GatewayError:
-    """The error for bytes that are no valid HTTP request, from what the parser says of them."""
-    oversize = "bytes when reading" in message or "Too many" in message
-    code = "headers_too_large" if oversize else "bad_request"
-    said = _QUOTE.sub("", message)  # what it quotes may be a credential
-    return GatewayError(code, f"The request head is malformed: {said}." if said else "")
-
-
-def unparsable_response(error: GatewayError) -> web.Response:
-    """The answer to bytes that are no valid HTTP request."""
-    body = msgspec.json.encode(problem(error.failure(), ""))
-    response = web.Response(body=body, status=error.status, content_type="application/problem+json")
-    response.force_close()
-    return response
 
 
 def _in_band(exchange: Exchange, error: GatewayError, cursor: str = "") -> web.Response:

@@ -1,21 +1,20 @@
 """The entrance: every request becomes an exchange and goes through the pipeline to its endpoint."""
 
-import re
 import secrets
 from collections.abc import Awaitable
-from typing import Final, cast
+from typing import cast
 
+import msgspec
 from aiohttp import hdrs, web
 
 from gateway.core.credential import client_address
 from gateway.web.connection import Connection
+from gateway.web.cors import cors_headers
 from gateway.web.exchange import Exchange, peer_address
 from gateway.web.pipeline import serve
 from gateway.web.refusals import refuse_unheard, refuse_unparsed
-from gateway.web.responses import unparsable, unparsable_response
 from gateway.web.state import Gateway
-
-_REQUEST_ID: Final = re.compile(r"[A-Za-z0-9._-]{1,64}")
+from gateway.web.unparsed import REQUEST_ID, Unparsed, read_remains, unparsable
 
 
 class WebService:
@@ -32,12 +31,22 @@ class WebService:
         """An awaitable of the answer to one request. When this returns, the request has begun for its connection."""
         return serve(self._exchange(request))
 
-    def explain(self, status: int, message: str, address: str) -> web.Response:
-        """The answer to bytes that are no valid HTTP request."""
-        error = unparsable(message)
-        self._gateway.metrics.route("_none").request("other", status, 0.0)
-        refuse_unparsed(self._gateway, error, address)
-        return unparsable_response(error)
+    def explain(self, unparsed: Unparsed) -> web.Response:
+        """The answer to bytes that are no valid HTTP request, in the shape that their client can use."""
+        gateway, remains, error = self._gateway, read_remains(unparsed.head), unparsable(unparsed.said)
+        snapshot = gateway.snapshot
+        endpoint = snapshot.router.match(remains.path).endpoint
+        request_id = remains.request_id or secrets.token_hex(8)
+        gateway.metrics.route(endpoint.label).request(remains.method, error.status, 0.0)
+        refuse_unparsed(gateway, error, endpoint.label, request_id, unparsed.address)
+        body, content_type = endpoint.kind.error_body(error.failure(), request_id)
+        headers = {"X-Request-Id": request_id, hdrs.SERVER: "gateway"}
+        headers |= cors_headers(snapshot.config.cors, snapshot.origins, remains.origin or None)
+        response = web.Response(
+            body=msgspec.json.encode(body), status=error.status, content_type=content_type, headers=headers
+        )
+        response.force_close()
+        return response
 
     def turn_away(self, address: str) -> None:
         """A connection is refused because there are too many."""
@@ -47,7 +56,7 @@ class WebService:
         gateway = self._gateway
         snapshot = gateway.snapshot
         given = request.headers.get("X-Request-Id", "")
-        exchange_id = given if _REQUEST_ID.fullmatch(given) else secrets.token_hex(8)
+        exchange_id = given if REQUEST_ID.fullmatch(given) else secrets.token_hex(8)
         endpoint, params = snapshot.router.match(request.rel_url.raw_path)
         connection = cast(Connection, request.protocol)
         connection.begin()

@@ -52,6 +52,8 @@ async def look(gateway: Gateway, path: str, method: str = "GET") -> tuple[int, s
 async def test_probe_of_a_serving_gateway_is_ok(gateway: Gateway, path: str) -> None:
     assert await look(gateway, path) == (200, "text/plain", "ok\n")
     assert await look(gateway, f"{path}?verbose=1") == (200, "text/plain", "ok\n")
+    async with await request(f"{gateway.admin}{path}") as answer:
+        assert answer.headers["server"] == "gateway"
 
 
 async def test_metrics_are_in_the_text_format(gateway: Gateway) -> None:
@@ -59,6 +61,20 @@ async def test_metrics_are_in_the_text_format(gateway: Gateway) -> None:
     assert (status, media_type) == (200, "text/plain")
     assert "# TYPE gateway_streams_active gauge" in text
     assert 'gateway_build_info{version="' in text
+
+
+@pytest.mark.parametrize(
+    "line", [b"GET /sk-secret HTTP/9.9", b"GET /" + b"sk-secret" * 9000 + b" HTTP/1.1", b"sk-secret"]
+)
+async def test_malformed_request_is_not_quoted(gateway: Gateway, line: bytes) -> None:
+    host, port = gateway.admin.removeprefix("http://").split(":")
+    reader, writer = await asyncio.open_connection(host, int(port))
+    writer.write(line + b"\r\nHost: x\r\n\r\n")
+    told = await asyncio.wait_for(reader.read(), 5)
+    writer.close()
+    assert told.startswith(b"HTTP/1.0 400 ")
+    assert b"sk-secret" not in told
+    assert b"\r\nServer: gateway\r\n" in told
 
 
 async def test_streams_lists_a_running_stream_and_forgets_it(gateway: Gateway) -> None:

@@ -298,6 +298,7 @@ async def test_cursor_under_a_library_s_own_name_starts_no_second_answer(stage: 
         request(f"{url}&last_event_id={messages[0].last_event_id}&{name}={cursor}", headers=EVENTS),
         request(f"{stage.url('/single')}?{name}={cursor}", method="POST", headers=EVENTS, body={"message": question}),
         request(f"{stage.url(f'/streams/{stream_id}')}?{name}={cursor}", headers=EVENTS),
+        request(stage.url("/single"), method="POST", body={"message": question, "last_event_id": cursor}),
     ):
         assert text_of(await whole(await ask)) == "twothree"
     async with await request(f"{url}&{name}={messages[-1].last_event_id}", headers=EVENTS) as end:

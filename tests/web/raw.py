@@ -16,6 +16,7 @@ from aiohttp import web
 
 from gateway.clock import Clock
 from gateway.web.connection import Connection, Handler, Server
+from gateway.web.unparsed import Unparsed
 
 GET = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"
 DATA_SEGMENTS_IN = 152
@@ -41,9 +42,9 @@ class Place:
         return cast(Connection, connection)
 
 
-def explain(status: int, message: str, address: str) -> web.StreamResponse:
+def explain(unparsed: Unparsed) -> web.StreamResponse:
     """The answer to what is no request."""
-    return web.Response(status=status, text=f"explained: {message}")
+    return web.Response(status=400, text=f"explained: {unparsed.said}")
 
 
 @asynccontextmanager

@@ -12,11 +12,13 @@ from aiohttp.http_writer import StreamWriter
 from gateway.web import connection
 from gateway.web.aiohttp_internals import (
     drain,
+    ends_malformed,
     event_stream,
     forget_body,
     forget_queue,
     heads_parsed,
     is_answering,
+    unfinished_body,
 )
 from tests.web.raw import GET, connected, listening, protocol_of
 
@@ -74,6 +76,53 @@ async def test_connection_answers_while_its_handler_runs_and_no_longer() -> None
         await client.until(b"hello /")
         answering.append(is_answering(place.connection))
     assert answering == [False, True, True, False]
+
+
+async def test_bytes_that_are_no_request_are_told_from_a_body_that_goes_wrong() -> None:
+    seen, bodies = asyncio.Event(), []
+
+    async def handler(request: web.BaseRequest) -> web.StreamResponse:
+        seen.set()
+        with pytest.raises(web.RequestPayloadError):
+            await request.read()
+        return web.Response(text="told")
+
+    chunked = b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
+    async with listening(handler) as place, connected(place) as client:
+        client.send(chunked)
+        await seen.wait()
+        assert not ends_malformed(place.connection)
+        web.RequestHandler.data_received(place.connection, b"zz\r\n")
+        assert ends_malformed(place.connection)
+        bodies.append(unfinished_body(place.connection))
+        assert bodies[0] is not None
+        bodies[0].set_exception(web.RequestPayloadError("malformed"))
+        bodies[0].feed_eof()
+        assert unfinished_body(place.connection) is None
+        assert b"told" in await client.until(b"told")
+    async with listening(hello) as place, connected(place) as client:
+        client.send(GET)
+        await client.until(b"hello")
+        web.RequestHandler.data_received(place.connection, b"no request\r\n\r\n")
+        assert ends_malformed(place.connection)
+        assert unfinished_body(place.connection) is None
+
+
+async def test_malformed_rest_of_a_body_ends_the_connection_with_one_answer() -> None:
+    async def handler(request: web.BaseRequest) -> web.StreamResponse:
+        try:
+            return web.Response(text=f"read {await request.read()!r}")
+        except web.RequestPayloadError:
+            return web.Response(text="told")
+
+    async with listening(handler) as place, connected(place) as client:
+        client.send(b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n1\r\na\r\n")
+        while not place.server.requests_count:  # noqa: ASYNC110 - there is no event for it
+            await asyncio.sleep(0)
+        client.send(b"zz\r\n")
+        answer = await client.rest()
+    assert answer.count(b"HTTP/1.") == 1
+    assert answer.endswith(b"told")
 
 
 async def test_requests_that_came_together_are_answered_in_their_order() -> None:
@@ -158,6 +207,26 @@ async def test_headers_of_a_stream_leave_in_one_segment_with_its_first_block() -
             assert body == b"7\r\nid: 1\n\n\r\n0\r\n\r\n"
             prepared.clear()
             go_on.clear()
+
+
+async def test_headers_of_a_stream_leave_alone_with_an_empty_first_block() -> None:
+    go_on = asyncio.Event()
+
+    async def handler(request: web.BaseRequest) -> web.StreamResponse:
+        response = event_stream(request, HEADERS)
+        writer = cast(StreamWriter, await response.prepare(request))
+        await writer.write(b"", drain=False)
+        await go_on.wait()
+        await writer.write(b"id: 1\n\n", drain=False)
+        await writer.write_eof()
+        return response
+
+    async with listening(handler) as place, connected(place) as client:
+        client.send(GET)
+        head = await client.until(b"\r\n\r\n")
+        assert head.endswith(b"\r\n\r\n")
+        go_on.set()
+        assert await client.until(b"0\r\n\r\n") == b"7\r\nid: 1\n\n\r\n0\r\n\r\n"
 
 
 async def test_stream_to_an_old_client_has_no_chunks_and_ends_by_the_close() -> None:

@@ -12,8 +12,9 @@ from aiohttp import web
 
 from gateway.clock import Clock
 from gateway.core.cursor import new_stream_id
-from gateway.web.connection import MAX_HEADERS, Handler, Server
+from gateway.web.connection import Handler, Server
 from gateway.web.handover import Siblings
+from gateway.web.unparsed import MAX_HEADERS, Unparsed
 
 Ask = Callable[[str], Awaitable[str]]
 
@@ -25,8 +26,8 @@ def says(name: str) -> Handler:
     return handler
 
 
-def explain(status: int, message: str, address: str) -> web.StreamResponse:
-    return web.Response(status=status, text=message)
+def explain(unparsed: Unparsed) -> web.StreamResponse:
+    return web.Response(status=400, text=unparsed.said)
 
 
 def server(handler: Handler) -> Server:
@@ -70,6 +71,13 @@ async def test_reader_is_handed_to_the_worker_of_its_stream_with_all_it_said() -
         assert await ask(question(body="hello")) == "second hello"
         assert await ask(question(worker=0)) == "first "
         assert await ask(question(worker=2)) == "first "  # nobody
+
+
+@pytest.mark.parametrize("name", ["last_event_id", "lastEventId", "Last-Event-ID", "evs_last_event_id"])
+async def test_cursor_in_the_query_is_handed_over_under_any_of_its_names(name: str) -> None:
+    async with first_of_two() as (_, ask):
+        query = f"{name}={new_stream_id(0)}.0.0&{name}={new_stream_id(1)}.0.0"
+        assert await ask(f"GET /chat?{query} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n") == "second "
 
 
 async def test_question_why_a_stream_failed_is_handed_to_its_worker() -> None:

@@ -171,7 +171,7 @@ async def test_connection_that_breaks_at_any_byte_of_an_event_loses_nothing(stag
     second = raw.index(b"two")
     token = (raw.rindex(b"\n\n", 0, second) + 2, raw.index(b"\n\n", second) + 1)
     end = (raw[:-2].rindex(b"\n\n") + 2, len(raw) - 1)
-    seen = {}
+    seen: dict[str, list[Message]] = {}
     for at in [*range(*token), *range(*end)]:
         client = Hasty()
         client.feed(raw[:at])

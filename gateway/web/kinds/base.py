@@ -65,6 +65,8 @@ class RouteKind(Kind, Generic[R]):
         if self.route.stream.resume.enabled and (cursor := self.cursor(exchange)):
             return await resume(exchange, cursor)
         asked = await self.read(exchange)
+        if isinstance(asked, str):
+            return await resume(exchange, asked)
         response = self.respond(exchange, asked, admit(exchange, asked.job, asked.max_tokens))
         del asked  # it holds the prompt, which is needed no longer than its answer; a slow reader may stay on
         return await response
@@ -74,8 +76,8 @@ class RouteKind(Kind, Generic[R]):
         return cursor_of(exchange)
 
     @abstractmethod
-    async def read(self, exchange: Exchange) -> Asked:
-        """What the request asks for.
+    async def read(self, exchange: Exchange) -> Asked | str:
+        """What the request asks for; or a cursor, where its body has one.
 
         Raises:
             GatewayError: the request is malformed.

@@ -6,14 +6,17 @@ from typing import Any
 from aiohttp import web
 
 from gateway.config import ChatRoute
+from gateway.core.cursor import PARAMETER
 from gateway.core.errors import GatewayError
 from gateway.core.sessions import valid_session_id
-from gateway.formats import compile_format
+from gateway.formats import UIFormat, compile_format
+from gateway.formats.ui import HEADERS
 from gateway.upstream.pool import Upstream
-from gateway.web.body import read_json_object
-from gateway.web.exchange import Exchange
+from gateway.web.body import read_fields
+from gateway.web.exchange import Endpoint, Exchange
 from gateway.web.kinds.base import Asked, RouteKind
 from gateway.web.kinds.chat_source import ChatSource, estimate_tokens
+from gateway.web.kinds.ui import FIELDS, FollowChat, continued, message_of, messages_of
 from gateway.web.responses import STREAM_HEADERS
 
 MAX_MESSAGES = 1000
@@ -29,21 +32,28 @@ class Chat(RouteKind[ChatRoute]):
         super().__init__(route, chain)
         self.format = compile_format(route.format)
         self.models = frozenset({route.model} if route.model else ())
+        self.ui = isinstance(self.format, UIFormat)
+        if self.ui:
+            self.beside = {f"{route.path}/{{chat}}/stream": Endpoint(route.path, FollowChat(route.path))}
 
     def answer(self, exchange: Exchange) -> Awaitable[web.StreamResponse]:
+        if self.ui:
+            exchange.headers |= HEADERS
         return _head(exchange) if exchange.request.method == "HEAD" else super().answer(exchange)
 
-    async def read(self, exchange: Exchange) -> Asked:
+    async def read(self, exchange: Exchange) -> Asked | str:
         """The browser's message after the session's history, or the browser's own messages; the system prompt first."""
         route, params = self.route, self.route.params
         question = await self._question(exchange)
+        if route.stream.resume.enabled and isinstance(cursor := question.get(PARAMETER), str) and cursor:
+            return cursor
         session, message = _session(question.get(params.session), params.session), ""
         history = exchange.gateway.history(route.path, route.history) if session else None
         messages = [{"role": "system", "content": route.system}] if route.system else []
         if "messages" in question:
             if params.message in question:
                 raise GatewayError("bad_request", f"Send either {params.message!r} or 'messages', not both.")
-            messages += _messages(question["messages"])
+            messages += _messages(messages_of(question["messages"]) if self.ui else question["messages"])
         else:
             message = _message(question.get(params.message), params.message)
             if history is not None:
@@ -57,31 +67,45 @@ class Chat(RouteKind[ChatRoute]):
             def remember(answer: str) -> None:
                 history.add(str(exchange.caller), session, message, answer, clock.now())
 
+        format_ = self.format
+        if self.ui and (message_id := continued(question.get("messages"))):
+            format_ = UIFormat(message_id)
         chat: dict[str, Any] = {"model": route.model or "", "messages": messages}
         return Asked(
             self.job(
                 exchange,
                 ChatSource(chat, session_id=session),
-                self.format,
+                format_,
                 route.model or self.chain[0].config.model or "",
                 session_id=session,
                 announce=True,
-                restarts=True,
+                restarts=not self.ui,  # nothing in its stream makes text void
                 input_tokens=estimate_tokens(messages),
                 on_answer=remember,
             )
         )
 
     async def _question(self, exchange: Exchange) -> dict[str, Any]:
-        """The parameters of the request, from its query or its body."""
+        """The parameters of the request: of the query in a `GET`, or in a `POST` without a body; else of the body."""
         request, params = exchange.request, self.route.params
-        if request.method == "GET":
-            names = (params.message, params.session)
-            return {name: request.query[name] for name in names if name in request.query}
-        body = await read_json_object(request, exchange.snapshot.config.server.max_body)
-        allowed = (params.message, params.session, "messages", "last_event_id")
+        own = (params.message, params.session)
+        if request.method == "GET" or (params.message in request.query and not request.can_read_body):
+            return {name: request.query[name] for name in own if name in request.query}
+        body = await read_fields(request, exchange.snapshot.config.server.max_body)
+        names = (params.message, params.session, "messages", PARAMETER)
+        allowed = dict.fromkeys((*names, *FIELDS) if self.ui else names)
         if unknown := sorted(set(body) - set(allowed)):
             raise GatewayError("bad_request", f"Unknown field {unknown[0]!r:.80}; allowed: {', '.join(allowed)}.")
+        return self._from_kit(body) if self.ui else body
+
+    def _from_kit(self, body: dict[str, Any]) -> dict[str, Any]:
+        """The parameters of a request of the AI SDK under the route's names: its chat is the session."""
+        params = self.route.params
+        if body.get("id") and not body.get(params.session):
+            body[params.session] = body["id"]
+        message = message_of(body.get(params.message, body.get("message")))
+        if message is not None and "messages" not in body:
+            body[params.message] = message.get("content") if isinstance(message, dict) else message
         return body
 
 

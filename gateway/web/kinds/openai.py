@@ -6,7 +6,7 @@ events of its log. Both come by the same pump, with its limits on time and size,
 """
 
 from collections.abc import Awaitable, Sequence
-from typing import Any
+from typing import Any, NoReturn
 
 import msgspec
 from aiohttp import web
@@ -22,7 +22,7 @@ from gateway.streams.log import END, NOTHING, State
 from gateway.streams.reader import BEGINNING, Reader
 from gateway.upstream.pool import Upstream
 from gateway.web.body import read_json_object
-from gateway.web.exchange import Exchange
+from gateway.web.exchange import Endpoint, Exchange, Kind
 from gateway.web.kinds.base import Asked, RouteKind
 from gateway.web.kinds.chat_source import ChatSource, estimate_tokens
 from gateway.web.rate_limit_headers import openai_rate_limit_headers
@@ -35,6 +35,27 @@ PATIENCE = 60.0
 """Seconds of one read. If it returns nothing, there is another; the generation's time limits end the wait."""
 
 
+class Nothing(Kind):
+    """A path below an openai route that leads to nothing.
+
+    Args:
+        route: the path of the route.
+    """
+
+    methods = None
+    format = OpenAIFormat()
+
+    def __init__(self, route: str) -> None:
+        self._route = route
+
+    async def answer(self, exchange: Exchange) -> NoReturn:
+        raise GatewayError("not_found", f"There is nothing at this path; chat requests are sent to {self._route}.")
+
+    def error_body(self, failure: Failure, request_id: str) -> tuple[dict[str, Any], str]:
+        """OpenAI's error object."""
+        return error_object(failure), "application/json"
+
+
 class OpenAI(RouteKind[OpenAIRoute]):
     """Serves one openai route."""
 
@@ -44,6 +65,10 @@ class OpenAI(RouteKind[OpenAIRoute]):
     def __init__(self, route: OpenAIRoute, chain: tuple[Upstream, ...]) -> None:
         super().__init__(route, chain)
         self.models = frozenset({route.model} if route.model else ())
+        # An SDK has a base URL, and asks for all of OpenAI's paths below it.
+        bases = {route.path, route.path.removesuffix("/chat/completions")} - {""}
+        nothing = Endpoint("_none", Nothing(route.path), public=True)
+        self.beside = dict.fromkeys((f"{base}/{{path}}" for base in bases), nothing)
 
     async def read(self, exchange: Exchange) -> Asked:
         """The chat request. Only the members that the gateway itself uses are checked."""

@@ -188,6 +188,7 @@ class Proxy(RouteKind[ProxyRoute]):
     """Serves one proxy route."""
 
     methods = None
+    any_encoding = True
 
     def __init__(self, route: ProxyRoute, chain: tuple[Upstream, ...]) -> None:
         super().__init__(route, chain)
