@@ -203,15 +203,15 @@ class Parsed(BaseModel):
 
 
 async def instructor_(ask: Ask, answer: Answer) -> None:
-    """Partial objects as they grow. Nothing says why the last one is the last."""
-    client = instructor.from_openai(client_of(ask["openai"], ask["key"]), mode=instructor.Mode.JSON)
-    stream = client.create_partial(response_model=Parsed, model="m", messages=messages(ask))
-    try:
-        async for part in stream:
+    """Partial objects as they grow. Nothing says why the last one is the last.
+
+    Who leaves early has to close the client: closing the parts leaves the connection open.
+    """
+    async with openai.AsyncOpenAI(base_url=ask["openai"], api_key=ask["key"]) as plain:
+        client = instructor.from_openai(plain, mode=instructor.Mode.JSON)
+        async for part in client.create_partial(response_model=Parsed, model="m", messages=messages(ask)):
             answer.text = '{"answer": "' + (part.answer or "")
             answer.add("")
-    finally:
-        await stream.aclose()
     answer.add('"}')
     raise Over("done")
 
