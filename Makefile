@@ -12,9 +12,10 @@ else
 VENV := .venv-$(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])' || echo none)
 endif
 BIN := $(VENV)/bin
+LIBRARIES := tests/real/clients/requirements
 PARSER := pages/chat/lib/markdown.js
-# Processes that the tests run in: one a core, because most tests start a gateway, which takes a core for a second.
-WORKERS := $(shell nproc)
+# Processes that the tests run in: one more than cores, because many tests wait.
+WORKERS := $(shell expr $$(nproc) + 1)
 UNIT := $(wildcard $(addprefix tests/,core dialects formats config streams upstream clock seams))
 MEASURED := $(addprefix tests/,observe web admin process demo test_app.py test_cli.py)
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
@@ -65,7 +66,7 @@ endef
 unit: setup
 	$(call tests,$(BIN)/python,$(UNIT))
 
-test: setup page node_modules/.installed programs
+test: setup page node_modules/.installed $(VENV)-clients/.installed programs
 	$(call tests,$(BIN)/python)
 
 # Measuring takes nearly twice the CPU, so the tests with the real programs are left out.
@@ -88,6 +89,13 @@ node_modules/.installed: package.json package-lock.json .npmrc
 	@.ci/need npm:npm
 	@echo "setup: node_modules"
 	@npm ci --loglevel=error
+	@touch $@
+
+# Client libraries that the tests try. Some want other versions than ours, so they have a venv of their own.
+$(VENV)-clients/.installed: $(LIBRARIES).lock | setup
+	@echo "setup: $(VENV)-clients"
+	@test -x $(@D)/bin/python || $(PYTHON) -m venv --without-pip $(@D)
+	@$(BIN)/uv pip sync --quiet --python $(@D)/bin/python --require-hashes $<
 	@touch $@
 
 # What the chat page reads Markdown with: one file, made of packages, never written down here.
@@ -120,6 +128,7 @@ lock: setup
 	$(LOCK) pyproject.toml --upgrade --all-extras --output-file requirements.lock
 	$(LOCK) pyproject.toml --extra uvloop --extra otel --constraint requirements.lock --output-file requirements-run.lock
 	echo hatchling | $(LOCK) - --constraint requirements.lock --output-file requirements-build.lock
+	$(LOCK) $(LIBRARIES).in --upgrade --output-file $(LIBRARIES).lock
 	npm install --package-lock-only --loglevel=error
 	cd $(dir $(PARSER)) && npm install --package-lock-only --loglevel=error
 

@@ -1,8 +1,8 @@
 """Scripts in documents, in Chromium: those that call `finish()` show the whole answer, and then do so.
 
 A script runs as a module on a page of the gateway's origin, where `show(text)`, `clear()`, `finish()` and
-`fail(message)` are what a page would do with the answer. The gateway has the configuration that commands at this place
-would get.
+`fail(message)` are what a page would do with the answer, and `credential()` is what it sends: nothing. The gateway has
+the configuration that commands at this place would get.
 """
 
 from collections.abc import AsyncIterator
@@ -25,6 +25,7 @@ const show = (text) => (shown += text);
 const clear = () => (shown = "");
 const finish = () => (over = "finished");
 const fail = (message) => (over = message);
+const credential = () => ({});
 addEventListener("error", (event) => fail(event.message));
 addEventListener("unhandledrejection", (event) => fail(String(event.reason)));
 """
