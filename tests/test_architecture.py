@@ -3,7 +3,6 @@ of aiohttp stand in one file a side."""
 
 import ast
 from collections.abc import Iterable, Iterator
-from copy import deepcopy
 from functools import cache
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
@@ -48,9 +47,9 @@ def sources() -> Sources:
     return {module_name(path): ast.parse(path.read_bytes()) for path in sorted(ROOT.glob("gateway/**/*.py"))}
 
 
-def imports(module: str, tree: ast.Module, known: Sources) -> Iterator[str]:
-    """The modules that one file imports anywhere in it, also inside functions and for types only."""
-    for node in ast.walk(tree):
+def imports(module: str, nodes: Iterable[ast.AST], known: Sources) -> Iterator[str]:
+    """The modules that these parts of one file import, also inside functions."""
+    for node in nodes:
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
@@ -67,7 +66,7 @@ def upward(sources: Sources) -> list[str]:
     return [
         f"{module} imports {target}"
         for module, tree in sources.items()
-        for target in imports(module, tree, sources)
+        for target in imports(module, ast.walk(tree), sources)
         if target.split(".")[0] == "gateway" and not may_import(room(module), room(target))
     ]
 
@@ -86,21 +85,27 @@ def impure(sources: Sources) -> list[str]:
     return [
         f"{module} imports {target}"
         for module, tree in sources.items()
-        for target in imports(module, tree, sources)
+        for target in imports(module, ast.walk(tree), sources)
         if room(module) in PURE and target.split(".")[0] in IMPURE
     ]
 
 
-class RunTime(ast.NodeTransformer):
-    """Leaves out what is imported for types only: that draws an arrow, but it runs nothing."""
-
-    def visit_If(self, node: ast.If) -> ast.AST | None:
-        return None if ast.unparse(node.test) == "TYPE_CHECKING" else self.generic_visit(node)
+def at_run_time(tree: ast.Module) -> Iterator[ast.AST]:
+    """Every part but what is imported for types only: that draws an arrow, but it runs nothing."""
+    left: list[ast.AST] = [tree]
+    while left:
+        node = left.pop()
+        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
+            continue
+        yield node
+        left.extend(ast.iter_child_nodes(node))
 
 
 def cycle(sources: Sources) -> list[str]:
-    run = {name: RunTime().visit(deepcopy(tree)) for name, tree in sources.items()}
-    graph = {name: {to for to in imports(name, tree, sources) if to in sources} for name, tree in run.items()}
+    graph = {
+        name: {to for to in imports(name, at_run_time(tree), sources) if to in sources}
+        for name, tree in sources.items()
+    }
     try:
         TopologicalSorter(graph).prepare()
     except CycleError as error:

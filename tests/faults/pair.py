@@ -28,7 +28,7 @@ from tests.kit.tcp_proxy import TCPProxy
 from tests.kit.upstream import LAST_CHUNK, Cut, Exchange, ScriptedUpstream, Step, chunk, openai_chunk
 
 KINDS = ("openai", "whole", "chat")
-TIMES = {"connect": "1s", "first_event": "600ms", "idle": "300ms", "total": "20s"}
+TIMES = {"connect": "1s", "first_event": "1s", "idle": "300ms", "total": "20s"}
 
 Play = Callable[[str, Exchange], Sequence[Step]]
 """What a dialect says to a request."""
