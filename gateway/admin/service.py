@@ -26,7 +26,7 @@ from gateway.observe.metrics import CONTENT_TYPE
 from gateway.web.guard import is_known_host, is_same_origin
 from gateway.web.state import Gateway
 
-Probe = Callable[[Gateway], web.Response]
+Probe = Callable[[Gateway, web.BaseRequest], web.Response]
 
 SERVER: Final = "gateway"
 """The `Server` header; aiohttp's own would tell versions."""
@@ -59,7 +59,7 @@ class AdminService:
 
     async def _answer(self, request: web.BaseRequest) -> web.StreamResponse:
         if probe := _PROBES.get(request.path):
-            return _unless_written(request) or probe(self._gateway)
+            return _unless_written(request) or probe(self._gateway, request)
         # Everything below shows or ends streams, so from here on a browser's word is checked.
         if not is_known_host(request.headers.get(hdrs.HOST), self._host):
             return _text(403, "Ask for this by IP address, as localhost, or by the name in server.admin_listen.\n")
@@ -125,11 +125,12 @@ def _unless(request: web.BaseRequest, method: str) -> web.Response | None:
     return None if is_same_origin(request.headers) else _text(403, "Only for the monitor page itself.\n")
 
 
-def _metrics(gateway: Gateway) -> web.Response:
+def _metrics(gateway: Gateway, request: web.BaseRequest) -> web.Response:
     gateway.metrics.log_bytes.set(gateway.registry.memory.used)
     gateway.metrics.log_streams.set(len(gateway.registry))
     _show_breakers(gateway)
-    return web.Response(body=gateway.metrics.render(), headers={hdrs.CONTENT_TYPE: CONTENT_TYPE})
+    names = request.query.getall("name[]", ())  # as other exporters call it; most series are buckets of histograms
+    return web.Response(body=gateway.metrics.render(names), headers={hdrs.CONTENT_TYPE: CONTENT_TYPE})
 
 
 def _show_breakers(gateway: Gateway) -> None:
@@ -142,11 +143,11 @@ def _show_breakers(gateway: Gateway) -> None:
             metrics.breaker_open.labels(*labels).set(target.breaker.is_open)
 
 
-def _live(gateway: Gateway) -> web.Response:
+def _live(gateway: Gateway, _: web.BaseRequest) -> web.Response:
     return _text(200, "ok\n")
 
 
-def _ready(gateway: Gateway) -> web.Response:
+def _ready(gateway: Gateway, _: web.BaseRequest) -> web.Response:
     return _text(503, "draining\n") if gateway.draining else _text(200, "ok\n")
 
 

@@ -63,6 +63,13 @@ async def test_metrics_are_in_the_text_format(gateway: Gateway) -> None:
     assert 'gateway_build_info{version="' in text
 
 
+async def test_metrics_can_be_named(gateway: Gateway) -> None:
+    names = "name[]=gateway_draining&name[]=gateway_build_info&name[]=no_such_metric"
+    status, _, text = await look(gateway, f"/metrics?{names}")
+    samples = {line.partition("{")[0].split()[0] for line in text.splitlines() if not line.startswith("#")}
+    assert (status, samples) == (200, {"gateway_draining", "gateway_build_info"})
+
+
 @pytest.mark.parametrize(
     "line", [b"GET /sk-secret HTTP/9.9", b"GET /" + b"sk-secret" * 9000 + b" HTTP/1.1", b"sk-secret"]
 )

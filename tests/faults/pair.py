@@ -115,7 +115,7 @@ class Pair:
 
     async def figures(self, name: str) -> dict[str, float]:
         """The samples of one metric, by their labels as they are spelled."""
-        lines = [line.rpartition(" ") for line in await self.stage.metrics() if line.startswith(name)]
+        lines = [line.rpartition(" ") for line in await self.stage.metrics(name.partition("{")[0])]
         return {labels: float(value) for labels, _, value in lines}
 
     async def rescues(self) -> Counter[tuple[str, str]]:

@@ -103,7 +103,8 @@ class Ledger:
 
     async def books(self) -> Books:
         """What is open now; the look itself is not counted."""
-        streams, scrape = await self.streams(), await self.scrape()
+        streams = await self.streams()
+        scrape = await self.scrape("gateway_streams_active", "gateway_connections_active")
         active, readers = scrape.total("gateway_streams_active"), scrape.total("gateway_connections_active")
         return Books(len(streams), active, readers, await self._quiet_descriptors())
 
@@ -121,9 +122,10 @@ class Ledger:
             listed: list[dict[str, Any]] = await answer.json()
             return listed
 
-    async def scrape(self) -> Scrape:
-        """`GET /metrics`."""
-        async with await request(f"{self.gateway.admin}/metrics") as answer:
+    async def scrape(self, *names: str) -> Scrape:
+        """`GET /metrics`, of all names or of these."""
+        query = "&".join(f"name[]={name}" for name in names)
+        async with await request(f"{self.gateway.admin}/metrics?{query}") as answer:
             return Scrape((await answer.body()).decode())
 
     def rss(self) -> int:

@@ -15,6 +15,7 @@ import asyncio
 import itertools
 import os
 import random
+import re
 import shutil
 import signal
 import socket
@@ -32,6 +33,8 @@ import yaml
 from tests.kit.nursery import Forked
 
 ROOT = Path(__file__).resolve().parents[2]
+NAME = re.compile(r"[\w.~-]+", re.ASCII)
+"""What JSON writes as it is."""
 MAX_LINES = 100_000
 MAX_LINE = 1 << 20
 START_SECONDS = 20.0
@@ -297,11 +300,12 @@ class Gateway(Program):
         self.send_signal(signal.SIGHUP)
         return _entry(await self.says(_matcher(event, {}), f"a log line {event}"))
 
-    def log_lines(self, event: str | None = None) -> list[dict[str, Any]]:
-        """Every log line so far, or those of one event; a line among them that is not JSON fails the test."""
-        said = [line for line in [*self.stdout, *self.stderr] if line and (event is None or event in line)]
-        lines = [msgspec.json.decode(line, type=dict[str, Any]) for line in said]
-        return [line for line in lines if event in {None, line.get("event")}]
+    def log_lines(self, event: str | None = None, **fields: Any) -> list[dict[str, Any]]:
+        """Every log line so far, which must be JSON; or those of one event, with these fields."""
+        said = [line for line in [*self.stdout, *self.stderr] if line]
+        if event is None:
+            return [msgspec.json.decode(line, type=dict[str, Any]) for line in said]
+        return [_entry(line) for line in filter(_matcher(event, fields), said)]
 
 
 def _filled_in(config: dict[str, Any]) -> dict[str, Any]:
@@ -311,7 +315,9 @@ def _filled_in(config: dict[str, Any]) -> dict[str, Any]:
 
 def _matcher(event: str, fields: Mapping[str, Any]) -> Callable[[str], bool]:
     wanted = {"event": event, **fields}
-    return lambda line: event in line and wanted.items() <= _entry(line).items()
+    # Most lines are told apart by a name or an id, without being parsed.
+    names = [value for value in wanted.values() if isinstance(value, str) and NAME.fullmatch(value)]
+    return lambda line: all(name in line for name in names) and wanted.items() <= _entry(line).items()
 
 
 def _entry(line: str) -> dict[str, Any]:

@@ -91,7 +91,7 @@ class Stage:
 
     async def metric(self, sample: str) -> float:
         """The value of a sample, `name{label="x"}` as /metrics spells it; 0 where there is none."""
-        lines = (await self.admin("/metrics")).splitlines()
+        lines = (await self.admin(f"/metrics?name[]={sample.partition('{')[0]}")).splitlines()
         return float(next((line.rpartition(" ")[2] for line in lines if line.startswith(f"{sample} ")), 0))
 
 
