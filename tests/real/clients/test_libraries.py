@@ -211,7 +211,9 @@ class Trial:
         question = self.stage.plays(script, "Q")
         if how := HOWS.get(scene):
             self.network.spoils(question, Fault(how, mark(scene, library in KITS), lacking))
-        base = f"http://127.0.0.1:{self.network.port}" + ("/left" if scene == "abort" else "")
+        # A kit keeps connections by host. One on which another answer broke off may be dead, and would cost a retry.
+        host = "localhost" if scene == "503" else "127.0.0.1"
+        base = f"http://{host}:{self.network.port}" + ("/left" if scene == "abort" else "")
         result = await (self.python if library in PYTHON else self.node).ask(
             library=library,
             chat=f"{base}/chat",
