@@ -18,7 +18,7 @@ from gateway.observe.metrics import Metrics
 from grafana.boards import BOARDS, DIRECTORY, as_text
 from grafana.panels import COLUMNS
 from tests.kit.contract import METRICS
-from tests.kit.program import ROOT
+from tests.kit.program import ROOT, node
 
 RULES = [ROOT / "prometheus/rules/gateway.yml", ROOT / "prometheus/alerts/gateway.yml"]
 UIDS = {
@@ -203,8 +203,6 @@ def typed_parts(board: str, panel: dict[str, Any]) -> Iterator[str]:
 
 
 def compile_typescript(directory: Path, text: str) -> subprocess.CompletedProcess[str]:
-    from playwright._impl._driver import compute_driver_executable
-
     compiler = ROOT / "node_modules/typescript/bin/tsc"
     if not compiler.exists():
         pytest.fail("typescript is missing; run: npm ci")
@@ -214,8 +212,7 @@ def compile_typescript(directory: Path, text: str) -> subprocess.CompletedProces
         json.dumps({"compilerOptions": options | {"skipLibCheck": True}, "files": ["boards.ts"]})
     )
     (directory / "boards.ts").write_text(text, encoding="utf-8")
-    node, _ = compute_driver_executable()
-    command = [str(node), str(compiler), "-p", str(directory)]
+    command = [node(), str(compiler), "-p", str(directory)]
     return subprocess.run(command, capture_output=True, text=True, timeout=50, check=False)
 
 

@@ -2,8 +2,7 @@
 without what it quotes of the request.
 
     plain(text)                        what is left of a provider's text; "" where nothing may be told
-    without_quotes(sentence, request)  the sentence, with "…" for what it quotes
-    hiding_quotes(sentence, request)   the same in steps, for a caller that must not be busy for long
+    hiding_quotes(sentence, request)   the sentence, with "…" for what it quotes; in steps, because it may take long
 
 Providers quote keys, whole or in part ("sk***89"), in any language; and they quote prompts. Rather too much is taken
 out than too little: a word that only looks like a key is lost, a key never stays.
@@ -193,30 +192,21 @@ _ESCAPED: Final = re.compile(
 _json: Final = msgspec.json.Decoder()
 
 
-def without_quotes(sentence: str, request: bytes) -> str:
+def hiding_quotes(sentence: str, request: bytes) -> Steps:
     """The sentence, with "…" for what it quotes of the texts in a request: messages, instructions, tools.
 
     A quote of at least 15 bytes is always found, also one that was cut off, is in another case (of ASCII), or is
     escaped as in JSON, HTML or URLs. So are short texts that are quoted whole, and shorter quotes in quotation marks.
     The names of models and parameters stay.
 
-    The work is bounded: the request is parsed once, and its texts are read once, in steps of 8 bytes. Where there is
-    more than `MAX_REQUEST`, `MAX_TEXTS` or `MAX_PAIRS` allow, the result is "…".
+    The work is bounded and done in steps, of which parsing is one. The request is parsed once, and its texts are read
+    once, in steps of 8 bytes. Where there is more than `MAX_REQUEST`, `MAX_TEXTS` or `MAX_PAIRS` allow, the result is
+    "…".
 
     Args:
         sentence: at most `MAX_SENTENCE` characters.
         request: the body that the provider was sent, JSON or not; b"" for none.
     """
-    steps = hiding_quotes(sentence, request)
-    while True:
-        try:
-            next(steps)
-        except StopIteration as ended:
-            return str(ended.value)
-
-
-def hiding_quotes(sentence: str, request: bytes) -> Steps:
-    """`without_quotes` in steps. Parsing is one of them; it takes as long as it took to read the request."""
     if not sentence or not request:
         return sentence
     texts = (yield from _texts_of(request)) if len(request) <= MAX_REQUEST else None

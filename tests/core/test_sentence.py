@@ -14,7 +14,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.core import sentence as rules
-from gateway.core.sentence import MARK, MAX_REQUEST, MAX_SENTENCE, hiding_quotes, plain, without_keys, without_quotes
+from gateway.core.sentence import MARK, MAX_REQUEST, MAX_SENTENCE, hiding_quotes, plain, without_keys
+
+
+def without_quotes(sentence: str, request: bytes) -> str:
+    """The result of all steps."""
+    steps = hiding_quotes(sentence, request)
+    while True:
+        try:
+            next(steps)
+        except StopIteration as ended:
+            return str(ended.value)
 
 
 @pytest.mark.parametrize(

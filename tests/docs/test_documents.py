@@ -6,14 +6,13 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from playwright._impl._driver import compute_driver_executable
 
 from docs.generate import FILE, reference
 from gateway.config import load, load_text
 from tests.docs.config import completed, variables
 from tests.docs.markdown import DOCUMENTS, Block, Document, blocks
 from tests.kit.contract import METRICS
-from tests.kit.program import ROOT
+from tests.kit.program import ROOT, node
 
 OPERATIONS = (ROOT / "docs" / "operations.md").read_text("utf-8")
 LANGUAGES = {"yaml", "sh", "text", "js", "html", "python", "ini", "nginx", "promql", "Caddyfile", "json"}
@@ -54,8 +53,7 @@ def test_reference_is_what_the_model_says() -> None:
 def test_script_in_a_document_is_one(block: Block, tmp_path: Path) -> None:
     script = tmp_path / "block.mjs"
     script.write_text(block.text, encoding="utf-8")
-    node, _ = compute_driver_executable()
-    checked = subprocess.run([str(node), "--check", str(script)], capture_output=True, text=True)
+    checked = subprocess.run([node(), "--check", str(script)], capture_output=True, text=True)
     assert checked.returncode == 0, checked.stderr
 
 

@@ -83,6 +83,13 @@ def find_program(name: str, package: str) -> str:
     return path
 
 
+def node() -> str:
+    """The path of the Node that Playwright brings along; Debian's is too old for some packages."""
+    from playwright._impl._driver import compute_driver_executable
+
+    return str(compute_driver_executable()[0])
+
+
 class Program:
     """A running program and what it said.
 
@@ -418,17 +425,14 @@ class AIMock(Program):
     """
 
     def __init__(self, answers: Path, *, latency: int = 5, piece: int = 5) -> None:
-        from playwright._impl._driver import compute_driver_executable
-
         script = ROOT / "node_modules" / "@copilotkit" / "aimock" / "dist" / "cli.js"
         if not script.exists():
             pytest.fail("aimock is missing; run: npm ci")
         port = free_port()
         self.url = f"http://127.0.0.1:{port}"
-        node, _ = compute_driver_executable()
         options = {"-p": port, "-f": answers, "-l": latency, "-c": piece, "--log-level": "info"}
         flat = [str(item) for pair in options.items() for item in pair]
-        super().__init__([str(node), str(script), *flat, "--strict"])
+        super().__init__([node(), str(script), *flat, "--strict"])
 
     async def ready(self) -> None:
         """Return when it said that it listens."""

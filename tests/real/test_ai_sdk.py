@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import pytest_asyncio
 
-from tests.kit.program import ROOT
+from tests.kit.program import ROOT, node
 from tests.kit.sse_client import request
 from tests.kit.upstream import (
     Pause,
@@ -63,13 +63,10 @@ async def stage(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Stage
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def kit(stage: Stage) -> AsyncIterator[Kit]:
-    from playwright._impl._driver import compute_driver_executable
-
     if not (ROOT / "node_modules" / "ai").exists():
         pytest.fail("the AI SDK is missing; run: npm ci")
-    node, _ = compute_driver_executable()
     script, pipe = ROOT / "tests" / "real" / "use_chat.mjs", asyncio.subprocess.PIPE
-    process = await asyncio.create_subprocess_exec(str(node), str(script), stdin=pipe, stdout=pipe, limit=1 << 20)
+    process = await asyncio.create_subprocess_exec(node(), str(script), stdin=pipe, stdout=pipe, limit=1 << 20)
     try:
         yield Kit(process, stage.gateway.url)
     finally:

@@ -170,6 +170,16 @@ async def ends(tab: Tab, state: str = "done") -> str:
 # ---- the chat page ----
 
 
+async def half(tab: Tab, stage: Stage, cable: Cable) -> tuple[Held, str]:
+    """The chat page with half of an answer: what holds the rest back, and the question."""
+    held = Held()
+    question = stage.plays(held.script)
+    await chat(tab, cable)
+    await ask(tab, question)
+    await has(tab, held.length)
+    return held, question
+
+
 async def test_chat_goes_on_after_each_reload(tab: Tab, stage: Stage, cable: Cable) -> None:
     held = Held(stops=3)
     question = stage.plays(held.script)
@@ -185,11 +195,7 @@ async def test_chat_goes_on_after_each_reload(tab: Tab, stage: Stage, cable: Cab
 
 
 async def test_chat_outlives_an_outage(tab: Tab, stage: Stage, cable: Cable) -> None:
-    held = Held()
-    question = stage.plays(held.script)
-    await chat(tab, cable)
-    await ask(tab, question)
-    await has(tab, held.length)
+    held, question = await half(tab, stage, cable)
     await cable.pull()
     await until(tab, f"{STATE} === 'reconnecting'")
     held.go()
@@ -202,11 +208,7 @@ async def test_chat_outlives_an_outage(tab: Tab, stage: Stage, cable: Cable) -> 
 async def test_chat_in_two_tabs_is_stopped_in_the_second(
     engine: Engine, tab: Tab, tabs: list[Tab], stage: Stage, cable: Cable
 ) -> None:
-    held = Held()
-    question = stage.plays(held.script)
-    await chat(tab, cable)
-    await ask(tab, question)
-    await has(tab, held.length)
+    held, question = await half(tab, stage, cable)
     tabs.append(await engine.tab())
     await chat(tabs[1], cable)
     await tabs[1].evaluate("document.querySelector('#list .open').click()")
@@ -218,11 +220,7 @@ async def test_chat_in_two_tabs_is_stopped_in_the_second(
 
 
 async def test_chat_goes_on_when_somebody_comes_back(tab: Tab, stage: Stage, cable: Cable) -> None:
-    held = Held()
-    question = stage.plays(held.script)
-    await chat(tab, cable)
-    await ask(tab, question)
-    await has(tab, held.length)
+    held, question = await half(tab, stage, cable)
     await tab.goto(f"{cable.url}/page/icon.svg")
     await tab.back()
     held.go()

@@ -15,8 +15,8 @@ from typing import Any
 
 import pytest
 import pytest_asyncio
-from playwright._impl._driver import compute_driver_executable
 
+from tests.kit.program import node
 from tests.kit.upstream import (
     LAST_CHUNK,
     OPENAI_DONE,
@@ -241,7 +241,6 @@ def judged(result: dict[str, Any], calls: int, promised: int) -> str:
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def trial(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Trial]:
-    node, _ = compute_driver_executable()
     python = Path(sys.prefix + "-clients") / "bin" / "python"
     if not python.exists():
         pytest.fail(f"the libraries are missing; run: make {python.parents[1].name}/.installed")
@@ -254,7 +253,7 @@ async def trial(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Trial
     ]
     async with AsyncExitStack() as stack:
         started = await asyncio.gather(
-            stack.enter_async_context(Process(node, HERE / "libraries.mjs")),
+            stack.enter_async_context(Process(Path(node()), HERE / "libraries.mjs")),
             stack.enter_async_context(Process(python, HERE / "libraries.py")),
         )
         stage = await stack.enter_async_context(
