@@ -46,9 +46,9 @@ To follow one request, read in this order:
 
 Each room imports only rooms that stand before it in this line (`tests/test_architecture.py`):
 
-    core  dialects  formats  config  clock  observe  upstream  streams  web  admin  app  process  cli
+    core  dialects  formats  config  clock  observe  upstream  identity  streams  web  admin  app  process  cli
 
-`demo/` is the stand-in for an LLM, and imports only `core/`.
+`identity/` and `streams/` do not know each other. `demo/` is the stand-in for an LLM, and imports only `core/`.
 
 `core/`, `dialects/` and `formats/` do no I/O and ask no clock: bytes and `now` come in, values go out. `app.py` puts
 the process's parts together.

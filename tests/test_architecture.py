@@ -20,7 +20,7 @@ ROOMS = (
     {"clock"},
     {"observe"},
     {"upstream"},
-    {"streams"},
+    {"identity", "streams"},
     {"web"},
     {"admin"},
     {"app"},
