@@ -1,12 +1,13 @@
 """client.js and the pages where a browser denies them an API: the answer is whole, the requests are few, nothing spins.
 
 Each API is denied in each way in which browsers do so, before any script of a page runs, and every use of what is left
-of it is counted. One page after the other in one browser, with one gateway.
+of it is counted. One case after the other in one browser, with one gateway.
 """
 
 import asyncio
 import json
 from collections.abc import AsyncIterator
+from urllib.parse import urlencode
 
 import pytest
 import pytest_asyncio
@@ -105,6 +106,10 @@ MODES = [
     if (mode == "fetch") == (case.split()[0] in IN_ONE_PIECE | {"ReadableStream", "AbortController"}) or "locks" in case
 ]
 PAGE_CASES = [name for name in CASES if name.split()[0] in {"locks", "storages", "body", "AbortController", "crypto"}]
+DENY_BY_ADDRESS = f"""{DENY}
+const cases = {{{",".join(f"{json.dumps(case)}() {{ {denial} }}" for case, denial in CASES.items())}}};
+cases[new URLSearchParams(location.search).get("denied")]?.();
+"""
 CLIENT = """
 async ({url, message, mode}) => {
   const client = await import("/client.js");
@@ -142,6 +147,17 @@ async def context(browser: Browser, cable: Cable) -> AsyncIterator[BrowserContex
         yield context
 
 
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def lasting(browser: Browser, cable: Cable) -> AsyncIterator[tuple[Page, list[str]]]:
+    """A page for all cases that need no more than its scripts, and what it complains of. A new page for each would cost
+    more than all that happens on it."""
+    async with await browser.new_context(base_url=cable.url) as context:
+        page, heard = await context.new_page(), list[str]()
+        page.on("pageerror", lambda error: heard.append(str(error)))
+        await page.add_init_script(DENY_BY_ADDRESS)
+        yield page, heard
+
+
 def held(gate: asyncio.Event) -> list[Step]:
     """Half of TEXT, and the other half when the gate opens."""
     pieces = [step for one in TEXT for step in (openai_delta(one), Pause(0.002))]
@@ -155,6 +171,14 @@ async def denied(context: BrowserContext, case: str, path: str) -> tuple[Page, l
     page.on("pageerror", lambda error: heard.append(str(error)))
     await page.add_init_script(DENY + CASES[case])
     await page.goto(path)
+    return page, heard
+
+
+async def denied_again(lasting: tuple[Page, list[str]], case: str) -> tuple[Page, list[str]]:
+    """The lasting page, loaded anew and denied this, and what it complains of from now on."""
+    page, heard = lasting
+    await page.goto(f"/page/icon.svg?{urlencode({'denied': case})}")
+    heard.clear()
     return page, heard
 
 
@@ -177,11 +201,11 @@ async def is_idle(page: Page) -> None:
 
 @pytest.mark.parametrize(("case", "mode"), MODES)
 async def test_answer_is_whole_without(
-    context: BrowserContext, stage: Stage, cable: Cable, case: str, mode: str
+    lasting: tuple[Page, list[str]], stage: Stage, cable: Cable, case: str, mode: str
 ) -> None:
     gate = asyncio.Event()
     question = stage.plays(held(gate))
-    page, heard = await denied(context, case, "/page/icon.svg")
+    page, heard = await denied_again(lasting, case)
     await page.evaluate(CLIENT, {"url": "/api/chat", "message": question, "mode": mode})
     if case.split()[0] in IN_ONE_PIECE:
         await stage.exchange(question)
@@ -199,12 +223,12 @@ async def test_answer_is_whole_without(
 
 
 @pytest.mark.parametrize("case", [name for name in CASES if name.split()[0] in {"locks", "channel", "AbortController"}])
-async def test_stream_is_followed_without(context: BrowserContext, stage: Stage, case: str) -> None:
+async def test_stream_is_followed_without(lasting: tuple[Page, list[str]], stage: Stage, case: str) -> None:
     """A tab that did not begin the answer makes a connection of its own."""
     gate = asyncio.Event()
     question = stage.plays(held(gate))
     async with await stage.get("/api/chat", question) as answer:
-        page, heard = await denied(context, case, "/page/icon.svg")
+        page, heard = await denied_again(lasting, case)
         following = asyncio.create_task(page.evaluate(FOLLOW, f"/streams/{answer.headers['x-stream-id']}"))
         await until(page, "requests > 0")
         gate.set()
