@@ -116,7 +116,6 @@ def exhausted(gateway: Gateway) -> Iterator[None]:
         resource.prlimit(gateway.pid, resource.RLIMIT_NOFILE, limits)
 
 
-@pytest.mark.alone
 async def test_streams_beyond_the_descriptors_are_refused_and_fit_again(
     upstream: ScriptedUpstream, tmp_path: Path
 ) -> None:
@@ -131,7 +130,6 @@ async def test_streams_beyond_the_descriptors_are_refused_and_fit_again(
             await answer.close()
 
 
-@pytest.mark.alone
 async def test_connections_beyond_the_descriptors_are_refused_and_fit_again(
     upstream: ScriptedUpstream, tmp_path: Path
 ) -> None:
@@ -151,7 +149,6 @@ async def test_connections_beyond_the_descriptors_are_refused_and_fit_again(
         await stream.close()
 
 
-@pytest.mark.alone
 async def test_gateway_without_a_descriptor_to_accept_with_does_not_spin_and_recovers(
     start_gateway: StartGateway, upstream: ScriptedUpstream
 ) -> None:

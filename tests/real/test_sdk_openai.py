@@ -231,7 +231,6 @@ async def test_sdk_is_told_when_to_come_back(gateway: Gateway) -> None:
     assert caught.value.response.headers["retry-after"] == "600"
 
 
-@pytest.mark.alone
 async def test_sdk_comes_back_when_its_plan_allows(gateway: Gateway) -> None:
     await streamed(sdk(gateway, key="slow-key"), "late")
     with pytest.raises(openai.RateLimitError) as caught:
