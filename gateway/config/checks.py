@@ -107,7 +107,7 @@ def _check_algorithms(path: KeyPath, entry: dict[str, Any], given: list[str]) ->
     for place, name in enumerate(algorithms):
         shared = name in SECRET_BYTES if isinstance(name, str) else None
         if shared is True and given and "secret" not in given:
-            yield (*path, "algorithms", place), f"needs a secret, not {given[0]}; allowed: RS*, PS*, ES*, EdDSA"
+            yield (*path, "algorithms", place), f"needs a secret, not {given[0]}; allowed: RS*, PS*, ES*, Ed*"
         if shared is False and given == ["secret"]:
             yield (*path, "algorithms", place), f"does not work with secret; allowed: {', '.join(SECRET_BYTES)}"
     secret = entry.get("secret")

@@ -43,9 +43,8 @@ Parameter = Annotated[str, Text(1, 64, r"[A-Za-z0-9_.-]+", "A-Z a-z 0-9 _ . -")]
 QueryName = Annotated[str, Text(1, 128, r"[^\s\x00-\x1f\x7f&=#]+", "any kind but spaces & = #")]
 
 Scope = Literal["stream", "publish", "admin"]
-Algorithm = Literal[
-    "RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA", "HS256", "HS384", "HS512"
-]
+RSA = Literal["RS256", "RS384", "RS512", "PS256", "PS384", "PS512"]
+Algorithm = Literal[RSA, "ES256", "ES384", "ES512", "EdDSA", "Ed25519", "Ed448", "HS256", "HS384", "HS512"]
 Claim = Annotated[str, Text(1, 256)]
 
 
@@ -144,7 +143,7 @@ class Jwt(Section):
     secret: Annotated[str | None, Text(1, 4096, optional=True)] = Field(None, repr=False)
     """The secret that you and the issuer share, best as ${VAR} or ${file:…}; only for HS256 (32 bytes and more), HS384
     (48) and HS512 (64)."""
-    algorithms: Annotated[Many[Algorithm], Field(min_length=1, max_length=13)]
+    algorithms: Annotated[Many[Algorithm], Field(min_length=1, max_length=15)]
     """How its tokens may be signed. What a token says itself is never believed, so name only what this issuer uses."""
     subject_claim: Claim = "sub"
     """The claim that names the client: text of up to 256 characters. `sub` is the standard's, and never used twice."""

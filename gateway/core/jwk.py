@@ -43,16 +43,17 @@ _ALGORITHMS: Final[Mapping[str, frozenset[str]]] = {
     "P-256": frozenset({"ES256"}),
     "P-384": frozenset({"ES384"}),
     "P-521": frozenset({"ES512"}),
-    "Ed": frozenset({"EdDSA"}),
+    "Ed25519": frozenset({"EdDSA", "Ed25519"}),
+    "Ed448": frozenset({"EdDSA", "Ed448"}),
 }
-"""The algorithms of a key's type or curve. Source: RFC 7518 3.1, RFC 8037 3.1."""
+"""The algorithms of a key's type or curve. Source: RFC 7518 3.1; RFC 8037 3.1, RFC 9864 2.2 for the newer names."""
 _SECRET: Final = frozenset({"HS256", "HS384", "HS512"})
 _CURVES: Final = {"secp256r1": "P-256", "secp384r1": "P-384", "secp521r1": "P-521"}
 _MEMBERS: Final = {"RSA": ("n", "e"), "EC": ("crv", "x", "y"), "OKP": ("crv", "x")}
 _READERS: Final[Mapping[str, Any]] = {"RSA": RSAAlgorithm, "EC": ECAlgorithm, "OKP": OKPAlgorithm}
 _MAX_MEMBER: Final = 4 * (RSA_BITS[1] // 8) // 3 + 4
 """Characters of the longest number of a key, in base64."""
-_SIGNATURES: Final = get_default_algorithms()
+_SIGNATURES: Final = get_default_algorithms() | {"Ed25519": OKPAlgorithm(), "Ed448": OKPAlgorithm()}
 _PEM: Final = re.compile(rb"-----BEGIN ([A-Z0-9 ]+)-----.*?-----END \1-----", re.DOTALL)
 
 
@@ -211,7 +212,7 @@ def _public_key(key_id: str | None, material: object) -> VerifyingKey:
     elif isinstance(material, EllipticCurvePublicKey):
         kind = _CURVES.get(material.curve.name, "")
     elif isinstance(material, Ed25519PublicKey | Ed448PublicKey):
-        kind = "Ed"
+        kind = "Ed25519" if isinstance(material, Ed25519PublicKey) else "Ed448"
     if not kind:
         raise _UnusableError("unknown type")
     return VerifyingKey(key_id, _ALGORITHMS[kind], material)
