@@ -6,8 +6,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from types import MappingProxyType
+from typing import TYPE_CHECKING
 
 import structlog
+from structlog.typing import FilteringBoundLogger
 
 from gateway.clock import Clock
 from gateway.config import Config
@@ -33,6 +35,9 @@ from gateway.web.state import Gateway, Snapshot
 from gateway.web.static import static_endpoints
 from gateway.web.streams import ReadStream, StopStream
 
+if TYPE_CHECKING:
+    from gateway.identity.jwt import JwtVerifier
+
 FD_RESERVE = 64
 """File descriptors that clients and streams never get: for the listeners, the log and the admin listener's clients."""
 FD_REFUSING = 16
@@ -48,22 +53,28 @@ class App:
         demo: the stand-in for an LLM, None until a configuration needs it.
         kinds: the kinds of route, by their `api`.
         verifiers: asked for the principal of a request when its credential is no static key.
+        tokens: the verifier of `auth.jwt`, None where that is empty.
     """
 
     gateway: Gateway
     demo: Demo | None
     kinds: Mapping[str, KindFactory]
     verifiers: tuple[Verifier, ...]
+    tokens: "JwtVerifier | None"
 
     async def reload(self, config: Config) -> None:
         """New requests are served by this configuration; running streams keep theirs."""
         self.demo = await _demo(config, self.demo)
-        gateway = self.gateway
-        gateway.snapshot = _snapshot(config, self.demo, self.kinds, self.verifiers, gateway.snapshot.upstreams)
+        gateway, before = self.gateway, self.tokens
+        self.tokens = _tokens(config, gateway.logger, before)
+        verifiers = _asked(self.tokens, self.verifiers)
+        gateway.snapshot = _snapshot(config, self.demo, self.kinds, verifiers, gateway.snapshot.upstreams)
         _prepare(gateway.metrics, gateway.snapshot)
         gateway.registry.memory.limit = config.server.max_log_bytes
         limits = config.limits.per_address
         gateway.addresses.plan = Plan(PER_ADDRESS, make_limits(limits.requests, limits.connections))
+        if before is not None and before is not self.tokens:
+            await before.close(self.tokens)
 
     async def close(self) -> None:
         """Ends the streams that still run, and closes everything that was opened."""
@@ -74,6 +85,8 @@ class App:
         self.gateway.refusals.flush()
         await self.gateway.engine.session.close()
         await self.gateway.engine.tracing.close()
+        if self.tokens is not None:
+            await self.tokens.close()
         if self.demo is not None:
             await self.demo.close()
 
@@ -98,7 +111,8 @@ async def make_app(
     metrics = Metrics(version=version("sse-gateway"))
     registry = Registry(clock.wheel, config.server.max_log_bytes, worker)
     demo = await _demo(config, None)
-    snapshot = _snapshot(config, demo, kinds, tuple(verifiers))
+    tokens = _tokens(config, logger, None)
+    snapshot = _snapshot(config, demo, kinds, _asked(tokens, tuple(verifiers)))
     _prepare(metrics, snapshot)
     tracing, failures = from_environment(clock.now, logger), Failures(logger)
     engine = Engine(clock, registry, metrics, logger, new_session(), {}, tracing, failures)
@@ -118,7 +132,23 @@ async def make_app(
         max_streams=max_streams,
         max_connections=max_connections,
     )
-    return App(gateway, demo, kinds, tuple(verifiers))
+    return App(gateway, demo, kinds, tuple(verifiers), tokens)
+
+
+def _tokens(config: Config, logger: FilteringBoundLogger, before: "JwtVerifier | None") -> "JwtVerifier | None":
+    """The verifier of `auth.jwt`: the one before if nothing changed, with all that it knows."""
+    if not config.auth.jwt:
+        return None
+    if before is not None and before.settings == config.auth.jwt:
+        return before
+    from gateway.identity.jwt import JwtVerifier  # it takes long, and only those who use tokens need it
+
+    return JwtVerifier(config.auth.jwt, logger, before)
+
+
+def _asked(tokens: "JwtVerifier | None", given: tuple[Verifier, ...]) -> tuple[Verifier, ...]:
+    """The verifiers behind the static keys, in order."""
+    return given if tokens is None else (tokens, *given)
 
 
 def _descriptors() -> int:

@@ -132,6 +132,24 @@ class Url(Rule):
 
 
 @dataclass(frozen=True)
+class KeySetUrl(Rule):
+    """The URL of a JSON Web Key Set. It may have a query, which some providers tell their tenants apart by."""
+
+    @property
+    def allowed(self) -> str:
+        return "https://host/path, without user and fragment (http:// is for loopback addresses)"
+
+    def parse(self, value: object) -> str:
+        url = _split(value)
+        if url is None or url.fragment:
+            raise self.refusal("a URL that can be fetched")
+        return url.geturl()
+
+    def schema(self) -> dict[str, Any]:
+        return {"type": "string", "pattern": r"^[Hh][Tt][Tt][Pp][Ss]?://[^\s#@]+$", "maxLength": 2048}
+
+
+@dataclass(frozen=True)
 class Path(Rule):
     """The path of a route.
 

@@ -31,6 +31,8 @@ PROXY_PATIENCE: Final = 60.0
 """Seconds of silence after which most proxies and load balancers cut a connection."""
 SHORT_KEY: Final = 16
 """Characters. A shorter key can be guessed by trying."""
+DISTINCT: Final = 10
+"""Different characters of a secret. Random ones have more, even in hexadecimal digits: 32 of them have 14."""
 
 BASES: Final = {
     "api.openai.com": "/v1",
@@ -111,7 +113,7 @@ def cautions(config: Config, now: float) -> Iterator[Caution]:
 
 def check_access(config: Config) -> Iterator[Caution]:
     auth, server = config.auth, config.server
-    if not auth.anonymous and not auth.keys:
+    if not auth.anonymous and not auth.keys and not auth.jwt:
         yield ("auth",), "nobody can get in: there are no keys, and anonymous is false; write keys, or anonymous: true"
     elif not auth.anonymous and not auth.sources:
         yield ("auth", "sources"), "nobody can get in: no credential is looked for; write header, cookie or query"
@@ -165,8 +167,30 @@ def check_expiry(config: Config, now: float) -> Iterator[Caution]:
             yield ("auth", "keys", index, "expires"), "is over, so this key is refused; write a later date, or null"
 
 
+def check_jwt(config: Config) -> Iterator[Caution]:
+    for index, entry in enumerate(config.auth.jwt):
+        path: KeyPath = ("auth", "jwt", index)
+        if entry.secret is not None and (wrong := _wrong_key(entry.secret)):
+            yield (*path, "secret"), wrong
+        elif entry.secret is not None and len(set(entry.secret)) < DISTINCT:
+            yield (*path, "secret"), "is easy to guess; `openssl rand -hex 64` makes a good one"
+        url = urlsplit(entry.jwks_url or "")
+        if url.scheme == "http" and not _is_local(url.hostname or ""):
+            yield (*path, "jwks_url"), "whoever is on the way can put in keys of their own; write https://"
+        elif entry.jwks_url and (_UNREPLACED.search(entry.jwks_url) or url.path.endswith("/openid-configuration")):
+            yield (*path, "jwks_url"), "is not the key set itself; write the URL that is jwks_uri in it"
+        families = {name[:2] for name in entry.algorithms}
+        if len(families) > 1:
+            yield (*path, "algorithms"), "are of several kinds, but an issuer uses one; write the one in its tokens"
+        for place, scope in enumerate(entry.scopes):
+            if scope not in ASKED_SCOPES:
+                yield (*path, "scopes", place), f"nothing asks for the scope {scope}; write stream"
+
+
 def check_plans(config: Config) -> Iterator[Caution]:
-    used = {"default", *(key.plan for key in config.auth.keys)}
+    if any(entry.plan_claim is not None for entry in config.auth.jwt):
+        return  # a token may name any plan
+    used = {"default", *(key.plan for key in config.auth.keys), *(entry.plan for entry in config.auth.jwt)}
     for name in config.plans:
         if name not in used:
             yield (
@@ -491,6 +515,7 @@ def check_streams(config: Config) -> Iterator[Caution]:
 CHECKS: Final[tuple[Callable[[Config], Iterator[Caution]], ...]] = (
     check_access,
     check_keys,
+    check_jwt,
     check_plans,
     check_origins,
     check_values,

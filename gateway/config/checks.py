@@ -18,6 +18,9 @@ from gateway.dialects import DIALECTS
 
 Finding = tuple[KeyPath, str]
 
+SECRET_BYTES: Final = {"HS256": 32, "HS384": 48, "HS512": 64}
+"""Algorithms with a shared secret, and the fewest bytes of it. Source: RFC 7518 3.2."""
+
 RESERVED: Final = ("streams", "tickets")
 """First segments of the gateway's own paths. A route with a `{parameter}` there is allowed: the gateway's paths win."""
 
@@ -77,6 +80,46 @@ def check_keys(data: dict[str, Any]) -> Iterator[Finding]:
             yield (*path, "id"), "another key has this id; allowed: an id of its own"
         if isinstance(key.get("plan"), str) and key["plan"] not in plans:
             yield (*path, "plan"), f"there is no such plan; {suggestion(key['plan'], plans)}"
+
+
+def check_jwt(data: dict[str, Any]) -> Iterator[Finding]:
+    plans = {"default", *_mapping(data, "plans")}
+    seen: set[tuple[str, str]] = set()
+    for index, entry in _items(_mapping(data, "auth"), "jwt"):
+        path: KeyPath = ("auth", "jwt", index)
+        given = [name for name in ("jwks_url", "key_file", "secret") if entry.get(name) is not None]
+        if len(given) != 1:
+            have = " and ".join(given) or "none of jwks_url, key_file and secret"
+            yield path, f"has {have}; allowed: exactly one of jwks_url, key_file, secret"
+        yield from _check_algorithms(path, entry, given)
+        issuer, audience = entry.get("issuer"), entry.get("audience")
+        if isinstance(issuer, str) and isinstance(audience, str):
+            if (issuer, audience) in seen:
+                yield (*path, "issuer"), "another entry has this issuer and audience; allowed: one entry for both"
+            seen.add((issuer, audience))
+        if isinstance(entry.get("plan"), str) and entry["plan"] not in plans:
+            yield (*path, "plan"), f"there is no such plan; {suggestion(entry['plan'], plans)}"
+
+
+def _check_algorithms(path: KeyPath, entry: dict[str, Any], given: list[str]) -> Iterator[Finding]:
+    """A secret verifies HS* alone, and public keys never do: whoever knows a public key could sign with it."""
+    algorithms = _list(entry, "algorithms")
+    for place, name in enumerate(algorithms):
+        shared = name in SECRET_BYTES if isinstance(name, str) else None
+        if shared is True and given and "secret" not in given:
+            yield (*path, "algorithms", place), f"needs a secret, not {given[0]}; allowed: RS*, PS*, ES*, Ed*"
+        if shared is False and given == ["secret"]:
+            yield (*path, "algorithms", place), f"does not work with secret; allowed: {', '.join(SECRET_BYTES)}"
+    secret = entry.get("secret")
+    if not isinstance(secret, str) or not secret:
+        return
+    least = max((SECRET_BYTES.get(name, 0) for name in algorithms if isinstance(name, str)), default=0)
+    if len(secret.encode("utf-8", "surrogatepass")) < least:
+        yield (*path, "secret"), f"is too short for these algorithms; allowed: {least} bytes or more"
+    from gateway.core.jwk import is_key_material  # it takes long, and only those who use tokens need it
+
+    if is_key_material(secret):
+        yield (*path, "secret"), "is a key of another kind, which others may know; allowed: a secret, or key_file"
 
 
 def check_upstreams(data: dict[str, Any]) -> Iterator[Finding]:
@@ -196,6 +239,7 @@ CHECKS: Final[tuple[Callable[[dict[str, Any]], Iterator[Finding]], ...]] = (
     check_workers,
     check_cors,
     check_keys,
+    check_jwt,
     check_upstreams,
     check_parameters,
     check_ends,

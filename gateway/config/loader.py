@@ -19,6 +19,7 @@ from gateway.config.cautions import cautions
 from gateway.config.checks import findings
 from gateway.config.document import MAX_BYTES, Document
 from gateway.config.expand import Expander
+from gateway.config.keys import FOLDER
 from gateway.config.mistakes import is_glued
 from gateway.config.model import ROUTES, Config, Stream
 from gateway.config.problems import ConfigError, KeyPath, Problem, dotted, suggestion
@@ -80,7 +81,7 @@ def examine_text(
         text: YAML of at most 1 MiB.
         name: what problems call the file.
         environ: the variables of `${VAR}`; the process's own by default.
-        folder: where relative paths of `${file:…}` start; the working directory by default.
+        folder: where relative paths of `${file:…}` and `key_file` start; the working directory by default.
 
     Raises:
         ConfigError: the text cannot be used; holds every problem.
@@ -88,7 +89,7 @@ def examine_text(
     if len(text.encode("utf-8", "surrogatepass")) > MAX_BYTES:
         raise ConfigError([Problem(name, 1, "", "is too large; allowed: 1 MiB")])
     document = Document(text, Expander(os.environ if environ is None else environ, folder or Path()))
-    config, wrong = _validated(document)
+    config, wrong = _validated(document, folder or Path())
     if config is None or wrong:
         raise ConfigError(Problem(name, line, dotted(path), message) for line, path, message in wrong)
     return Examined(config, _warnings(config, document, name))
@@ -104,13 +105,13 @@ def _warnings(config: Config, document: Document, name: str) -> list[Problem]:
 Wrong = tuple[int, KeyPath, str]
 
 
-def _validated(document: Document) -> tuple[Config | None, list[Wrong]]:
+def _validated(document: Document, folder: Path) -> tuple[Config | None, list[Wrong]]:
     if document.problems and document.data is None:
         return None, document.problems
     if not isinstance(document.data, dict):
         return None, [*document.problems, (1, (), "is not a mapping; allowed: key: value on each line")]
     # Model and checks see the same data, and may both complain of one place: a dict keeps one of two equal messages.
-    config, complaints = _modelled(document)
+    config, complaints = _modelled(document, folder)
     wrong = {(path, message): line for line, path, message in document.problems}
     for path, message in (*complaints, *findings(document.data)):
         if path not in document.unread:  # the empty text there stands for a value whose problem is reported already
@@ -118,9 +119,9 @@ def _validated(document: Document) -> tuple[Config | None, list[Wrong]]:
     return config, [(line, path, message) for (path, message), line in wrong.items()]
 
 
-def _modelled(document: Document) -> tuple[Config | None, list[tuple[KeyPath, str]]]:
+def _modelled(document: Document, folder: Path) -> tuple[Config | None, list[tuple[KeyPath, str]]]:
     try:
-        return Config.model_validate(document.data), []
+        return Config.model_validate(document.data, context={FOLDER: folder}), []
     except ValidationError as error:
         return None, [_complaint(detail, document) for detail in error.errors() if not _is_aftermath(detail)]
 

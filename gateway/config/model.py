@@ -21,8 +21,9 @@ from typing import Annotated, Any, Final, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from gateway.config.addresses import DEMO, Address, Listen, Moment, Network, Origin, Path, Url
+from gateway.config.addresses import DEMO, Address, KeySetUrl, Listen, Moment, Network, Origin, Path, Url
 from gateway.config.formatting import FormatRule
+from gateway.config.keys import KeyFile, KeyFileRule
 from gateway.config.rules import Bytes, Json, OneOf, PerTime, QueryValue, Seconds, Text, Whole
 from gateway.core.cursor import WORKERS
 from gateway.core.rate import Rate
@@ -42,6 +43,9 @@ Parameter = Annotated[str, Text(1, 64, r"[A-Za-z0-9_.-]+", "A-Z a-z 0-9 _ . -")]
 QueryName = Annotated[str, Text(1, 128, r"[^\s\x00-\x1f\x7f&=#]+", "any kind but spaces & = #")]
 
 Scope = Literal["stream", "publish", "admin"]
+RSA = Literal["RS256", "RS384", "RS512", "PS256", "PS384", "PS512"]
+Algorithm = Literal[RSA, "ES256", "ES384", "ES512", "EdDSA", "Ed25519", "Ed448", "HS256", "HS384", "HS512"]
+Claim = Annotated[str, Text(1, 256)]
 
 
 class Section(BaseModel):
@@ -120,6 +124,51 @@ class Key(Section):
         return self.expires.timestamp() if self.expires else None
 
 
+class Jwt(Section):
+    """An issuer of JSON Web Tokens. A client that sends a valid one is the principal `jwt:`, the issuer, `:` and the
+    subject. Its streams end when the token expires."""
+
+    issuer: Annotated[str, Text(1, 256, r"[^\s\x00-\x1f\x7f]+", "any kind but spaces")]
+    """The `iss` of its tokens, compared character by character. Several entries may have the same issuer if their
+    audiences differ."""
+    audience: Annotated[str, Text(1, 256)]
+    """What has to be in the `aud` of its tokens, so that a token for another application of the issuer is refused."""
+    jwks_url: Annotated[str | None, KeySetUrl(optional=True)] = None
+    """Where its public keys are. They are fetched in the background: at the start, when they are no longer fresh (10m,
+    or what Cache-Control says within 1m and 1h), and when a token names a key that is not among them (once in 10s).
+    The last keys are kept while the server fails. Give exactly one of jwks_url, key_file and secret."""
+    key_file: Annotated[KeyFile | None, KeyFileRule(optional=True)] = None
+    """The file with its public keys: PEM (1 to 4 public keys or certificates) or a JWKS. A relative path starts at the
+    folder of this file. It is read again at a reload."""
+    secret: Annotated[str | None, Text(1, 4096, optional=True)] = Field(None, repr=False)
+    """The secret that you and the issuer share, best as ${VAR} or ${file:…}; only for HS256 (32 bytes and more), HS384
+    (48) and HS512 (64)."""
+    algorithms: Annotated[Many[Algorithm], Field(min_length=1, max_length=15)]
+    """How its tokens may be signed. What a token says itself is never believed, so name only what this issuer uses."""
+    subject_claim: Claim = "sub"
+    """The claim that names the client: text of up to 256 characters. `sub` is the standard's, and never used twice."""
+    plan_claim: Annotated[str | None, Text(1, 256, optional=True)] = "plan"
+    """The claim that names the plan. A name that is not among `plans` means the plan `default`. null: `plan` is for
+    all."""
+    plan: Name = "default"
+    """The plan of a token without the claim."""
+    scopes_claim: Annotated[str | None, Text(1, 256, optional=True)] = "scope"
+    """The claim that says what the client may do: a list, or text with blanks between. It counts where a token has it,
+    and scopes that are not known here are ignored in it. null: `scopes` is for all, as you need it where an issuer's
+    scopes are of another kind (openid, profile)."""
+    scopes: Annotated[Many[Scope], Field(max_length=3)] = ("stream",)
+    """What a token without the claim may do. By default it may only use streams."""
+    leeway: Annotated[float, Seconds("0s", "5m")] = 30.0
+    """How far the issuer's clock may be from this one's. A token is valid for so long before and after its times."""
+
+    @model_validator(mode="after")
+    def _check_key_file(self) -> "Jwt":
+        if self.key_file is not None and not self.key_file.keys().algorithms & set(self.algorithms):
+            fit = ", ".join(sorted(self.key_file.keys().algorithms))
+            raise ValueError(f"algorithms does not fit the keys in key_file; allowed for them: {fit}")
+        return self
+
+
 class Auth(Section):
     """Who may use the gateway."""
 
@@ -136,6 +185,8 @@ class Auth(Section):
     origins in `cors.origins`."""
     keys: Annotated[Many[Key], Field(max_length=10_000)] = ()
     """The static keys; at most 10000."""
+    jwt: Annotated[Many[Jwt], Field(max_length=100)] = ()
+    """The issuers whose signed tokens (JWT) are accepted; at most 100."""
 
 
 class Cors(Section):

@@ -74,9 +74,22 @@ class Facts(NamedTuple):
     query: Mapping[str, str]
 
 
-Verdict = Principal | None | Awaitable[Principal | None]
-"""The principal; None for a credential that is not valid, or not this verifier's; or something to wait for that gives
-one of the two."""
+class Refused(NamedTuple):
+    """A credential is of a verifier's kind but not valid. The client is told no more than of an unknown one, and the
+    verifiers behind are asked nevertheless.
+
+    Attributes:
+        reason: for metrics.
+        detail: for the log; holds nothing of the credential.
+    """
+
+    reason: Literal["expired", "invalid"]
+    detail: str
+
+
+Verdict = Principal | Refused | None | Awaitable[Principal | Refused | None]
+"""The principal; None or, where there is more to log, `Refused` for a credential that is not valid, or not this
+verifier's; or something to wait for that gives one of these."""
 
 
 class Verifier(Protocol):

@@ -9,6 +9,8 @@ import msgspec
 
 KEY: Final = "key"
 """The kind of a principal that showed a static key."""
+JWT: Final = "jwt"
+"""The kind of a principal that showed a signed token."""
 ADDRESS: Final = "addr"
 """The kind of a principal that showed no credential."""
 
@@ -20,7 +22,8 @@ class Principal(msgspec.Struct, frozen=True):
     cannot be taken for the same id of another kind.
 
     Attributes:
-        kind: `key` for the holder of a static key, `addr` for a client without a credential. Holds no colon.
+        kind: `key` for the holder of a static key, `jwt` for that of a token, `addr` for a client without a credential.
+            Holds no colon.
         id: unique among the principals of its kind; safe to log.
         plan: a key of the config's `plans`.
         scopes: what it may do, of `stream`, `publish`, `admin`.

@@ -40,7 +40,7 @@ RescueResult = Literal["completed", "restarted", "failed"]
 """What the rescue led to: the same answer was completed, another one took its place, or none."""
 Resume = Literal["resumed", "ended", "expired", "malformed"]
 """What a cursor led to: more events, 204 at a final cursor, `cursor_expired`, or 400."""
-AuthFailure = Literal["missing", "unknown", "expired", "origin", "scope"]
+AuthFailure = Literal["missing", "unknown", "expired", "invalid", "origin", "scope"]
 
 FinishReason = Literal["stop", "length", "tool_calls", "content_filter", "other", "none"]
 """Why an answer ended: OpenAI's words, `other` for a provider's own, `none` where it did not say."""

@@ -14,6 +14,7 @@ closed, and at `speak`. A delivery that holds text back (`boundary`) does not pu
 
     opening or reading --trimmed--> completed      any write --the client is gone--> client_gone
     reading --the log's end-------> completed      any write --`write_timeout`-----> slow_reader
+    reading --`expire` was called-> auth_expired
                                                    the format raises ---> `run` raises; `fail` may follow
 Invariants:
 
@@ -63,7 +64,9 @@ class Delivery:
         metrics: the route's counters.
     """
 
-    __slots__ = ("_clock", "_frames", "_heartbeat", "_hold", "_metrics", "_now", "_reader", "_sink", "_spoke")
+    __slots__ = (
+        "_clock", "_expired", "_frames", "_heartbeat", "_hold", "_metrics", "_now", "_reader", "_sink", "_spoke",
+    )  # fmt: skip
 
     def __init__(
         self,
@@ -84,9 +87,11 @@ class Delivery:
         self._heartbeat = settings.heartbeat
         self._hold = None if settings.boundary == "event" else Hold(settings.boundary, settings.max_bytes, MAX_HOLD)
         self._spoke = -math.inf
+        self._expired = False
 
     async def run(self) -> Outcome:
-        """Why it ended: `completed` when the log's end was delivered, else `client_gone` or `slow_reader`.
+        """Why it ended: `completed` when the log's end was delivered, `auth_expired` when the client was told that,
+        else `client_gone` or `slow_reader`.
 
         Raises:
             Exception: what the format raised. Nothing of the events at which it failed was sent. You may call `fail`.
@@ -98,6 +103,9 @@ class Delivery:
             else:
                 await self._open()
                 await self._deliver_all()
+                if self._expired and not self._reader.log.closed:
+                    await self.fail(GatewayError("auth_expired"))
+                    return "auth_expired"
             await self._sink.end()
         except SlowReaderError:
             return "slow_reader"
@@ -117,6 +125,11 @@ class Delivery:
     def speak(self) -> None:
         """Makes the task send the client something at once: events, or a comment if there are none."""
         self._spoke = -math.inf
+        self._reader.interrupt()
+
+    def expire(self) -> None:
+        """Ends this reader's stream with `auth_expired`. The log may go on for readers with other credentials."""
+        self._expired = True
         self._reader.interrupt()
 
     async def _open(self) -> None:
@@ -144,6 +157,8 @@ class Delivery:
             if self._sink.unsent:
                 await self._sink.flush()
                 self._spoke = self._now()
+            if self._expired and not reader.log.closed:
+                return
             if got is END:
                 if hold is not None:
                     await self._send(hold.flush())

@@ -219,6 +219,17 @@ class Generation:
     def _abandon(self) -> None:
         self.abort(GatewayError("abandoned"), self._running.left)
 
+    def renew(self, expires_in: float | None) -> None:
+        """Its owner came with a credential that expires in so many seconds, None for never. The answer goes on until
+        the last of its owner's credentials has expired."""
+        timer = self._run.timers.get("auth_expired") if self._run is not None else None
+        if timer is None:
+            return
+        if expires_in is None:
+            self._forget("auth_expired")
+        else:
+            timer.deadline = max(timer.deadline, self._engine.clock.now() + expires_in)
+
     # -- its pump ------------------------------------------------------------------------------------------------
 
     def begin(self) -> None:

@@ -26,6 +26,7 @@ from aiohttp import hdrs
 from gateway.core.credential import (
     Facts,
     Presented,
+    Refused,
     Verdict,
     address_key,
     cookie_allowed,
@@ -68,36 +69,45 @@ def identify(exchange: Exchange) -> Awaitable[None] | None:
     facts = Facts(exchange.address, request.headers, request.cookies, request.query)
     # A generator, so that a verifier is asked only when all verifiers before it returned None.
     verdicts = (verifier.verify(presented, facts, now) for verifier in exchange.snapshot.verifiers)
+    refused = None
     try:
         for verdict in verdicts:
             if isinstance(verdict, Principal):
                 _let_in(exchange, presented, verdict)
                 return None
-            if verdict is not None:
-                return _wait(exchange, presented, chain([verdict], verdicts))
+            if isinstance(verdict, Refused):
+                refused = verdict
+            elif verdict is not None:
+                return _wait(exchange, presented, chain([verdict], verdicts), refused)
     except (ConnectionError, TimeoutError) as error:
         raise VerifierError from error
-    _let_in(exchange, presented, None)
+    _let_in(exchange, presented, refused)
     return None
 
 
-async def _wait(exchange: Exchange, presented: Presented | None, verdicts: Iterator[Verdict]) -> None:
-    principal = None
+async def _wait(
+    exchange: Exchange, presented: Presented | None, verdicts: Iterator[Verdict], refused: Refused | None
+) -> None:
+    final: Principal | Refused | None = refused
     try:
         async with asyncio.timeout(PATIENCE) as patience:
             for verdict in verdicts:
-                principal = await verdict if isinstance(verdict, Awaitable) else verdict
-                if principal is not None:
+                given = await verdict if isinstance(verdict, Awaitable) else verdict
+                final = given if given is not None else final
+                if isinstance(final, Principal):
                     break
     except (ConnectionError, TimeoutError) as error:
         if patience.expired():
             detail = "a verifier of credentials did not answer in time"
             raise GatewayError("overloaded", retry_after=COME_BACK, detail=detail) from None
         raise VerifierError from error
-    _let_in(exchange, presented, principal)
+    _let_in(exchange, presented, final)
 
 
-def _let_in(exchange: Exchange, presented: Presented | None, principal: Principal | None) -> None:
+def _let_in(exchange: Exchange, presented: Presented | None, verdict: Principal | Refused | None) -> None:
+    if isinstance(verdict, Refused):
+        raise _unauthorized(exchange, verdict.reason, verdict.detail)
+    principal = verdict
     if principal is None:
         if not exchange.snapshot.config.auth.anonymous or (presented is not None and exchange.snapshot.verifiers):
             raise _unauthorized(exchange, "missing" if presented is None else "unknown")
@@ -114,10 +124,10 @@ def _let_in(exchange: Exchange, presented: Presented | None, principal: Principa
         raise GatewayError("forbidden", f"This credential's scopes do not include {scope!r}.")
 
 
-def _unauthorized(exchange: Exchange, reason: AuthFailure) -> GatewayError:
+def _unauthorized(exchange: Exchange, reason: AuthFailure, detail: str = "") -> GatewayError:
     exchange.gateway.metrics.auth_failure(reason)
     exchange.blamed = reason
-    return GatewayError("unauthorized")
+    return GatewayError("unauthorized", detail=detail)
 
 
 def knows_credentials(snapshot: Snapshot) -> bool:

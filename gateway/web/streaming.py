@@ -36,6 +36,7 @@ from gateway.streams.log import END
 from gateway.streams.reader import BEGINNING, Reader
 from gateway.streams.sink import Gzip, Sink
 from gateway.streams.stream import Followed
+from gateway.web.admission import expires_in
 from gateway.web.aiohttp_internals import event_stream
 from gateway.web.connection import Connection
 from gateway.web.exchange import Committed, Exchange
@@ -46,6 +47,9 @@ MAX_READERS: Final = 32
 RECONNECTS: Final = Rate(20, 10.0)
 """How often one stream may be resumed. A client that comes back sooner gets `retry_after`."""
 
+AFTER_ANSWER: Final = 0.1
+"""Seconds from the end of an answer whose credential expires to that of its reader. The reader of an answer that was
+not renewed has its last event by then, and one event says that it has ended."""
 _GZIP: Final = re.compile(r"(?:^|,)\s*gzip\s*(?:$|,|;(?!\s*q=0(?:\.0*)?\s*(?:$|,)))", re.IGNORECASE)
 """Source: RFC 9110 12.5.3."""
 
@@ -137,6 +141,8 @@ async def follow(exchange: Exchange, followed: Followed, place: Place) -> web.St
         exchange.gateway.metrics.resume("ended")
         return web.Response(status=204, headers=exchange.headers)
     _limit_readers(exchange, followed)
+    if isinstance(followed, Generation):
+        followed.renew(expires_in(exchange))
     exchange.gateway.metrics.resume("resumed")
     stay = _Stay(followed, followed.attach(place))
     try:
@@ -206,12 +212,17 @@ async def _deliver(exchange: Exchange, stay: _Stay, *, resumed: bool) -> web.Str
     exchange.committed = Committed(response, delivery.fail)
     connection.begin_stream(settings.write_timeout)
     connection.outlive_fin(delivery.speak)
+    seconds = expires_in(exchange)
+    expiry = None if seconds is None else exchange.gateway.clock.wheel.after(seconds + AFTER_ANSWER, delivery.expire)
     with metrics.connections["eventsource" if exchange.is_eventsource else "fetch"].track_inprogress():
         stay.reason = await delivery.run()
-        if stay.reason == "completed":
-            stay.reason = await _flushed(connection, settings.write_timeout)
+        if stay.reason in ("completed", "auth_expired"):
+            flushed = await _flushed(connection, settings.write_timeout)
+            stay.reason = stay.reason if flushed == "completed" else flushed
+    if expiry is not None:
+        expiry.cancel()
     connection.outlive_fin(None)
-    if stay.reason != "completed":
+    if stay.reason not in ("completed", "auth_expired"):
         connection.abort()
     return response
 
