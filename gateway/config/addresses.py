@@ -132,6 +132,24 @@ class Url(Rule):
 
 
 @dataclass(frozen=True)
+class Location(Rule):
+    """The URL of one thing to ask for, with its query."""
+
+    @property
+    def allowed(self) -> str:
+        return "http://host:port/path or https://…, without user and fragment"
+
+    def parse(self, value: object) -> str:
+        url = _split(value)
+        if url is None or url.fragment:
+            raise self.refusal(f"a URL ({_wrong_location(value)})")
+        return url.geturl()
+
+    def schema(self) -> dict[str, Any]:
+        return {"type": "string", "pattern": r"^[Hh][Tt][Tt][Pp][Ss]?://[^\s#@]+$"}
+
+
+@dataclass(frozen=True)
 class Path(Rule):
     """The path of a route.
 
@@ -222,6 +240,11 @@ def _wrong_url(value: object) -> str:
     if "#" in value:
         return "what follows a # is never sent; leave it out"
     return "its host or its port cannot be, or it holds white space"
+
+
+def _wrong_location(value: object) -> str:
+    wrong = _wrong_url(value)
+    return "it holds a user, which would be sent to nobody" if "api_key" in wrong else wrong
 
 
 def _host(url: SplitResult) -> str:

@@ -25,6 +25,31 @@ RESERVED_PARAMETERS: Final = ("model", "messages", "stream")
 """Parameters of a chat request that the client and the gateway decide. A model has a key of its own."""
 _RESERVED_PARAMETERS: Final = ", ".join(RESERVED_PARAMETERS)
 
+_NO_CREDENTIAL: Final = frozenset(
+    {
+        "accept",
+        "accept-encoding",
+        "connection",
+        "content-encoding",
+        "content-length",
+        "content-type",
+        "expect",
+        "host",
+        "keep-alive",
+        "last-event-id",
+        "origin",
+        "proxy-authorization",
+        "proxy-connection",
+        "range",
+        "sec-fetch-site",
+        "te",
+        "trailer",
+        "transfer-encoding",
+        "upgrade",
+        "x-forwarded-for",
+    }
+)
+"""Headers that every client has, that belong to one connection or body, or that say where a request comes from."""
 _OWN_PARAMETERS: Final = ("last_event_id", "ticket")
 
 
@@ -77,6 +102,25 @@ def check_keys(data: dict[str, Any]) -> Iterator[Finding]:
             yield (*path, "id"), "another key has this id; allowed: an id of its own"
         if isinstance(key.get("plan"), str) and key["plan"] not in plans:
             yield (*path, "plan"), f"there is no such plan; {suggestion(key['plan'], plans)}"
+
+
+def check_forward(data: dict[str, Any]) -> Iterator[Finding]:
+    """The application is asked with credentials; what makes a request what it is, is the gateway's own."""
+    forward = _mapping(_mapping(data, "auth"), "forward")
+    path: KeyPath = ("auth", "forward")
+    cookies: set[Any] = set()
+    for index, name in enumerate(_list(forward, "cookies")):
+        if _is_repeated(name, cookies):
+            yield (*path, "cookies", index), "is there twice; allowed: each cookie once"
+    headers: set[Any] = set()
+    for index, name in enumerate(_list(forward, "headers")):
+        lower = name.lower() if isinstance(name, str) else name
+        if lower == "cookie":
+            yield (*path, "headers", index), "would send every cookie; allowed: the names of some under cookies"
+        elif lower in _NO_CREDENTIAL:
+            yield (*path, "headers", index), "is no credential; allowed: a header that names a user, as authorization"
+        elif _is_repeated(lower, headers):
+            yield (*path, "headers", index), "is there twice; allowed: each header once"
 
 
 def check_upstreams(data: dict[str, Any]) -> Iterator[Finding]:
@@ -196,6 +240,7 @@ CHECKS: Final[tuple[Callable[[dict[str, Any]], Iterator[Finding]], ...]] = (
     check_workers,
     check_cors,
     check_keys,
+    check_forward,
     check_upstreams,
     check_parameters,
     check_ends,

@@ -21,7 +21,7 @@ from typing import Annotated, Any, Final, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from gateway.config.addresses import DEMO, Address, Listen, Moment, Network, Origin, Path, Url
+from gateway.config.addresses import DEMO, Address, Listen, Location, Moment, Network, Origin, Path, Url
 from gateway.config.formatting import FormatRule
 from gateway.config.rules import Bytes, Json, OneOf, PerTime, QueryValue, Seconds, Text, Whole
 from gateway.core.cursor import WORKERS
@@ -37,6 +37,7 @@ WORD: Final = r"[A-Za-z0-9._~-]+"
 Name = Annotated[str, Text(1, 64, NAME, "letters of any script, digits and . _ - : @")]
 Word = Annotated[str, Text(1, 64, WORD, "A-Z a-z 0-9 . _ ~ -")]
 HeaderName = Annotated[str, Text(1, 128, r"[A-Za-z0-9!#%&*+.^_`|~-]+", "a header name")]
+CookieName = Annotated[str, Text(1, 128, r"[A-Za-z0-9!#$%&'*+.^_`|~-]+", "a cookie's name")]
 HeaderValue = Annotated[str, Text(0, 8192, r"[^\x00-\x08\x0a-\x1f\x7f]*", "one line without control characters")]
 Parameter = Annotated[str, Text(1, 64, r"[A-Za-z0-9_.-]+", "A-Z a-z 0-9 _ . -")]
 QueryName = Annotated[str, Text(1, 128, r"[^\s\x00-\x1f\x7f&=#]+", "any kind but spaces & = #")]
@@ -120,6 +121,28 @@ class Key(Section):
         return self.expires.timestamp() if self.expires else None
 
 
+class Forward(Section):
+    """Your own application is asked who a client is. For somebody it knows it answers 200 with JSON
+    `{"id", "plan", "scopes", "expires_in"}`, of which only the id is needed, or with the headers X-User and X-Plan; for
+    anybody else 401 or 403. The client is the principal `user:` and the id. After any other answer, or none, clients
+    are told to come back."""
+
+    url: Annotated[str, Location()]
+    """Where to ask, with GET. No redirect is followed, so it must not answer with one to a login page."""
+    cookies: Annotated[Many[CookieName], Field(max_length=8)] = ("session",)
+    """The cookies that are sent along; at most 8. They count only in requests from pages of the gateway's own origin
+    and of the origins in `cors.origins`. `session` is what many frameworks call theirs."""
+    headers: Annotated[Many[HeaderName], Field(max_length=8)] = ("authorization",)
+    """The headers that are sent along; at most 8. By default those of API clients. A credential in the query is sent as
+    `Authorization: Bearer`."""
+    ttl: Annotated[float, Seconds("1s", "1h")] = 30.0
+    """How long an answer counts, if its `expires_in` is not shorter. A logout ends running streams within this time;
+    while they run, the application is asked every half of it. If it gives no answer for so long, they end too. 30s
+    outlasts a restart of the application."""
+    timeout: Annotated[float, Seconds("50ms", "5s")] = 2.0
+    """How long a request waits for the answer. A look into a session takes milliseconds."""
+
+
 class Auth(Section):
     """Who may use the gateway."""
 
@@ -136,6 +159,9 @@ class Auth(Section):
     origins in `cors.origins`."""
     keys: Annotated[Many[Key], Field(max_length=10_000)] = ()
     """The static keys; at most 10000."""
+    forward: Forward | None = None
+    """Your own application, which is asked who a cookie or token stands for; null, the default, for none. It is asked
+    about what is no static key."""
 
 
 class Cors(Section):
