@@ -289,7 +289,7 @@ class Forward:
         self, key: bytes, asked: _Asked, question: "asyncio.Task[Answer]", wall: float
     ) -> Principal | None:
         await asyncio.wait([question])
-        answer = Failed("the gateway ends") if question.cancelled() else question.result()
+        answer = Failed("it is asked no more") if question.cancelled() else question.result()
         if isinstance(answer, Failed):
             raise _unavailable(answer.why)
         if not isinstance(answer, Allowed):

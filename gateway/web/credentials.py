@@ -103,12 +103,13 @@ def _let_in(exchange: Exchange, presented: Presented | None, principal: Principa
     if principal is None:
         carried = presented is not None or _carries_others(exchange)
         if not exchange.snapshot.config.auth.anonymous or (carried and exchange.snapshot.verifiers):
-            raise _unauthorized(exchange, "unknown" if carried else "missing")
+            reason: AuthFailure = "missing" if not carried else "unknown"
+            if presented is None and carried and not _page_allowed(exchange):
+                reason = "origin"
+            raise _unauthorized(exchange, reason)
         principal = Principal(ADDRESS, address_key(exchange.address), "default", frozenset({"stream"}))
-    elif presented is not None and presented.source == "cookie":
-        origin, site = exchange.request.headers.get(hdrs.ORIGIN), exchange.request.headers.get("Sec-Fetch-Site")
-        if not cookie_allowed(origin, site, exchange.snapshot.origins):
-            raise _unauthorized(exchange, "origin")
+    elif presented is not None and presented.source == "cookie" and not _page_allowed(exchange):
+        raise _unauthorized(exchange, "origin")
     exchange.principal = principal
     scope = exchange.endpoint.scope
     if scope not in principal.scopes:
@@ -121,6 +122,11 @@ def _unauthorized(exchange: Exchange, reason: AuthFailure) -> GatewayError:
     exchange.gateway.metrics.auth_failure(reason)
     exchange.blamed = reason
     return GatewayError("unauthorized")
+
+
+def _page_allowed(exchange: Exchange) -> bool:
+    headers = exchange.request.headers
+    return cookie_allowed(headers.get(hdrs.ORIGIN), headers.get("Sec-Fetch-Site"), exchange.snapshot.origins)
 
 
 def _carries_others(exchange: Exchange) -> bool:
