@@ -19,6 +19,7 @@ from gateway.core.limiter import PER_ADDRESS, AddressLimiter, Limiter
 from gateway.core.limits import Plan, make_limits
 from gateway.demo import Demo, start_demo
 from gateway.dialects import DIALECTS
+from gateway.identity.forward import Forward
 from gateway.observe.failures import Failures
 from gateway.observe.metrics import Metrics
 from gateway.observe.refusals import Refusals
@@ -52,8 +53,9 @@ class App:
         gateway: what requests share.
         demo: the stand-in for an LLM, None until a configuration needs it.
         kinds: the kinds of route, by their `api`.
-        verifiers: asked for the principal of a request when its credential is no static key.
+        verifiers: asked for the principal of a request when nobody before them knows its credential.
         tokens: the verifier of `auth.jwt`, None where that is empty.
+        forwards: the one that asks the team's application now, and earlier ones on which streams still rely.
     """
 
     gateway: Gateway
@@ -61,13 +63,15 @@ class App:
     kinds: Mapping[str, KindFactory]
     verifiers: tuple[Verifier, ...]
     tokens: "JwtVerifier | None"
+    forwards: list[Forward]
 
     async def reload(self, config: Config) -> None:
         """New requests are served by this configuration; running streams keep theirs."""
         self.demo = await _demo(config, self.demo)
         gateway, before = self.gateway, self.tokens
         self.tokens = _tokens(config, gateway.logger, before)
-        verifiers = _asked(self.tokens, self.verifiers)
+        self.forwards = _forwards(config, gateway.engine, self.forwards)
+        verifiers = _asked(self.tokens, self.forwards, self.verifiers)
         gateway.snapshot = _snapshot(config, self.demo, self.kinds, verifiers, gateway.snapshot.upstreams)
         _prepare(gateway.metrics, gateway.snapshot)
         gateway.registry.memory.limit = config.server.max_log_bytes
@@ -82,6 +86,8 @@ class App:
         for generation in running:
             generation.abort(GatewayError("drained"))
         await asyncio.gather(*(generation.ended for generation in running))
+        for forward in self.forwards:
+            forward.close()
         self.gateway.refusals.flush()
         await self.gateway.engine.session.close()
         await self.gateway.engine.tracing.close()
@@ -111,11 +117,11 @@ async def make_app(
     metrics = Metrics(version=version("sse-gateway"))
     registry = Registry(clock.wheel, config.server.max_log_bytes, worker)
     demo = await _demo(config, None)
-    tokens = _tokens(config, logger, None)
-    snapshot = _snapshot(config, demo, kinds, _asked(tokens, tuple(verifiers)))
-    _prepare(metrics, snapshot)
     tracing, failures = from_environment(clock.now, logger), Failures(logger)
     engine = Engine(clock, registry, metrics, logger, new_session(), {}, tracing, failures)
+    tokens, forwards = _tokens(config, logger, None), _forwards(config, engine, [])
+    snapshot = _snapshot(config, demo, kinds, _asked(tokens, forwards, tuple(verifiers)))
+    _prepare(metrics, snapshot)
     per_address = config.limits.per_address
     max_streams, max_connections = _shared_out(_descriptors(), config.server.max_connections)
     metrics.connections_limit.set(max_connections)
@@ -132,7 +138,7 @@ async def make_app(
         max_streams=max_streams,
         max_connections=max_connections,
     )
-    return App(gateway, demo, kinds, tuple(verifiers), tokens)
+    return App(gateway, demo, kinds, tuple(verifiers), tokens, forwards)
 
 
 def _tokens(config: Config, logger: FilteringBoundLogger, before: "JwtVerifier | None") -> "JwtVerifier | None":
@@ -146,9 +152,29 @@ def _tokens(config: Config, logger: FilteringBoundLogger, before: "JwtVerifier |
     return JwtVerifier(config.auth.jwt, logger, before)
 
 
-def _asked(tokens: "JwtVerifier | None", given: tuple[Verifier, ...]) -> tuple[Verifier, ...]:
+def _asked(
+    tokens: "JwtVerifier | None", forwards: Sequence[Forward], given: tuple[Verifier, ...]
+) -> tuple[Verifier, ...]:
     """The verifiers behind the static keys, in order."""
-    return given if tokens is None else (tokens, *given)
+    return (*([] if tokens is None else [tokens]), *forwards[:1], *given)
+
+
+def _forwards(config: Config, engine: Engine, earlier: list[Forward]) -> list[Forward]:
+    """What asks the team's application by this configuration, first; then earlier ones on which streams still rely.
+
+    The same settings keep the same one, with what it knows. Where nobody is to be asked any more, nobody's streams go
+    on: as a key that a reload removes, a user of the application is nobody then.
+    """
+    settings, origins = config.auth.forward, frozenset(config.cors.origins)
+    if settings is None:
+        for forward in earlier:
+            forward.close()
+        return []
+    if earlier and (earlier[0].settings, earlier[0].origins) == (settings, origins):
+        first, *others = earlier
+    else:
+        first, others = Forward(settings, origins, engine.session, engine.clock, engine.logger), earlier
+    return [first, *(forward for forward in others if forward.watching)]
 
 
 def _descriptors() -> int:

@@ -132,17 +132,17 @@ class Url(Rule):
 
 
 @dataclass(frozen=True)
-class KeySetUrl(Rule):
-    """The URL of a JSON Web Key Set. It may have a query, which some providers tell their tenants apart by."""
+class Location(Rule):
+    """The URL of one thing to ask for, with its query."""
 
     @property
     def allowed(self) -> str:
-        return "https://host/path, without user and fragment (http:// is for loopback addresses)"
+        return "http://host:port/path or https://…, without user and fragment"
 
     def parse(self, value: object) -> str:
         url = _split(value)
         if url is None or url.fragment:
-            raise self.refusal("a URL that can be fetched")
+            raise self.refusal(f"a URL ({_wrong_location(value)})")
         return url.geturl()
 
     def schema(self) -> dict[str, Any]:
@@ -240,6 +240,11 @@ def _wrong_url(value: object) -> str:
     if "#" in value:
         return "what follows a # is never sent; leave it out"
     return "its host or its port cannot be, or it holds white space"
+
+
+def _wrong_location(value: object) -> str:
+    wrong = _wrong_url(value)
+    return "it holds a user, which would be sent to nobody" if "api_key" in wrong else wrong
 
 
 def _host(url: SplitResult) -> str:

@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Final, NamedTuple
 from urllib.parse import SplitResult, urlsplit
 
-from gateway.config.addresses import WILDCARDS
+from gateway.config.addresses import WILDCARDS, Address
 from gateway.config.model import ChatRoute, Config, Key, ProxyRoute, Route, Target, Upstream
 from gateway.config.problems import KeyPath
 from gateway.dialects import DIALECTS
@@ -29,6 +29,8 @@ ASKED_SCOPES: Final = frozenset({"stream"})
 """The scopes that something in this version asks for."""
 PROXY_PATIENCE: Final = 60.0
 """Seconds of silence after which most proxies and load balancers cut a connection."""
+LONG_TTL: Final = 300.0
+"""Seconds after which somebody notices that a logout has no effect."""
 SHORT_KEY: Final = 16
 """Characters. A shorter key can be guessed by trying."""
 DISTINCT: Final = 10
@@ -113,9 +115,9 @@ def cautions(config: Config, now: float) -> Iterator[Caution]:
 
 def check_access(config: Config) -> Iterator[Caution]:
     auth, server = config.auth, config.server
-    if not auth.anonymous and not auth.keys and not auth.jwt:
+    if not auth.anonymous and not auth.keys and not auth.jwt and auth.forward is None:
         yield ("auth",), "nobody can get in: there are no keys, and anonymous is false; write keys, or anonymous: true"
-    elif not auth.anonymous and not auth.sources:
+    elif not auth.anonymous and not auth.sources and auth.forward is None:
         yield ("auth", "sources"), "nobody can get in: no credential is looked for; write header, cookie or query"
     # A proxy on another machine needs an address that can be reached, and may ask for a credential itself.
     behind = any(network.prefixlen and not network.is_loopback for network in server.trusted_proxies)
@@ -185,6 +187,32 @@ def check_jwt(config: Config) -> Iterator[Caution]:
         for place, scope in enumerate(entry.scopes):
             if scope not in ASKED_SCOPES:
                 yield (*path, "scopes", place), f"nothing asks for the scope {scope}; write stream"
+
+
+def check_forward(config: Config) -> Iterator[Caution]:
+    forward, path = config.auth.forward, ("auth", "forward")
+    if forward is None:
+        return
+    url = urlsplit(forward.url)
+    host = url.hostname or ""
+    if _UNREPLACED.search(forward.url):
+        yield (*path, "url"), _NOT_REPLACED
+    elif url.scheme == "http" and _is_public(host):
+        yield (*path, "url"), "sends your users' sessions through the network without TLS; write https://"
+    elif _is_at(host, url.port, config.server.listen):
+        yield (*path, "url"), "is the gateway's own address, so it would ask itself; write your application's address"
+    if not forward.cookies and not forward.headers and "query" not in config.auth.sources:
+        yield path, "is never asked, as no request has what it is asked with; write cookies or headers"
+    if forward.ttl > LONG_TTL:
+        yield (*path, "ttl"), "is how long somebody who logged out goes on; write 30s"
+    elif forward.timeout >= forward.ttl / 2:
+        yield (
+            (*path, "timeout"),
+            "is not less than half of ttl, so one slow answer ends running streams; write a shorter one, or a longer "
+            "ttl",
+        )
+    if forward.cookies and "*" in config.cors.origins:
+        yield (*path, "cookies"), 'count for no page of another origin, as "*" allows no cookie; write the origins out'
 
 
 def check_plans(config: Config) -> Iterator[Caution]:
@@ -380,9 +408,7 @@ def _wrong_azure(place: _Place) -> str:
 
 def _is_own(place: _Place, config: Config) -> str:
     for own in (config.server.listen, config.server.admin_listen):
-        if own is None or not own.port or place.url.port != own.port:
-            continue
-        if place.host == own.host or (_is_local(place.host) and (_is_local(own.host) or own.host in WILDCARDS)):
+        if own is not None and _is_at(place.host, place.url.port, own):
             return "is the gateway's own address, so it would ask itself; write the address of the model's server"
     return ""
 
@@ -516,6 +542,7 @@ CHECKS: Final[tuple[Callable[[Config], Iterator[Caution]], ...]] = (
     check_access,
     check_keys,
     check_jwt,
+    check_forward,
     check_plans,
     check_origins,
     check_values,
@@ -565,6 +592,12 @@ def _wrong_model(path: KeyPath, model: str | None) -> Iterator[Caution]:
 
 def _has_version(base: str) -> bool:
     return re.search(r"/v[0-9]+$", base) is not None
+
+
+def _is_at(host: str, port: int | None, own: Address) -> bool:
+    """Whether this host and port are an address that the gateway listens on."""
+    same = host == own.host or (_is_local(host) and (_is_local(own.host) or own.host in WILDCARDS))
+    return same and own.port == port != 0
 
 
 def _is_local(host: str) -> bool:

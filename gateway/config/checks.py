@@ -28,6 +28,31 @@ RESERVED_PARAMETERS: Final = ("model", "messages", "stream")
 """Parameters of a chat request that the client and the gateway decide. A model has a key of its own."""
 _RESERVED_PARAMETERS: Final = ", ".join(RESERVED_PARAMETERS)
 
+_NO_CREDENTIAL: Final = frozenset(
+    {
+        "accept",
+        "accept-encoding",
+        "connection",
+        "content-encoding",
+        "content-length",
+        "content-type",
+        "expect",
+        "host",
+        "keep-alive",
+        "last-event-id",
+        "origin",
+        "proxy-authorization",
+        "proxy-connection",
+        "range",
+        "sec-fetch-site",
+        "te",
+        "trailer",
+        "transfer-encoding",
+        "upgrade",
+        "x-forwarded-for",
+    }
+)
+"""Headers that every client has, that belong to one connection or body, or that say where a request comes from."""
 _OWN_PARAMETERS: Final = ("last_event_id", "ticket")
 
 
@@ -120,6 +145,25 @@ def _check_algorithms(path: KeyPath, entry: dict[str, Any], given: list[str]) ->
 
     if is_key_material(secret):
         yield (*path, "secret"), "is a key of another kind, which others may know; allowed: a secret, or key_file"
+
+
+def check_forward(data: dict[str, Any]) -> Iterator[Finding]:
+    """The application is asked with credentials; what makes a request what it is, is the gateway's own."""
+    forward = _mapping(_mapping(data, "auth"), "forward")
+    path: KeyPath = ("auth", "forward")
+    cookies: set[Any] = set()
+    for index, name in enumerate(_list(forward, "cookies")):
+        if _is_repeated(name, cookies):
+            yield (*path, "cookies", index), "is there twice; allowed: each cookie once"
+    headers: set[Any] = set()
+    for index, name in enumerate(_list(forward, "headers")):
+        lower = name.lower() if isinstance(name, str) else name
+        if lower == "cookie":
+            yield (*path, "headers", index), "would send every cookie; allowed: the names of some under cookies"
+        elif lower in _NO_CREDENTIAL:
+            yield (*path, "headers", index), "is no credential; allowed: a header that names a user, as authorization"
+        elif _is_repeated(lower, headers):
+            yield (*path, "headers", index), "is there twice; allowed: each header once"
 
 
 def check_upstreams(data: dict[str, Any]) -> Iterator[Finding]:
@@ -240,6 +284,7 @@ CHECKS: Final[tuple[Callable[[dict[str, Any]], Iterator[Finding]], ...]] = (
     check_cors,
     check_keys,
     check_jwt,
+    check_forward,
     check_upstreams,
     check_parameters,
     check_ends,

@@ -21,7 +21,7 @@ from typing import Annotated, Any, Final, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from gateway.config.addresses import DEMO, Address, KeySetUrl, Listen, Moment, Network, Origin, Path, Url
+from gateway.config.addresses import DEMO, Address, Listen, Location, Moment, Network, Origin, Path, Url
 from gateway.config.formatting import FormatRule
 from gateway.config.keys import KeyFile, KeyFileRule
 from gateway.config.rules import Bytes, Json, OneOf, PerTime, QueryValue, Seconds, Text, Whole
@@ -38,6 +38,7 @@ WORD: Final = r"[A-Za-z0-9._~-]+"
 Name = Annotated[str, Text(1, 64, NAME, "letters of any script, digits and . _ - : @")]
 Word = Annotated[str, Text(1, 64, WORD, "A-Z a-z 0-9 . _ ~ -")]
 HeaderName = Annotated[str, Text(1, 128, r"[A-Za-z0-9!#%&*+.^_`|~-]+", "a header name")]
+CookieName = Annotated[str, Text(1, 128, r"[A-Za-z0-9!#$%&'*+.^_`|~-]+", "a cookie's name")]
 HeaderValue = Annotated[str, Text(0, 8192, r"[^\x00-\x08\x0a-\x1f\x7f]*", "one line without control characters")]
 Parameter = Annotated[str, Text(1, 64, r"[A-Za-z0-9_.-]+", "A-Z a-z 0-9 _ . -")]
 QueryName = Annotated[str, Text(1, 128, r"[^\s\x00-\x1f\x7f&=#]+", "any kind but spaces & = #")]
@@ -133,7 +134,7 @@ class Jwt(Section):
     audiences differ."""
     audience: Annotated[str, Text(1, 256)]
     """What has to be in the `aud` of its tokens, so that a token for another application of the issuer is refused."""
-    jwks_url: Annotated[str | None, KeySetUrl(optional=True)] = None
+    jwks_url: Annotated[str | None, Location(optional=True)] = None
     """Where its public keys are. They are fetched in the background: at the start, when they are no longer fresh (10m,
     or what Cache-Control says within 1m and 1h), and when a token names a key that is not among them (once in 10s).
     The last keys are kept while the server fails. Give exactly one of jwks_url, key_file and secret."""
@@ -169,6 +170,28 @@ class Jwt(Section):
         return self
 
 
+class Forward(Section):
+    """Your own application is asked who a client is. For somebody it knows it answers 200 with JSON
+    `{"id", "plan", "scopes", "expires_in"}`, of which only the id is needed, or with the headers X-User and X-Plan; for
+    anybody else 401 or 403. The client is the principal `user:` and the id. After any other answer, or none, clients
+    are told to come back."""
+
+    url: Annotated[str, Location()]
+    """Where to ask, with GET. No redirect is followed, so it must not answer with one to a login page."""
+    cookies: Annotated[Many[CookieName], Field(max_length=8)] = ("session",)
+    """The cookies that are sent along; at most 8. They count only in requests from pages of the gateway's own origin
+    and of the origins in `cors.origins`. `session` is what many frameworks call theirs."""
+    headers: Annotated[Many[HeaderName], Field(max_length=8)] = ("authorization",)
+    """The headers that are sent along; at most 8. By default those of API clients. A credential in the query is sent as
+    `Authorization: Bearer`."""
+    ttl: Annotated[float, Seconds("1s", "1h")] = 30.0
+    """How long an answer counts, if its `expires_in` is not shorter. A logout ends running streams within this time;
+    while they run, the application is asked every half of it. If it gives no answer for so long, they end too. 30s
+    outlasts a restart of the application."""
+    timeout: Annotated[float, Seconds("50ms", "5s")] = 2.0
+    """How long a request waits for the answer. A look into a session takes milliseconds."""
+
+
 class Auth(Section):
     """Who may use the gateway."""
 
@@ -187,6 +210,9 @@ class Auth(Section):
     """The static keys; at most 10000."""
     jwt: Annotated[Many[Jwt], Field(max_length=100)] = ()
     """The issuers whose signed tokens (JWT) are accepted; at most 100."""
+    forward: Forward | None = None
+    """Your own application, which is asked who a cookie or token stands for; null, the default, for none. It is asked
+    about what is no static key."""
 
 
 class Cors(Section):

@@ -18,6 +18,7 @@ from typing import Final, Literal, NamedTuple, Protocol
 from urllib.parse import unquote_plus
 
 import msgspec
+from multidict import MultiMapping
 
 from gateway.core.principal import KEY, Principal
 
@@ -69,7 +70,7 @@ class Facts(NamedTuple):
     """
 
     address: str
-    headers: Mapping[str, str]
+    headers: MultiMapping[str]
     cookies: Mapping[str, str]
     query: Mapping[str, str]
 
@@ -221,16 +222,6 @@ def strip_query(
         return decoded not in params and not also(decoded, unquote_plus(value))
 
     return "&".join(part for part in raw_query.split("&") if kept(part))
-
-
-def strip_cookie(cookie_header: str, name: str) -> str:
-    """The Cookie header without the named cookie, "" when nothing is left.
-
-    Source: RFC 6265 4.2.1.
-    """
-    pairs = cookie_header.split(";")
-    kept = [pair for pair in pairs if pair.partition("=")[0].strip() != name]
-    return cookie_header if len(kept) == len(pairs) else ";".join(kept).lstrip()
 
 
 def client_address(peer: str, forwarded_for: str | None, trusted: Sequence[Network]) -> str:

@@ -36,6 +36,7 @@ KINDS: Final[dict[str, Kind]] = {
     "token_limit": Kind(429, True, "The token budget is used up."),
     # the gateway
     "internal": Kind(500, True, "The gateway failed."),
+    "auth_unavailable": Kind(503, True, "Credentials cannot be checked at the moment."),
     "overloaded": Kind(503, True, "The gateway is at its limit."),
     "draining": Kind(503, True, "The gateway is about to restart."),
     "drained": Kind(503, True, "The gateway restarted."),

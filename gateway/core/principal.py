@@ -3,7 +3,7 @@
 Invariant: two principals of different kinds are never equal, neither as values nor as written, whatever their ids.
 """
 
-from typing import Final
+from typing import Final, Protocol
 
 import msgspec
 
@@ -13,6 +13,28 @@ JWT: Final = "jwt"
 """The kind of a principal that showed a signed token."""
 ADDRESS: Final = "addr"
 """The kind of a principal that showed no credential."""
+USER: Final = "user"
+"""The kind of a principal that the team's own application knows."""
+
+
+class Relying(Protocol):
+    """What runs for as long as a credential is good: a stream."""
+
+    def renew(self, seconds: float) -> None:
+        """The credential is good for so many seconds from now on; 0: it is no longer good."""
+
+
+class Standing(Protocol):
+    """A credential whose end nobody knows, so that somebody has to be asked again while streams run on it."""
+
+    def left(self) -> float:
+        """Seconds for which it is good as far as is known now, above 0."""
+
+    def rely(self, stream: Relying) -> None:
+        """From now on the stream is told whenever more is known. After this, `leave` must be called."""
+
+    def leave(self, stream: Relying) -> None:
+        """The stream has ended."""
 
 
 class Principal(msgspec.Struct, frozen=True):
@@ -22,12 +44,13 @@ class Principal(msgspec.Struct, frozen=True):
     cannot be taken for the same id of another kind.
 
     Attributes:
-        kind: `key` for the holder of a static key, `jwt` for that of a token, `addr` for a client without a credential.
-            Holds no colon.
+        kind: `key` for the holder of a static key, `jwt` for that of a token, `user` for one whom the team's
+            application knows, `addr` for a client without a credential. Holds no colon.
         id: unique among the principals of its kind; safe to log.
         plan: a key of the config's `plans`.
         scopes: what it may do, of `stream`, `publish`, `admin`.
         expires: unix seconds by the wall clock, None for never.
+        standing: what is asked while its streams run, None where `expires` is all.
     """
 
     kind: str
@@ -35,6 +58,7 @@ class Principal(msgspec.Struct, frozen=True):
     plan: str
     scopes: frozenset[str]
     expires: float | None = None
+    standing: Standing | None = None
 
     def __str__(self) -> str:
         return f"{self.kind}:{self.id}"

@@ -137,6 +137,8 @@ class Generation:
         self._limit("stream_limit", job.timeouts.total)
         if job.expires_in is not None:
             self._limit("auth_expired", job.expires_in)
+        if job.standing is not None:
+            job.standing.rely(self)
         if job.announce:
             self.log.append([Event(START, "")])
         run.pump = Pump(Work(job, run.transcript, run.lease, self.account, engine, self))
@@ -219,7 +221,7 @@ class Generation:
     def _abandon(self) -> None:
         self.abort(GatewayError("abandoned"), self._running.left)
 
-    def renew(self, expires_in: float | None) -> None:
+    def extend(self, expires_in: float | None) -> None:
         """Its owner came with a credential that expires in so many seconds, None for never. The answer goes on until
         the last of its owner's credentials has expired."""
         timer = self._run.timers.get("auth_expired") if self._run is not None else None
@@ -265,6 +267,8 @@ class Generation:
         failure, outcome = self._judge(run, task)
         for code in list(run.timers):
             self._forget(code)
+        if job.standing is not None:
+            job.standing.leave(self)
         usage = pump.usage
         run.lease.settle(amounts(pump.spent, self.log.model), now)
         run.lease.close(now)
@@ -324,6 +328,14 @@ class Generation:
         return None if failure is None else Event(ERROR, failure.to_json())
 
     # -- its time limits -----------------------------------------------------------------------------------------
+
+    def renew(self, seconds: float) -> None:
+        """The credential that it was started with is good for so many seconds from now on; 0: it is no longer good."""
+        if seconds <= 0:
+            self.abort(GatewayError("auth_expired"))
+        elif self._run is not None:
+            self._forget("auth_expired")
+            self._limit("auth_expired", seconds)
 
     def _limit(self, code: str, seconds: float) -> None:
         self._running.timers[code] = self._engine.clock.wheel.after(seconds, lambda: self.abort(GatewayError(code)))

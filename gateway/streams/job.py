@@ -8,6 +8,7 @@ import aiohttp
 
 from gateway.config import Stream as StreamConfig
 from gateway.config import Timeouts
+from gateway.core.principal import Standing
 from gateway.dialects.base import Answer, Call
 from gateway.formats import Format
 from gateway.observe.tracing.context import TraceContext
@@ -81,6 +82,7 @@ class Job:
         several: whether the client asked for several choices, which no rescue can finish.
         input_tokens: estimate for the prompt.
         expires_in: seconds until the credential expires, None for never.
+        standing: what tells later that it is good for longer, None where that is never so.
         on_answer: called with the whole text of an answer that completed or was stopped.
     """
 
@@ -101,5 +103,6 @@ class Job:
     several: bool = False
     input_tokens: int = 0
     expires_in: float | None = None
+    standing: Standing | None = None
     on_answer: Callable[[str], None] | None = None
     trace: TraceContext | None = None

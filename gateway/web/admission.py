@@ -80,7 +80,9 @@ def _demand(job: Job, max_tokens: int | None) -> Amounts:
 
 
 def expires_in(exchange: Exchange) -> float | None:
-    """Seconds until the request's credential expires, None for never."""
+    """Seconds until the request's credential expires as far as is known now, None for never."""
+    if exchange.caller.standing is not None:
+        return exchange.caller.standing.left()
     expires = exchange.caller.expires
     return None if expires is None else max(0.0, expires - time.time())
 

@@ -22,7 +22,9 @@ from itertools import chain
 from typing import Final
 
 from aiohttp import hdrs
+from multidict import MultiMapping
 
+from gateway.core.cookies import strip_cookies
 from gateway.core.credential import (
     Facts,
     Presented,
@@ -109,13 +111,15 @@ def _let_in(exchange: Exchange, presented: Presented | None, verdict: Principal 
         raise _unauthorized(exchange, verdict.reason, verdict.detail)
     principal = verdict
     if principal is None:
-        if not exchange.snapshot.config.auth.anonymous or (presented is not None and exchange.snapshot.verifiers):
-            raise _unauthorized(exchange, "missing" if presented is None else "unknown")
+        carried = presented is not None or _carries_others(exchange)
+        if not exchange.snapshot.config.auth.anonymous or (carried and exchange.snapshot.verifiers):
+            reason: AuthFailure = "missing" if not carried else "unknown"
+            if presented is None and carried and not _page_allowed(exchange):
+                reason = "origin"
+            raise _unauthorized(exchange, reason)
         principal = Principal(ADDRESS, address_key(exchange.address), "default", frozenset({"stream"}))
-    elif presented is not None and presented.source == "cookie":
-        origin, site = exchange.request.headers.get(hdrs.ORIGIN), exchange.request.headers.get("Sec-Fetch-Site")
-        if not cookie_allowed(origin, site, exchange.snapshot.origins):
-            raise _unauthorized(exchange, "origin")
+    elif presented is not None and presented.source == "cookie" and not _page_allowed(exchange):
+        raise _unauthorized(exchange, "origin")
     exchange.principal = principal
     scope = exchange.endpoint.scope
     if scope not in principal.scopes:
@@ -128,6 +132,37 @@ def _unauthorized(exchange: Exchange, reason: AuthFailure, detail: str = "") -> 
     exchange.gateway.metrics.auth_failure(reason)
     exchange.blamed = reason
     return GatewayError("unauthorized", detail=detail)
+
+
+def _page_allowed(exchange: Exchange) -> bool:
+    headers = exchange.request.headers
+    return cookie_allowed(headers.get(hdrs.ORIGIN), headers.get("Sec-Fetch-Site"), exchange.snapshot.origins)
+
+
+def _carries_others(exchange: Exchange) -> bool:
+    """Whether the request has a cookie or header that `auth.forward` names."""
+    forward, headers = exchange.snapshot.config.auth.forward, exchange.request.headers
+    if forward is None:
+        return False
+    cookies = cookie_header(headers)
+    return any(name in headers for name in forward.headers) or strip_cookies(cookies, forward.cookies) != cookies
+
+
+def cookie_header(headers: MultiMapping[str]) -> str:
+    """All lines of the Cookie header as one. Source: RFC 9113 8.2.3."""
+    return "; ".join(headers.getall(hdrs.COOKIE, ()))
+
+
+def own_cookies(snapshot: Snapshot) -> frozenset[str]:
+    """The names of the cookies that may be credentials."""
+    auth = snapshot.config.auth
+    return frozenset((auth.cookie, *(auth.forward.cookies if auth.forward else ())))
+
+
+def own_headers(snapshot: Snapshot) -> frozenset[str]:
+    """The names, in lower case, of the headers that may be credentials."""
+    forward = snapshot.config.auth.forward
+    return frozenset(("authorization", *(name.lower() for name in (forward.headers if forward else ()))))
 
 
 def knows_credentials(snapshot: Snapshot) -> bool:

@@ -142,7 +142,7 @@ async def follow(exchange: Exchange, followed: Followed, place: Place) -> web.St
         return web.Response(status=204, headers=exchange.headers)
     _limit_readers(exchange, followed)
     if isinstance(followed, Generation):
-        followed.renew(expires_in(exchange))
+        followed.extend(expires_in(exchange))
     exchange.gateway.metrics.resume("resumed")
     stay = _Stay(followed, followed.attach(place))
     try:
@@ -192,6 +192,37 @@ class _Stay:
         self.followed.detach(self.reader, self.sink.sent if self.sink else 0, self.reason)
 
 
+class _Expiry:
+    """Ends a reader's stream when the credential that it came with is no longer good. You must call `close`.
+
+    Args:
+        exchange: its request.
+        delivery: of the reader.
+        seconds: for which the credential is good, as far as is known now.
+    """
+
+    __slots__ = ("_delivery", "_standing", "_timer", "_wheel")
+
+    def __init__(self, exchange: Exchange, delivery: Delivery, seconds: float) -> None:
+        self._delivery = delivery
+        self._wheel = exchange.gateway.clock.wheel
+        self._standing = exchange.caller.standing
+        self._timer = self._wheel.after(seconds + AFTER_ANSWER, delivery.expire)
+        if self._standing is not None:
+            self._standing.rely(self)
+
+    def renew(self, seconds: float) -> None:
+        """See `core.principal.Relying`."""
+        self._timer.cancel()
+        self._timer = self._wheel.after(max(0.0, seconds) + AFTER_ANSWER, self._delivery.expire)
+
+    def close(self) -> None:
+        """The reader has left."""
+        self._timer.cancel()
+        if self._standing is not None:
+            self._standing.leave(self)
+
+
 async def _deliver(exchange: Exchange, stay: _Stay, *, resumed: bool) -> web.StreamResponse:
     stream, connection = stay.followed.stream, exchange.connection
     settings = stream.settings
@@ -213,14 +244,16 @@ async def _deliver(exchange: Exchange, stay: _Stay, *, resumed: bool) -> web.Str
     connection.begin_stream(settings.write_timeout)
     connection.outlive_fin(delivery.speak)
     seconds = expires_in(exchange)
-    expiry = None if seconds is None else exchange.gateway.clock.wheel.after(seconds + AFTER_ANSWER, delivery.expire)
-    with metrics.connections["eventsource" if exchange.is_eventsource else "fetch"].track_inprogress():
-        stay.reason = await delivery.run()
-        if stay.reason in ("completed", "auth_expired"):
-            flushed = await _flushed(connection, settings.write_timeout)
-            stay.reason = stay.reason if flushed == "completed" else flushed
-    if expiry is not None:
-        expiry.cancel()
+    expiry = None if seconds is None else _Expiry(exchange, delivery, seconds)
+    try:
+        with metrics.connections["eventsource" if exchange.is_eventsource else "fetch"].track_inprogress():
+            stay.reason = await delivery.run()
+            if stay.reason in ("completed", "auth_expired"):
+                flushed = await _flushed(connection, settings.write_timeout)
+                stay.reason = stay.reason if flushed == "completed" else flushed
+    finally:
+        if expiry is not None:
+            expiry.close()
     connection.outlive_fin(None)
     if stay.reason not in ("completed", "auth_expired"):
         connection.abort()

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import structlog
+from multidict import MultiDict
 
 from gateway.config.model import Jwt
 from gateway.core.credential import Facts, Presented, Refused
@@ -20,7 +21,7 @@ from tests.identity.tokens import AUDIENCE, ISSUER, edwards, key_set, rsa, token
 from tests.kit.program import free_port
 from tests.kit.upstream import Cut, Hang, Reset, Script, ScriptedUpstream, Step, response
 
-FACTS = Facts("192.0.2.7", {}, {}, {})
+FACTS = Facts("192.0.2.7", MultiDict(), {}, {})
 SET = key_set(rsa("one"))
 NEXT = key_set(rsa("two"))
 

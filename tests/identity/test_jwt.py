@@ -12,6 +12,7 @@ import structlog
 from cryptography.hazmat.primitives.asymmetric.utils import encode_dss_signature
 from joserfc import jwe, jwt
 from joserfc.jws import JWSRegistry
+from multidict import MultiDict
 
 from gateway.config.model import Jwt
 from gateway.core.credential import Facts, Presented, Refused, Verdict
@@ -34,7 +35,7 @@ from tests.identity.tokens import (
     token,
 )
 
-FACTS = Facts("192.0.2.7", {}, {}, {})
+FACTS = Facts("192.0.2.7", MultiDict(), {}, {})
 BY_SECRET = {"secret": SECRET, "algorithms": ["HS256"]}
 
 

@@ -110,6 +110,7 @@ class RouteKind(Kind, Generic[R]):
             format=format_,
             readers=self.readers,
             expires_in=expires_in(exchange),
+            standing=exchange.caller.standing,
             **more,
         )
 

@@ -17,7 +17,8 @@ import aiohttp
 from aiohttp import hdrs, web
 
 from gateway.config import ProxyRoute
-from gateway.core.credential import strip_cookie, strip_query
+from gateway.core.cookies import strip_cookies
+from gateway.core.credential import strip_query
 from gateway.core.cursor import is_cursor_parameter
 from gateway.core.errors import GatewayError
 from gateway.core.event import Event
@@ -29,7 +30,7 @@ from gateway.streams.sink import SlowReaderError
 from gateway.upstream.http import body_error, peek_error_body, plain_headers, read_error_body
 from gateway.upstream.pool import Target, Upstream
 from gateway.web.body import read_body
-from gateway.web.credentials import knows_credentials
+from gateway.web.credentials import cookie_header, knows_credentials, own_cookies, own_headers
 from gateway.web.exchange import EVENT_STREAM, Committed, Exchange, peer_address
 from gateway.web.kinds.base import Asked, RouteKind
 from gateway.web.kinds.chat_source import check_encoding
@@ -232,8 +233,10 @@ class Proxy(RouteKind[ProxyRoute]):
             if name not in NOT_FORWARDED and name not in named
         }
         if knows_credentials(exchange.snapshot):
-            headers.pop("authorization", None)
-            if cookie := strip_cookie(headers.pop("cookie", ""), exchange.snapshot.config.auth.cookie):
+            for name in own_headers(exchange.snapshot):
+                headers.pop(name, None)
+            headers.pop("cookie", None)
+            if cookie := strip_cookies(cookie_header(request.headers), own_cookies(exchange.snapshot)):
                 headers["cookie"] = cookie
         if self.route.stream.resume.enabled:
             headers.pop("last-event-id", None)
