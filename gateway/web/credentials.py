@@ -64,7 +64,8 @@ def identify(exchange: Exchange) -> Awaitable[None] | None:
         VerifierError: a verifier failed.
     """
     auth, request, now = exchange.snapshot.config.auth, exchange.request, time.time()
-    authorization = request.headers.get(hdrs.AUTHORIZATION)
+    # As one list, so that of two credentials in two lines none counts: a proxy may have checked the other one.
+    authorization = ", ".join(request.headers.getall(hdrs.AUTHORIZATION, ()))
     presented = find_credential(
         auth.sources, authorization, request.cookies, request.query, auth.cookie, auth.query_param
     )

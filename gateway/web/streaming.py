@@ -46,7 +46,6 @@ MAX_READERS: Final = 32
 """Readers of one stream at once, at most."""
 RECONNECTS: Final = Rate(20, 10.0)
 """How often one stream may be resumed. A client that comes back sooner gets `retry_after`."""
-
 AFTER_ANSWER: Final = 0.1
 """Seconds from the end of an answer whose credential expires to that of its reader. The reader of an answer that was
 not renewed has its last event by then, and one event says that it has ended."""

@@ -2,12 +2,15 @@
 
 import base64
 import json
+import subprocess
+import sys
 from typing import Any
 
 import pytest
 
 from gateway.core.jwk import MAX_KEYS, MAX_TRIES, KeySet, is_key_material, read_key_file, read_key_set
 from tests.identity.tokens import Key, PublicKey, curve, edwards, encoded, key_set, rsa, token
+from tests.kit.program import ROOT
 
 KEYS: list[tuple[PublicKey, set[str]]] = [
     (rsa(), {"RS256", "RS384", "RS512", "PS256", "PS384", "PS512"}),
@@ -137,6 +140,12 @@ def test_key_file_may_hold_the_key_before_and_the_next() -> None:
     keys = read_key_file(rsa("a").as_pem(private=False) + b"\n# next\n" + curve().as_pem(private=False))
     assert verifies(keys, token(rsa("a"), "RS256"), "RS256", "a")
     assert verifies(keys, token(curve(), "ES256"), "ES256", "P-256")
+
+
+def test_program_without_tokens_does_not_load_cryptography() -> None:
+    """It would start later, by a tenth of a second and more."""
+    code = "import sys, gateway.cli, gateway.app, gateway.config; sys.exit('jwt' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False, timeout=60).returncode == 0
 
 
 @pytest.mark.parametrize(

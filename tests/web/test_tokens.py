@@ -139,7 +139,7 @@ async def test_first_credential_counts_and_a_second_changes_nothing(stage: Stage
         lines = f"Authorization: Bearer {first}\r\nAuthorization: Bearer {second}\r\n\r\n"
         writer.write((head + lines).encode())
         status = (await asyncio.wait_for(reader.readline(), 5)).split()[1]
-        assert status in ((b"400", b"401") if first == bad else (b"200", b"400", b"401"))
+        assert status == b"401"  # a proxy may have checked the other one
         writer.close()
 
 
