@@ -523,6 +523,14 @@ async def test_stream_ends_when_the_application_gives_no_answer_for_the_whole_tt
         assert not verifier(stage).watching
 
 
+@pytest.mark.parametrize("then", [user("8"), user("7", scopes=["publish"]), user("7", expires_in=0), says(403)])
+async def test_stream_ends_when_its_session_is_somebody_elses_or_may_do_less(then: Sequence[Step]) -> None:
+    async with scene(user("7"), ENDLESS, ttl="1s", timeout="5s") as stage, await stage.stream(cookie("s")) as answer:
+        stage.answers["s"] = then
+        assert (await whole(answer))[-1].json()["code"] == "auth_expired"
+        assert not verifier(stage).watching
+
+
 async def test_stream_outlasts_a_short_failure_of_the_application() -> None:
     answers = iter([user("7"), BAD["500"], BAD["reset"]])
     script: Script = lambda _: next(answers, user("7"))  # noqa: E731
