@@ -129,7 +129,7 @@ class _Asked(NamedTuple):
 
 
 class _Login(NamedTuple):
-    """The user that a credential stood for when a stream began. Later the same cookie may be somebody else's session."""
+    """The user that a credential stood for when a stream began; later, the same cookie may be somebody else's."""
 
     key: bytes
     id: str
@@ -314,9 +314,8 @@ class Forward:
             self._refused.keep(key, now + KEEP_REFUSAL)
 
     def _principal(self, key: bytes, asked: _Asked, answer: Allowed, expires: float) -> Principal:
-        return Principal(
-            USER, answer.id, answer.plan, answer.scopes, expires, _Standing(self, _Login(key, answer.id), asked)
-        )
+        standing = _Standing(self, _Login(key, answer.id), asked)
+        return Principal(USER, answer.id, answer.plan, answer.scopes, expires, standing)
 
     # -- streams that run ----------------------------------------------------------------------------------------
 
