@@ -62,6 +62,8 @@ MAX_OF_ADDRESS: Final = 64
 MAX_BODY: Final = 64 << 10
 MAX_ID: Final = 256
 SCOPES: Final = frozenset({"stream", "publish", "admin"})
+NEEDED: Final = "stream"
+"""The scope without which a stream may not go on."""
 COME_BACK: Final = 2.0
 """`retry_after`, in seconds, where the application could not be asked."""
 SHORTEST_PAUSE: Final = 0.1
@@ -126,28 +128,35 @@ class _Asked(NamedTuple):
         return hashlib.sha256(msgspec.json.encode(self.headers)).digest()
 
 
+class _Login(NamedTuple):
+    """The user that a credential stood for when a stream began; later, the same cookie may be somebody else's."""
+
+    key: bytes
+    id: str
+
+
 class _Standing:
     """A credential that the application said yes to, for the streams that rely on it. See `core.principal.Standing`."""
 
-    __slots__ = ("_asked", "_forward", "_key")
+    __slots__ = ("_asked", "_forward", "_login")
 
-    def __init__(self, forward: "Forward", key: bytes, asked: _Asked) -> None:
+    def __init__(self, forward: "Forward", login: _Login, asked: _Asked) -> None:
         self._forward = forward
-        self._key = key
+        self._login = login
         self._asked = asked
 
     def left(self) -> float:
-        return self._forward.left(self._key)
+        return self._forward.left(self._login)
 
     def rely(self, stream: Relying) -> None:
-        self._forward.watch(self._key, self._asked).streams.add(stream)
+        self._forward.watch(self._login, self._asked).streams.add(stream)
 
     def leave(self, stream: Relying) -> None:
-        self._forward.unwatch(self._key, stream)
+        self._forward.unwatch(self._login, stream)
 
 
 class _Watch:
-    """The running streams that rely on one credential, and what comes next for them: a timer or a question."""
+    """The running streams that rely on one login, and what comes next for them: a timer or a question."""
 
     __slots__ = ("asked", "streams", "task", "timer")
 
@@ -196,7 +205,7 @@ class Forward:
         self._of_address: Counter[str] = Counter()
         self._newcomers = asyncio.Semaphore(AT_ONCE)
         self._renewals = asyncio.Semaphore(AT_ONCE)
-        self._watched: dict[bytes, _Watch] = {}
+        self._watched: dict[_Login, _Watch] = {}
         self._quiet_until = 0.0
 
     def verify(
@@ -307,45 +316,50 @@ class Forward:
             self._refused.keep(key, now + KEEP_REFUSAL)
 
     def _principal(self, key: bytes, asked: _Asked, answer: Allowed, expires: float) -> Principal:
-        return Principal(USER, answer.id, answer.plan, answer.scopes, expires, _Standing(self, key, asked))
+        standing = _Standing(self, _Login(key, answer.id), asked)
+        return Principal(USER, answer.id, answer.plan, answer.scopes, expires, standing)
 
     # -- streams that run ----------------------------------------------------------------------------------------
 
-    def left(self, key: bytes) -> float:
-        """Seconds for which a credential counts without another question. If its time was over while its request was
-        read, it is asked about at once, and counts for the longest time that this can take."""
-        kept = self._known.get(key)
+    def left(self, login: _Login) -> float:
+        """Seconds for which a login counts without another question. If its time was over while its request was read,
+        it is asked about at once, and counts for the longest time that this can take."""
+        kept = self._kept(login)
         left = kept.until - self._clock.now() if kept is not None else 0.0
         return left if left > 0 else self.settings.timeout
 
-    def watch(self, key: bytes, asked: _Asked) -> _Watch:
-        """The streams that rely on this credential; from now on it is asked about again while there are any."""
-        watch = self._watched.get(key)
+    def watch(self, login: _Login, asked: _Asked) -> _Watch:
+        """The streams that rely on this login; from now on it is asked about again while there are any."""
+        watch = self._watched.get(login)
         if watch is None:
-            watch = self._watched[key] = _Watch(asked)
-            kept = self._known.get(key)
+            watch = self._watched[login] = _Watch(asked)
+            kept = self._kept(login)
             due = kept.until - kept.answer.lifetime / 2 if kept is not None else 0.0
-            self._later(key, watch, max(0.0, due - self._clock.now()))
+            self._later(login, watch, max(0.0, due - self._clock.now()))
         return watch
 
-    def unwatch(self, key: bytes, stream: Relying) -> None:
+    def unwatch(self, login: _Login, stream: Relying) -> None:
         """This stream relies on it no more."""
-        watch = self._watched.get(key)
+        watch = self._watched.get(login)
         if watch is None:
             return
         watch.streams.discard(stream)
         if not watch.streams:
             watch.end()
-            del self._watched[key]
+            del self._watched[login]
 
-    def _later(self, key: bytes, watch: _Watch, seconds: float) -> None:
+    def _kept(self, login: _Login) -> _Kept | None:
+        kept = self._known.get(login.key)
+        return kept if kept is not None and kept.answer.id == login.id else None
+
+    def _later(self, login: _Login, watch: _Watch, seconds: float) -> None:
         def begin() -> None:
             watch.timer = None
-            watch.task = asyncio.get_running_loop().create_task(self._renew(key, watch))
+            watch.task = asyncio.get_running_loop().create_task(self._renew(login, watch))
 
         watch.timer = self._clock.wheel.after(seconds, begin)
 
-    async def _renew(self, key: bytes, watch: _Watch) -> None:
+    async def _renew(self, login: _Login, watch: _Watch) -> None:
         """Asks again, tells the streams, and sees to the next question."""
         async with self._renewals:
             try:
@@ -354,16 +368,16 @@ class Forward:
             except TimeoutError:
                 answer = Failed(f"no answer within {self.settings.timeout:g} s")
         self._report(answer)
-        self._keep(key, answer)
+        self._keep(login.key, answer)
         watch.task = None
-        if isinstance(answer, Allowed):
-            self._later(key, watch, max(SHORTEST_PAUSE, answer.lifetime / 2))
+        if isinstance(answer, Failed):  # the streams have what is left of their time
+            self._later(login, watch, max(SHORTEST_PAUSE, self.settings.ttl / 10))
+        elif isinstance(answer, Allowed) and answer.id == login.id and NEEDED in answer.scopes:
+            self._later(login, watch, max(SHORTEST_PAUSE, answer.lifetime / 2))
             _tell(watch, answer.lifetime)
-        elif answer == REFUSED:
-            del self._watched[key]
+        else:
+            del self._watched[login]
             _tell(watch, 0.0)
-        else:  # the streams have what is left of their time
-            self._later(key, watch, max(SHORTEST_PAUSE, self.settings.ttl / 10))
 
     # -- the application -----------------------------------------------------------------------------------------
 
@@ -453,7 +467,7 @@ def _allowed(said: Mapping[str, Any], ttl: float) -> Allowed | Literal["refused"
 
 def _scopes(said: Any) -> frozenset[str]:
     if said is None:
-        return frozenset({"stream"})
+        return frozenset({NEEDED})
     scopes = said.split() if isinstance(said, str) else said
     if not isinstance(scopes, list) or not all(isinstance(scope, str) for scope in scopes):
         raise ValueError("scopes that are no list of texts")
