@@ -17,6 +17,7 @@ from gateway.core.limiter import PER_ADDRESS, AddressLimiter, Limiter
 from gateway.core.limits import Plan, make_limits
 from gateway.demo import Demo, start_demo
 from gateway.dialects import DIALECTS
+from gateway.identity.tickets import Tickets
 from gateway.observe.failures import Failures
 from gateway.observe.metrics import Metrics
 from gateway.observe.refusals import Refusals
@@ -32,6 +33,7 @@ from gateway.web.router import Nowhere, Router
 from gateway.web.state import Gateway, Snapshot
 from gateway.web.static import static_endpoints
 from gateway.web.streams import ReadStream, StopStream
+from gateway.web.tickets import IssueTicket
 
 FD_RESERVE = 64
 """File descriptors that clients and streams never get: for the listeners, the log and the admin listener's clients."""
@@ -114,6 +116,7 @@ async def make_app(
         limiter=Limiter(),
         addresses=AddressLimiter(per_address.requests, per_address.connections),
         refusals=Refusals(logger, clock.wheel),
+        tickets=Tickets(worker, lambda stream_id, owner: registry.find(stream_id, owner) is not None),
         snapshot=snapshot,
         max_streams=max_streams,
         max_connections=max_connections,
@@ -191,6 +194,8 @@ def _endpoints(
         yield "/page/failure", Endpoint("page", FailureDetails(), public=True)
     yield "/streams/{id}", Endpoint("/streams", ReadStream(), named_streams=True)
     yield "/streams/{id}/stop", Endpoint("/streams", StopStream(), named_streams=True)
+    if config.auth.tickets is not None:
+        yield "/tickets", Endpoint("/tickets", IssueTicket())
     beside: dict[str, Endpoint] = {}
     for route in config.routes:
         main = upstreams[route.upstream]

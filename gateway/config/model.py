@@ -120,6 +120,14 @@ class Key(Section):
         return self.expires.timestamp() if self.expires else None
 
 
+class Tickets(Section):
+    """Short-lived tickets for URLs, traded for a credential at POST /tickets."""
+
+    ttl: Annotated[float, Seconds("1s", "1h")] = 30.0
+    """How long a ticket may wait for its first use, and how long after it a browser that has received nothing yet may
+    come back. 30s is enough to open an EventSource, and too short for whoever finds the URL in a log."""
+
+
 class Auth(Section):
     """Who may use the gateway."""
 
@@ -136,6 +144,9 @@ class Auth(Section):
     origins in `cors.origins`."""
     keys: Annotated[Many[Key], Field(max_length=10_000)] = ()
     """The static keys; at most 10000."""
+    tickets: Tickets | None = None
+    """Tickets for clients that cannot send a header, as EventSource cannot: they send their credential to POST
+    /tickets, and only the ticket, which starts one stream, stands in a URL. null, the default: there are no tickets."""
 
 
 class Cors(Section):

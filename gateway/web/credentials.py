@@ -36,6 +36,7 @@ from gateway.core.principal import ADDRESS, Principal
 from gateway.observe.metrics import AuthFailure
 from gateway.web.exchange import Exchange
 from gateway.web.state import Snapshot
+from gateway.web.tickets import TICKET, redeem
 
 PATIENCE: Final = 10.0
 """Seconds that one request waits for all its verifiers together, at most."""
@@ -62,6 +63,11 @@ def identify(exchange: Exchange) -> Awaitable[None] | None:
     """
     auth, request, now = exchange.snapshot.config.auth, exchange.request, time.time()
     authorization = request.headers.get(hdrs.AUTHORIZATION)
+    if auth.tickets is not None and authorization is None and (text := request.query.get(TICKET)) is not None:
+        # A cookie may come along by itself, but the ticket was put into the URL for this request: it alone counts.
+        ticket = exchange.ticket = redeem(exchange, text, now)
+        _let_in(exchange, Presented(text, "query"), ticket.principal if ticket is not None else None)
+        return None
     presented = find_credential(
         auth.sources, authorization, request.cookies, request.query, auth.cookie, auth.query_param
     )
@@ -99,7 +105,8 @@ async def _wait(exchange: Exchange, presented: Presented | None, verdicts: Itera
 
 def _let_in(exchange: Exchange, presented: Presented | None, principal: Principal | None) -> None:
     if principal is None:
-        if not exchange.snapshot.config.auth.anonymous or (presented is not None and exchange.snapshot.verifiers):
+        auth = exchange.snapshot.config.auth
+        if not auth.anonymous or (presented is not None and (auth.tickets is not None or exchange.snapshot.verifiers)):
             raise _unauthorized(exchange, "missing" if presented is None else "unknown")
         principal = Principal(ADDRESS, address_key(exchange.address), "default", frozenset({"stream"}))
     elif presented is not None and presented.source == "cookie":
@@ -121,5 +128,6 @@ def _unauthorized(exchange: Exchange, reason: AuthFailure) -> GatewayError:
 
 
 def knows_credentials(snapshot: Snapshot) -> bool:
-    """Whether what a client sends can be a credential of the gateway, which must not reach an upstream."""
+    """Whether what a client sends can be a credential of the gateway, which must not reach an upstream. Tickets are
+    apart, as they have a parameter of their own."""
     return bool(snapshot.verifiers) or not snapshot.config.auth.anonymous
