@@ -17,6 +17,7 @@ from gateway.core.limiter import PER_ADDRESS, AddressLimiter, Limiter
 from gateway.core.limits import Plan, make_limits
 from gateway.demo import Demo, start_demo
 from gateway.dialects import DIALECTS
+from gateway.identity.revoked import RevokedPrincipals
 from gateway.identity.tickets import Tickets
 from gateway.observe.failures import Failures
 from gateway.observe.metrics import Metrics
@@ -29,6 +30,7 @@ from gateway.upstream.pool import Upstream
 from gateway.web.exchange import Endpoint
 from gateway.web.failure_details import FailureDetails
 from gateway.web.kinds import KINDS, KindFactory
+from gateway.web.revocation import revoke_removed
 from gateway.web.router import Nowhere, Router
 from gateway.web.state import Gateway, Snapshot
 from gateway.web.static import static_endpoints
@@ -58,14 +60,15 @@ class App:
     verifiers: tuple[Verifier, ...]
 
     async def reload(self, config: Config) -> None:
-        """New requests are served by this configuration; running streams keep theirs."""
+        """New requests are served by this configuration; running streams keep theirs, but end if their key is gone."""
         self.demo = await _demo(config, self.demo)
-        gateway = self.gateway
+        gateway, before = self.gateway, self.gateway.snapshot
         gateway.snapshot = _snapshot(config, self.demo, self.kinds, self.verifiers, gateway.snapshot.upstreams)
         _prepare(gateway.metrics, gateway.snapshot)
         gateway.registry.memory.limit = config.server.max_log_bytes
         limits = config.limits.per_address
         gateway.addresses.plan = Plan(PER_ADDRESS, make_limits(limits.requests, limits.connections))
+        await revoke_removed(gateway, before)
 
     async def close(self) -> None:
         """Ends the streams that still run, and closes everything that was opened."""
@@ -117,6 +120,7 @@ async def make_app(
         addresses=AddressLimiter(per_address.requests, per_address.connections),
         refusals=Refusals(logger, clock.wheel),
         tickets=Tickets(worker, lambda stream_id, owner: registry.find(stream_id, owner) is not None),
+        revoked=RevokedPrincipals(),
         snapshot=snapshot,
         max_streams=max_streams,
         max_connections=max_connections,

@@ -59,8 +59,13 @@ class Server(Section):
     """The address for browsers and API clients. By default only this machine can connect, so that nobody else spends
     your tokens. With port 0 the system picks a free port."""
     admin_listen: Annotated[Address | None, Listen(optional=True)] = Address("127.0.0.1", 9090)
-    """The address of /metrics, /livez, /readyz, /streams and the monitor page; null turns them off. They ask for no
-    credential, so they have a listener of their own, which by default only this machine can reach."""
+    """The address of /metrics, /livez, /readyz, /streams and the monitor page; null turns them off. Unless `admin_auth`
+    is on they ask for no credential, so they have a listener of their own, which by default only this machine can
+    reach."""
+    admin_auth: bool = False
+    """Whether the admin listener, but for /livez and /readyz, asks for a credential with the scope `admin`: as
+    `Authorization: Bearer`, as the password that a browser asks for, or as the cookie. false by default, as only this
+    machine can reach it by default. Then it is answered under any name, too, so that it can be published."""
     workers: Annotated[int, Whole(1, WORKERS)] = 1
     """Processes that share the port: as many as the CPUs you want to keep busy. 1 by default, which is enough for a
     thousand streams and more. Each worker has its own `max_connections`, `max_log_bytes`, limits and chat histories.

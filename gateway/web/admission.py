@@ -42,6 +42,8 @@ def admit(exchange: Exchange, job: Job, max_tokens: int | None = None) -> Genera
     gateway, ticket = exchange.gateway, exchange.ticket
     if ticket is not None and not gateway.tickets.starts(ticket):  # it was used, or revoked, while the body arrived
         raise GatewayError("unauthorized")
+    if gateway.revoked.since(str(exchange.caller), exchange.started):
+        raise GatewayError("unauthorized")
     if gateway.draining:
         raise GatewayError("draining", retry_after=2)
     if len(gateway.engine.running) >= gateway.max_streams:

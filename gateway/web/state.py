@@ -19,6 +19,7 @@ from gateway.core.credential import Verifier
 from gateway.core.limiter import AddressLimiter, Limiter
 from gateway.core.limits import Plan
 from gateway.core.sessions import Sessions
+from gateway.identity.revoked import RevokedPrincipals
 from gateway.identity.tickets import Tickets
 from gateway.observe.metrics import Metrics
 from gateway.observe.refusals import Refusals
@@ -76,6 +77,7 @@ class Gateway:
     addresses: AddressLimiter
     refusals: Refusals
     tickets: Tickets
+    revoked: RevokedPrincipals
     snapshot: Snapshot
     max_streams: int
     max_connections: int
