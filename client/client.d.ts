@@ -29,11 +29,14 @@ export interface StreamOptions extends Callbacks {
   message?: string;
   /** The conversation, for the gateway's history. */
   session?: string;
-  /** Sent as `Authorization: Bearer`; by an EventSource, which cannot, as `?token=`. */
+  /**
+   * Sent as `Authorization: Bearer`, and never in a URL: for an EventSource, which sends no header, it is traded for a
+   * ticket. Where the gateway has no tickets (`auth.tickets`), fetch takes the place of the EventSource.
+   */
   credential?: string;
   /**
-   * `auto`, the default, is an EventSource (GET) where that can do everything: not with a `credential`, which would stand
-   * in the URL, nor with a `body`, a long message, another format than `events`, or on another origin, where Firefox does
+   * `auto`, the default, is an EventSource (GET) where that can do everything: not with a `credential`, which it cannot
+   * send, nor with a `body`, a long message, another format than `events`, or on another origin, where Firefox does
    * not reconnect. Those are sent by fetch (POST).
    */
   mode?: "auto" | "eventsource" | "fetch";
@@ -49,6 +52,8 @@ export interface StreamOptions extends Callbacks {
   signal?: AbortSignal;
   /** Where streams are followed and stopped; `/streams/` at the url's origin unless told. */
   streams?: string | URL;
+  /** Where tickets are bought; `../tickets` beside `streams` unless told. */
+  tickets?: string | URL;
   /** Keeps what `resume` needs, e.g. `() => sessionStorage`. */
   storage?: StorageOption;
   storageKey?: string;

@@ -10,6 +10,7 @@
  *    ├─ Connection         one link after another, until the stream has ended
  *    │   ├─ Question       the requests: start, follow, stop
  *    │   ├─ EventSourceLink, FetchLink   one connection: bytes in, events out
+ *    │   ├─ TicketLink     an EventSourceLink whose URL has a ticket, because a credential must not stand there
  *    │   └─ BackOff        when the next link is made
  *    ├─ Keeper             what a storage remembers over a reload, and whether this tab may use it
  *    ├─ Tabs               one connection for all tabs that follow the stream
@@ -534,7 +535,8 @@ class Transcript {
  *   | shut: an EventSource, for good    | fetch, to learn why;     | one more EventSource, after the   |
  *   |                                   | error, if it was open or | pause; then fetch, to learn why   |
  *   |                                   | of another origin        |                                   |
- *   | denied: there is no EventSource   | fetch                    | fetch                             |
+ *   | denied: there is no EventSource,  | fetch                    | fetch                             |
+ *   | or no ticket for one              |                          |                                   |
  *
  * An EventSource that was accepted has a cursor, even where no event showed it yet: the browser may try again. That one is
  * shut is no refusal: Firefox shuts those of other origins as soon as a connection fails, so a start may have been taken.
@@ -546,7 +548,7 @@ class Connection {
   #owner;
   #backOff;
   #native; // the next link is an EventSource, else fetch
-  /** @type {EventSourceLink | FetchLink | null} */ #link = null;
+  /** @type {EventSourceLink | TicketLink | FetchLink | null} */ #link = null;
   #fresh = true; // no event was received on this link
   #shut = false; // so was the last EventSource, and nothing new came since
   #offline = false; // the browser said so while we looked; before that it may only mean "no network but this machine"
@@ -585,7 +587,10 @@ class Connection {
     this.sent = true;
     this.#backOff.begun = performance.now();
     this.#link?.close();
-    if (this.#native) this.#link = attempt(() => new EventSourceLink(question.url(said, true), question.withCredentials, hearing));
+    const open = (/** @type {string} */ ticket) =>
+      new EventSourceLink(question.url(said, true, ticket), question.withCredentials, hearing);
+    if (this.#native && question.secret) this.#link = new TicketLink((signal) => fetch(...question.ticket(said, signal)), open, hearing);
+    else if (this.#native) this.#link = attempt(() => open(""));
     else this.#link = new FetchLink(ask, said.cursor, hearing);
     if (!this.#link) this.#follow({ how: "denied" });
   }
@@ -768,6 +773,8 @@ class Question {
     const { mode = "auto", format = "events", credential, body, streamId, withCredentials = false } = options;
     this.#options = options;
     this.withCredentials = withCredentials;
+    /** Whether there is a credential that no URL may show. */
+    this.secret = Boolean(credential);
     const target = new URL(options.url, document.baseURI);
     this.streams = new URL(options.streams ?? "/streams/", target);
     const fits = this.url({ streamId: streamId ?? null, cursor: options.cursor ?? "" }, true).href.length <= LIMITS.url;
@@ -779,12 +786,16 @@ class Question {
     this.posts = !this.native && !streamId;
   }
 
-  /** @param {{streamId: string | null, cursor: string}} place @param {boolean} [native] an EventSource, which sends no header */
-  url({ streamId, cursor }, native = false) {
-    const { url, message, session, credential, params } = this.#options;
+  /**
+   * @param {{streamId: string | null, cursor: string}} place
+   * @param {boolean} [native] an EventSource, which sends no header
+   * @param {string} [ticket] stands for the credential
+   */
+  url({ streamId, cursor }, native = false, ticket = "") {
+    const { url, message, session, params } = this.#options;
     const target = streamId ? new URL(encodeURIComponent(streamId), this.streams) : new URL(url, document.baseURI);
     const start = streamId || this.posts ? {} : { message, session_id: session };
-    const headers = native ? { last_event_id: cursor, token: credential } : {};
+    const headers = native ? { last_event_id: cursor, ticket } : {};
     const query = { ...params, ...start, ...headers };
     for (const [name, value] of Object.entries(query)) if (value) target.searchParams.set(name, value);
     return target;
@@ -798,6 +809,14 @@ class Question {
     if (streamId || !this.posts) return this.#signed({ headers, signal, cache: "no-store" });
     headers.set("Content-Type", "application/json");
     return this.#signed({ method: "POST", headers, signal, body: JSON.stringify({ message, session_id, ...body }) });
+  }
+
+  /** A ticket for the stream, or for its start. @param {{streamId: string | null}} place @param {AbortSignal} [signal] @returns {[URL, RequestInit]} */
+  ticket({ streamId }, signal) {
+    const url = new URL(this.#options.tickets ?? "../tickets", this.streams);
+    const headers = new Headers({ "Content-Type": "application/json" });
+    const body = JSON.stringify(streamId ? { stream_id: streamId } : {});
+    return [url, this.#signed({ method: "POST", headers, body, signal, cache: "no-store" })];
   }
 
   /** @param {string} id @returns {[URL, RequestInit]} */
@@ -872,6 +891,58 @@ class EventSourceLink {
   close() {
     clearTimeout(this.#timer);
     this.#source.close();
+  }
+}
+
+/**
+ * An EventSource whose credential stays out of its URL: fetch sends the credential and gets a ticket first. A gateway that
+ * gives no tickets denies the EventSource, so that fetch takes over.
+ */
+class TicketLink {
+  #abort = attempt(() => new AbortController());
+  /** @type {EventSourceLink | null} */ #source = null;
+  #hearing;
+  #closed = false;
+  #begun = performance.now();
+  #timer;
+
+  /** @param {(signal?: AbortSignal) => Promise<Response>} ask @param {(ticket: string) => EventSourceLink} open @param {Hearing} hearing */
+  constructor(ask, open, hearing) {
+    this.#hearing = hearing;
+    this.#timer = setTimeout(() => this.#end({ how: "lost" }), WAITS.idle);
+    this.#run(ask, open);
+  }
+
+  /** Milliseconds since it was heard. */
+  get silence() {
+    return this.#source?.silence ?? performance.now() - this.#begun;
+  }
+
+  close() {
+    this.#closed = true;
+    clearTimeout(this.#timer);
+    this.#abort?.abort();
+    this.#source?.close();
+  }
+
+  #end(/** @type {LinkEnd} */ end) {
+    if (this.#closed) return;
+    this.close();
+    this.#hearing.ended(end);
+  }
+
+  /** @param {(signal?: AbortSignal) => Promise<Response>} ask @param {(ticket: string) => EventSourceLink} open */
+  async #run(ask, open) {
+    const answer = await ask(this.#abort?.signal).catch(() => null);
+    if (!answer || this.#closed) return this.#end({ how: "lost" });
+    this.#hearing.answered(answer.headers.get("X-Request-Id"));
+    if (answer.status === 404 || answer.status === 405) return this.#end({ how: "denied" });
+    if (!answer.ok) return this.#end({ how: "refused", failure: await failureOf(answer) });
+    const { ticket = "" } = await answer.json().catch(() => ({}));
+    if (this.#closed) return;
+    clearTimeout(this.#timer);
+    this.#source = ticket ? attempt(() => open(ticket)) : null;
+    if (!this.#source) this.#end({ how: "denied" });
   }
 }
 

@@ -20,6 +20,8 @@ from gateway.core.limits import Plan, make_limits
 from gateway.demo import Demo, start_demo
 from gateway.dialects import DIALECTS
 from gateway.identity.forward import Forward
+from gateway.identity.revoked import RevokedPrincipals
+from gateway.identity.tickets import Tickets
 from gateway.observe.failures import Failures
 from gateway.observe.metrics import Metrics
 from gateway.observe.refusals import Refusals
@@ -31,10 +33,12 @@ from gateway.upstream.pool import Upstream
 from gateway.web.exchange import Endpoint
 from gateway.web.failure_details import FailureDetails
 from gateway.web.kinds import KINDS, KindFactory
+from gateway.web.revocation import revoke_removed
 from gateway.web.router import Nowhere, Router
 from gateway.web.state import Gateway, Snapshot
 from gateway.web.static import static_endpoints
 from gateway.web.streams import ReadStream, StopStream
+from gateway.web.tickets import IssueTicket
 
 if TYPE_CHECKING:
     from gateway.identity.jwt import JwtVerifier
@@ -66,19 +70,20 @@ class App:
     forwards: list[Forward]
 
     async def reload(self, config: Config) -> None:
-        """New requests are served by this configuration; running streams keep theirs."""
+        """New requests are served by this configuration; running streams keep theirs, but end if their key is gone."""
         self.demo = await _demo(config, self.demo)
-        gateway, before = self.gateway, self.tokens
-        self.tokens = _tokens(config, gateway.logger, before)
+        gateway, before, tokens = self.gateway, self.gateway.snapshot, self.tokens
+        self.tokens = _tokens(config, gateway.logger, tokens)
         self.forwards = _forwards(config, gateway.engine, self.forwards)
         verifiers = _asked(self.tokens, self.forwards, self.verifiers)
-        gateway.snapshot = _snapshot(config, self.demo, self.kinds, verifiers, gateway.snapshot.upstreams)
+        gateway.snapshot = _snapshot(config, self.demo, self.kinds, verifiers, before.upstreams)
         _prepare(gateway.metrics, gateway.snapshot)
         gateway.registry.memory.limit = config.server.max_log_bytes
         limits = config.limits.per_address
         gateway.addresses.plan = Plan(PER_ADDRESS, make_limits(limits.requests, limits.connections))
-        if before is not None and before is not self.tokens:
-            await before.close(self.tokens)
+        await revoke_removed(gateway, before)
+        if tokens is not None and tokens is not self.tokens:
+            await tokens.close(self.tokens)
 
     async def close(self) -> None:
         """Ends the streams that still run, and closes everything that was opened."""
@@ -134,6 +139,8 @@ async def make_app(
         limiter=Limiter(),
         addresses=AddressLimiter(per_address.requests, per_address.connections),
         refusals=Refusals(logger, clock.wheel),
+        tickets=Tickets(worker, lambda stream_id, owner: registry.find(stream_id, owner) is not None),
+        revoked=RevokedPrincipals(),
         snapshot=snapshot,
         max_streams=max_streams,
         max_connections=max_connections,
@@ -247,6 +254,8 @@ def _endpoints(
         yield "/page/failure", Endpoint("page", FailureDetails(), public=True)
     yield "/streams/{id}", Endpoint("/streams", ReadStream(), named_streams=True)
     yield "/streams/{id}/stop", Endpoint("/streams", StopStream(), named_streams=True)
+    if config.auth.tickets is not None:
+        yield "/tickets", Endpoint("/tickets", IssueTicket())
     beside: dict[str, Endpoint] = {}
     for route in config.routes:
         main = upstreams[route.upstream]

@@ -7,29 +7,37 @@
     /failures                   the last attempts and streams that failed, as JSON
     / and its files, /events    the monitor page and its feed
     POST /streams/{id}/stop     ends a stream
+    DELETE /principals/{kind}:{id}   ends the streams and tickets of a principal
 
-No credential is asked for: the listener belongs to the operators' network, by default to this machine. `web/guard.py`
-keeps pages of other sites from using an operator's browser to read or end streams.
+Unless `server.admin_auth` is on, no credential is asked for: the listener belongs to the operators' network, by default
+to this machine. `web/guard.py` keeps pages of other sites from using an operator's browser to read or end streams.
+`access.py` asks for the credential, for all but the probes of the process.
 """
 
 import asyncio
 import re
 from collections.abc import Awaitable, Callable
 from typing import Final
+from urllib.parse import unquote
 
 import msgspec
 from aiohttp import hdrs, web
 
+from gateway.admin.access import refusal
 from gateway.admin.files import monitor_files
 from gateway.admin.monitor import Monitor
 from gateway.observe.metrics import CONTENT_TYPE
 from gateway.web.guard import is_known_host, is_same_origin
+from gateway.web.revocation import revoke
 from gateway.web.state import Gateway
 
 Probe = Callable[[Gateway, web.BaseRequest], web.Response]
 
 SERVER: Final = "gateway"
 """The `Server` header; aiohttp's own would tell versions."""
+OPEN: Final = frozenset({"/livez", "/readyz"})
+"""Paths that never ask for a credential: whoever probes a process has none."""
+PRINCIPALS: Final = "/principals/"
 STOP: Final = re.compile(r"/streams/([A-Za-z0-9_-]{22})/stop")
 
 
@@ -58,10 +66,13 @@ class AdminService:
         return response
 
     async def _answer(self, request: web.BaseRequest) -> web.StreamResponse:
-        if probe := _PROBES.get(request.path):
+        probe, asks = _PROBES.get(request.path), self._gateway.snapshot.config.server.admin_auth
+        if asks and request.path not in OPEN and (refused := await refusal(self._gateway, request)) is not None:
+            return refused
+        if probe:
             return _unless_written(request) or probe(self._gateway, request)
         # Everything below shows or ends streams, so from here on a browser's word is checked.
-        if not is_known_host(request.headers.get(hdrs.HOST), self._host):
+        if not asks and not is_known_host(request.headers.get(hdrs.HOST), self._host):
             return _text(403, "Ask for this by IP address, as localhost, or by the name in server.admin_listen.\n")
         return await self._guarded(request)
 
@@ -77,6 +88,8 @@ class AdminService:
             return _unless(request, "GET") or await self._monitor.show(request)
         if stop := STOP.fullmatch(path):
             return _unless(request, "POST") or await self._stop(stop[1])
+        if (raw := request.rel_url.raw_path).startswith(PRINCIPALS):
+            return _unless(request, "DELETE") or await self._revoke(raw.removeprefix(PRINCIPALS))
         return _text(404, f"Nothing here; there is /, {', '.join(_PROBES)}, /streams, /failures.\n")
 
     async def _stop(self, stream_id: str) -> web.Response:
@@ -87,6 +100,17 @@ class AdminService:
         await asyncio.shield(generation.ended)  # an operator who leaves must not cancel the generation's future
         self._gateway.logger.info("stopped_by_operator", stream_id=stream_id)
         return _json({"id": stream_id, "state": generation.state})
+
+    async def _revoke(self, raw: str) -> web.Response:
+        try:
+            principal = unquote(raw, errors="strict")
+        except UnicodeDecodeError:
+            return _text(400, "The principal is not valid UTF-8.\n")
+        kind, colon, id_ = principal.partition(":")
+        if not kind or not colon or not id_:
+            return _text(400, "A principal is a kind and an id, such as key:web.\n")
+        streams, tickets = await asyncio.shield(revoke(self._gateway, principal))
+        return _json({"principal": principal, "streams": streams, "tickets": tickets})
 
 
 class AdminServer(web.Server):

@@ -14,7 +14,7 @@ This file does not know lines or files, and asks nobody anything; `gateway check
 import hashlib
 import ipaddress
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Final, NamedTuple
 from urllib.parse import SplitResult, urlsplit
 
@@ -26,7 +26,7 @@ from gateway.dialects import DIALECTS
 Caution = tuple[KeyPath, str]
 
 ASKED_SCOPES: Final = frozenset({"stream"})
-"""The scopes that something in this version asks for."""
+"""The scopes that something in this version asks for; with `server.admin_auth`, `admin` too."""
 PROXY_PATIENCE: Final = 60.0
 """Seconds of silence after which most proxies and load balancers cut a connection."""
 LONG_TTL: Final = 300.0
@@ -127,12 +127,15 @@ def check_access(config: Config) -> Iterator[Caution]:
             "server.listen can be reached by others, who can use your models without a key; write keys and "
             "anonymous: false, or listen on 127.0.0.1",
         )
-    if server.admin_listen is not None and not _is_local(server.admin_listen.host) and not behind:
+    admin = None if server.admin_auth else server.admin_listen
+    if admin is not None and not _is_local(admin.host) and not behind:
         yield (
             ("server", "admin_listen"),
-            "can be reached by others, and never asks for a credential; write 127.0.0.1, or let only your own "
-            "network reach it",
+            "can be reached by others, and asks for no credential; write 127.0.0.1, server.admin_auth: true, or let "
+            "only your own network reach it",
         )
+    if server.admin_auth and not any("admin" in key.scopes for key in auth.keys):
+        yield ("server", "admin_auth"), "nobody can get in: no key has the scope admin; write one, or admin_auth: false"
     if any(not network.prefixlen for network in server.trusted_proxies):
         yield (
             ("server", "trusted_proxies"),
@@ -152,14 +155,14 @@ def check_keys(config: Config) -> Iterator[Caution]:
             yield (*path, "key"), "is short enough to be guessed; `openssl rand -hex 32` makes a good one"
         if (key.sha256 or "").lower() == _NOTHING:
             yield (*path, "sha256"), "is the hash of an empty key, which nobody can send; `gateway hash` makes another"
-        yield from _scopes(path, key)
+        yield from _scopes(path, key, ASKED_SCOPES | ({"admin"} if config.server.admin_auth else set()))
 
 
-def _scopes(path: KeyPath, key: Key) -> Iterator[Caution]:
-    if not ASKED_SCOPES & set(key.scopes):
+def _scopes(path: KeyPath, key: Key, asked: Collection[str]) -> Iterator[Caution]:
+    if not any(scope in asked for scope in key.scopes):
         yield (*path, "scopes"), "this key may do nothing; write [stream]"
     for place, scope in enumerate(key.scopes):
-        if scope not in ASKED_SCOPES:
+        if scope not in asked:
             yield (*path, "scopes", place), f"nothing asks for the scope {scope}; write stream"
 
 

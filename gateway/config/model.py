@@ -64,8 +64,13 @@ class Server(Section):
     """The address for browsers and API clients. By default only this machine can connect, so that nobody else spends
     your tokens. With port 0 the system picks a free port."""
     admin_listen: Annotated[Address | None, Listen(optional=True)] = Address("127.0.0.1", 9090)
-    """The address of /metrics, /livez, /readyz, /streams and the monitor page; null turns them off. They ask for no
-    credential, so they have a listener of their own, which by default only this machine can reach."""
+    """The address of /metrics, /livez, /readyz, /streams and the monitor page; null turns them off. Unless `admin_auth`
+    is on they ask for no credential, so they have a listener of their own, which by default only this machine can
+    reach."""
+    admin_auth: bool = False
+    """Whether the admin listener, but for /livez and /readyz, asks for a credential with the scope `admin`: as
+    `Authorization: Bearer`, as the password that a browser asks for, or as the cookie. false by default, as only this
+    machine can reach it by default. Then it is answered under any name, too, so that it can be published."""
     workers: Annotated[int, Whole(1, WORKERS)] = 1
     """Processes that share the port: as many as the CPUs you want to keep busy. 1 by default, which is enough for a
     thousand streams and more. Each worker has its own `max_connections`, `max_log_bytes`, limits and chat histories.
@@ -192,6 +197,14 @@ class Forward(Section):
     """How long a request waits for the answer. A look into a session takes milliseconds."""
 
 
+class Tickets(Section):
+    """Short-lived tickets for URLs, traded for a credential at POST /tickets."""
+
+    ttl: Annotated[float, Seconds("1s", "1h")] = 30.0
+    """How long a ticket may wait for its first use, and how long after it a browser that has received nothing yet may
+    come back. 30s is enough to open an EventSource, and too short for whoever finds the URL in a log."""
+
+
 class Auth(Section):
     """Who may use the gateway."""
 
@@ -213,6 +226,9 @@ class Auth(Section):
     forward: Forward | None = None
     """Your own application, which is asked who a cookie or token stands for; null, the default, for none. It is asked
     about what is no static key."""
+    tickets: Tickets | None = None
+    """Tickets for clients that cannot send a header, as EventSource cannot: they send their credential to POST
+    /tickets, and only the ticket, which starts one stream, stands in a URL. null, the default: there are no tickets."""
 
 
 class Cors(Section):

@@ -24,6 +24,8 @@ MAX_CURSOR: Final = 128
 WORKERS: Final = 64
 """The number of workers that an id can name."""
 _ALPHABET: Final = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_"
+LENGTH: Final = 22
+"""Characters of a stream's id."""
 _ID: Final = "[A-Za-z0-9_-]{22}"
 PARAMETER: Final = "last_event_id"
 """The parameter of a query that is a cursor, or an error."""
@@ -82,7 +84,12 @@ def new_stream_id(worker: int | None = None) -> str:
     """
     if worker is None:
         return secrets.token_urlsafe(16)
-    return _ALPHABET[worker] + secrets.token_urlsafe(16)[:21]  # 21 characters of 6 bits
+    return worker_letter(worker) + secrets.token_urlsafe(16)[:21]  # 21 characters of 6 bits
+
+
+def worker_letter(worker: int) -> str:
+    """The character with which ids and tickets begin that name this worker, 0 to 63."""
+    return _ALPHABET[worker]
 
 
 def worker_of(stream_id: str) -> int:

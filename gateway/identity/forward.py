@@ -210,7 +210,7 @@ class Forward:
 
     def verify(
         self, presented: Presented | None, facts: Facts, now: float
-    ) -> Principal | None | Awaitable[Principal | None]:
+    ) -> Principal | Awaitable[Principal | None] | None:
         """See `Verifier`. None, and no question, for a request without any of what the application is asked with.
 
         Raises:

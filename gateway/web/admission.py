@@ -20,6 +20,7 @@ from gateway.streams.log import MemoryLog
 from gateway.streams.stream import Stream
 from gateway.web.exchange import Exchange
 from gateway.web.refusals import limit_of
+from gateway.web.tickets import use_ticket
 
 UNRESUMABLE_LOG: Final = 256 * 1024
 """Bytes of the log of a stream that cannot be resumed: enough between the pump and the one reader."""
@@ -38,7 +39,11 @@ def admit(exchange: Exchange, job: Job, max_tokens: int | None = None) -> Genera
     Raises:
         GatewayError: `draining`, `overloaded`, or one of the plan's limits, with the headers that say when to retry.
     """
-    gateway = exchange.gateway
+    gateway, ticket = exchange.gateway, exchange.ticket
+    if ticket is not None and not gateway.tickets.starts(ticket):  # it was used, or revoked, while the body arrived
+        raise GatewayError("unauthorized")
+    if gateway.revoked.since(str(exchange.caller), exchange.started):
+        raise GatewayError("unauthorized")
     if gateway.draining:
         raise GatewayError("draining", retry_after=2)
     if len(gateway.engine.running) >= gateway.max_streams:
@@ -66,6 +71,8 @@ def admit(exchange: Exchange, job: Job, max_tokens: int | None = None) -> Genera
         lease.settle(dict.fromkeys(demand, 0), now)
         lease.close(now)
         raise
+    if ticket is not None:
+        use_ticket(exchange, ticket, generation.stream.id)
     generation.start()
     exchange.account = generation.account
     return generation

@@ -74,6 +74,32 @@ async def read_body(request: web.BaseRequest, limit: int) -> bytes:
     return body
 
 
+async def read_small_body(request: web.BaseRequest, limit: int) -> bytes:
+    """The whole body of a request that may be read more than once. Raises as `read_body`.
+
+    Args:
+        request: one whose body is unread, or was read by this function.
+        limit: bytes at most; below 1 MiB.
+    """
+    if request.headers.get(hdrs.CONTENT_ENCODING, "identity").lower() != "identity":
+        raise GatewayError("bad_request", "Content-Encoding is not supported for requests; send the body as it is.")
+    if (request.content_length or 0) > limit:
+        raise _too_large(limit)
+    ask_for_body(request)
+    try:
+        async with asyncio.timeout(BODY_TIME):
+            body = await request.read()
+    except TimeoutError:
+        raise GatewayError("request_timeout") from None
+    except web.HTTPRequestEntityTooLarge:
+        raise _too_large(limit) from None
+    except web.RequestPayloadError as error:
+        raise GatewayError("bad_request", "The body is cut off or malformed.") from error
+    if len(body) > limit:
+        raise _too_large(limit)
+    return body
+
+
 async def _arriving(content: StreamReader, limit: int) -> bytes:
     body = bytearray()
     async with asyncio.timeout(BODY_TIME) as timeout:

@@ -39,6 +39,7 @@ from gateway.core.principal import ADDRESS, Principal
 from gateway.observe.metrics import AuthFailure
 from gateway.web.exchange import Exchange
 from gateway.web.state import Snapshot
+from gateway.web.tickets import TICKET, redeem
 
 PATIENCE: Final = 10.0
 """Seconds that one request waits for all its verifiers together, at most."""
@@ -66,6 +67,11 @@ def identify(exchange: Exchange) -> Awaitable[None] | None:
     auth, request, now = exchange.snapshot.config.auth, exchange.request, time.time()
     # As one list, so that of two credentials in two lines none counts: a proxy may have checked the other one.
     authorization = ", ".join(request.headers.getall(hdrs.AUTHORIZATION, ()))
+    if auth.tickets is not None and not authorization and (text := request.query.get(TICKET)) is not None:
+        # A cookie may come along by itself, but the ticket was put into the URL for this request: it alone counts.
+        ticket = exchange.ticket = redeem(exchange, text, now)
+        _let_in(exchange, Presented(text, "query"), ticket.principal if ticket is not None else None)
+        return None
     presented = find_credential(
         auth.sources, authorization, request.cookies, request.query, auth.cookie, auth.query_param
     )
@@ -112,8 +118,8 @@ def _let_in(exchange: Exchange, presented: Presented | None, verdict: Principal 
         raise _unauthorized(exchange, verdict.reason, verdict.detail)
     principal = verdict
     if principal is None:
-        carried = presented is not None or _carries_others(exchange)
-        if not exchange.snapshot.config.auth.anonymous or (carried and exchange.snapshot.verifiers):
+        auth, carried = exchange.snapshot.config.auth, presented is not None or _carries_others(exchange)
+        if not auth.anonymous or (carried and (auth.tickets is not None or exchange.snapshot.verifiers)):
             reason: AuthFailure = "missing" if not carried else "unknown"
             if presented is None and carried and not _page_allowed(exchange):
                 reason = "origin"
@@ -167,5 +173,6 @@ def own_headers(snapshot: Snapshot) -> frozenset[str]:
 
 
 def knows_credentials(snapshot: Snapshot) -> bool:
-    """Whether what a client sends can be a credential of the gateway, which must not reach an upstream."""
+    """Whether what a client sends can be a credential of the gateway, which must not reach an upstream. Tickets are
+    apart, as they have a parameter of their own."""
     return bool(snapshot.verifiers) or not snapshot.config.auth.anonymous

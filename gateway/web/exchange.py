@@ -13,6 +13,7 @@ from gateway.core.limiter import Lease, Refusal
 from gateway.core.limits import Quota
 from gateway.core.principal import Principal
 from gateway.formats import Format, compile_format, problem
+from gateway.identity.tickets import Ticket
 from gateway.observe.account import Account
 from gateway.observe.tracing.context import TRACEPARENT, TRACESTATE, TraceContext, read_context
 from gateway.web.connection import Connection, address_of
@@ -58,6 +59,7 @@ class Exchange:
         slot: the lease on one of the requests that its address may have open at once; None before it is granted.
         committed: the response whose head was sent, None before. To be set wherever a head is sent.
         account: of the generation that was started for it, None before. From then on an error is no refusal.
+        ticket: the ticket by which the principal is known; None where it is known by anything else.
         blamed, limit: for the log, where it is refused: what was wrong, if the error's code does not say it; and the
             limit that was reached.
     """
@@ -76,6 +78,7 @@ class Exchange:
     slot: Lease | None = None
     committed: Committed | None = None
     account: Account | None = None
+    ticket: Ticket | None = None
     blamed: str = ""
     limit: str = ""
 
@@ -117,6 +120,7 @@ class Kind(ABC):
         retry: base of the time, in seconds, after which an EventSource reconnects.
         models: the models in its configuration, for metrics.
         any_encoding: whether a path or query in another encoding than UTF-8 is passed on, and not refused.
+        by_ticket: whether a ticket is a credential here, for GET and POST.
         beside: further paths that this route brings with it, behind those of all routes.
     """
 
@@ -125,6 +129,7 @@ class Kind(ABC):
     retry: float = 2.0
     models: frozenset[str] = frozenset()
     any_encoding: bool = False
+    by_ticket: bool = False
     beside: "Mapping[str, Endpoint]" = MappingProxyType({})
 
     @abstractmethod

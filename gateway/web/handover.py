@@ -18,6 +18,8 @@ Invariants:
 - Of a request that is handed over, this worker has read the head and the body. It has counted and limited nothing.
 - Both workers check that the other one runs as the same user, because any process can take a dead worker's name.
 
+A ticket is kept by the worker that issued it, and the streams that it starts run there.
+
 Whether the stream exists, and who may read it, only the other worker knows.
 """
 
@@ -30,9 +32,12 @@ from typing import Final
 
 from aiohttp import hdrs, web
 
-from gateway.core.cursor import cursor_sent, valid_stream_id, worker_of
+from gateway.core.cursor import LENGTH, cursor_sent, valid_stream_id, worker_of
+from gateway.core.errors import GatewayError
+from gateway.identity.tickets import is_ticket
 from gateway.web.body import ask_for_body
 from gateway.web.connection import Handler, Server
+from gateway.web.tickets import TICKET, stream_wanted
 from gateway.web.unparsed import MAX_HEADERS
 
 BACKLOG: Final = 1024
@@ -68,7 +73,7 @@ class Siblings:
         """The handler, with requests for other workers' streams handed over before it sees them."""
 
         async def shared(request: web.BaseRequest) -> web.StreamResponse:
-            worker = self._other_worker(request)
+            worker = self._other_worker(await _stream_asked_for(request))
             if worker is not None and await self._hand_over(request, worker):
                 return _AnsweredElsewhere()
             return await handler(request)
@@ -92,9 +97,8 @@ class Siblings:
         # An address in Linux's abstract namespace: it vanishes with its worker, and there is no file to remove.
         return f"\0gateway-{self._name}-{number}"
 
-    def _other_worker(self, request: web.BaseRequest) -> int | None:
+    def _other_worker(self, stream_id: str) -> int | None:
         """The number of the worker that has the stream, None where it is this one or nobody."""
-        stream_id = _stream_asked_for(request)
         if not valid_stream_id(stream_id):
             return None
         worker = worker_of(stream_id)
@@ -203,11 +207,19 @@ def _is_own(peer: socket.socket) -> bool:
     return bool(user == os.getuid())
 
 
-def _stream_asked_for(request: web.BaseRequest) -> str:
-    """The stream id in the path, in the query or in the cursor; anything at all where there is none."""
+async def _stream_asked_for(request: web.BaseRequest) -> str:
+    """The stream id in the path, in the query, in the cursor or in what asks for a ticket; anything at all where there
+    is none. For a ticket it is any id of the worker that issued it."""
     path = request.rel_url.raw_path
+    ticket = request.query.get(TICKET, "")
+    if is_ticket(ticket) and hdrs.AUTHORIZATION not in request.headers:
+        return ticket[:LENGTH]  # it begins as the ids of its worker's streams do
     if path.startswith("/streams/"):
         return path.split("/", 3)[2]
+    if path == "/tickets" and request.method == hdrs.METH_POST and not _is_large(request):
+        # A ticket for one stream is kept where the stream is.
+        with contextlib.suppress(GatewayError):
+            return await stream_wanted(request) or ""
     if path == "/page/failure":
         return request.query.get("stream", "")
     cursor = cursor_sent(request.headers.get("Last-Event-ID"), request.query.items())

@@ -19,6 +19,8 @@ from gateway.core.credential import Verifier
 from gateway.core.limiter import AddressLimiter, Limiter
 from gateway.core.limits import Plan
 from gateway.core.sessions import Sessions
+from gateway.identity.revoked import RevokedPrincipals
+from gateway.identity.tickets import Tickets
 from gateway.observe.metrics import Metrics
 from gateway.observe.refusals import Refusals
 from gateway.streams.engine import Engine
@@ -74,6 +76,8 @@ class Gateway:
     limiter: Limiter
     addresses: AddressLimiter
     refusals: Refusals
+    tickets: Tickets
+    revoked: RevokedPrincipals
     snapshot: Snapshot
     max_streams: int
     max_connections: int

@@ -41,6 +41,7 @@ from gateway.web.aiohttp_internals import event_stream
 from gateway.web.connection import Connection
 from gateway.web.exchange import Committed, Exchange
 from gateway.web.responses import STREAM_HEADERS, retry_ms
+from gateway.web.tickets import use_ticket
 
 MAX_READERS: Final = 32
 """Readers of one stream at once, at most."""
@@ -156,10 +157,27 @@ def find_stream(exchange: Exchange, stream_id: str) -> Followed:
     Raises:
         GatewayError: `cursor_expired`, the same for an unknown id, an expired stream and another principal's stream.
     """
-    followed = exchange.gateway.registry.find(stream_id, exchange.caller.owner)
+    gateway, ticket = exchange.gateway, exchange.ticket
+    if ticket is not None and ticket.stream_id not in ("", stream_id):
+        raise _expired(exchange)
+    followed = gateway.registry.find(stream_id, exchange.caller.owner)
     if followed is None:
         raise _expired(exchange)
+    if ticket is not None:
+        use_ticket(exchange, ticket, stream_id)
     return followed
+
+
+async def read_by_ticket(exchange: Exchange, stream_id: str) -> web.StreamResponse:
+    """The events of the stream that the caller's ticket gives, from the first one on.
+
+    Raises:
+        GatewayError: as `resume`.
+    """
+    followed = find_stream(exchange, stream_id)
+    if not followed.stream.settings.resumable:
+        raise _expired(exchange)
+    return await follow(exchange, followed, BEGINNING)
 
 
 def cursor_of(exchange: Exchange) -> str | None:
@@ -250,6 +268,8 @@ async def _deliver(exchange: Exchange, stay: _Stay, *, resumed: bool) -> web.Str
             if stay.reason in ("completed", "auth_expired"):
                 flushed = await _flushed(connection, settings.write_timeout)
                 stay.reason = stay.reason if flushed == "completed" else flushed
+            if stay.reason == "completed" and exchange.ticket is not None:
+                exchange.ticket.read_out = True
     finally:
         if expiry is not None:
             expiry.close()

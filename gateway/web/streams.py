@@ -17,6 +17,7 @@ class ReadStream(Kind):
     """`GET`: the events after the cursor, or from the first one without a cursor. `DELETE`: as `StopStream`."""
 
     methods = frozenset({"GET", "DELETE"})
+    by_ticket = True
 
     async def answer(self, exchange: Exchange) -> web.StreamResponse:
         stream_id = _stream_id(exchange)

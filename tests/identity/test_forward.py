@@ -467,7 +467,7 @@ def verifier(stage: Scene) -> Forward:
     return forward
 
 
-def ask(forward: Forward, value: str, address: str = "192.0.2.1") -> Principal | None | Awaitable[Principal | None]:
+def ask(forward: Forward, value: str, address: str = "192.0.2.1") -> Principal | Awaitable[Principal | None] | None:
     """The verdict about a request with this cookie."""
     headers = CIMultiDict(cookie(value))
     return forward.verify(None, Facts(address, headers, {}, {}), time.time())

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import pytest_asyncio
-from playwright.async_api import Browser, BrowserContext, Page
+from playwright.async_api import Browser, BrowserContext, Page, Route
 
 from tests.kit.upstream import (
     LAST_CHUNK,
@@ -61,7 +61,7 @@ async def stage(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Stage
     ]
     stream = {"heartbeat": "100ms", "retry": "100ms", "commit_after": "200ms", "merge": False}
     keys = [{"id": "page", "key": KEY}, {"id": "limited", "key": LIMITED, "plan": "one"}]
-    auth = {"anonymous": True, "keys": keys}
+    auth = {"anonymous": True, "keys": keys, "tickets": {"ttl": "30s"}}
     plans = {"default": {}, "one": {"requests": "1/h"}}
     directory = tmp_path_factory.mktemp("gateway")
     async with staged(directory, routes, stream=stream, auth=auth, plans=plans) as stage:
@@ -180,23 +180,62 @@ async def test_page_reads_a_format_of_its_own(page: Page, stage: Stage) -> None:
     assert (await result(page))["text"] == "你好"
 
 
-async def test_page_sends_a_credential_in_no_url(page: Page, stage: Stage) -> None:
+@pytest.mark.parametrize("mode", ["auto", "eventsource", "eventsource without tickets"])
+async def test_page_sends_a_credential_in_no_url(page: Page, stage: Stage, mode: str) -> None:
     urls: list[str] = []
     page.on("request", lambda request: urls.append(request.url))
-    await ask(page, "/events", stage.plays(openai_answer("你")), credential=KEY)
+    mode, _, without = mode.partition(" ")
+    if without:
+        await page.route("**/tickets", lambda route: route.fulfill(status=404))
+    question = stage.plays(openai_answer("你"))
+    await ask(page, "/events", question, credential=KEY, mode=mode)
     assert (await result(page))["text"] == "你"
+    assert urls
     assert not [url for url in urls if KEY in url]
+    assert any("ticket=" in url for url in urls) == (mode == "eventsource" and not without)
+    assert len(stage.asked(question)) == 1
+
+
+async def test_page_buys_another_ticket_when_one_is_refused(page: Page, stage: Stage, cable: Cable) -> None:
+    more = asyncio.Event()
+    question = stage.plays([sse_head(), openai_delta("你"), WaitFor(more), *openai_answer("好")[1:]])
+    asked: list[str] = []
+
+    async def refuse_reconnect(route: Route) -> None:
+        asked.append(route.request.url)
+        await (route.continue_() if len(asked) == 1 else route.fulfill(status=401))
+
+    await page.route("**/events?**", refuse_reconnect)
+    bought: list[str | None] = []
+    page.on("request", lambda request: bought.append(request.post_data) if "/tickets" in request.url else None)
+    await ask(page, "/events", question, credential=KEY, mode="eventsource")
+    await until(page, "answer.text === '你'")
+    stream_id = await page.evaluate("answer.streamId")
+    cable.cut()
+    await until(page, "values('onState').filter(([state]) => state === 'open').length === 2")
+    more.set()
+    assert (await result(page))["text"] == "你好"
+    assert bought == ["{}", f'{{"stream_id":"{stream_id}"}}']
+    assert len(asked) == 2
+    assert len(stage.asked(question)) == 1
 
 
 @pytest.mark.parametrize(
-    ("credential", "code", "status"), [("guess", "unauthorized", 401), (LIMITED, "rate_limited", 429)]
+    ("credential", "mode", "code", "status"),
+    [
+        ("guess", "fetch", "unauthorized", 401),
+        ("guess", "eventsource", "unauthorized", 401),
+        (LIMITED, "fetch", "rate_limited", 429),
+    ],
 )
-async def test_page_is_told_a_refusal(page: Page, stage: Stage, credential: str, code: str, status: int) -> None:
+async def test_page_is_told_a_refusal(
+    page: Page, stage: Stage, credential: str, mode: str, code: str, status: int
+) -> None:
     if credential == LIMITED:
         headers = {"Authorization": f"Bearer {LIMITED}"}
         async with await stage.get("/events", stage.plays(openai_answer("好")), headers=headers) as its_only_one:
             await its_only_one.body()
-    await ask(page, "/events", stage.plays(openai_answer("你")), credential=credential)
+    await ask(page, "/events", stage.plays(openai_answer("你")), credential=credential, mode=mode)
     error = (await result(page))["error"]
     assert sorted(error) == ["code", "message", "retryAfter", "retryable", "status"]
     assert (error["code"], error["status"], error["retryable"]) == (code, status, status == 429)

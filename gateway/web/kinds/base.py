@@ -24,7 +24,7 @@ from gateway.streams.stream import reader_settings
 from gateway.upstream.pool import Upstream
 from gateway.web.admission import admit, expires_in
 from gateway.web.exchange import Exchange, Kind
-from gateway.web.streaming import cursor_of, resume, stream_new
+from gateway.web.streaming import cursor_of, read_by_ticket, resume, stream_new
 
 R = TypeVar("R", bound=Route)
 
@@ -51,6 +51,8 @@ class RouteKind(Kind, Generic[R]):
         chain: the upstream that answers, and its fallbacks.
     """
 
+    by_ticket = True
+
     def __init__(self, route: R, chain: tuple[Upstream, ...]) -> None:
         self.route = route
         self.chain = chain
@@ -64,6 +66,8 @@ class RouteKind(Kind, Generic[R]):
     async def _answer(self, exchange: Exchange) -> web.StreamResponse:
         if self.route.stream.resume.enabled and (cursor := self.cursor(exchange)):
             return await resume(exchange, cursor)
+        if exchange.ticket is not None and (stream_id := exchange.ticket.stream_id):
+            return await read_by_ticket(exchange, stream_id)
         asked = await self.read(exchange)
         if isinstance(asked, str):
             return await resume(exchange, asked)

@@ -35,6 +35,7 @@ from gateway.web.exchange import EVENT_STREAM, Committed, Exchange, peer_address
 from gateway.web.kinds.base import Asked, RouteKind
 from gateway.web.kinds.chat_source import check_encoding
 from gateway.web.streaming import cursor_of, stream_new
+from gateway.web.tickets import TICKET
 
 HOP_BY_HOP: Final = frozenset(
     {
@@ -218,7 +219,9 @@ class Proxy(RouteKind[ProxyRoute]):
 
     def _call(self, exchange: Exchange, body: bytes) -> Call:
         request, resumable = exchange.request, self.route.stream.resume.enabled
-        own = (exchange.snapshot.config.auth.query_param,) if knows_credentials(exchange.snapshot) else ()
+        auth = exchange.snapshot.config.auth
+        own = {auth.query_param} if knows_credentials(exchange.snapshot) else set()
+        own |= {TICKET} if auth.tickets is not None else set()
         query = request.rel_url.raw_query_string
         query = strip_query(query, own, is_cursor_parameter) if resumable else strip_query(query, own)
         rest = "/" + exchange.path_params["path"] if "path" in exchange.path_params else ""

@@ -1,0 +1,91 @@
+"""`POST /tickets`, and tickets as credentials: what the requests around a ticket say to the store of tickets."""
+
+import time
+from typing import Final
+
+from aiohttp import hdrs, web
+
+from gateway.core.credential import address_key
+from gateway.core.cursor import parse_cursor, valid_stream_id
+from gateway.core.errors import GatewayError
+from gateway.identity.tickets import Ticket
+from gateway.web.body import json_object, read_small_body
+from gateway.web.exchange import Exchange, Kind
+from gateway.web.responses import json_response
+
+TICKET: Final = "ticket"
+"""The query parameter that holds a ticket."""
+MAX_BODY: Final = 4096
+"""Bytes of the body that asks for a ticket."""
+
+
+class IssueTicket(Kind):
+    """`POST /tickets`: `{"ticket", "expires_in"}`. With `{"stream_id"}`, the ticket only reads that stream."""
+
+    methods = frozenset({"POST"})
+
+    async def answer(self, exchange: Exchange) -> web.StreamResponse:
+        exchange.headers[hdrs.CACHE_CONTROL] = "no-store"
+        stream_id = await stream_wanted(exchange.request)
+        gateway, caller, now = exchange.gateway, exchange.caller, time.time()
+        if stream_id is not None and gateway.registry.find(stream_id, caller.owner) is None:
+            raise GatewayError("not_found", "There is no such stream.")
+        ttl = _ttl(exchange)
+        ticket = gateway.tickets.issue(caller, ttl, now, stream_id or "")
+        left = ttl if caller.expires is None else min(ttl, max(0.0, caller.expires - now))
+        return json_response(exchange, {"ticket": ticket, "expires_in": int(left)})
+
+
+async def stream_wanted(request: web.BaseRequest) -> str | None:
+    """The `stream_id` in the body that asks for a ticket, None where it has none. May be asked twice.
+
+    Raises:
+        GatewayError: `bad_request`, `body_too_large` or `request_timeout`; `not_found` for what can be no stream.
+    """
+    body = await read_small_body(request, MAX_BODY)
+    fields = await json_object(body) if body.strip() else {}
+    if unknown := sorted(fields.keys() - {"stream_id"}):
+        raise GatewayError(
+            "bad_request", f"The body may have 'stream_id' and nothing else, but has {unknown[0][:64]!r}."
+        )
+    stream_id = fields.get("stream_id")
+    if stream_id is not None and not isinstance(stream_id, str):
+        raise GatewayError("bad_request", "'stream_id' must be a string.")
+    if stream_id is not None and not valid_stream_id(stream_id):
+        raise GatewayError("not_found", "There is no such stream.")
+    return stream_id
+
+
+def redeem(exchange: Exchange, text: str, now: float) -> Ticket | None:
+    """The ticket, if it is a credential for this request.
+
+    Args:
+        exchange: the request.
+        text: the ticket as it was sent.
+        now: unix seconds.
+    """
+    endpoint, request = exchange.endpoint, exchange.request
+    if not endpoint.kind.by_ticket or request.method not in ("GET", "POST"):
+        return None
+
+    def proof(stream_id: str) -> bool:
+        try:
+            cursor = parse_cursor(request.headers.get("Last-Event-ID", ""))
+        except GatewayError:
+            return False
+        return cursor.is_final or cursor.stream_id == stream_id
+
+    address = address_key(exchange.address)
+    tickets = exchange.gateway.tickets
+    return tickets.redeem(text, endpoint.label, address, now, proof, starts=not endpoint.named_streams)
+
+
+def use_ticket(exchange: Exchange, ticket: Ticket, stream_id: str) -> None:
+    """The request's ticket has started or found its stream."""
+    exchange.gateway.tickets.use(ticket, stream_id, _ttl(exchange), time.time())
+
+
+def _ttl(exchange: Exchange) -> float:
+    settings = exchange.snapshot.config.auth.tickets
+    assert settings is not None, "without it no ticket is redeemed, and nothing is at this path"
+    return settings.ttl
