@@ -23,6 +23,7 @@ from aiohttp import hdrs, web
 from gateway.admin.files import monitor_files
 from gateway.admin.monitor import Monitor
 from gateway.observe.metrics import CONTENT_TYPE
+from gateway.web.exchange import NEVER
 from gateway.web.guard import is_known_host, is_same_origin
 from gateway.web.state import Gateway
 
@@ -55,9 +56,13 @@ class AdminService:
         response = await self._answer(request)
         if not response.prepared:
             response.headers[hdrs.SERVER] = SERVER
+        if hdrs.UPGRADE in request.headers:
+            response.force_close()  # the parser reads nothing behind a request for another protocol
         return response
 
     async def _answer(self, request: web.BaseRequest) -> web.StreamResponse:
+        if request.method in NEVER:
+            return _text(405, f"No path allows {request.method}.\n", {hdrs.ALLOW: "GET, HEAD, POST"})
         if probe := _PROBES.get(request.path):
             return _unless_written(request) or probe(self._gateway, request)
         # Everything below shows or ends streams, so from here on a browser's word is checked.

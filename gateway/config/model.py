@@ -41,6 +41,10 @@ HeaderValue = Annotated[str, Text(0, 8192, r"[^\x00-\x08\x0a-\x1f\x7f]*", "one l
 Parameter = Annotated[str, Text(1, 64, r"[A-Za-z0-9_.-]+", "A-Z a-z 0-9 _ . -")]
 QueryName = Annotated[str, Text(1, 128, r"[^\s\x00-\x1f\x7f&=#]+", "any kind but spaces & = #")]
 
+METHODS: Final = dict.fromkeys(
+    ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "PROPFIND", "PROPPATCH", "REPORT", "SEARCH", "QUERY")
+)
+
 Scope = Literal["stream", "publish", "admin"]
 
 
@@ -365,6 +369,9 @@ class ProxyRoute(BaseRoute):
     path: Annotated[str, Path(variable=True)]
     """The path. `{name}` stands for one segment; `{path}` at the end stands for the rest, which is passed on to the
     upstream."""
+    methods: Annotated[Many[Annotated[str, OneOf(METHODS)]], Field(max_length=16)] = ()
+    """The methods that are passed on, as [GET, POST]; HEAD goes with GET. Empty, the default: all that HTTP knows.
+    TRACE and CONNECT never are: the one would show your key, the other asks for a tunnel."""
 
 
 class OpenAIRoute(BaseRoute):

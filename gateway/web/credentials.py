@@ -34,7 +34,7 @@ from gateway.core.credential import (
 from gateway.core.errors import GatewayError
 from gateway.core.principal import ADDRESS, Principal
 from gateway.observe.metrics import AuthFailure
-from gateway.web.exchange import Exchange
+from gateway.web.exchange import Exchange, cookies_of, listed
 from gateway.web.state import Snapshot
 
 PATIENCE: Final = 10.0
@@ -61,11 +61,10 @@ def identify(exchange: Exchange) -> Awaitable[None] | None:
         VerifierError: a verifier failed.
     """
     auth, request, now = exchange.snapshot.config.auth, exchange.request, time.time()
-    authorization = request.headers.get(hdrs.AUTHORIZATION)
-    presented = find_credential(
-        auth.sources, authorization, request.cookies, request.query, auth.cookie, auth.query_param
-    )
-    facts = Facts(exchange.address, request.headers, request.cookies, request.query)
+    authorization = listed(request.headers, hdrs.AUTHORIZATION)
+    cookies = cookies_of(request)
+    presented = find_credential(auth.sources, authorization, cookies, request.query, auth.cookie, auth.query_param)
+    facts = Facts(exchange.address, request.headers, cookies, request.query)
     # A generator, so that a verifier is asked only when all verifiers before it returned None.
     verdicts = (verifier.verify(presented, facts, now) for verifier in exchange.snapshot.verifiers)
     try:
@@ -103,7 +102,8 @@ def _let_in(exchange: Exchange, presented: Presented | None, principal: Principa
             raise _unauthorized(exchange, "missing" if presented is None else "unknown")
         principal = Principal(ADDRESS, address_key(exchange.address), "default", frozenset({"stream"}))
     elif presented is not None and presented.source == "cookie":
-        origin, site = exchange.request.headers.get(hdrs.ORIGIN), exchange.request.headers.get("Sec-Fetch-Site")
+        headers = exchange.request.headers
+        origin, site = listed(headers, hdrs.ORIGIN), listed(headers, "Sec-Fetch-Site")
         if not cookie_allowed(origin, site, exchange.snapshot.origins):
             raise _unauthorized(exchange, "origin")
     exchange.principal = principal

@@ -33,6 +33,7 @@ from aiohttp import hdrs, web
 from gateway.core.cursor import cursor_sent, valid_stream_id, worker_of
 from gateway.web.body import ask_for_body
 from gateway.web.connection import Handler, Server
+from gateway.web.exchange import listed
 from gateway.web.unparsed import MAX_HEADERS
 
 BACKLOG: Final = 1024
@@ -210,7 +211,7 @@ def _stream_asked_for(request: web.BaseRequest) -> str:
         return path.split("/", 3)[2]
     if path == "/page/failure":
         return request.query.get("stream", "")
-    cursor = cursor_sent(request.headers.get("Last-Event-ID"), request.query.items())
+    cursor = cursor_sent(listed(request.headers, "Last-Event-ID"), request.query.items())
     return (cursor or "").partition(".")[0]
 
 

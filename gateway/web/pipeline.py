@@ -22,7 +22,7 @@ from gateway.core.errors import GatewayError
 from gateway.core.limiter import PER_ADDRESS, Lease, Refusal
 from gateway.web.cors import cors_headers, is_preflight, preflight
 from gateway.web.credentials import authenticate
-from gateway.web.exchange import Committed, Exchange
+from gateway.web.exchange import Committed, Exchange, listed
 from gateway.web.rate_limit_headers import rate_limit_headers
 from gateway.web.refusals import refuse
 from gateway.web.responses import error_response
@@ -33,8 +33,14 @@ Middleware = Callable[[Exchange], web.StreamResponse | Awaitable[None] | None]
 async def serve(exchange: Exchange) -> web.StreamResponse:
     """The answer to one request. The request is counted and logged exactly once, also if its client left."""
     status = 499
+    # The parser reads nothing behind a request for another protocol. The client is told, and the connection ends.
+    other_protocol = hdrs.UPGRADE in exchange.request.headers
+    if other_protocol:
+        exchange.headers[hdrs.CONNECTION] = "close"
     try:
         response = await answer(exchange)
+        if other_protocol:
+            response.force_close()
         # The head of a stream that failed said 200, but it is counted and logged as 500.
         failed = exchange.committed is not None and exchange.committed.failed
         status = 500 if failed else response.status
@@ -94,7 +100,8 @@ async def _end_committed(exchange: Exchange, committed: Committed, failure: Gate
 
 def share(exchange: Exchange) -> web.StreamResponse | None:
     """Adds the CORS headers, and answers preflights before anything else is checked."""
-    origin = exchange.request.headers.get(hdrs.ORIGIN)
+    headers = exchange.request.headers
+    origin = listed(headers, hdrs.ORIGIN) if hdrs.ORIGIN in headers else None
     exchange.headers |= cors_headers(exchange.snapshot.config.cors, exchange.snapshot.origins, origin)
     return preflight(exchange) if is_preflight(exchange.request) else None
 
