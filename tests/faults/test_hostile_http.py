@@ -1,5 +1,6 @@
 """Requests and answers that HTTP allows or that somebody makes up: methods, upgrades, statuses, one hop's headers (H1);
-what clients ask of a healthy endpoint (H3); and lists in several lines (H4)."""
+what clients ask of a healthy endpoint (H3); and lists in several lines (H4).
+Paths that some upstream would take for others (H2)."""
 
 import asyncio
 from typing import Any
@@ -178,6 +179,58 @@ async def test_headers_of_one_hop_stay_there_however_many_lines_name_them(stage:
         assert b"\r\nx-three: 3" in headers
         for name in (b"x-one", b"x-two", b"keep-alive", b"proxy-", b"trailer", b"\r\nte:"):
             assert name not in headers, (name, headers)
+
+
+# H2
+
+
+REFUSED = [
+    *("..", ".", "a/..", "../x", "..%2fx", "a/%2e%2e/x", "%2e%2e%2fx", ".%2E/x", "a/%2e/x", "a%2f..%2fb"),
+    *("%2f..", "%2F%2E%2E", "a%2f..", "%2fx", "/x", "//h/x", "/%2e%2e/x"),
+    *("%5c", "a%5c..%5cb", "..%5Cx", "a\\b", "..\\x", "\\..", "%255c", "a%c1%9cb", "%EF%BC%BC"),
+    *("..;", "..;/x", "..;a=b/x", "a/..;/b", ".;/x", "..%3b/x", "..%253b/x", "%2e%2e;/x"),
+    *("%00", "a%00b", "..%00/x", "a%2500b", "a%0d%0aX:y", "a%0ab", "a%09", "a%7f", "%C0%80/.."),
+    *("%252e%252e/x", "%25252e%25252e/x", "%252e%252e%252fx", "..%252fx", "%2e%252e/x", "%25252525252e"),
+    *("%c0%ae%c0%ae/x", "%e0%80%ae%e0%80%ae/x", "%f0%80%80%ae./x", "..%c0%afx", "..%e0%80%afx", "%25c0%25ae./x"),
+    *("%u002e%u002e/x", "..%u002fx", "%uff0e%uff0e/x", "%ef%bc%8e%ef%bc%8e/x", "..%ef%bc%8fx", "%e2%80%a5/x"),
+    *("..%20/x", "%20../x", "..%3fx", "..%23x", "..%3F/x"),
+]
+
+PASSED = [
+    *("a/b", "a.b/...", ".x/..y/z..", "a%2fb", "a//b", "%7e~;v=1,2/", "a;b/@:!$&'()*+", "http://h/x", "a@h:1/x"),
+    *("100%", "100%25", "%zz", "a%20b", "a%3fb", "a%23b", "%E4%BD%A0", "%C4%E3", "x?a=../..", "x?a=%2e%2e%2f&b=%00"),
+]
+
+
+async def paths_asked(stage: Stage, targets: list[str]) -> tuple[list[int], list[str]]:
+    """The statuses for these targets, asked one behind the other, and what the upstream saw."""
+    stage.plays([response(200, "{}")])
+    host, port = stage.gateway.url.removeprefix("http://").split(":")
+    reader, writer = await asyncio.open_connection(host, int(port))
+    writer.writelines(f"GET {target} HTTP/1.1\r\nHost: g\r\n\r\n".encode() for target in targets[:-1])
+    writer.write(f"GET {targets[-1]} HTTP/1.1\r\nHost: g\r\nConnection: close\r\n\r\n".encode())
+    async with asyncio.timeout(10):
+        answers = (await reader.read()).split(b"HTTP/1.1 ")[1:]
+    writer.close()
+    return [int(answer[:3]) for answer in answers], [exchange.target for exchange in stage.upstream.exchanges]
+
+
+@pytest.mark.parametrize("before", ["/p/", "http://127.0.0.1/p/"])
+async def test_path_that_may_lead_elsewhere_is_400_and_nobody_is_asked(stage: Stage, before: str) -> None:
+    """H2: with an absolute target as well."""
+    assert await paths_asked(stage, [before + path for path in REFUSED]) == ([400] * len(REFUSED), [])
+
+
+async def test_path_that_stays_below_its_route_is_passed_on_to_the_byte(stage: Stage) -> None:
+    """H2"""
+    statuses, targets = await paths_asked(stage, ["/p/" + path for path in PASSED])
+    assert (statuses, targets) == ([200] * len(PASSED), ["/base/" + path for path in PASSED])
+
+
+async def test_authority_of_the_request_target_leads_nowhere(stage: Stage) -> None:
+    """H2"""
+    statuses, targets = await paths_asked(stage, ["//h/p/x", "http://h/p/x", "http://u:p@h:1/p/x", "http://h/../p/x"])
+    assert (statuses, targets) == ([404, 200, 200, 400], ["/base/x", "/base/x"])
 
 
 # H3
