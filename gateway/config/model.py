@@ -45,6 +45,8 @@ METHODS: Final = dict.fromkeys(
     ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "PROPFIND", "PROPPATCH", "REPORT", "SEARCH", "QUERY")
 )
 
+HostName = Annotated[str, Text(1, 253, r"[A-Za-z0-9._-]+", "a host name, without scheme and port")]
+
 Scope = Literal["stream", "publish", "admin"]
 
 
@@ -72,6 +74,11 @@ class Server(Section):
     trusted_proxies: Annotated[Many[Annotated[IPv4Network | IPv6Network, Network()]], Field(max_length=1000)] = ()
     """Networks whose X-Forwarded-For header is believed; at most 1000. None by default, as anybody can write that
     header. Name your nginx here. Otherwise all clients seem to have its address, and share the limits of one client."""
+    hosts: Annotated[Many[HostName], Field(max_length=100)] = ()
+    """The names under which browsers may ask this gateway while `auth.anonymous` is true, as [chat.example.com]; at
+    most 100. localhost, IP addresses and the host in `listen` are always among them. None by default: a page of
+    somebody else, whose name was pointed at this machine, would spend your tokens. Behind a proxy, name what its
+    `Host` header says."""
     max_connections: Annotated[int, Whole(1, 1_000_000)] = 10_000
     """Open client connections; further ones are refused. 10000 connections of about 70 KB each stay below 1 GB."""
     max_body: Annotated[int, Bytes("1KiB", "1GiB")] = 4 << 20

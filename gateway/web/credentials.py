@@ -9,6 +9,7 @@
 Invariants:
 
 - Every bad credential gets the same answer, whatever is wrong with it.
+- Where nothing is presented, a page of another site starts and reads nothing.
 - If a verifier raises or does not answer, the request ends with an error.
 - A credential that no verifier knows is an error, also with `auth.anonymous`. Only where there are no verifiers at all,
   what a client presents is ignored.
@@ -35,6 +36,7 @@ from gateway.core.errors import GatewayError
 from gateway.core.principal import ADDRESS, Principal
 from gateway.observe.metrics import AuthFailure
 from gateway.web.exchange import Exchange, cookies_of, listed
+from gateway.web.guard import is_browser, is_of_foreign_page
 from gateway.web.state import Snapshot
 
 PATIENCE: Final = 10.0
@@ -100,6 +102,7 @@ def _let_in(exchange: Exchange, presented: Presented | None, principal: Principa
     if principal is None:
         if not exchange.snapshot.config.auth.anonymous or (presented is not None and exchange.snapshot.verifiers):
             raise _unauthorized(exchange, "missing" if presented is None else "unknown")
+        _check_page(exchange)
         principal = Principal(ADDRESS, address_key(exchange.address), "default", frozenset({"stream"}))
     elif presented is not None and presented.source == "cookie":
         headers = exchange.request.headers
@@ -112,6 +115,22 @@ def _let_in(exchange: Exchange, presented: Presented | None, principal: Principa
         exchange.gateway.metrics.auth_failure("scope")
         exchange.blamed = "scope"
         raise GatewayError("forbidden", f"This credential's scopes do not include {scope!r}.")
+
+
+def _check_page(exchange: Exchange) -> None:
+    """Returns unless a page of another site asks, whose user may not even see it.
+
+    Raises:
+        GatewayError: `forbidden`.
+    """
+    headers = exchange.request.headers
+    if not is_browser(headers):
+        return
+    told = {name: listed(headers, name) for name in ("Origin", "Sec-Fetch-Site", "Referer") if name in headers}
+    if is_of_foreign_page(told, listed(headers, hdrs.HOST), exchange.snapshot.origins):
+        exchange.gateway.metrics.auth_failure("origin")
+        exchange.blamed = "origin"
+        raise GatewayError("forbidden", "Pages of this origin may not use this gateway; see cors.origins.")
 
 
 def _unauthorized(exchange: Exchange, reason: AuthFailure) -> GatewayError:

@@ -23,6 +23,7 @@ from gateway.core.limiter import PER_ADDRESS, Lease, Refusal
 from gateway.web.cors import cors_headers, is_preflight, preflight
 from gateway.web.credentials import authenticate
 from gateway.web.exchange import Committed, Exchange, listed
+from gateway.web.guard import authority_of, is_browser, is_known_host
 from gateway.web.rate_limit_headers import rate_limit_headers
 from gateway.web.refusals import refuse
 from gateway.web.responses import error_response
@@ -117,6 +118,23 @@ def limit_address(exchange: Exchange) -> None:
         _refuse_address(exchange, lease)
 
 
+def check_name(exchange: Exchange) -> None:
+    """Refuses browsers that ask an anonymous gateway under a name that somebody else may own (DNS rebinding)."""
+    config, request = exchange.snapshot.config, exchange.request
+    if not config.auth.anonymous or not is_browser(request.headers):
+        return
+    origins = exchange.snapshot.origins
+    if ("*" in origins and hdrs.ORIGIN in request.headers) or listed(request.headers, hdrs.ORIGIN) in origins:
+        return  # a page of that origin may use the gateway under any name, and no other page can give itself its origin
+    names = {listed(request.headers, hdrs.HOST), authority_of(request.raw_path)} - {""}
+    if all(is_known_host(name, config.server.listen.host, *config.server.hosts) for name in names):
+        return
+    raise GatewayError(
+        "unknown_host",
+        "Without credentials, browsers may ask this gateway by IP address, as localhost, or by a name in server.hosts.",
+    )
+
+
 def check_method(exchange: Exchange) -> None:
     """Refuses methods that the endpoint does not allow."""
     exchange.endpoint.check_method(exchange.request.method)
@@ -136,7 +154,7 @@ def check_target(exchange: Exchange) -> None:
         raise GatewayError("bad_request", "The path or the query is not valid UTF-8; encode it as UTF-8.") from None
 
 
-PIPELINE: Final[Sequence[Middleware]] = (share, limit_address, check_target, check_method, authenticate)
+PIPELINE: Final[Sequence[Middleware]] = (share, limit_address, check_name, check_target, check_method, authenticate)
 
 
 def _record(exchange: Exchange, status: int) -> None:
