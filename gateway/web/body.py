@@ -134,9 +134,11 @@ async def json_object(body: bytes) -> dict[str, Any]:
                 await asyncio.sleep(0)
         return msgspec.json.decode(body, type=dict[str, Any])
     except msgspec.ValidationError:
-        raise GatewayError("bad_request", "The body must be a JSON object.") from None
+        wrong = "The body must be a JSON object."
+        raise GatewayError("bad_request", wrong, detail=wrong) from None
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise GatewayError("bad_request", _wrong_with(body, error) or f"The body is not valid JSON: {error}") from None
+        wrong = _wrong_with(body, error) or f"The body is not valid JSON: {error}"
+        raise GatewayError("bad_request", wrong, detail=wrong) from None  # it names a byte's place, and quotes nothing
 
 
 def _wrong_with(body: bytes, error: Exception) -> str:

@@ -32,6 +32,18 @@ def asks(**fields: Any) -> dict[str, Any]:
     return {"model": "m", "stream": True, "messages": [{"role": "user", "content": "hi"}]} | fields
 
 
+# First, as the log counts what comes too often.
+
+
+@pytest.mark.parametrize(
+    ("body", "wrong"), [(b'{"message": "secret', "not valid JSON"), (b'["secret"]', "object")]
+)
+async def test_log_says_what_was_wrong_with_a_body_and_quotes_nothing(stage: Stage, body: bytes, wrong: str) -> None:
+    status, _, name = await post(stage, "/chat/ollama", body)
+    line = await stage.gateway.logged("refused", request_id=name)
+    assert (status, wrong in line["detail"], "secret" in str(line)) == (400, True, False)
+
+
 HUGE: dict[str, dict[str, Any]] = {
     "model": asks(model="m" * 70_000),
     "call ids": asks(
