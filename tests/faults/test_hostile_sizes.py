@@ -35,9 +35,7 @@ def asks(**fields: Any) -> dict[str, Any]:
 # First, as the log counts what comes too often.
 
 
-@pytest.mark.parametrize(
-    ("body", "wrong"), [(b'{"message": "secret', "not valid JSON"), (b'["secret"]', "object")]
-)
+@pytest.mark.parametrize(("body", "wrong"), [(b'{"message": "secret', "not valid JSON"), (b'["secret"]', "object")])
 async def test_log_says_what_was_wrong_with_a_body_and_quotes_nothing(stage: Stage, body: bytes, wrong: str) -> None:
     status, _, name = await post(stage, "/chat/ollama", body)
     line = await stage.gateway.logged("refused", request_id=name)
