@@ -21,7 +21,7 @@ from aiohttp import hdrs, web
 from gateway.core.credential import Facts, Presented, address_key, client_address, cookie_allowed
 from gateway.core.principal import Principal
 from gateway.web.credentials import PATIENCE
-from gateway.web.exchange import peer_address
+from gateway.web.exchange import listed, peer_address
 from gateway.web.state import Gateway
 
 SCOPE: Final = "admin"
@@ -52,7 +52,7 @@ async def refusal(gateway: Gateway, request: web.BaseRequest) -> web.Response | 
 
 def _presented(gateway: Gateway, request: web.BaseRequest) -> Presented | None:
     """The credential, not yet believed; None where there is none, or only a cookie that may come from another site."""
-    scheme, _, rest = request.headers.get(hdrs.AUTHORIZATION, "").strip().partition(" ")
+    scheme, _, rest = listed(request.headers, hdrs.AUTHORIZATION).strip().partition(" ")
     if scheme.lower() == "bearer":
         return Presented(rest.strip(), "header")
     if scheme.lower() == "basic":

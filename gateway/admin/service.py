@@ -27,6 +27,7 @@ from gateway.admin.access import refusal
 from gateway.admin.files import monitor_files
 from gateway.admin.monitor import Monitor
 from gateway.observe.metrics import CONTENT_TYPE
+from gateway.web.exchange import NEVER
 from gateway.web.guard import is_known_host, is_same_origin
 from gateway.web.revocation import revoke
 from gateway.web.state import Gateway
@@ -63,9 +64,13 @@ class AdminService:
         response = await self._answer(request)
         if not response.prepared:
             response.headers[hdrs.SERVER] = SERVER
+        if hdrs.UPGRADE in request.headers:
+            response.force_close()  # the parser reads nothing behind a request for another protocol
         return response
 
     async def _answer(self, request: web.BaseRequest) -> web.StreamResponse:
+        if request.method in NEVER:
+            return _text(405, f"No path allows {request.method}.\n", {hdrs.ALLOW: "GET, HEAD, POST"})
         probe, asks = _PROBES.get(request.path), self._gateway.snapshot.config.server.admin_auth
         if asks and request.path not in OPEN and (refused := await refusal(self._gateway, request)) is not None:
             return refused

@@ -43,6 +43,12 @@ HeaderValue = Annotated[str, Text(0, 8192, r"[^\x00-\x08\x0a-\x1f\x7f]*", "one l
 Parameter = Annotated[str, Text(1, 64, r"[A-Za-z0-9_.-]+", "A-Z a-z 0-9 _ . -")]
 QueryName = Annotated[str, Text(1, 128, r"[^\s\x00-\x1f\x7f&=#]+", "any kind but spaces & = #")]
 
+METHODS: Final = dict.fromkeys(
+    ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "PROPFIND", "PROPPATCH", "REPORT", "SEARCH", "QUERY")
+)
+
+HostName = Annotated[str, Text(1, 253, r"[A-Za-z0-9._-]+", "a host name, without scheme and port")]
+
 Scope = Literal["stream", "publish", "admin"]
 RSA = Literal["RS256", "RS384", "RS512", "PS256", "PS384", "PS512"]
 Algorithm = Literal[RSA, "ES256", "ES384", "ES512", "EdDSA", "Ed25519", "Ed448", "HS256", "HS384", "HS512"]
@@ -78,6 +84,11 @@ class Server(Section):
     trusted_proxies: Annotated[Many[Annotated[IPv4Network | IPv6Network, Network()]], Field(max_length=1000)] = ()
     """Networks whose X-Forwarded-For header is believed; at most 1000. None by default, as anybody can write that
     header. Name your nginx here. Otherwise all clients seem to have its address, and share the limits of one client."""
+    hosts: Annotated[Many[HostName], Field(max_length=100)] = ()
+    """The names under which browsers may ask this gateway while `auth.anonymous` is true, as [chat.example.com]; at
+    most 100. localhost, IP addresses and the host in `listen` are always among them. None by default: a page of
+    somebody else, whose name was pointed at this machine, would spend your tokens. Behind a proxy, name what its
+    `Host` header says."""
     max_connections: Annotated[int, Whole(1, 1_000_000)] = 10_000
     """Open client connections; further ones are refused. 10000 connections of about 70 KB each stay below 1 GB."""
     max_body: Annotated[int, Bytes("1KiB", "1GiB")] = 4 << 20
@@ -458,6 +469,9 @@ class ProxyRoute(BaseRoute):
     path: Annotated[str, Path(variable=True)]
     """The path. `{name}` stands for one segment; `{path}` at the end stands for the rest, which is passed on to the
     upstream."""
+    methods: Annotated[Many[Annotated[str, OneOf(METHODS)]], Field(max_length=16)] = ()
+    """The methods that are passed on, as [GET, POST]; HEAD goes with GET. Empty, the default: all that HTTP knows.
+    TRACE and CONNECT never are: the one would show your key, the other asks for a tunnel."""
 
 
 class OpenAIRoute(BaseRoute):

@@ -11,8 +11,9 @@ Invariants:
 import hashlib
 import hmac
 import ipaddress
+import re
 from collections import defaultdict
-from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from typing import Final, Literal, NamedTuple, Protocol
 from urllib.parse import unquote_plus
@@ -34,6 +35,15 @@ MAX_PEER: Final = 64
 """Characters kept of a peer that is no IP address."""
 INDEX: Final = 4
 """Bytes of a digest, of 32, by which keys are found. Timing can tell no more than these about a digest."""
+MAX_FORWARDED: Final = 4096
+"""Characters of a line of Forwarded that is read; 32 hops need no more."""
+_WORD: Final = r"[!#$%&'*+.^_`|~0-9A-Za-z:\[\]-]"
+"""Brackets and colons stand in no token of the RFC; some proxies write an address with them without quotes."""
+_VALUE: Final = rf'(?:{_WORD}+|"(?:[^"\\]|\\.)*")'
+_PARAMETER: Final = rf"[ \t]*(?:{_WORD}+={_VALUE}[ \t]*)?"
+_FORWARDED: Final = re.compile(rf"{_PARAMETER}(?:[;,]{_PARAMETER})*")
+_ELEMENT: Final = re.compile(r'(?:[^",]|"(?:[^"\\]|\\.)*")+')
+_PAIR: Final = re.compile(rf"({_WORD}+)=({_VALUE})")
 IPV6_PREFIX: Final = 64
 """Bits of an IPv6 address that name a customer, who can change all others at will and must still count as one."""
 
@@ -224,8 +234,14 @@ def strip_query(
     return "&".join(part for part in raw_query.split("&") if kept(part))
 
 
-def client_address(peer: str, forwarded_for: str | None, trusted: Sequence[Network]) -> str:
+def client_address(
+    peer: str, forwarded_for: str | None, trusted: Sequence[Network], forwarded: Sequence[str] = ()
+) -> str:
     """The address of the nearest client that no trusted proxy vouches for.
+
+    A proxy writes one of the two headers, and most pass on the other one as the client sent it. Which is which cannot
+    be seen. So where both came and do not name the same client, neither is believed, and the peer is the client:
+    nobody gets the address of another client by sending a header.
 
     Args:
         peer: the other end of the connection; what is no IP address (a unix socket's path, "") is returned, cut at
@@ -233,16 +249,52 @@ def client_address(peer: str, forwarded_for: str | None, trusted: Sequence[Netwo
         forwarded_for: X-Forwarded-For, several headers joined by commas. Read from the right. An entry that is no
             address ends the reading: the proxy that wrote it cannot be trusted with the entries before it.
         trusted: `server.trusted_proxies`.
+        forwarded: the lines of the Forwarded header, read in the same way.
     """
     nearest = _address(peer)
     if nearest is None:
         return peer[:MAX_PEER]
-    for hop in reversed((forwarded_for or "").rsplit(",", MAX_HOPS)[-MAX_HOPS:]):
-        claimed = _address(hop) if any(nearest in network for network in trusted) else None
+    if not (forwarded_for or forwarded) or not _is_trusted(nearest, trusted):
+        return str(nearest)
+    claims = []
+    if forwarded_for:
+        hops = forwarded_for.rsplit(",", MAX_HOPS)[-MAX_HOPS:]
+        claims.append(_nearest_client(nearest, (hop for hop in reversed(hops) if not hop.isspace() and hop), trusted))
+    if forwarded:
+        claims.append(_nearest_client(nearest, _forwarded_hops(forwarded), trusted))
+    return str(claims[0] if len(set(claims)) == 1 else nearest)
+
+
+def _nearest_client(nearest: Address, hops: Iterable[str], trusted: Sequence[Network]) -> Address:
+    """Follows the hops, given from the nearest on, for as long as the one who wrote them is trusted."""
+    for hop in hops:
+        claimed = _address(hop) if _is_trusted(nearest, trusted) else None
         if claimed is None:
             break
         nearest = claimed
-    return str(nearest)
+    return nearest
+
+
+def _is_trusted(address: Address, trusted: Sequence[Network]) -> bool:
+    return any(address in network for network in trusted)
+
+
+def _forwarded_hops(lines: Sequence[str]) -> Iterator[str]:
+    """The `for` of each element of Forwarded, the nearest first, at most `MAX_HOPS`; "" for what gives no address.
+
+    A line is only read whole: a quote that a client leaves open would hide what a proxy wrote behind it.
+    Source: RFC 7239 4.
+    """
+    left = MAX_HOPS
+    for line in reversed(lines):
+        if len(line) > MAX_FORWARDED or not _FORWARDED.fullmatch(line):
+            yield ""
+            return
+        elements = [element for element in _ELEMENT.findall(line) if element.strip()]
+        for element in reversed(elements[-left:] if left else []):
+            named = [value for name, value in _PAIR.findall(element) if name.lower() == "for"]
+            yield re.sub(r"\\(.)", r"\1", named[0].strip('"')) if len(named) == 1 else ""
+        left -= min(left, len(elements))
 
 
 def address_key(address: str) -> str:

@@ -29,6 +29,7 @@ KINDS: Final[dict[str, Kind]] = {
     "cursor_expired": Kind(404, False, "This stream can no longer be resumed."),
     "method_not_allowed": Kind(405, False, "This method is not allowed here."),
     "request_timeout": Kind(408, True, "The request took too long to arrive."),
+    "unknown_host": Kind(421, False, "This gateway is not known to browsers by this name."),
     "body_too_large": Kind(413, False, "The request body is too large."),
     "headers_too_large": Kind(431, False, "The request headers are too large."),
     "rate_limited": Kind(429, True, "Too many requests."),

@@ -36,7 +36,8 @@ _ELSEWHERE: Final = frozenset(
 )
 _NOTHING_THERE: Final = frozenset({404, 405})
 """Statuses of a server that has nothing at the path that it was asked at."""
-_SILENT: Final = frozenset({"upstream_timeout", "upstream_stalled", "upstream_unreachable"})
+SILENT: Final = frozenset({"upstream_timeout", "upstream_stalled"})
+_SILENT: Final = SILENT | {"upstream_unreachable"}
 _BROKEN: Final = frozenset(
     {
         "upstream_cut",
@@ -120,7 +121,8 @@ def _delay(error: GatewayError, tried: int, jitter: float) -> float:
 def counts_against_target(error: GatewayError) -> bool:
     """Whether the failure says something about the target's health, and not about the request, our key or our rate."""
     # Our key is refused by every target alike, and a size limit is ours: taking the target out of service helps nobody.
-    if error.code in ("upstream_auth", "upstream_oversize"):
+    # A refusal is about the request, whatever its status.
+    if error.means in ("upstream_auth", "upstream_oversize", "upstream_encoding", *_REFUSED):
         return False
     return error.status >= 500 and (error.code.startswith("upstream_") or _is_own(error))
 

@@ -32,7 +32,7 @@ import random
 from gateway.core.cost import amounts
 from gateway.core.errors import GatewayError
 from gateway.core.event import Usage
-from gateway.core.retry import counts_against_target, may_be_rescued
+from gateway.core.retry import SILENT, counts_against_target, may_be_rescued
 from gateway.streams.attempt import Attempt, Work
 from gateway.streams.evidence import failed_attempt
 from gateway.streams.question import Question
@@ -197,7 +197,9 @@ class Pump:
         """Counts a failure, where the target is to blame for it."""
         if _is_blameless(attempt, error):
             return
-        if counts_against_target(error):
+        # Of a proxied endpoint, the client chose the path; how long its events take says nothing about the target.
+        chosen = not self._work.job.canonical and attempt.status is not None and error.code in SILENT
+        if counts_against_target(error) and not chosen:
             attempt.choice.target.breaker.fail(self._now(), call)
         self._work.account.attempt_failed(attempt.choice.upstream.name, error.code)
         self._note(attempt, error)

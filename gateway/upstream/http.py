@@ -23,6 +23,7 @@ from typing import Any, Final
 
 import aiohttp
 from aiohttp import hdrs
+from aiohttp.client_proto import ResponseHandler
 from yarl import URL
 
 from gateway.core.errors import GatewayError
@@ -41,6 +42,10 @@ PROBE_INTERVAL: Final = 5
 PROBES: Final = 3
 """Probes without an answer, `PROBE_INTERVAL` seconds apart, after which the peer is dead: 25 s in all."""
 
+STATUSES: Final = range(200, 600)
+"""Statuses of a whole answer. Source: RFC 9110 15, which knows no others."""
+_CONTROLS: Final = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
+"""Source: RFC 9110 5.5, RFC 9112 4; a tab may stand in both."""
 _QUOTE: Final = re.compile(r":?\s*(\n|b?['\"]).*", re.DOTALL)
 
 
@@ -50,13 +55,15 @@ class _Trip:
     Attributes:
         fresh: whether it must go out on a new connection.
         dialled: whether a new connection was opened for it.
+        protocol: of the connection that it went out on last.
     """
 
-    __slots__ = ("dialled", "fresh")
+    __slots__ = ("dialled", "fresh", "protocol")
 
     def __init__(self, *, fresh: bool) -> None:
         self.fresh = fresh
         self.dialled = False
+        self.protocol: ResponseHandler | None = None
 
 
 _trip: Final[ContextVar[_Trip]] = ContextVar("trip")  # aiohttp hands nothing of a request's own to its connector
@@ -80,6 +87,7 @@ class _Connector(aiohttp.TCPConnector):
                 # Bytes that came on an idle connection were not asked for; they would be taken for this answer.
                 spoiled = connection.protocol is None or connection.protocol.should_close
                 if trip.dialled or not (trip.fresh or spoiled):
+                    trip.protocol = connection.protocol
                     return connection
                 passed_over.append(connection)
         finally:
@@ -156,6 +164,8 @@ async def attempt(
         _check_head(response)
     except GatewayError:
         response.close()
+        if (protocol := _trip.get().protocol) is not None:
+            protocol.close()  # an answer without a body has left it to the pool already
         raise
     return Reply(response)
 
@@ -313,6 +323,14 @@ def _detail(error: BaseException) -> str:
 
 
 def _check_head(response: aiohttp.ClientResponse) -> None:
+    # Nothing that a client of ours could not read, or would take for something else, gets further than here. Answers
+    # that only say "go on" (100, 102, 103) are not seen here; 101 would make the connection speak another protocol.
+    if response.status not in STATUSES:
+        raise GatewayError("upstream_protocol", detail=f"status {response.status}")
+    if _CONTROLS.search(response.reason or ""):
+        raise GatewayError("upstream_protocol", detail="control characters in the reason phrase")
+    if any(_CONTROLS.search(value) for value in response.headers.values()):
+        raise GatewayError("upstream_protocol", detail="control characters in a header")
     if sum(len(name) + len(value) + 4 for name, value in response.raw_headers) > MAX_HEAD:
         raise GatewayError("upstream_protocol", detail=f"the headers are longer than {MAX_HEAD} bytes")
 

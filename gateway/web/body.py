@@ -11,6 +11,7 @@ from aiohttp import StreamReader, hdrs, web
 
 from gateway.core.errors import GatewayError
 from gateway.web.aiohttp_internals import forget_body
+from gateway.web.exchange import listed
 
 BODY_TIME: Final = 10.0
 """Seconds for a body, and one more for every `BODY_RATE` bytes that came: a slow upload has the time that it needs."""
@@ -39,7 +40,7 @@ def ask_for_body(request: web.BaseRequest) -> None:
 
     Source: RFC 9110 10.1.1.
     """
-    waits = request.headers.get(hdrs.EXPECT, "").lower() == "100-continue" and request.version >= (1, 1)
+    waits = listed(request.headers, hdrs.EXPECT).lower() == "100-continue" and request.version >= (1, 1)
     if waits and request.transport is not None and not request.content.is_eof():
         request.transport.write(CONTINUE)
 
@@ -54,7 +55,7 @@ async def read_body(request: web.BaseRequest, limit: int) -> bytes:
     Raises:
         GatewayError: `body_too_large`, `request_timeout`, `bad_request` for an encoding that is not understood.
     """
-    if request.headers.get(hdrs.CONTENT_ENCODING, "identity").lower() != "identity":
+    if listed(request.headers, hdrs.CONTENT_ENCODING).lower() not in ("", "identity"):
         raise GatewayError("bad_request", "Content-Encoding is not supported for requests; send the body as it is.")
     if (request.content_length or 0) > limit:
         raise _too_large(limit)
@@ -125,7 +126,7 @@ async def read_fields(request: web.BaseRequest, limit: int) -> dict[str, Any]:
     Source: WHATWG URL 5.1.
     """
     body = await read_body(request, limit)
-    kind = request.headers.get(hdrs.CONTENT_TYPE, "").partition(";")[0].strip().lower()
+    kind = listed(request.headers, hdrs.CONTENT_TYPE).partition(";")[0].strip().lower()
     if kind == "multipart/form-data":
         raise GatewayError("bad_request", f"A form must be sent as {FORM}, or its fields as JSON.")
     if kind != FORM or body.lstrip(b" \t\r\n\xef\xbb\xbf")[:1] in (b"{", b"["):
@@ -159,9 +160,11 @@ async def json_object(body: bytes) -> dict[str, Any]:
                 await asyncio.sleep(0)
         return msgspec.json.decode(body, type=dict[str, Any])
     except msgspec.ValidationError:
-        raise GatewayError("bad_request", "The body must be a JSON object.") from None
+        wrong = "The body must be a JSON object."
+        raise GatewayError("bad_request", wrong, detail=wrong) from None
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise GatewayError("bad_request", _wrong_with(body, error) or f"The body is not valid JSON: {error}") from None
+        wrong = _wrong_with(body, error) or f"The body is not valid JSON: {error}"
+        raise GatewayError("bad_request", wrong, detail=wrong) from None  # it names a byte's place, and quotes nothing
 
 
 def _wrong_with(body: bytes, error: Exception) -> str:

@@ -12,7 +12,7 @@ from typing import Final
 from aiohttp import hdrs, web
 
 from gateway.config import Cors
-from gateway.web.exchange import Exchange
+from gateway.web.exchange import COMMON, NEVER, Exchange, listed
 
 EXPOSED: Final = "X-Stream-Id, X-Request-Id, Retry-After, RateLimit, RateLimit-Policy"
 MAX_ASKED: Final = 1024
@@ -44,10 +44,10 @@ def preflight(exchange: Exchange) -> web.Response:
     """The answer to a preflight."""
     headers = dict(exchange.headers)
     if hdrs.ACCESS_CONTROL_ALLOW_ORIGIN in headers:
-        asked = exchange.request.headers.get(hdrs.ACCESS_CONTROL_REQUEST_HEADERS, "")[:MAX_ASKED]
+        asked = listed(exchange.request.headers, hdrs.ACCESS_CONTROL_REQUEST_HEADERS)[:MAX_ASKED]
         methods = exchange.endpoint.kind.methods
         wanted = exchange.request.headers[hdrs.ACCESS_CONTROL_REQUEST_METHOD][:16]
-        headers[hdrs.ACCESS_CONTROL_ALLOW_METHODS] = ", ".join(sorted(methods)) if methods else wanted
+        headers[hdrs.ACCESS_CONTROL_ALLOW_METHODS] = ", ".join(sorted(methods or COMMON | {wanted} - NEVER))
         headers[hdrs.ACCESS_CONTROL_MAX_AGE] = str(int(exchange.snapshot.config.cors.max_age))
         if asked:
             headers[hdrs.ACCESS_CONTROL_ALLOW_HEADERS] = asked

@@ -9,6 +9,7 @@
 Invariants:
 
 - Every bad credential gets the same answer, whatever is wrong with it.
+- Where nothing is presented, a page of another site starts and reads nothing.
 - If a verifier raises or does not answer, the request ends with an error.
 - A credential that no verifier knows is an error, also with `auth.anonymous`. Only where there are no verifiers at all,
   what a client presents is ignored.
@@ -37,7 +38,8 @@ from gateway.core.credential import (
 from gateway.core.errors import GatewayError
 from gateway.core.principal import ADDRESS, Principal
 from gateway.observe.metrics import AuthFailure
-from gateway.web.exchange import Exchange
+from gateway.web.exchange import Exchange, cookies_of, listed
+from gateway.web.guard import is_browser, is_of_foreign_page
 from gateway.web.state import Snapshot
 from gateway.web.tickets import TICKET, redeem
 
@@ -66,16 +68,15 @@ def identify(exchange: Exchange) -> Awaitable[None] | None:
     """
     auth, request, now = exchange.snapshot.config.auth, exchange.request, time.time()
     # As one list, so that of two credentials in two lines none counts: a proxy may have checked the other one.
-    authorization = ", ".join(request.headers.getall(hdrs.AUTHORIZATION, ()))
+    authorization = listed(request.headers, hdrs.AUTHORIZATION)
     if auth.tickets is not None and not authorization and (text := request.query.get(TICKET)) is not None:
         # A cookie may come along by itself, but the ticket was put into the URL for this request: it alone counts.
         ticket = exchange.ticket = redeem(exchange, text, now)
         _let_in(exchange, Presented(text, "query"), ticket.principal if ticket is not None else None)
         return None
-    presented = find_credential(
-        auth.sources, authorization, request.cookies, request.query, auth.cookie, auth.query_param
-    )
-    facts = Facts(exchange.address, request.headers, request.cookies, request.query)
+    cookies = cookies_of(request)
+    presented = find_credential(auth.sources, authorization, cookies, request.query, auth.cookie, auth.query_param)
+    facts = Facts(exchange.address, request.headers, cookies, request.query)
     # A generator, so that a verifier is asked only when all verifiers before it returned None.
     verdicts = (verifier.verify(presented, facts, now) for verifier in exchange.snapshot.verifiers)
     refused = None
@@ -124,6 +125,7 @@ def _let_in(exchange: Exchange, presented: Presented | None, verdict: Principal 
             if presented is None and carried and not _page_allowed(exchange):
                 reason = "origin"
             raise _unauthorized(exchange, reason)
+        _check_page(exchange)
         principal = Principal(ADDRESS, address_key(exchange.address), "default", frozenset({"stream"}))
     elif presented is not None and presented.source == "cookie" and not _page_allowed(exchange):
         raise _unauthorized(exchange, "origin")
@@ -135,6 +137,22 @@ def _let_in(exchange: Exchange, presented: Presented | None, verdict: Principal 
         raise GatewayError("forbidden", f"This credential's scopes do not include {scope!r}.")
 
 
+def _check_page(exchange: Exchange) -> None:
+    """Returns unless a page of another site asks, whose user may not even see it.
+
+    Raises:
+        GatewayError: `forbidden`.
+    """
+    headers = exchange.request.headers
+    if not is_browser(headers):
+        return
+    told = {name: listed(headers, name) for name in ("Origin", "Sec-Fetch-Site", "Referer") if name in headers}
+    if is_of_foreign_page(told, listed(headers, hdrs.HOST), exchange.snapshot.origins):
+        exchange.gateway.metrics.auth_failure("origin")
+        exchange.blamed = "origin"
+        raise GatewayError("forbidden", "Pages of this origin may not use this gateway; see cors.origins.")
+
+
 def _unauthorized(exchange: Exchange, reason: AuthFailure, detail: str = "") -> GatewayError:
     exchange.gateway.metrics.auth_failure(reason)
     exchange.blamed = reason
@@ -143,7 +161,7 @@ def _unauthorized(exchange: Exchange, reason: AuthFailure, detail: str = "") -> 
 
 def _page_allowed(exchange: Exchange) -> bool:
     headers = exchange.request.headers
-    return cookie_allowed(headers.get(hdrs.ORIGIN), headers.get("Sec-Fetch-Site"), exchange.snapshot.origins)
+    return cookie_allowed(listed(headers, hdrs.ORIGIN), listed(headers, "Sec-Fetch-Site"), exchange.snapshot.origins)
 
 
 def _carries_others(exchange: Exchange) -> bool:

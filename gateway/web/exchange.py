@@ -7,6 +7,7 @@ from types import MappingProxyType
 from typing import Any, Final
 
 from aiohttp import hdrs, web
+from multidict import MultiMapping
 
 from gateway.core.errors import Failure, GatewayError
 from gateway.core.limiter import Lease, Refusal
@@ -22,6 +23,11 @@ from gateway.web.state import Gateway, Snapshot
 
 EVENT_STREAM: Final = "text/event-stream"
 EVENTS: Final = compile_format("events")
+NEVER: Final = frozenset({"CONNECT", "TRACE", "TRACK"})
+"""Methods that no path allows: an answer to TRACE repeats the request as the upstream got it, with our key in it, and
+CONNECT asks for a tunnel. Source: RFC 9110 9.3.6, 9.3.8."""
+COMMON: Final = frozenset({"DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT"})
+"""What a path that allows all other methods names in `Allow`."""
 
 
 @dataclass(slots=True)
@@ -85,7 +91,7 @@ class Exchange:
     @property
     def accepts_events(self) -> bool:
         """Whether the client says that it reads event streams."""
-        return EVENT_STREAM in self.request.headers.get(hdrs.ACCEPT, "").lower()
+        return EVENT_STREAM in listed(self.request.headers, hdrs.ACCEPT).lower()
 
     @property
     def is_eventsource(self) -> bool:
@@ -104,6 +110,22 @@ class Exchange:
         """The principal of an authenticated request; use it after authentication only."""
         assert self.principal is not None, "the endpoint needs authentication"
         return self.principal
+
+
+def listed(headers: MultiMapping[str], name: str) -> str:
+    """A header's value, "" where it is absent; several lines of one name are one list.
+
+    Use it also for a header that may come once only: two values joined are none that is allowed, while to read the
+    first one would let a client show another program the second. Source: RFC 9110 5.3.
+    """
+    lines = headers.getall(name, None)
+    return "" if lines is None else lines[0] if len(lines) == 1 else ", ".join(lines)
+
+
+def cookies_of(request: web.BaseRequest) -> Mapping[str, str]:
+    """The request's cookies by name. A proxy that speaks HTTP/2 may send them in several lines (RFC 9113 8.2.3)."""
+    lines = request.headers.getall(hdrs.COOKIE, ())
+    return request.clone(headers={hdrs.COOKIE: "; ".join(lines)}).cookies if len(lines) > 1 else request.cookies
 
 
 def peer_address(request: web.BaseRequest) -> str:
@@ -174,5 +196,6 @@ class Endpoint:
             GatewayError: `method_not_allowed`, with the `Allow` header.
         """
         methods = self.kind.methods
-        if methods is not None and method not in methods:
-            raise GatewayError("method_not_allowed", headers={hdrs.ALLOW: ", ".join(sorted(methods))})
+        if method in NEVER or (methods is not None and method not in methods):
+            allowed = ", ".join(sorted(COMMON if methods is None else methods))
+            raise GatewayError("method_not_allowed", headers={hdrs.ALLOW: allowed})

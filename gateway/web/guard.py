@@ -1,5 +1,5 @@
-"""Which requests of browsers are accepted where no credential is asked for, as on the admin listener. The headers must
-do; and for what concerns only the one who runs the gateway, the connection.
+"""Which requests of browsers are accepted where no credential is asked for: on the admin listener, and on the main one
+of an anonymous gateway. The headers must do; and for what concerns only the one who runs the gateway, the connection.
 
 Invariants:
 
@@ -17,7 +17,7 @@ not say who uses the gateway. This file does not know paths.
 
 import ipaddress
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Final
 from urllib.parse import urlsplit
 
@@ -30,14 +30,18 @@ _FORWARDED: Final = re.compile(
     re.IGNORECASE,
 )
 """Names of headers that proxies add and no browser sends."""
+_OF_BROWSERS: Final = (
+    *("Accept-Language", "Origin", "Referer", "Upgrade-Insecure-Requests"),
+    *("Sec-Fetch-Site", "Sec-Fetch-Mode", "Sec-Fetch-Dest", "Sec-WebSocket-Key"),
+)
 
 
-def is_known_host(host: str | None, configured: str) -> bool:
+def is_known_host(host: str | None, *configured: str) -> bool:
     """Whether a `Host` header names this listener by a name that nobody else controls.
 
     Args:
         host: the header, None if there was none; browsers always send one.
-        configured: the host in `server.admin_listen`.
+        configured: the host in `server.admin_listen`; or that in `server.listen`, and `server.hosts`.
     """
     if host is None:
         return True
@@ -45,7 +49,18 @@ def is_known_host(host: str | None, configured: str) -> bool:
         name = (urlsplit(f"//{host}").hostname or "").removesuffix(".")
     except ValueError:
         return False
-    return name in (LOCAL, configured.lower()) or name.endswith(f".{LOCAL}") or _address(name) is not None
+    return (
+        name == LOCAL or name in map(str.lower, configured) or name.endswith(f".{LOCAL}") or _address(name) is not None
+    )
+
+
+def authority_of(target: str) -> str:
+    """The host and port in a request's target, "" where it has none; whoever believes the target needs no `Host`.
+
+    Source: RFC 9112 3.2.2.
+    """
+    scheme, _, rest = target.partition("://")
+    return re.split(r"[/?#]", rest, maxsplit=1)[0] if scheme.isalpha() else ""
 
 
 def is_same_origin(headers: Mapping[str, str]) -> bool:
@@ -57,6 +72,54 @@ def is_same_origin(headers: Mapping[str, str]) -> bool:
     # A client that is no browser sends neither header. "none" means that the user typed the address.
     ours = origin is None or origin.partition("://")[2] == headers.get("Host")
     return ours and headers.get("Sec-Fetch-Site", "same-origin") in ("same-origin", "none")
+
+
+def is_browser(headers: Mapping[str, str]) -> bool:
+    """Whether a browser sent the request, as far as headers tell.
+
+    A page may choose `Accept-Language` and, in some browsers, `User-Agent`, but it cannot leave them out. What a
+    browser says about the page (`Origin`, `Sec-Fetch-Site`) it leaves out under a name without TLS.
+    """
+    return any(name in headers for name in _OF_BROWSERS) or headers.get("User-Agent", "").startswith("Mozilla/")
+
+
+def is_of_foreign_page(headers: Mapping[str, str], host: str, origins: Collection[str]) -> bool:
+    """Whether a browser says that a page caused the request that is neither this listener's own nor allowed.
+
+    An address that the user typed has no page. A page of another port of this machine is a foreign one.
+
+    Args:
+        headers: of the request; of several lines of one header, all must be allowed.
+        host: the `Host` header.
+        origins: `cors.origins`.
+
+    Source: Fetch Metadata Request Headers 2.2; RFC 6454 7; WHATWG Fetch, "request origin".
+    """
+    if "Origin" in headers:
+        origin = headers["Origin"]
+        own = headers.get("Sec-Fetch-Site") == "same-origin" or _is_own(origin, host)
+        return not (own or origin in origins or "*" in origins)
+    if "Sec-Fetch-Site" in headers:
+        return headers["Sec-Fetch-Site"] not in ("same-origin", "none")
+    referer = headers.get("Referer", "")
+    return bool(referer) and not (_is_own(referer, host) or _origin(referer) in origins or "*" in origins)
+
+
+def _is_own(url: str, host: str) -> bool:
+    """Whether a page at this URL is this listener's own. Some proxies leave the port out of `Host`."""
+    try:
+        page = urlsplit(url)
+        return page.netloc == host or (page.hostname is not None and page.hostname == host.lower())
+    except ValueError:
+        return False
+
+
+def _origin(url: str) -> str:
+    try:
+        page = urlsplit(url)
+    except ValueError:
+        return ""
+    return f"{page.scheme}://{page.netloc}"
 
 
 def is_local(peer: str, headers: Mapping[str, str], proxies: Iterable[Network] = ()) -> bool:

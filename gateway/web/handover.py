@@ -37,6 +37,7 @@ from gateway.core.errors import GatewayError
 from gateway.identity.tickets import is_ticket
 from gateway.web.body import ask_for_body
 from gateway.web.connection import Handler, Server
+from gateway.web.exchange import listed
 from gateway.web.tickets import TICKET, stream_wanted
 from gateway.web.unparsed import MAX_HEADERS
 
@@ -222,7 +223,7 @@ async def _stream_asked_for(request: web.BaseRequest) -> str:
             return await stream_wanted(request) or ""
     if path == "/page/failure":
         return request.query.get("stream", "")
-    cursor = cursor_sent(request.headers.get("Last-Event-ID"), request.query.items())
+    cursor = cursor_sent(listed(request.headers, "Last-Event-ID"), request.query.items())
     return (cursor or "").partition(".")[0]
 
 

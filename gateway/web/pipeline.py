@@ -22,7 +22,8 @@ from gateway.core.errors import GatewayError
 from gateway.core.limiter import PER_ADDRESS, Lease, Refusal
 from gateway.web.cors import cors_headers, is_preflight, preflight
 from gateway.web.credentials import authenticate
-from gateway.web.exchange import Committed, Exchange
+from gateway.web.exchange import Committed, Exchange, listed
+from gateway.web.guard import authority_of, is_browser, is_known_host
 from gateway.web.rate_limit_headers import rate_limit_headers
 from gateway.web.refusals import refuse
 from gateway.web.responses import error_response
@@ -33,8 +34,14 @@ Middleware = Callable[[Exchange], web.StreamResponse | Awaitable[None] | None]
 async def serve(exchange: Exchange) -> web.StreamResponse:
     """The answer to one request. The request is counted and logged exactly once, also if its client left."""
     status = 499
+    # The parser reads nothing behind a request for another protocol. The client is told, and the connection ends.
+    other_protocol = hdrs.UPGRADE in exchange.request.headers
+    if other_protocol:
+        exchange.headers[hdrs.CONNECTION] = "close"
     try:
         response = await answer(exchange)
+        if other_protocol:
+            response.force_close()
         # The head of a stream that failed said 200, but it is counted and logged as 500.
         failed = exchange.committed is not None and exchange.committed.failed
         status = 500 if failed else response.status
@@ -94,7 +101,8 @@ async def _end_committed(exchange: Exchange, committed: Committed, failure: Gate
 
 def share(exchange: Exchange) -> web.StreamResponse | None:
     """Adds the CORS headers, and answers preflights before anything else is checked."""
-    origin = exchange.request.headers.get(hdrs.ORIGIN)
+    headers = exchange.request.headers
+    origin = listed(headers, hdrs.ORIGIN) if hdrs.ORIGIN in headers else None
     exchange.headers |= cors_headers(exchange.snapshot.config.cors, exchange.snapshot.origins, origin)
     return preflight(exchange) if is_preflight(exchange.request) else None
 
@@ -108,6 +116,23 @@ def limit_address(exchange: Exchange) -> None:
         exchange.slot = lease
     else:
         _refuse_address(exchange, lease)
+
+
+def check_name(exchange: Exchange) -> None:
+    """Refuses browsers that ask an anonymous gateway under a name that somebody else may own (DNS rebinding)."""
+    config, request = exchange.snapshot.config, exchange.request
+    if not config.auth.anonymous or not is_browser(request.headers):
+        return
+    origins = exchange.snapshot.origins
+    if ("*" in origins and hdrs.ORIGIN in request.headers) or listed(request.headers, hdrs.ORIGIN) in origins:
+        return  # a page of that origin may use the gateway under any name, and no other page can give itself its origin
+    names = {listed(request.headers, hdrs.HOST), authority_of(request.raw_path)} - {""}
+    if all(is_known_host(name, config.server.listen.host, *config.server.hosts) for name in names):
+        return
+    raise GatewayError(
+        "unknown_host",
+        "Without credentials, browsers may ask this gateway by IP address, as localhost, or by a name in server.hosts.",
+    )
 
 
 def check_method(exchange: Exchange) -> None:
@@ -129,7 +154,7 @@ def check_target(exchange: Exchange) -> None:
         raise GatewayError("bad_request", "The path or the query is not valid UTF-8; encode it as UTF-8.") from None
 
 
-PIPELINE: Final[Sequence[Middleware]] = (share, limit_address, check_target, check_method, authenticate)
+PIPELINE: Final[Sequence[Middleware]] = (share, limit_address, check_name, check_target, check_method, authenticate)
 
 
 def _record(exchange: Exchange, status: int) -> None:

@@ -2,7 +2,8 @@
 
 A path is matched as it was sent, with its percent-encoding, because a `proxy` route sends it on like that. A configured
 path may have letters that URLs must encode; it matches their encoded form, in upper or lower case. Dot segments are
-refused and not resolved: an upstream that resolves them would answer for paths outside the route's prefix.
+refused and not resolved: an upstream that resolves them would answer for paths outside the route's prefix. For what
+else an upstream could take for one, see `core/paths.py`.
 """
 
 import re
@@ -12,6 +13,7 @@ from typing import Final, NamedTuple, NoReturn
 from urllib.parse import quote
 
 from gateway.core.errors import GatewayError
+from gateway.core.paths import DOTTED, wrong_with
 from gateway.web.exchange import Endpoint, Exchange, Kind
 
 _VARIABLE: Final = re.compile(r"\{([A-Za-z_][A-Za-z0-9_]*)\}")
@@ -57,11 +59,16 @@ class Router:
         if endpoint := self._exact.get(_upper(raw_path)):
             return Match(endpoint, {})
         if _DOTS.search(raw_path):
-            return Match(replace(self._nowhere, kind=Dotted()), {})
+            return self._refused(DOTTED)
         for pattern, endpoint in self._patterns:
             if found := pattern.fullmatch(raw_path):
-                return Match(endpoint, found.groupdict())
+                params = found.groupdict()
+                wrong = wrong_with(raw_path[1:]) or wrong_with(params.get("path", ""))
+                return self._refused(wrong) if wrong else Match(endpoint, params)
         return Match(self._nowhere, {})
+
+    def _refused(self, wrong: str) -> Match:
+        return Match(replace(self._nowhere, kind=BadPath(wrong)), {})
 
 
 class Nowhere(Kind):
@@ -73,11 +80,18 @@ class Nowhere(Kind):
         raise GatewayError("not_found")
 
 
-class Dotted(Nowhere):
-    """A path with dot segments."""
+class BadPath(Nowhere):
+    """A path that is refused.
+
+    Args:
+        wrong: what is wrong with it.
+    """
+
+    def __init__(self, wrong: str) -> None:
+        self._wrong = wrong
 
     async def answer(self, exchange: Exchange) -> NoReturn:
-        raise GatewayError("bad_request", "The path must not have '.' or '..' segments.")
+        raise GatewayError("bad_request", self._wrong)
 
 
 def _encoded(path: str) -> str:

@@ -1,16 +1,16 @@
 """The entrance: every request becomes an exchange and goes through the pipeline to its endpoint."""
 
 import secrets
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Sequence
 from typing import cast
 
 import msgspec
 from aiohttp import hdrs, web
 
-from gateway.core.credential import client_address
+from gateway.core.credential import Network, client_address
 from gateway.web.connection import Connection
 from gateway.web.cors import cors_headers
-from gateway.web.exchange import Exchange, peer_address
+from gateway.web.exchange import Exchange, listed, peer_address
 from gateway.web.pipeline import serve
 from gateway.web.refusals import refuse_unheard, refuse_unparsed
 from gateway.web.state import Gateway
@@ -55,7 +55,7 @@ class WebService:
     def _exchange(self, request: web.BaseRequest) -> Exchange:
         gateway = self._gateway
         snapshot = gateway.snapshot
-        given = request.headers.get("X-Request-Id", "")
+        given = listed(request.headers, "X-Request-Id")
         exchange_id = given if REQUEST_ID.fullmatch(given) else secrets.token_hex(8)
         endpoint, params = snapshot.router.match(request.rel_url.raw_path)
         connection = cast(Connection, request.protocol)
@@ -67,8 +67,18 @@ class WebService:
             snapshot=snapshot,
             id=exchange_id,
             started=gateway.clock.now(),
-            address=client_address(peer_address(request), request.headers.get(hdrs.X_FORWARDED_FOR), snapshot.trusted),
+            address=_address_of(request, snapshot.trusted),
             endpoint=endpoint,
             path_params=params,
             headers={"X-Request-Id": exchange_id, hdrs.SERVER: "gateway"},
         )
+
+
+def _address_of(request: web.BaseRequest, trusted: Sequence[Network]) -> str:
+    """The client's address; every line of a header that a trusted proxy may have written counts."""
+    if not trusted:
+        return client_address(peer_address(request), None, trusted)
+    headers = request.headers
+    return client_address(
+        peer_address(request), listed(headers, hdrs.X_FORWARDED_FOR), trusted, headers.getall(hdrs.FORWARDED, ())
+    )

@@ -13,7 +13,7 @@ from typing import Final
 
 from aiohttp import hdrs, web
 
-from gateway.web.exchange import Endpoint, Exchange, Kind
+from gateway.web.exchange import Endpoint, Exchange, Kind, listed
 
 TYPES: Final = {
     "html": "text/html; charset=utf-8",
@@ -71,7 +71,8 @@ class StaticFile(Kind):
     def respond(self, request: web.BaseRequest, headers: Mapping[str, str] | None = None) -> web.Response:
         """The file, with further headers; 304 if the client has it."""
         all_headers = {**(headers or {}), **self._headers}
-        if request.headers.get(hdrs.IF_NONE_MATCH) == self._etag:
+        known = {tag.strip().removeprefix("W/") for tag in listed(request.headers, hdrs.IF_NONE_MATCH).split(",")}
+        if self._etag in known or "*" in known:
             return web.Response(status=304, headers=all_headers)
         return web.Response(body=self._content, headers=all_headers)
 

@@ -39,7 +39,7 @@ from gateway.streams.stream import Followed
 from gateway.web.admission import expires_in
 from gateway.web.aiohttp_internals import event_stream
 from gateway.web.connection import Connection
-from gateway.web.exchange import Committed, Exchange
+from gateway.web.exchange import Committed, Exchange, listed
 from gateway.web.responses import STREAM_HEADERS, retry_ms
 from gateway.web.tickets import use_ticket
 
@@ -183,7 +183,7 @@ async def read_by_ticket(exchange: Exchange, stream_id: str) -> web.StreamRespon
 def cursor_of(exchange: Exchange) -> str | None:
     """The cursor that the client sent, None where it sent none; the header wins over the query."""
     request = exchange.request
-    return cursor_sent(request.headers.get("Last-Event-ID"), request.query.items())
+    return cursor_sent(listed(request.headers, "Last-Event-ID"), request.query.items())
 
 
 def reads_cursors(exchange: Exchange) -> bool:
@@ -192,7 +192,7 @@ def reads_cursors(exchange: Exchange) -> bool:
     Some official SDKs take such a block for an event, and fail: once they have an id, every heartbeat is one. Their
     `Accept` names JSON and nothing else.
     """
-    accept = exchange.request.headers.get(hdrs.ACCEPT, "*/*")
+    accept = listed(exchange.request.headers, hdrs.ACCEPT) or "*/*"
     return "event-stream" in accept or "*/*" in accept
 
 
@@ -305,7 +305,7 @@ async def _begin_response(exchange: Exchange, stream_id: str, gzipped: bool) -> 
 
 
 def _accepts_gzip(request: web.BaseRequest) -> bool:
-    return _GZIP.search(request.headers.get(hdrs.ACCEPT_ENCODING, "")) is not None
+    return _GZIP.search(listed(request.headers, hdrs.ACCEPT_ENCODING)) is not None
 
 
 def _limit_readers(exchange: Exchange, followed: Followed) -> None:

@@ -355,9 +355,10 @@ def config(url: str, timeouts: Mapping[str, str], **extra: Any) -> dict[str, Any
         for name in DIALECTS
     ]
     return {
-        "server": {"demo_page": False},
+        "server": {"demo_page": False} | extra.get("server", {}),
         "auth": extra.get("auth", {"anonymous": True}),
         "plans": extra.get("plans", {}),
+        "cors": extra.get("cors", {}),
         "limits": {"per_address": {"requests": None, "connections": None}},
         "stream": {"heartbeat": "100ms", "merge": False, "batch": {"interval": "10ms"}, "write_timeout": "5s"},
         "timeouts": dict(timeouts),

@@ -139,6 +139,7 @@ async def test_verifiers_after_one_that_waits_are_asked_too() -> None:
 
 @pytest.mark.parametrize("failure", [RuntimeError("bug"), ConnectionResetError(), TimeoutError(), ValueError()])
 async def test_verifier_that_fails_lets_nobody_in(failure: Exception) -> None:
+    """H11"""
     slow = SlowBadges()
     slow.failure = failure
     slow.answered.set()

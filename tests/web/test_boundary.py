@@ -1,4 +1,5 @@
-"""The boundary of errors: what a client is sent when something fails that nobody foresaw, before and after the head."""
+"""The boundary of errors: what a client is sent when something fails that nobody foresaw, before and after the head
+(H11)."""
 
 import asyncio
 import gc

@@ -15,6 +15,7 @@ from typing import Final
 
 import aiohttp
 from aiohttp import hdrs, web
+from multidict import MultiMapping
 
 from gateway.config import ProxyRoute
 from gateway.core.cookies import strip_cookies
@@ -31,7 +32,7 @@ from gateway.upstream.http import body_error, peek_error_body, plain_headers, re
 from gateway.upstream.pool import Target, Upstream
 from gateway.web.body import read_body
 from gateway.web.credentials import cookie_header, knows_credentials, own_cookies, own_headers
-from gateway.web.exchange import EVENT_STREAM, Committed, Exchange, peer_address
+from gateway.web.exchange import COMMON, EVENT_STREAM, Committed, Exchange, listed, peer_address
 from gateway.web.kinds.base import Asked, RouteKind
 from gateway.web.kinds.chat_source import check_encoding
 from gateway.web.streaming import cursor_of, stream_new
@@ -41,7 +42,9 @@ HOP_BY_HOP: Final = frozenset(
     {
         "connection",
         "keep-alive",
+        "http2-settings",
         "proxy-authenticate",
+        "proxy-authentication-info",
         "proxy-authorization",
         "proxy-connection",
         "te",
@@ -55,6 +58,7 @@ NOT_FORWARDED: Final = HOP_BY_HOP | {"host", "content-length", "accept-encoding"
 """A `Referer` may contain the page's address with a token in it. The others are set anew for the upstream."""
 SAFE: Final = frozenset({"GET", "HEAD", "OPTIONS"})
 """Methods that change nothing, so they may be sent again. Source: RFC 9110 9.2.1."""
+MAX_DIGITS: Final = 6
 LINES: Final = frozenset({"application/x-ndjson", "application/ndjson", "application/jsonl", "application/json-lines"})
 """Media types of JSON, one value a line."""
 
@@ -173,8 +177,12 @@ def _queried(rest: str, target: Target) -> str:
 
 async def _refuse(upstream: Upstream, response: aiohttp.ClientResponse) -> None:
     if response.status < 400:
+        # The client chose the path: that there is a page and no stream is no failure of the target, and other targets
+        # have the same page.
         raise GatewayError(
             "upstream_protocol",
+            means="upstream_refused",
+            retryable=False,
             detail=f"status {response.status} with {response.content_type} instead of events",
             upstream_status=response.status,
         )
@@ -195,6 +203,14 @@ class Proxy(RouteKind[ProxyRoute]):
     def __init__(self, route: ProxyRoute, chain: tuple[Upstream, ...]) -> None:
         super().__init__(route, chain)
         self.format = Verbatim(ids=not route.stream.resume.enabled)
+        if route.methods:
+            self.methods = frozenset(route.methods) | ({"HEAD"} if "GET" in route.methods else set())
+
+    def answer(self, exchange: Exchange) -> Awaitable[web.StreamResponse]:
+        """As for every route; but who asks for the options of this hop is answered here. Source: RFC 9110 7.6.2."""
+        if exchange.request.method == hdrs.METH_OPTIONS and _hops_left(exchange.request) == 0:
+            return _own_options(exchange)
+        return super().answer(exchange)
 
     def cursor(self, exchange: Exchange) -> str | None:
         """The client's cursor, if it reads events; no other answer can be resumed."""
@@ -229,9 +245,9 @@ class Proxy(RouteKind[ProxyRoute]):
 
     def _headers(self, exchange: Exchange) -> dict[str, str]:
         request = exchange.request
-        named = {name.strip().lower() for name in request.headers.get(hdrs.CONNECTION, "").split(",")}
+        named = _named_by_connection(request.headers)
         headers = {
-            name: ", ".join(request.headers.getall(name))
+            name: ("; " if name == "cookie" else ", ").join(request.headers.getall(name))
             for name in {name.lower() for name in request.headers}
             if name not in NOT_FORWARDED and name not in named
         }
@@ -248,25 +264,47 @@ class Proxy(RouteKind[ProxyRoute]):
         headers.setdefault("x-forwarded-proto", request.scheme)
         headers.setdefault("x-forwarded-host", request.host)
         headers["x-request-id"] = exchange.id
+        if request.method == hdrs.METH_OPTIONS and (hops := _hops_left(request)):
+            headers["max-forwards"] = str(hops - 1)
         return headers
 
 
+def _hops_left(request: web.BaseRequest) -> int | None:
+    """The number in `Max-Forwards`, None where there is none."""
+    said = listed(request.headers, hdrs.MAX_FORWARDS)
+    return int(said) if said.isascii() and said.isdigit() and len(said) < MAX_DIGITS else None
+
+
+async def _own_options(exchange: Exchange) -> web.StreamResponse:
+    allowed = exchange.endpoint.kind.methods or COMMON
+    return web.Response(status=204, headers={**exchange.headers, hdrs.ALLOW: ", ".join(sorted(allowed))})
+
+
 def _is_fault(status: int) -> bool:
-    # Not 204, with which an endpoint stops an EventSource for good. Not other client errors, which the endpoint's own
-    # body explains best.
-    return status != 204 and (status < 400 or status in (429, 500, 502, 503, 504))
+    # Not 204, with which an endpoint stops an EventSource for good, nor what else tells of something done (201, 202) or
+    # answers a client's own condition (206, 304). Not other client errors, which the endpoint's own body explains best.
+    return status == 200 or (300 <= status < 400 and status != 304) or status in (429, 500, 502, 503, 504)
 
 
 def _reads_only_events(request: web.BaseRequest) -> bool:
     if request.method == hdrs.METH_HEAD:
         return False
-    accepted = request.headers.get(hdrs.ACCEPT, "").lower().split(",")
-    return all(part.partition(";")[0].strip() == EVENT_STREAM for part in accepted)
+    accepted = [part.partition(";")[0].strip() for part in listed(request.headers, hdrs.ACCEPT).lower().split(",")]
+    return set(filter(None, accepted)) == {EVENT_STREAM}
 
 
-def _response_headers(upstream: Mapping[str, str], own: Mapping[str, str]) -> list[tuple[str, str]]:
-    named = {name.strip().lower() for name in upstream.get(hdrs.CONNECTION, "").split(",")}
-    dropped = HOP_BY_HOP | named | {name.lower() for name in own if name != hdrs.VARY} | {"server", "date"}
+def _named_by_connection(headers: MultiMapping[str]) -> set[str]:
+    """The headers that one side says are for this connection only. Source: RFC 9110 7.6.1."""
+    return {name.strip().lower() for name in listed(headers, hdrs.CONNECTION).split(",")}
+
+
+def _response_headers(upstream: MultiMapping[str], own: Mapping[str, str]) -> list[tuple[str, str]]:
+    dropped = (
+        HOP_BY_HOP
+        | _named_by_connection(upstream)
+        | {name.lower() for name in own if name != hdrs.VARY}
+        | {"server", "date"}
+    )
     kept = [
         (name, value)
         for name, value in upstream.items()
