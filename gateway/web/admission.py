@@ -66,6 +66,8 @@ def admit(exchange: Exchange, job: Job, max_tokens: int | None = None) -> Genera
         lease.settle(dict.fromkeys(demand, 0), now)
         lease.close(now)
         raise
+    generation.hold_body(exchange.held)
+    exchange.held = None
     generation.start()
     exchange.account = generation.account
     return generation

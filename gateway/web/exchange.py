@@ -15,6 +15,7 @@ from gateway.core.principal import Principal
 from gateway.formats import Format, compile_format, problem
 from gateway.observe.account import Account
 from gateway.observe.tracing.context import TRACEPARENT, TRACESTATE, TraceContext, read_context
+from gateway.streams.inflight import Hold
 from gateway.web.connection import Connection, address_of
 from gateway.web.rate_limit_headers import rate_limit_headers
 from gateway.web.state import Gateway, Snapshot
@@ -56,6 +57,7 @@ class Exchange:
         principal: the authenticated principal; None before authentication, and on public endpoints.
         headers: headers for every response to this request.
         slot: the lease on one of the requests that its address may have open at once; None before it is granted.
+        held: the memory that its body takes; None before it is read, and after a generation took it over.
         committed: the response whose head was sent, None before. To be set wherever a head is sent.
         account: of the generation that was started for it, None before. From then on an error is no refusal.
         blamed, limit: for the log, where it is refused: what was wrong, if the error's code does not say it; and the
@@ -74,10 +76,17 @@ class Exchange:
     principal: Principal | None = None
     headers: dict[str, str] = field(default_factory=dict)
     slot: Lease | None = None
+    held: Hold | None = None
     committed: Committed | None = None
     account: Account | None = None
     blamed: str = ""
     limit: str = ""
+
+    def free_body(self) -> None:
+        """What its body took is given back."""
+        held, self.held = self.held, None
+        if held is not None:
+            held.close()
 
     @property
     def accepts_events(self) -> bool:

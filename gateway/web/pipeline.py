@@ -39,6 +39,7 @@ async def serve(exchange: Exchange) -> web.StreamResponse:
         failed = exchange.committed is not None and exchange.committed.failed
         status = 500 if failed else response.status
     finally:
+        exchange.free_body()
         if exchange.slot is not None:
             exchange.slot.close(exchange.gateway.clock.now())
         _record(exchange, status)

@@ -6,6 +6,7 @@ Invariants:
 - What must survive a reload (logs, limits, sessions, connections) lives in `Gateway`, never in a snapshot.
 """
 
+import asyncio
 import ipaddress
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -22,6 +23,7 @@ from gateway.core.sessions import Sessions
 from gateway.observe.metrics import Metrics
 from gateway.observe.refusals import Refusals
 from gateway.streams.engine import Engine
+from gateway.streams.inflight import Inflight
 from gateway.streams.registry import Registry
 from gateway.upstream.pool import Upstream
 
@@ -61,6 +63,8 @@ class Gateway:
     Attributes:
         snapshot: the configuration in force.
         max_streams, max_connections: how many there are file descriptors for.
+        inflight: the memory of request bodies.
+        parsing: held by the one request whose large body is being parsed.
         refusals: logs refusals of clients.
         draining: whether new streams are refused because the process is about to end.
         sessions: the chat histories by route path.
@@ -73,11 +77,13 @@ class Gateway:
     registry: Registry
     limiter: Limiter
     addresses: AddressLimiter
+    inflight: Inflight
     refusals: Refusals
     snapshot: Snapshot
     max_streams: int
     max_connections: int
     draining: bool = False
+    parsing: asyncio.Lock = field(default_factory=asyncio.Lock)
     sessions: dict[str, Sessions] = field(default_factory=dict)
 
     def history(self, path: str, history: History | None) -> Sessions | None:
