@@ -172,7 +172,8 @@ class PerAddress(Section):
     requests: Annotated[Rate | None, PerTime(optional=True)] = Rate(600, 60.0)
     """Requests in a window; null = unlimited. 600/min is far more than a person sends and far less than a flood."""
     connections: Annotated[int | None, Whole(1, 1_000_000, optional=True)] = 100
-    """Connections open at the same time; null = unlimited. 100 is enough for an office behind one address."""
+    """Connections open at the same time, silent ones included; null = unlimited. 100 is enough for an office behind one
+    address. Behind a trusted proxy, the requests that are being answered."""
 
 
 class Limits(Section):

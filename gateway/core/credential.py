@@ -241,6 +241,12 @@ def client_address(peer: str, forwarded_for: str | None, trusted: Sequence[Netwo
     return str(nearest)
 
 
+def is_trusted(peer: str, trusted: Sequence[Network]) -> bool:
+    """Whether the other end of a connection is a proxy whose word counts."""
+    address = _address(peer) if trusted else None
+    return address is not None and any(address in network for network in trusted)
+
+
 def address_key(address: str) -> str:
     """The name under which an address is limited: an IPv6 address's /64, anything else as it stands.
 

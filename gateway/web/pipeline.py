@@ -17,12 +17,12 @@ from urllib.parse import unquote_to_bytes
 
 from aiohttp import hdrs, web
 
-from gateway.core.credential import address_key
+from gateway.core.credential import address_key, is_trusted
 from gateway.core.errors import GatewayError
 from gateway.core.limiter import PER_ADDRESS, Lease, Refusal
 from gateway.web.cors import cors_headers, is_preflight, preflight
 from gateway.web.credentials import authenticate
-from gateway.web.exchange import Committed, Exchange
+from gateway.web.exchange import Committed, Exchange, peer_address
 from gateway.web.rate_limit_headers import rate_limit_headers
 from gateway.web.refusals import refuse
 from gateway.web.responses import error_response
@@ -101,9 +101,14 @@ def share(exchange: Exchange) -> web.StreamResponse | None:
 
 
 def limit_address(exchange: Exchange) -> None:
-    """Refuses an address that sends requests too fast, or too many at once, whatever their credentials."""
+    """Refuses an address that sends requests too fast, or too many at once, whatever their credentials.
+
+    What came over a connection of the address's own was counted with that connection (`WebService.admit`).
+    """
     gateway, address, now = exchange.gateway, address_key(exchange.address), exchange.started
     _refuse_address(exchange, gateway.addresses.request(address, now))
+    if not is_trusted(peer_address(exchange.request), exchange.snapshot.trusted):
+        return
     lease = gateway.addresses.connect(address, now)
     if isinstance(lease, Lease):
         exchange.slot = lease
