@@ -8,8 +8,20 @@ from typing import Any
 import pytest
 import pytest_asyncio
 
+from gateway.web.kinds.chat_source import estimate_tokens
 from tests.kit.sse_client import Response
-from tests.kit.upstream import Hang, Pause, Reset, Step, chunk, openai_answer, openai_delta, response, sse_head
+from tests.kit.upstream import (
+    Hang,
+    Pause,
+    Reset,
+    Step,
+    chunk,
+    openai_answer,
+    openai_chunk,
+    openai_delta,
+    response,
+    sse_head,
+)
 from tests.web.stage import EVENTS, Stage, completion, events_answer, eventually, staged, text_of, whole
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -253,6 +265,52 @@ async def test_budget_used_up_in_mid_stream_ends_it_after_a_whole_event(stage: S
         assert 4 * 350 < len(text_of(messages)) <= 4 * 480
     await asyncio.wait_for(stage.asked(question)[0].closed.wait(), 1)
     await stage.gateway.logged("stream_end", stream_id=answer.headers["x-stream-id"], outcome="budget")
+
+
+@pytest.mark.parametrize("said", ["content", "reasoning_content", "arguments"])
+@pytest.mark.parametrize("route", ["/chat", "/openai"])
+async def test_budget_ends_a_stream_of_large_chunks_within_one_event(stage: Stage, route: str, said: str) -> None:
+    """H5: 200 tokens a chunk, many of them in one read, and no usage."""
+    text = "four" * 200
+    call = [{"index": 0, "id": "a", "type": "function", "function": {"name": "f", "arguments": text}}]
+    event = openai_chunk({"tool_calls": call} if said == "arguments" else {said: text})
+    question = stage.plays([sse_head(), chunk(event * 20), Hang()])
+    messages = await whole(await stage.ask(route, question, headers=somebody("tokens")))
+    assert b"budget" in messages[-1].data.encode()
+    assert 1 <= sum(message.data.count("four") > 100 for message in messages[:-1]) <= 3  # of a budget of 400 tokens
+    await asyncio.wait_for(stage.asked(question)[0].closed.wait(), 1)
+
+
+HIDDEN = "x" * 4000
+HIDING: dict[str, dict[str, Any]] = {
+    "tools": {"tools": [{"type": "function", "function": {"name": "f", "parameters": {HIDDEN: {}}}}]},
+    "a schema": {"response_format": {"type": "json_schema", "json_schema": {"schema": {"enum": [HIDDEN]}}}},
+    "an unknown field": {"hidden": HIDDEN},
+    "metadata": {"metadata": {"a": HIDDEN}},
+    "numbers": {"logit_bias": dict.fromkeys(map(str, range(700)), 0)},
+    "a system prompt of another API": {"system": [{"type": "text", "text": HIDDEN}]},
+    "a name": {"messages": [{"role": "user", "name": HIDDEN, "content": "hi"}]},
+    "a name of a member": {"messages": [{"role": "user", HIDDEN: "", "content": "hi"}]},
+    "no image": {"messages": [{"role": "user", "content": "data:image/png;base64," + HIDDEN}]},
+    "no image in a part": {"messages": [{"role": "user", "content": [{"type": "text", "text": "data:" + HIDDEN}]}]},
+    "a file": {"messages": [{"role": "user", "content": [{"type": "file", "file": {"file_data": HIDDEN}}]}]},
+}
+
+
+@pytest.mark.parametrize("where", HIDING)
+async def test_input_is_counted_wherever_it_is(stage: Stage, where: str) -> None:
+    """H5: a request that alone is larger than the plan's budget is never sent, whatever it says its bytes are."""
+    body = completion("never asked", stream=True) | HIDING[where]
+    async with await stage.post("/openai", body, headers=fetching(somebody("tokens"))) as answer:
+        assert (answer.status, (await answer.json())["error"]["code"]) == (429, "token_limit")
+
+
+def test_image_counts_as_one_and_a_larger_one_more() -> None:
+    def counted(size: int) -> int:
+        image = {"type": "image_url", "image_url": {"url": "data:image/png;base64," + "A" * size}}
+        return estimate_tokens({"messages": [{"role": "user", "content": [image]}]})
+
+    assert 1000 < counted(100_000) < counted(1_000_000) < 10_000
 
 
 async def test_budget_used_up_in_a_whole_answer_is_429(stage: Stage) -> None:

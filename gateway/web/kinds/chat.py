@@ -80,7 +80,7 @@ class Chat(RouteKind[ChatRoute]):
                 session_id=session,
                 announce=True,
                 restarts=not self.ui,  # nothing in its stream makes text void
-                input_tokens=estimate_tokens(messages),
+                input_tokens=estimate_tokens(chat),
                 on_answer=remember,
             )
         )

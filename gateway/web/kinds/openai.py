@@ -91,7 +91,7 @@ class OpenAI(RouteKind[OpenAIRoute]):
             OpenAIFormat(include_usage=usage),
             chat["model"],
             several=chat.get("n") not in (None, 1),
-            input_tokens=estimate_tokens(chat["messages"], chat.get("tools")),
+            input_tokens=estimate_tokens(chat),
         )
         max_tokens = next((limit for limit in limits if isinstance(limit, int) and limit > 0), None)
         return Asked(job, max_tokens, stream=chat.get("stream") is True)
