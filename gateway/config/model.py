@@ -391,6 +391,9 @@ class History(Section):
     cheap."""
     ttl: Annotated[float, Seconds("1s", "168h")] = 3600.0
     """A session is forgotten when its last message is this old. 1h is a coffee break."""
+    max_bytes: Annotated[int, Bytes("1KiB", "64MiB")] = 256 << 10
+    """The memory of one session, and so the most that is sent along; above it the oldest turns are forgotten. 256KiB is
+    about 60000 tokens."""
 
 
 class Params(Section):

@@ -73,6 +73,15 @@ def admit(exchange: Exchange, job: Job, max_tokens: int | None = None) -> Genera
     return generation
 
 
+def admit_reader(exchange: Exchange) -> Lease:
+    """A slot of the caller's plan for one more reader of a stream; to be closed when it has left.
+
+    Raises:
+        GatewayError: as `admit`, where the plan has no slot left.
+    """
+    return _lease(exchange, {STREAMS: 1})
+
+
 def _demand(job: Job, max_tokens: int | None) -> Amounts:
     start: dict[str, float] = {REQUESTS: 1, STREAMS: 1}
     if job.canonical:  # of a proxied request, the gateway does not know whether a model is asked

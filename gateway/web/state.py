@@ -92,7 +92,7 @@ class Gateway:
             return None
         sessions = self.sessions.get(path)
         if sessions is None:
-            sessions = self.sessions[path] = Sessions(history.turns, history.ttl)
+            sessions = self.sessions[path] = Sessions(history.turns, history.ttl, session_bytes=history.max_bytes)
         else:
-            sessions.configure(history.turns, history.ttl)  # a reload may have changed them
+            sessions.configure(history.turns, history.ttl, history.max_bytes)  # a reload may have changed them
         return sessions

@@ -34,7 +34,7 @@ PLANS = {
     "tokens": {"tokens": "400/h"},
 }
 KEYS = [
-    {"id": f"{plan}-{number}", "key": f"key-{plan}-{number}", "plan": plan} for plan in PLANS for number in range(20)
+    {"id": f"{plan}-{number}", "key": f"key-{plan}-{number}", "plan": plan} for plan in PLANS for number in range(60)
 ]
 ROUTES: list[dict[str, Any]] = [
     {"path": "/chat", "on_disconnect": {"after": "0s"}},
@@ -64,12 +64,12 @@ async def stage(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Stage
 
 def somebody(plan: str) -> dict[str, str]:
     """Headers of a principal, and of an address, of which nobody has heard before."""
-    return EVENTS | {"Authorization": f"Bearer key-{plan}-{next(_numbers) % 20}"} | somewhere()
+    return EVENTS | {"Authorization": f"Bearer key-{plan}-{next(_numbers) % 60}"} | somewhere()
 
 
 def somewhere() -> dict[str, str]:
     number = next(_addresses)
-    return {"X-Forwarded-For": f"10.0.{number // 200}.{number % 200}"}
+    return {"X-Forwarded-For": f"10.0.{number // 200}.{number % 600}"}
 
 
 def fetching(headers: dict[str, str]) -> dict[str, str]:
@@ -305,7 +305,7 @@ async def test_input_is_counted_wherever_it_is(stage: Stage, where: str) -> None
         assert (answer.status, (await answer.json())["error"]["code"]) == (429, "token_limit")
 
 
-def test_image_counts_as_one_and_a_larger_one_more() -> None:
+async def test_image_counts_as_one_and_a_larger_one_more() -> None:
     def counted(size: int) -> int:
         image = {"type": "image_url", "image_url": {"url": "data:image/png;base64," + "A" * size}}
         return estimate_tokens({"messages": [{"role": "user", "content": [image]}]})
