@@ -44,10 +44,6 @@ MAX_CHOICES: Final = 128
 """The most choices that OpenAI lets a request ask for."""
 MAX_END: Final = 16
 """Characters of an end marker, with the white space and quotes that some put around it."""
-MAX_ENVELOPE: Final = 1 << 20
-"""Characters of a chunk's envelope before one is known: no chunk has so many, so that its text counts for itself."""
-USUAL_TEXT: Final = 8
-"""Characters of text in a chunk, on average, up to which it is not looked at more closely."""
 _LABELS: Final = frozenset({"role", "id", "type", "index", "obfuscation"})
 """Members of a delta that say nothing."""
 MAX_HELD: Final = 32
@@ -60,7 +56,7 @@ class _RunningDelta(msgspec.Struct, gc=False):
 
 class _RunningChoice(msgspec.Struct, gc=False):
     index: Literal[0]
-    delta: _RunningDelta | None = None
+    delta: _RunningDelta
     finish_reason: None = None
     error: None = None
 
@@ -94,6 +90,30 @@ class _Spoken(msgspec.Struct, gc=False):
     error: None = None
 
 
+class _UsualDelta(_RunningDelta, gc=False, forbid_unknown_fields=True):
+    role: str | None = None
+    content: str | None = None
+    reasoning_content: str | None = None
+    reasoning: str | None = None
+    refusal: None = None
+    tool_calls: None = None
+    function_call: None = None
+    audio: None = None
+
+
+class _UsualChoice(_RunningChoice, gc=False, kw_only=True):
+    delta: _UsualDelta
+
+
+class _Usual(msgspec.Struct, gc=False):
+    """A running chunk in which all is known that says something."""
+
+    choices: tuple[_UsualChoice]
+    usage: None = None
+    error: None = None
+
+
+_USUAL: Final = msgspec.json.Decoder(_Usual)
 _RUNNING: Final = msgspec.json.Decoder(_Running)
 _SPOKEN: Final = msgspec.json.Decoder(_Spoken)
 
@@ -206,7 +226,6 @@ class ChunkAnswer(_OpenAIAnswer):
 
     __slots__ = (
         "_bytes",
-        "_envelope",
         "_finished",
         "_held",
         "_keep_usage",
@@ -225,7 +244,6 @@ class ChunkAnswer(_OpenAIAnswer):
         self._plain = plain
         self._held: list[Event] | None = []  # chunks that say nothing; None once one said something
         self._bytes = self._number = 0  # what chunks said, and how many came
-        self._envelope = MAX_ENVELOPE  # characters of a chunk without what it says; of the shortest there was
         self._seen: tuple[int, ...] = ()  # the choices that have begun
         self._finished: tuple[int, ...] = ()  # those of them that have a finish reason
         self._known = False  # whether the quick way may be taken: the model is known, and chunks are as they should be
@@ -249,22 +267,15 @@ class ChunkAnswer(_OpenAIAnswer):
         # way is for the first chunks, which name the model and begin the choice, and for any read with another chunk.
         if not self._known:
             return self._carefully(units)
-        length, narrow = 0, True
+        said = 0
         try:
             for index, event in enumerate(units):
-                _RUNNING.decode(event.data)
-                length += len(event.data)
-                narrow = narrow and event.data.isascii()
+                said += _bytes_of_running(event)
                 if event.id or event.type is not CHUNK:
                     units[index] = Event(CHUNK, event.data)  # an upstream that names or numbers its chunks
         except (ValueError, RecursionError):
             return self._carefully(units)
-        # What there is beyond a chunk without text is text, a token each; or it is looked at more closely.
-        beyond = length - self._envelope * len(units)
-        if narrow and beyond <= USUAL_TEXT * len(units):
-            self._count(len(units), beyond)
-        else:
-            self._count(len(units), sum(map(size_of, units)))
+        self._count(len(units), said)
         return units
 
     def _count(self, chunks: int, said: int) -> None:
@@ -302,7 +313,6 @@ class ChunkAnswer(_OpenAIAnswer):
     def _chunk(self, value: dict[str, Any], text: str, out: list[Event]) -> None:
         choices = self._chunks.read(value)
         said = _bytes_said(choices)
-        self._envelope = min(self._envelope, len(text) - said)
         self._watch(value, choices)
         self.skipped += self._chunks.skipped
         if self.failure is not None or (self._chunks.skipped and not choices):
@@ -348,6 +358,24 @@ class ChunkAnswer(_OpenAIAnswer):
             self._pass_on(Event(CHUNK, json_of(last)), True, out)
         if self._held is not None:
             self._release(out)
+
+
+def _bytes_of_running(event: Event) -> int:
+    """Bytes of what a running chunk says.
+
+    Raises:
+        ValueError, RecursionError: it is another chunk, or none.
+    """
+    try:
+        delta = _USUAL.decode(event.data).choices[0].delta
+    except ValueError:
+        _RUNNING.decode(event.data)
+        return size_of(event)
+    said = 0
+    for text in (delta.content, delta.reasoning_content, delta.reasoning):
+        if text:
+            said += len(text) if text.isascii() else utf8_length(text)
+    return said
 
 
 def size_of(event: Event) -> int:

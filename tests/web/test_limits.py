@@ -157,6 +157,20 @@ async def test_streams_beyond_the_plan_are_429_until_one_ends(stage: Stage) -> N
     await second.close()
 
 
+async def test_readers_beyond_a_few_take_slots_of_the_plan(stage: Stage) -> None:
+    """H9: one stream of a plan with one slot is followed by four readers, and by no more."""
+    who = somebody("one") | {"X-Forwarded-For": "10.9.9.1"}
+    readers = [await hanging(stage, who)]
+    path = f"/streams/{readers[0].headers['x-stream-id']}"
+    for number in range(2, 5):
+        readers.append(await stage.get(path, headers=who | {"X-Forwarded-For": f"10.9.9.{number}"}))
+        assert readers[-1].media_type == "text/event-stream"
+    refused = await stage.get(path, headers=fetching(who | {"X-Forwarded-For": "10.9.9.9"}))
+    assert (refused.status, (await refused.json())["code"]) == (429, "too_many_streams")
+    for reader in (refused, *readers):
+        await reader.close()
+
+
 async def slot_is_free(stage: Stage, who: dict[str, str]) -> None:
     async def look() -> int:
         return await status_of(stage, fetching(who))
