@@ -70,9 +70,10 @@ def _in_process(names: list[str], seconds: float, seed: int, counts: Counter[str
 
 
 async def _at_the_front(seconds: float, seed: int, counts: Counter[str]) -> int:
-    rng, end = random.Random(seed), time.monotonic() + seconds
+    rng = random.Random(seed)
     with tempfile.TemporaryDirectory() as folder:
         async with Gateway(front.configuration(), Path(folder)) as gateway:
+            end = time.monotonic() + seconds  # its start may take long
             try:
                 while time.monotonic() < end:
                     await front.attack(gateway, 64, rng)
