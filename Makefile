@@ -22,13 +22,14 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 LOCK := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 \
 	--generate-hashes --no-emit-index-url --no-emit-find-links --no-header --no-annotate
 
-.PHONY: help setup run unit test coverage programs check dist dashboards docs lock page
+.PHONY: help setup run unit test fuzz coverage programs check dist dashboards docs lock page
 help:
 	@echo "make run          serve on http://127.0.0.1:8080/ with the built-in stand-in for an LLM"
 	@echo "make unit         the tests that need no other program, in a minute"
 	@echo "make test         all tests, with the real nginx, curl and three browsers; ARGS='-k nginx' for some"
 	@echo "                  PYTHON=python3.13 for another Python than the default, in a venv of its own"
 	@echo "make coverage     the branches that the tests take, and the floors of that"
+	@echo "make fuzz         mutated input for all that reads strangers' bytes, TIME=60 seconds; ARGS='--seed 7 --only sse'"
 	@echo "make check        lint, format, types"
 	@echo "make dist         dist/: wheel and sdist, with both pages and the browser client"
 	@echo "make docs         docs/configuration.md, after a change of the config's model"
@@ -68,6 +69,10 @@ unit: setup
 
 test: setup page node_modules/.installed $(VENV)-clients/.installed programs
 	$(call tests,$(BIN)/python)
+
+TIME := 60
+fuzz: setup
+	$(BIN)/python -m tests.fuzz --seconds $(TIME) $(ARGS)
 
 # Measuring takes nearly twice the CPU, so the tests with the real programs are left out.
 coverage: setup page node_modules/.installed programs

@@ -27,6 +27,7 @@ from gateway.observe.metrics import Metrics
 from gateway.observe.refusals import Refusals
 from gateway.observe.tracing import from_environment
 from gateway.streams.engine import Engine
+from gateway.streams.inflight import Inflight
 from gateway.streams.registry import Registry
 from gateway.upstream.http import new_session
 from gateway.upstream.pool import Upstream
@@ -79,6 +80,7 @@ class App:
         gateway.snapshot = _snapshot(config, self.demo, self.kinds, verifiers, before.upstreams)
         _prepare(gateway.metrics, gateway.snapshot)
         gateway.registry.memory.limit = config.server.max_log_bytes
+        gateway.inflight.limit = config.server.max_inflight_bytes
         limits = config.limits.per_address
         gateway.addresses.plan = Plan(PER_ADDRESS, make_limits(limits.requests, limits.connections))
         await revoke_removed(gateway, before)
@@ -137,6 +139,7 @@ async def make_app(
         engine=engine,
         registry=registry,
         limiter=Limiter(),
+        inflight=Inflight(config.server.max_inflight_bytes),
         addresses=AddressLimiter(per_address.requests, per_address.connections),
         refusals=Refusals(logger, clock.wheel),
         tickets=Tickets(worker, lambda stream_id, owner: registry.find(stream_id, owner) is not None),

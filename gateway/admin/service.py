@@ -27,6 +27,8 @@ from gateway.admin.access import refusal
 from gateway.admin.files import monitor_files
 from gateway.admin.monitor import Monitor
 from gateway.observe.metrics import CONTENT_TYPE
+from gateway.web.aiohttp_internals import heads_parsed
+from gateway.web.connection import HEAD_TIME
 from gateway.web.exchange import NEVER
 from gateway.web.guard import is_known_host, is_same_origin
 from gateway.web.revocation import revoke
@@ -34,6 +36,8 @@ from gateway.web.state import Gateway
 
 Probe = Callable[[Gateway, web.BaseRequest], web.Response]
 
+MAX_CONNECTIONS: Final = 200
+"""Open connections of the admin listener: probes, scrapes and some monitor pages."""
 SERVER: Final = "gateway"
 """The `Server` header; aiohttp's own would tell versions."""
 OPEN: Final = frozenset({"/livez", "/readyz"})
@@ -126,10 +130,28 @@ class AdminServer(web.Server):
 
     def __call__(self) -> web.RequestHandler:
         """The protocol of one new connection."""
+        if len(self.connections) >= MAX_CONNECTIONS:
+            return _Full()  # type: ignore[return-value]
         return _Connection(self, loop=asyncio.get_running_loop(), access_log=None)  # type: ignore[arg-type]
 
 
+class _Full(asyncio.Protocol):
+    """One connection more than there may be: it is closed."""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        transport.close()
+
+
 class _Connection(web.RequestHandler):
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """A client that asks nothing must not keep a place from one that looks whether the gateway lives."""
+        super().connection_made(transport)
+        asyncio.get_running_loop().call_later(HEAD_TIME, self._close_if_silent)
+
+    def _close_if_silent(self) -> None:
+        if self.transport is not None and not heads_parsed(self):
+            self.transport.abort()
+
     def handle_error(
         self, request: web.BaseRequest, status: int = 500, exc: BaseException | None = None, message: str | None = None
     ) -> web.StreamResponse:

@@ -79,8 +79,8 @@ class Server(Section):
     machine can reach it by default. Then it is answered under any name, too, so that it can be published."""
     workers: Annotated[int, Whole(1, WORKERS)] = 1
     """Processes that share the port: as many as the CPUs you want to keep busy. 1 by default, which is enough for a
-    thousand streams and more. Each worker has its own `max_connections`, `max_log_bytes`, limits and chat histories.
-    The admin listener of each worker is one port above that of the worker before it."""
+    thousand streams and more. Each worker has its own `max_connections`, `max_log_bytes`, `max_inflight_bytes`,
+    limits and chat histories. The admin listener of each worker is one port above that of the worker before it."""
     trusted_proxies: Annotated[Many[Annotated[IPv4Network | IPv6Network, Network()]], Field(max_length=1000)] = ()
     """Networks whose X-Forwarded-For header is believed; at most 1000. None by default, as anybody can write that
     header. Name your nginx here. Otherwise all clients seem to have its address, and share the limits of one client."""
@@ -93,6 +93,10 @@ class Server(Section):
     """Open client connections; further ones are refused. 10000 connections of about 70 KB each stay below 1 GB."""
     max_body: Annotated[int, Bytes("1KiB", "1GiB")] = 4 << 20
     """The largest request body. 4MiB is enough for a chat with a few images."""
+    max_inflight_bytes: Annotated[int, Bytes("1MiB", "1024GiB")] = 256 << 20
+    """Memory for all request bodies that are being read and answered, and for what is made of them: about three times
+    their size, as they are kept to ask again while an answer runs. Above it a request waits up to 5s, then it is
+    refused with 503. 256MiB holds twenty bodies of the largest size at once, or ten thousand usual ones."""
     drain: Annotated[float, Seconds("0s", "1h")] = 30.0
     """How long running streams may continue after a TERM. Kubernetes waits 30s, too."""
     demo_page: bool = True
@@ -272,7 +276,8 @@ class PerAddress(Section):
     requests: Annotated[Rate | None, PerTime(optional=True)] = Rate(600, 60.0)
     """Requests in a window; null = unlimited. 600/min is far more than a person sends and far less than a flood."""
     connections: Annotated[int | None, Whole(1, 1_000_000, optional=True)] = 100
-    """Connections open at the same time; null = unlimited. 100 is enough for an office behind one address."""
+    """Connections open at the same time, silent ones included; null = unlimited. 100 is enough for an office behind one
+    address. Behind a trusted proxy, the requests that are being answered."""
 
 
 class Limits(Section):
@@ -493,6 +498,9 @@ class History(Section):
     cheap."""
     ttl: Annotated[float, Seconds("1s", "168h")] = 3600.0
     """A session is forgotten when its last message is this old. 1h is a coffee break."""
+    max_bytes: Annotated[int, Bytes("1KiB", "64MiB")] = 256 << 10
+    """The memory of one session, and so the most that is sent along; above it the oldest turns are forgotten. 256KiB is
+    about 60000 tokens."""
 
 
 class Params(Section):

@@ -297,6 +297,12 @@ def _forwarded_hops(lines: Sequence[str]) -> Iterator[str]:
         left -= min(left, len(elements))
 
 
+def is_trusted(peer: str, trusted: Sequence[Network]) -> bool:
+    """Whether the other end of a connection is a proxy whose word counts."""
+    address = _address(peer) if trusted else None
+    return address is not None and _is_trusted(address, trusted)
+
+
 def address_key(address: str) -> str:
     """The name under which an address is limited: an IPv6 address's /64, anything else as it stands.
 

@@ -4,7 +4,8 @@ Invariants:
 
 - A session belongs to one principal; the same id of another principal is another session.
 - Every session holds whole turns: a user's message and the answer to it.
-- Turns, age, sessions and memory are bounded. Above a bound the session longest unused goes first.
+- Turns, age, sessions and memory are bounded, of one session and of all. Above a bound a principal's own session that
+  was longest unused goes first.
 - Reading makes no session.
 """
 
@@ -16,7 +17,10 @@ from typing import Final, NamedTuple
 MAX_SESSIONS: Final = 10_000
 MAX_BYTES: Final = 64 * 1024 * 1024
 OVERHEAD: Final = 512
-"""Bytes counted for a session apart from its turns: keys, queue and map entry."""
+"""Bytes counted for a session apart from its turns: keys, queue and map entries."""
+
+Key = tuple[str, str]
+"""A principal and the id of its session."""
 
 _SESSION_ID = re.compile(r"[A-Za-z0-9._~:-]{1,128}")
 
@@ -62,6 +66,16 @@ class Session:
         return [{"role": role, "content": text} for turn in self.turns for role, text in zip(roles, turn, strict=True)]
 
 
+class Share:
+    """The sessions of one principal, the longest unused first, and their memory."""
+
+    __slots__ = ("sessions", "size")
+
+    def __init__(self) -> None:
+        self.sessions: OrderedDict[Key, None] = OrderedDict()
+        self.size = 0
+
+
 class Sessions:
     """The sessions of one route, in memory.
 
@@ -69,25 +83,36 @@ class Sessions:
         turns: turns kept of a session, at least 0; older ones are forgotten.
         ttl: seconds since its last use after which a session is forgotten.
         max_sessions: sessions kept, at least 1.
-        max_bytes: memory of all sessions together. A session larger than that loses its oldest turns.
+        max_bytes: memory of all sessions together.
+        session_bytes: memory of one session. A larger one loses its oldest turns.
     """
 
-    def __init__(self, turns: int, ttl: float, max_sessions: int = MAX_SESSIONS, max_bytes: int = MAX_BYTES) -> None:
+    def __init__(
+        self,
+        turns: int,
+        ttl: float,
+        max_sessions: int = MAX_SESSIONS,
+        max_bytes: int = MAX_BYTES,
+        session_bytes: int = MAX_BYTES,
+    ) -> None:
         self._turns = turns
         self._ttl = ttl
         self._max_sessions = max_sessions
         self._max_bytes = max_bytes
-        self._sessions: OrderedDict[tuple[str, str], Session] = OrderedDict()
+        self._session_bytes = session_bytes
+        self._sessions: OrderedDict[Key, Session] = OrderedDict()
+        self._shares: dict[str, Share] = {}
         self.size = 0
         """Bytes of memory in use, at most `max_bytes`."""
 
     def __len__(self) -> int:
         return len(self._sessions)
 
-    def configure(self, turns: int, ttl: float) -> None:
-        """Changes both bounds. A session that is longer now is shortened when the next turn is added to it."""
+    def configure(self, turns: int, ttl: float, session_bytes: int = MAX_BYTES) -> None:
+        """Changes these bounds. A session that is longer now is shortened when the next turn is added to it."""
         self._turns = turns
         self._ttl = ttl
+        self._session_bytes = session_bytes
 
     def get(self, principal: str, session: str, now: float) -> list[dict[str, str]]:
         """The messages so far, oldest first, [] for an unknown session. The caller may change the list.
@@ -106,30 +131,52 @@ class Sessions:
         self._expire(now)
         key = (principal, session)
         found = self._use(key, now) or Session(now)
-        self.size -= found.size if key in self._sessions else 0
+        if key in self._sessions:
+            self._forget(key)
         found.push(Turn(user, assistant))
-        while found.turns and (len(found.turns) > self._turns or found.size > self._max_bytes):
+        most = min(self._session_bytes, self._max_bytes)
+        while found.turns and (len(found.turns) > self._turns or found.size > most):
             found.shift()
         if found.turns:
-            self._sessions[key] = found
-            self.size += found.size
-        else:
-            self._sessions.pop(key, None)
+            self._keep(key, found)
         while len(self._sessions) > self._max_sessions or self.size > self._max_bytes:
-            self._forget_oldest()
+            self._forget(self._least_missed(principal))
 
-    def _use(self, key: tuple[str, str], now: float) -> Session | None:
+    def _use(self, key: Key, now: float) -> Session | None:
         found = self._sessions.get(key)
         if found is not None:
             found.used = now
             self._sessions.move_to_end(key)
+            self._shares[key[0]].sessions.move_to_end(key)
         return found
 
     def _expire(self, now: float) -> None:
         # One ttl for all and every use moves to the end, so the first is always the next to expire.
         while self._sessions and next(iter(self._sessions.values())).used + self._ttl <= now:
-            self._forget_oldest()
+            self._forget(next(iter(self._sessions)))
 
-    def _forget_oldest(self) -> None:
-        _, session = self._sessions.popitem(last=False)
+    def _least_missed(self, principal: str) -> Key:
+        """The session to forget: this principal's own that was longest unused, or of who has the most memory.
+
+        Nobody can drive out the sessions of others by adding some: only who has a single one takes room from another.
+        """
+        own = self._shares.get(principal)
+        if own is None or len(own.sessions) < 2:
+            others = (share for name, share in self._shares.items() if name != principal)
+            own = max(others, key=lambda share: share.size)
+        return next(iter(own.sessions))
+
+    def _keep(self, key: Key, session: Session) -> None:
+        share = self._shares.setdefault(key[0], Share())
+        self._sessions[key] = session
+        share.sessions[key] = None
+        share.size += session.size
+        self.size += session.size
+
+    def _forget(self, key: Key) -> None:
+        session, share = self._sessions.pop(key), self._shares[key[0]]
+        del share.sessions[key]
+        share.size -= session.size
         self.size -= session.size
+        if not share.sessions:
+            del self._shares[key[0]]

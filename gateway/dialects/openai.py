@@ -44,6 +44,8 @@ MAX_CHOICES: Final = 128
 """The most choices that OpenAI lets a request ask for."""
 MAX_END: Final = 16
 """Characters of an end marker, with the white space and quotes that some put around it."""
+_LABELS: Final = frozenset({"role", "id", "type", "index", "obfuscation"})
+"""Members of a delta that say nothing."""
 MAX_HELD: Final = 32
 """Chunks that are held back until one of them says something, at most."""
 
@@ -54,7 +56,7 @@ class _RunningDelta(msgspec.Struct, gc=False):
 
 class _RunningChoice(msgspec.Struct, gc=False):
     index: Literal[0]
-    delta: _RunningDelta | None = None
+    delta: _RunningDelta
     finish_reason: None = None
     error: None = None
 
@@ -88,6 +90,30 @@ class _Spoken(msgspec.Struct, gc=False):
     error: None = None
 
 
+class _UsualDelta(_RunningDelta, gc=False, forbid_unknown_fields=True):
+    role: str | None = None
+    content: str | None = None
+    reasoning_content: str | None = None
+    reasoning: str | None = None
+    refusal: None = None
+    tool_calls: None = None
+    function_call: None = None
+    audio: None = None
+
+
+class _UsualChoice(_RunningChoice, gc=False, kw_only=True):
+    delta: _UsualDelta
+
+
+class _Usual(msgspec.Struct, gc=False):
+    """A running chunk in which all is known that says something."""
+
+    choices: tuple[_UsualChoice]
+    usage: None = None
+    error: None = None
+
+
+_USUAL: Final = msgspec.json.Decoder(_Usual)
 _RUNNING: Final = msgspec.json.Decoder(_Running)
 _SPOKEN: Final = msgspec.json.Decoder(_Spoken)
 
@@ -198,7 +224,17 @@ class ChunkAnswer(_OpenAIAnswer):
         plain: whether a whole answer is passed on as it is.
     """
 
-    __slots__ = ("_finished", "_held", "_keep_usage", "_known", "_plain", "_seen", "_whole_body")
+    __slots__ = (
+        "_bytes",
+        "_finished",
+        "_held",
+        "_keep_usage",
+        "_known",
+        "_number",
+        "_plain",
+        "_seen",
+        "_whole_body",
+    )
 
     in_chunks = True
 
@@ -207,6 +243,7 @@ class ChunkAnswer(_OpenAIAnswer):
         self._keep_usage = keep_usage
         self._plain = plain
         self._held: list[Event] | None = []  # chunks that say nothing; None once one said something
+        self._bytes = self._number = 0  # what chunks said, and how many came
         self._seen: tuple[int, ...] = ()  # the choices that have begun
         self._finished: tuple[int, ...] = ()  # those of them that have a finish reason
         self._known = False  # whether the quick way may be taken: the model is known, and chunks are as they should be
@@ -230,15 +267,22 @@ class ChunkAnswer(_OpenAIAnswer):
         # way is for the first chunks, which name the model and begin the choice, and for any read with another chunk.
         if not self._known:
             return self._carefully(units)
+        said = 0
         try:
             for index, event in enumerate(units):
-                _RUNNING.decode(event.data)
+                said += _bytes_of_running(event)
                 if event.id or event.type is not CHUNK:
                     units[index] = Event(CHUNK, event.data)  # an upstream that names or numbers its chunks
         except (ValueError, RecursionError):
             return self._carefully(units)
-        self.size += BYTES_PER_TOKEN * len(units)
+        self._count(len(units), said)
         return units
+
+    def _count(self, chunks: int, said: int) -> None:
+        """So many chunks with so many bytes were read. Together they are at least a token for each chunk."""
+        self._number += chunks
+        self._bytes += said
+        self.size = max(BYTES_PER_TOKEN * self._number, self._bytes)
 
     def _carefully(self, units: list[Event]) -> list[Event]:
         events = super()._translate(units)
@@ -256,7 +300,7 @@ class ChunkAnswer(_OpenAIAnswer):
         if self._plain:
             said = [{**choice, "message": None, "delta": {}} for choice in choices]
             self._watch(value, self._chunks.read({"choices": said}))
-            self.size += utf8_length(text)
+            self._count(0, utf8_length(text))
             if self.failure is None:
                 amended = with_whole_calls(value)
                 out.append(Event(WHOLE, json_of(value) if amended or not is_strict(text) else text))
@@ -268,6 +312,7 @@ class ChunkAnswer(_OpenAIAnswer):
 
     def _chunk(self, value: dict[str, Any], text: str, out: list[Event]) -> None:
         choices = self._chunks.read(value)
+        said = _bytes_said(choices)
         self._watch(value, choices)
         self.skipped += self._chunks.skipped
         if self.failure is not None or (self._chunks.skipped and not choices):
@@ -276,7 +321,7 @@ class ChunkAnswer(_OpenAIAnswer):
             text = json_of(value)
         # The gateway always asks for the usage; a client that did not must not see the chunk that holds nothing else.
         if self._keep_usage or value.get("usage") is None or any(map(_says_something, choices)):
-            self._pass_on(Event(CHUNK, text), any(map(speaks, choices)), out)
+            self._pass_on(Event(CHUNK, text), any(map(speaks, choices)), out, said)
         if self.finished:
             self._conclude(out)
 
@@ -294,18 +339,18 @@ class ChunkAnswer(_OpenAIAnswer):
                 self._finished += (index,)
                 self.finish_reason = self.finish_reason or REASONS.get(reason.lower(), reason)
 
-    def _pass_on(self, event: Event, said: bool, out: list[Event]) -> None:
+    def _pass_on(self, event: Event, said: bool, out: list[Event], size: int = 0) -> None:
         if self._held is not None and (said or len(self._held) >= MAX_HELD):
             self._release(out)
         if self._held is not None:
             self._held.append(event)
         else:
-            self.size += BYTES_PER_TOKEN
+            self._count(1, size)
             out.append(event)
 
     def _release(self, out: list[Event]) -> None:
         held, self._held = self._held or [], None
-        self.size += BYTES_PER_TOKEN * len(held)
+        self._count(len(held), 0)
         out += held
 
     def _conclude(self, out: list[Event]) -> None:
@@ -313,6 +358,48 @@ class ChunkAnswer(_OpenAIAnswer):
             self._pass_on(Event(CHUNK, json_of(last)), True, out)
         if self._held is not None:
             self._release(out)
+
+
+def _bytes_of_running(event: Event) -> int:
+    """Bytes of what a running chunk says.
+
+    Raises:
+        ValueError, RecursionError: it is another chunk, or none.
+    """
+    try:
+        delta = _USUAL.decode(event.data).choices[0].delta
+    except ValueError:
+        _RUNNING.decode(event.data)
+        return size_of(event)
+    said = 0
+    for text in (delta.content, delta.reasoning_content, delta.reasoning):
+        if text:
+            said += len(text) if text.isascii() else utf8_length(text)
+    return said
+
+
+def size_of(event: Event) -> int:
+    """Bytes of what an event says, in UTF-8."""
+    if event.type is not CHUNK:
+        return utf8_length(event.data)
+    value = value_of(event.data)
+    choices = value.get("choices") if isinstance(value, dict) else None
+    return _bytes_said(choices) if isinstance(choices, list) else 0
+
+
+def _bytes_said(choices: list[Any]) -> int:
+    """Bytes of all that the deltas of these choices say: text, thoughts, arguments, and what nobody has heard of."""
+    left: list[Any] = [choice.get("delta") for choice in choices if isinstance(choice, dict)]
+    size = 0
+    while left:  # a loop and no recursion, as the upstream chooses how deep it is
+        value = left.pop()
+        if isinstance(value, str):
+            size += utf8_length(value)
+        elif isinstance(value, dict):
+            left += [item for name, item in value.items() if name not in _LABELS]
+        elif isinstance(value, list):
+            left += value
+    return size
 
 
 def _says_something(choice: dict[str, Any]) -> bool:

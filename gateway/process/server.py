@@ -124,7 +124,7 @@ class _Process:
         gateway, config, loop = self._gateway, self._begun_with, asyncio.get_running_loop()
         service = WebService(gateway)
         handler = self._worker.siblings.share(service) if self._worker else service
-        server = Server(handler, service.explain, gateway.clock, gateway.max_connections, service.turn_away)
+        server = Server(handler, service.explain, gateway.clock, gateway.max_connections, service)
         admin = AdminServer(AdminService(gateway))
         try:
             await self._listen(server, admin)

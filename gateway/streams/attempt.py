@@ -31,7 +31,7 @@ An attempt knows nothing of the attempts before, beside and after it; the pump d
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Final, Protocol
+from typing import Final, NoReturn, Protocol
 
 import aiohttp
 
@@ -42,6 +42,7 @@ from gateway.core.event import Event, Usage
 from gateway.core.limiter import Lease
 from gateway.core.limits import TOKENS
 from gateway.dialects.base import BYTES_PER_TOKEN, Answer
+from gateway.dialects.openai import size_of
 from gateway.observe.account import Account
 from gateway.streams.engine import Engine
 from gateway.streams.job import Job
@@ -326,9 +327,9 @@ class Attempt:
             self.claim()
         if not self.wrote:
             self._begin_writing()
+        if answer is not None and answer.size > self._paid and not self._pays(answer.size):
+            self._write_paid(answer, events)
         transcript.write(events, self.heard)
-        if answer is not None and answer.size > self._paid:
-            self._pay(answer)
 
     def _speak(self) -> None:
         """The first event of this answer is here; a rescue may drop it."""
@@ -357,11 +358,30 @@ class Attempt:
             self.choice.target.breaker.begin(self._call)
             self._deadline.set(self._work.job.timeouts.idle, _stall)
 
-    def _pay(self, answer: Answer) -> None:
-        used = Usage(self._work.job.input_tokens + self.others, self.carried + answer.deltas, "estimate")
+    def _pays(self, size: int) -> bool:
+        """Whether the budget has room for an answer of so many bytes; then they are paid for."""
+        output = self.carried + -(-size // BYTES_PER_TOKEN)
+        used = Usage(self._work.job.input_tokens + self.others, output, "estimate")
         if not self._work.lease.spend(amounts(used, self._work.transcript.log.model), self.heard):
-            raise GatewayError("budget")
-        self._paid = self._bytes_paid(answer.size)
+            return False
+        self._paid = self._bytes_paid(size)
+        return True
+
+    def _write_paid(self, answer: Answer, events: list[Event]) -> NoReturn:
+        """Of events that the budget has no room for, those are written that it has room for, and one more.
+
+        Raises:
+            GatewayError: `budget`.
+        """
+        sizes = [size_of(event) for event in events]
+        size, count = answer.size - sum(sizes), 0
+        for said in sizes:
+            count += 1
+            size += said
+            if not self._pays(size):
+                break
+        self._work.transcript.write(events[:count], self.heard)
+        raise GatewayError("budget")
 
     def _bytes_paid(self, size: int) -> float:
         """Bytes up to which the answer is paid for. Comparing bytes at each event is cheaper than asking the lease."""

@@ -40,6 +40,7 @@ from gateway.observe.tracing.span import Opening as SpanOpening
 from gateway.streams.attempt import Work
 from gateway.streams.engine import Engine
 from gateway.streams.evidence import note_failed_stream
+from gateway.streams.inflight import Hold
 from gateway.streams.job import Job
 from gateway.streams.log import MemoryLog
 from gateway.streams.opening import Opening
@@ -64,6 +65,7 @@ class _Run:
     """What a generation needs only until it ends.
 
     Attributes:
+        held: the memory that the request takes: to ask again, it is kept until the end.
         task: the task in which the pump runs.
         timers: its time limits, each by the code of its error; and `linger`, the wait for a reader.
         verdict: the error and the outcome of the first `abort`, None before.
@@ -71,9 +73,22 @@ class _Run:
         left: why the last reader left.
     """
 
-    __slots__ = ("job", "lease", "left", "opening", "passed_through", "pump", "task", "timers", "transcript", "verdict")
+    __slots__ = (
+        "held",
+        "job",
+        "lease",
+        "left",
+        "opening",
+        "passed_through",
+        "pump",
+        "task",
+        "timers",
+        "transcript",
+        "verdict",
+    )
 
     def __init__(self, job: Job, lease: Lease, transcript: Transcript) -> None:
+        self.held: Hold | None = None
         self.job = job
         self.lease = lease
         self.transcript = transcript
@@ -127,6 +142,10 @@ class Generation:
             span=engine.tracing.span(job.trace, opening),
         )
         self._run: _Run | None = _Run(job, lease, Transcript(log, self.account, canonical=job.canonical))
+
+    def hold_body(self, held: Hold | None) -> None:
+        """The memory that the request takes is given back when this ends. To be called before `start`."""
+        self._running.held = held
 
     def start(self) -> None:
         """Starts the pump. The generation is listed as running until it ends."""
@@ -265,13 +284,9 @@ class Generation:
         pump, job, now = run.pump, run.job, engine.clock.now()
         assert pump is not None, "it ends only after its start"
         failure, outcome = self._judge(run, task)
-        for code in list(run.timers):
-            self._forget(code)
-        if job.standing is not None:
-            job.standing.leave(self)
         usage = pump.usage
         run.lease.settle(amounts(pump.spent, self.log.model), now)
-        run.lease.close(now)
+        self._give_back(run, now)
 
         self.log.close(self._terminal(run, pump, failure, usage))
         del engine.running[self.stream.id]
@@ -304,6 +319,16 @@ class Generation:
         text = run.transcript.text
         if job.on_answer is not None and text and outcome in ("completed", "stopped"):
             job.on_answer(text)
+
+    def _give_back(self, run: _Run, now: float) -> None:
+        """Gives back what was held for as long as it ran."""
+        for code in list(run.timers):
+            self._forget(code)
+        if run.job.standing is not None:
+            run.job.standing.leave(self)
+        run.lease.close(now)
+        if run.held is not None:
+            run.held.close()
 
     def _judge(self, run: _Run, task: "asyncio.Task[None]") -> tuple[GatewayError | None, Outcome]:
         """How the pump ended: the failure, None for none, and the outcome."""

@@ -73,9 +73,20 @@ def admit(exchange: Exchange, job: Job, max_tokens: int | None = None) -> Genera
         raise
     if ticket is not None:
         use_ticket(exchange, ticket, generation.stream.id)
+    generation.hold_body(exchange.held)
+    exchange.held = None
     generation.start()
     exchange.account = generation.account
     return generation
+
+
+def admit_reader(exchange: Exchange) -> Lease:
+    """A slot of the caller's plan for one more reader of a stream; to be closed when it has left.
+
+    Raises:
+        GatewayError: as `admit`, where the plan has no slot left.
+    """
+    return _lease(exchange, {STREAMS: 1})
 
 
 def _demand(job: Job, max_tokens: int | None) -> Amounts:

@@ -1,4 +1,13 @@
-"""Request bodies: bounded in size and time, and JSON of the expected types or one clear error."""
+"""Request bodies: bounded in size, time and memory, and JSON of the expected types or one clear error.
+
+    read_body --bytes, held--> json_object: weighed, then parsed, one large body after the other
+
+Invariants:
+
+- A body is in memory only as far as `server.max_inflight_bytes` has room for it and for what is made of it. The hold on
+  that room is the exchange's, until a generation takes it over (`admission.py`).
+- What a parser would take, in time and memory, is known before it begins (`core/weight.py`).
+"""
 
 import asyncio
 import codecs
@@ -10,8 +19,9 @@ import msgspec
 from aiohttp import StreamReader, hdrs, web
 
 from gateway.core.errors import GatewayError
+from gateway.core.weight import TooMuchError, exact_weight, weight
 from gateway.web.aiohttp_internals import forget_body
-from gateway.web.exchange import listed
+from gateway.web.exchange import Exchange, listed
 
 BODY_TIME: Final = 10.0
 """Seconds for a body, and one more for every `BODY_RATE` bytes that came: a slow upload has the time that it needs."""
@@ -20,10 +30,18 @@ BODY_RATE: Final = 32 * 1024
 
 MAX_ITEMS: Final = 10_000
 """Items of one array, such as the messages. Decoding a hundred thousand would hold up all other streams."""
-LARGE: Final = 2 * MAX_ITEMS
+MANY: Final = 2 * MAX_ITEMS
 """Bytes of a value from which on it may have too many items. Others have their turn between two passes over it."""
 _items: Final = msgspec.json.Decoder(tuple[(msgspec.Raw,) * MAX_ITEMS]).decode  # type: ignore[misc]
 """Decodes an array of exactly so many items. It stops at the first one too many."""
+
+LARGE: Final = 4 * 1024
+"""Bytes from which on bodies are parsed one after the other, and all else has its turn between two."""
+UNHELD: Final = 64 * 1024
+"""Bytes that a connection may have sent anyway. A larger body is not read before there is room for it."""
+COPIES: Final = 3
+"""A body takes so many times its size: as it came, as it was read, and as it is sent on."""
+COME_BACK: Final = 5.0
 
 FORM: Final = "application/x-www-form-urlencoded"
 MAX_FIELDS: Final = 100
@@ -45,25 +63,26 @@ def ask_for_body(request: web.BaseRequest) -> None:
         request.transport.write(CONTINUE)
 
 
-async def read_body(request: web.BaseRequest, limit: int) -> bytes:
-    """The whole body.
-
-    Args:
-        request: one whose body is unread.
-        limit: bytes at most.
+async def read_body(exchange: Exchange) -> bytes:
+    """The whole body of a request that is unread; the exchange has a hold on it (`exchange.held`).
 
     Raises:
-        GatewayError: `body_too_large`, `request_timeout`, `bad_request` for an encoding that is not understood.
+        GatewayError: `body_too_large`, `request_timeout`, `bad_request` for an encoding that is not understood,
+            `overloaded` where there is no room for it.
     """
+    request, limit = exchange.request, exchange.snapshot.config.server.max_body
     if listed(request.headers, hdrs.CONTENT_ENCODING).lower() not in ("", "identity"):
         raise GatewayError("bad_request", "Content-Encoding is not supported for requests; send the body as it is.")
-    if (request.content_length or 0) > limit:
+    announced = request.content_length or 0
+    if announced > limit:
         raise _too_large(limit)
+    if announced > UNHELD:
+        await hold(exchange, announced * COPIES)
     ask_for_body(request)
     content = request.content
     try:
         # Most bodies came with their head. They need no time limit, which would cost a timer.
-        body = content.read_nowait() if content.is_eof() else await _arriving(content, limit)
+        body = content.read_nowait() if content.is_eof() else await _arriving(exchange, content, limit)
     except TimeoutError:
         raise GatewayError("request_timeout") from None
     except web.RequestPayloadError as error:
@@ -72,6 +91,7 @@ async def read_body(request: web.BaseRequest, limit: int) -> bytes:
         raise _too_large(limit)
     if body:
         forget_body(content)
+        await hold(exchange, len(body) * COPIES)
     return body
 
 
@@ -82,7 +102,7 @@ async def read_small_body(request: web.BaseRequest, limit: int) -> bytes:
         request: one whose body is unread, or was read by this function.
         limit: bytes at most; below 1 MiB.
     """
-    if request.headers.get(hdrs.CONTENT_ENCODING, "identity").lower() != "identity":
+    if listed(request.headers, hdrs.CONTENT_ENCODING).lower() not in ("", "identity"):
         raise GatewayError("bad_request", "Content-Encoding is not supported for requests; send the body as it is.")
     if (request.content_length or 0) > limit:
         raise _too_large(limit)
@@ -101,23 +121,43 @@ async def read_small_body(request: web.BaseRequest, limit: int) -> bytes:
     return body
 
 
-async def _arriving(content: StreamReader, limit: int) -> bytes:
+async def hold(exchange: Exchange, size: int) -> None:
+    """Returns when the request holds so many bytes of `server.max_inflight_bytes`, at once or after a bounded wait.
+
+    Raises:
+        GatewayError: `overloaded`.
+    """
+    held, inflight = exchange.held, exchange.gateway.inflight
+    if held is None:
+        exchange.held = await inflight.hold(size)
+    if exchange.held is None or (held is not None and not await held.change(size)):
+        exchange.limit = "server.max_inflight_bytes"
+        raise GatewayError("overloaded", "Too many large requests are being answered.", retry_after=COME_BACK)
+
+
+async def _arriving(exchange: Exchange, content: StreamReader, limit: int) -> bytes:
     body = bytearray()
     async with asyncio.timeout(BODY_TIME) as timeout:
         while part := await content.readany():
             body += part
             if len(body) > limit:
                 break
+            if exchange.held is None and len(body) > UNHELD:
+                waited = timeout.when() or 0.0
+                timeout.reschedule(None)  # it is not the client that is slow now
+                before = exchange.gateway.clock.now()
+                await hold(exchange, limit * COPIES)  # it has no length, and may become as large as any
+                timeout.reschedule(waited + exchange.gateway.clock.now() - before)
             timeout.reschedule((timeout.when() or 0.0) + len(part) / BODY_RATE)
     return bytes(body)
 
 
-async def read_json_object(request: web.BaseRequest, limit: int) -> dict[str, Any]:
+async def read_json_object(exchange: Exchange) -> dict[str, Any]:
     """The body, which must be one JSON object. Raises as `read_body`, and `bad_request` for anything else."""
-    return await json_object(await read_body(request, limit))
+    return await json_object(exchange, await read_body(exchange))
 
 
-async def read_fields(request: web.BaseRequest, limit: int) -> dict[str, Any]:
+async def read_fields(exchange: Exchange) -> dict[str, Any]:
     """The fields of the body, which is a JSON object or an HTML form's. Raises as `read_json_object`.
 
     The bytes decide, as many a JSON body is sent with a form's label. A form's fields are strings; of several with one
@@ -125,12 +165,12 @@ async def read_fields(request: web.BaseRequest, limit: int) -> dict[str, Any]:
 
     Source: WHATWG URL 5.1.
     """
-    body = await read_body(request, limit)
-    kind = listed(request.headers, hdrs.CONTENT_TYPE).partition(";")[0].strip().lower()
+    body = await read_body(exchange)
+    kind = listed(exchange.request.headers, hdrs.CONTENT_TYPE).partition(";")[0].strip().lower()
     if kind == "multipart/form-data":
         raise GatewayError("bad_request", f"A form must be sent as {FORM}, or its fields as JSON.")
     if kind != FORM or body.lstrip(b" \t\r\n\xef\xbb\xbf")[:1] in (b"{", b"["):
-        return await json_object(body)
+        return await json_object(exchange, body)
     if b"=" not in body:
         raise GatewayError("bad_request", "The form has no fields; they are sent as name=value.")
     try:
@@ -142,25 +182,56 @@ async def read_fields(request: web.BaseRequest, limit: int) -> dict[str, Any]:
     return dict(fields)
 
 
-async def json_object(body: bytes) -> dict[str, Any]:
-    """The JSON object that these bytes are.
+async def json_object(exchange: Exchange, body: bytes) -> dict[str, Any]:
+    """The JSON object that these bytes are, which `read_body` has read.
 
     Raises:
-        GatewayError: `bad_request`; the message says what is wrong.
+        GatewayError: `bad_request`; the message says what is wrong. `overloaded`: there is no room for its values.
     """
     body = body.removeprefix(codecs.BOM_UTF8)
     if not body or body.isspace():
         raise GatewayError("bad_request", "The body is empty; it must be a JSON object.")
+    if len(body) <= LARGE:
+        await hold(exchange, await _weight(body))
+        return await parsed(body)
+    parsing = exchange.gateway.parsing
+    async with parsing:
+        size = await _weight(body)
+    await hold(exchange, size)
+    async with parsing:
+        fields = await parsed(body)
+        await asyncio.sleep(0)
+    return fields
+
+
+async def _weight(body: bytes) -> int:
+    try:
+        return weight(body)
+    except TooMuchError:
+        await asyncio.sleep(0)
+    try:
+        return exact_weight(body)
+    except TooMuchError as error:
+        raise GatewayError("bad_request", str(error)) from None
+
+
+async def parsed(body: bytes) -> dict[str, Any]:
+    """The JSON object that these bytes are, which are few or were weighed.
+
+    Raises:
+        GatewayError: `bad_request`; the message says what is wrong.
+    """
     try:
         # Two passes: the first makes no objects, so that a mistake behind megabytes is found cheaply.
         for name, raw in msgspec.json.decode(body, type=dict[str, msgspec.Raw]).items():
-            if len(raw) > LARGE:
+            if len(raw) > MANY:
                 await asyncio.sleep(0)
                 _check_items(name, raw)
                 await asyncio.sleep(0)
         return msgspec.json.decode(body, type=dict[str, Any])
-    except msgspec.ValidationError:
-        wrong = "The body must be a JSON object."
+    except msgspec.ValidationError as error:
+        large = "out of range" in str(error)
+        wrong = "A number in the body is out of range." if large else "The body must be a JSON object."
         raise GatewayError("bad_request", wrong, detail=wrong) from None
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         wrong = _wrong_with(body, error) or f"The body is not valid JSON: {error}"

@@ -30,7 +30,8 @@ Invariants:
 
 - A connection that does not bring a whole request head within `HEAD_TIME` is closed, dribbling or silent. A part of a
   head that came while another request was answered has `KEEP_ALIVE` from the end of that answer.
-- Above `max_connections` a client is told 503 and closed before anything is parsed.
+- Above `max_connections` a client is told 503 and closed before anything is parsed; so it is told 429 above what one
+  address may have (`Door`), from the accept on: a silent connection counts as any other.
 - A FIN is noticed when it arrives. From a client that closed, TCP answers the next bytes with a reset; from one that
   only half-closed (RFC 9112 9.6), it does not. So a stream answers a FIN with a comment at once and looks whether
   the reset came; whatever else is being made takes a FIN for a close. Nothing is read after a FIN, so the connection
@@ -42,10 +43,11 @@ Invariants:
 
 import asyncio
 import enum
+import re
 import socket
 import sys
 from collections.abc import Awaitable, Callable
-from typing import Any, Final, cast
+from typing import Any, Final, Protocol, cast
 
 from aiohttp import web
 from aiohttp.http_parser import HttpRequestParser, HttpRequestParserPy
@@ -80,11 +82,31 @@ REFUSAL: Final = (
     b"HTTP/1.1 503 Service Unavailable\r\nRetry-After: 2\r\nConnection: close\r\n"
     b"Content-Type: text/plain\r\nContent-Length: 21\r\n\r\ntoo many connections\n"
 )
+TOO_MANY_OF_ONE: Final = (
+    b"HTTP/1.1 429 Too Many Requests\r\nRetry-After: 5\r\nConnection: close\r\n"
+    b"Content-Type: text/plain\r\nContent-Length: 39\r\n\r\ntoo many connections from this address\n"
+)
+HEARING: Final = 1.0
+"""Seconds after which a refused connection is closed. Until then it may send its request, and read the refusal."""
+MAX_HEARD: Final = 64
+"""Refused connections that are heard at once; others are closed when the refusal was written."""
+
+_ASKS_FOR_EVENTS: Final = re.compile(rb"\r\naccept:[^\r\n]*text/event-stream", re.IGNORECASE)
 
 Handler = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
 
 if HttpRequestParser is HttpRequestParserPy:  # pragma: no cover - an installation without aiohttp's extension
     sys.exit("aiohttp has only its pure-Python HTTP parser here, which most smuggling flaws hit; install a wheel of it")
+
+
+class Door(Protocol):
+    """Decides which clients may have a connection."""
+
+    def admit(self, address: str) -> Callable[[], None] | None:
+        """What to call when the connection of this address ends; None: it may have no more connections."""
+
+    def turn_away(self, address: str) -> None:
+        """A connection is refused because there are too many in all."""
 
 
 class State(enum.Enum):
@@ -108,6 +130,7 @@ class Connection(web.RequestHandler):
         "_clock",
         "_half_closed",
         "_head_timer",
+        "_leave",
         "_refused",
         "_server",
         "_speak",
@@ -122,6 +145,7 @@ class Connection(web.RequestHandler):
         self._clock = clock
         self._half_closed = False
         self._head_timer: Timer | None = None
+        self._leave: Callable[[], None] | None = None
         self._refused = b""
         self._server = server
         self._speak: Callable[[], None] | None = None
@@ -137,7 +161,11 @@ class Connection(web.RequestHandler):
         return State.IDLE if self._head_timer is None else State.HEAD
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Bounds are set before the first byte is read."""
+        """Bounds are set before the first byte is read. A client that has too many connections is turned away."""
+        self._leave = self._server.door.admit(address_of(transport)) if self._server.door is not None else _nothing
+        if self._leave is None:
+            self._server.refuse(transport, TOO_MANY_OF_ONE)
+            return
         super().connection_made(transport)
         cast(asyncio.Transport, transport).set_write_buffer_limits(high=WRITE_HIGH)
         _tune(transport.get_extra_info("socket"))
@@ -217,6 +245,8 @@ class Connection(web.RequestHandler):
     def connection_lost(self, exc: BaseException | None) -> None:
         """Timers are stopped; aiohttp cancels the handler."""
         self._forget_head()
+        if self._leave is not None:
+            self._leave()
         super().connection_lost(exc)
 
     async def drained(self) -> None:
@@ -307,7 +337,10 @@ class Server(web.Server):
         explain: answers what is no request.
         clock: the shared timers.
         max_connections: open connections at most.
-        turn_away: is given the address of each connection beyond them.
+        door: which clients may have a connection; None: all.
+
+    Attributes:
+        door: as given.
     """
 
     def __init__(
@@ -316,19 +349,20 @@ class Server(web.Server):
         explain: Callable[[Unparsed], web.StreamResponse],
         clock: Clock,
         max_connections: int,
-        turn_away: Callable[[str], None] = lambda _: None,
+        door: Door | None = None,
     ) -> None:
         super().__init__(handler, handler_cancellation=True)
         self.explain = explain
         self.max_connections = max_connections
-        self._turn_away = turn_away
+        self.door = door
         self._clock = clock
+        self._heard = 0
         self._open = 0
 
     def __call__(self) -> web.RequestHandler:
         """The protocol of one new connection."""
         if self._open >= self.max_connections:
-            return _Refuser(self._turn_away)  # type: ignore[return-value]
+            return _Crowded(self)  # type: ignore[return-value]
         return Connection(
             self,
             self._clock,
@@ -352,15 +386,65 @@ class Server(web.Server):
         super().connection_lost(handler, exc)
         self._open -= 1
 
+    def refuse(self, transport: asyncio.BaseTransport, answer: bytes) -> None:
+        """The client is told this and its connection ends."""
+        transport.set_protocol(_Refused(cast(asyncio.Transport, transport), answer, self))
 
-class _Refuser(asyncio.Protocol):
-    def __init__(self, turn_away: Callable[[str], None]) -> None:
-        self._turn_away = turn_away
+    def hear(self, change: int) -> bool:
+        """Whether so many more refused connections may be heard; fewer always may."""
+        if self._heard + change > MAX_HEARD:
+            return False
+        self._heard += change
+        return True
+
+
+class _Crowded(asyncio.Protocol):
+    """One connection more than there may be."""
+
+    def __init__(self, server: Server) -> None:
+        self._server = server
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        cast(asyncio.Transport, transport).write(REFUSAL)
-        self._turn_away(address_of(transport))
-        transport.close()
+        if self._server.door is not None:
+            self._server.door.turn_away(address_of(transport))
+        self._server.refuse(transport, REFUSAL)
+
+
+class _Refused(asyncio.Protocol):
+    """A refused connection. It is closed behind the client's request, as a client that is still sending reads no answer
+    from a connection that was closed before; or after `HEARING` seconds.
+
+    An EventSource would never come back after a status of 429 or 503. After no answer at all it does.
+    """
+
+    def __init__(self, transport: asyncio.Transport, answer: bytes, server: Server) -> None:
+        self._transport = transport
+        self._answer = answer
+        self._server = server
+        self._heard = server.hear(1)
+        self._timer = asyncio.get_running_loop().call_later(HEARING, self._finish) if self._heard else None
+        if self._timer is None:
+            self._finish()
+
+    def data_received(self, data: bytes) -> None:
+        if data.startswith(b"GET ") and _ASKS_FOR_EVENTS.search(data):
+            self._answer = b""
+        self._finish()
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        if self._heard:
+            self._server.hear(-1)
+
+    def _finish(self) -> None:
+        if not self._transport.is_closing():
+            self._transport.write(self._answer)
+            self._transport.close()
+
+
+def _nothing() -> None:
+    """The end of a connection that nobody counts."""
 
 
 def address_of(transport: asyncio.BaseTransport | None) -> str:

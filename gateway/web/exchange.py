@@ -17,6 +17,7 @@ from gateway.formats import Format, compile_format, problem
 from gateway.identity.tickets import Ticket
 from gateway.observe.account import Account
 from gateway.observe.tracing.context import TRACEPARENT, TRACESTATE, TraceContext, read_context
+from gateway.streams.inflight import Hold
 from gateway.web.connection import Connection, address_of
 from gateway.web.rate_limit_headers import rate_limit_headers
 from gateway.web.state import Gateway, Snapshot
@@ -63,6 +64,7 @@ class Exchange:
         principal: the authenticated principal; None before authentication, and on public endpoints.
         headers: headers for every response to this request.
         slot: the lease on one of the requests that its address may have open at once; None before it is granted.
+        held: the memory that its body takes; None before it is read, and after a generation took it over.
         committed: the response whose head was sent, None before. To be set wherever a head is sent.
         account: of the generation that was started for it, None before. From then on an error is no refusal.
         ticket: the ticket by which the principal is known; None where it is known by anything else.
@@ -82,11 +84,18 @@ class Exchange:
     principal: Principal | None = None
     headers: dict[str, str] = field(default_factory=dict)
     slot: Lease | None = None
+    held: Hold | None = None
     committed: Committed | None = None
     account: Account | None = None
     ticket: Ticket | None = None
     blamed: str = ""
     limit: str = ""
+
+    def free_body(self) -> None:
+        """What its body took is given back."""
+        held, self.held = self.held, None
+        if held is not None:
+            held.close()
 
     @property
     def accepts_events(self) -> bool:

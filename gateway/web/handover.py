@@ -151,7 +151,8 @@ class _Adopted(asyncio.Protocol):
         connection = self._server()
         transport.set_protocol(connection)
         connection.connection_made(transport)
-        connection.data_received(self._request)
+        if transport.get_protocol() is connection:  # else it was refused
+            connection.data_received(self._request)
 
 
 async def _accepted(listener: socket.socket) -> socket.socket:

@@ -17,12 +17,12 @@ from urllib.parse import unquote_to_bytes
 
 from aiohttp import hdrs, web
 
-from gateway.core.credential import address_key
+from gateway.core.credential import address_key, is_trusted
 from gateway.core.errors import GatewayError
 from gateway.core.limiter import PER_ADDRESS, Lease, Refusal
 from gateway.web.cors import cors_headers, is_preflight, preflight
 from gateway.web.credentials import authenticate
-from gateway.web.exchange import Committed, Exchange, listed
+from gateway.web.exchange import Committed, Exchange, listed, peer_address
 from gateway.web.guard import authority_of, is_browser, is_known_host
 from gateway.web.rate_limit_headers import rate_limit_headers
 from gateway.web.refusals import refuse
@@ -46,6 +46,7 @@ async def serve(exchange: Exchange) -> web.StreamResponse:
         failed = exchange.committed is not None and exchange.committed.failed
         status = 500 if failed else response.status
     finally:
+        exchange.free_body()
         if exchange.slot is not None:
             exchange.slot.close(exchange.gateway.clock.now())
         _record(exchange, status)
@@ -108,9 +109,14 @@ def share(exchange: Exchange) -> web.StreamResponse | None:
 
 
 def limit_address(exchange: Exchange) -> None:
-    """Refuses an address that sends requests too fast, or too many at once, whatever their credentials."""
+    """Refuses an address that sends requests too fast, or too many at once, whatever their credentials.
+
+    What came over a connection of the address's own was counted with that connection (`WebService.admit`).
+    """
     gateway, address, now = exchange.gateway, address_key(exchange.address), exchange.started
     _refuse_address(exchange, gateway.addresses.request(address, now))
+    if not is_trusted(peer_address(exchange.request), exchange.snapshot.trusted):
+        return
     lease = gateway.addresses.connect(address, now)
     if isinstance(lease, Lease):
         exchange.slot = lease

@@ -3,6 +3,7 @@
     in the pipeline, by a status or in band    `refuse`            401 403 404 405 408 413 421 429 503 and their like
     by the parser, before there is a request   `refuse_unparsed`   400 431
     before anything was read                   `refuse_unheard`    503, more connections than allowed
+                                               `refuse_crowd`      429, more of one address than allowed
 
 An error of a generation that was admitted is no refusal: the generation logs it (`observe/failures.py`).
 
@@ -73,6 +74,17 @@ def refuse_unheard(gateway: Gateway, address: str) -> None:
     """Logs that a connection was refused because there are too many."""
     gateway.refusals.note(
         "too_many_connections", code="overloaded", status=503, limit="server.max_connections", address=address
+    )
+
+
+def refuse_crowd(gateway: Gateway, address: str) -> None:
+    """Logs that a connection was refused because its address has too many."""
+    gateway.refusals.note(
+        "too_many_connections",
+        code="rate_limited",
+        status=429,
+        limit="limits.per_address.connections",
+        address=address,
     )
 
 

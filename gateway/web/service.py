@@ -1,18 +1,19 @@
 """The entrance: every request becomes an exchange and goes through the pipeline to its endpoint."""
 
 import secrets
-from collections.abc import Awaitable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import cast
 
 import msgspec
 from aiohttp import hdrs, web
 
-from gateway.core.credential import Network, client_address
+from gateway.core.credential import Network, address_key, client_address, is_trusted
+from gateway.core.limiter import PER_ADDRESS, Lease
 from gateway.web.connection import Connection
 from gateway.web.cors import cors_headers
 from gateway.web.exchange import Exchange, listed, peer_address
 from gateway.web.pipeline import serve
-from gateway.web.refusals import refuse_unheard, refuse_unparsed
+from gateway.web.refusals import refuse_crowd, refuse_unheard, refuse_unparsed
 from gateway.web.state import Gateway
 from gateway.web.unparsed import REQUEST_ID, Unparsed, read_remains, unparsable
 
@@ -48,6 +49,22 @@ class WebService:
         response.force_close()
         return response
 
+    def admit(self, address: str) -> Callable[[], None] | None:
+        """A connection of this address begins. What to call at its end; None: the address has too many.
+
+        A trusted proxy has as many as it likes: its clients are counted by the addresses that it names, while their
+        requests are answered (`pipeline.limit_address`).
+        """
+        gateway = self._gateway
+        if is_trusted(address, gateway.snapshot.trusted):
+            return _nothing
+        lease = gateway.addresses.connect(address_key(address), gateway.clock.now())
+        if isinstance(lease, Lease):
+            return lambda: lease.close(gateway.clock.now())
+        gateway.metrics.rate_limit("", PER_ADDRESS)
+        refuse_crowd(gateway, address)
+        return None
+
     def turn_away(self, address: str) -> None:
         """A connection is refused because there are too many."""
         refuse_unheard(self._gateway, address)
@@ -82,3 +99,7 @@ def _address_of(request: web.BaseRequest, trusted: Sequence[Network]) -> str:
     return client_address(
         peer_address(request), listed(headers, hdrs.X_FORWARDED_FOR), trusted, headers.getall(hdrs.FORWARDED, ())
     )
+
+
+def _nothing() -> None:
+    """The end of a connection that is not counted."""

@@ -6,6 +6,7 @@ Invariants:
 - What must survive a reload (logs, limits, sessions, connections) lives in `Gateway`, never in a snapshot.
 """
 
+import asyncio
 import ipaddress
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -24,6 +25,7 @@ from gateway.identity.tickets import Tickets
 from gateway.observe.metrics import Metrics
 from gateway.observe.refusals import Refusals
 from gateway.streams.engine import Engine
+from gateway.streams.inflight import Inflight
 from gateway.streams.registry import Registry
 from gateway.upstream.pool import Upstream
 
@@ -63,6 +65,8 @@ class Gateway:
     Attributes:
         snapshot: the configuration in force.
         max_streams, max_connections: how many there are file descriptors for.
+        inflight: the memory of request bodies.
+        parsing: held by the one request whose large body is being parsed.
         refusals: logs refusals of clients.
         draining: whether new streams are refused because the process is about to end.
         sessions: the chat histories by route path.
@@ -75,6 +79,7 @@ class Gateway:
     registry: Registry
     limiter: Limiter
     addresses: AddressLimiter
+    inflight: Inflight
     refusals: Refusals
     tickets: Tickets
     revoked: RevokedPrincipals
@@ -82,6 +87,7 @@ class Gateway:
     max_streams: int
     max_connections: int
     draining: bool = False
+    parsing: asyncio.Lock = field(default_factory=asyncio.Lock)
     sessions: dict[str, Sessions] = field(default_factory=dict)
 
     def history(self, path: str, history: History | None) -> Sessions | None:
@@ -90,7 +96,7 @@ class Gateway:
             return None
         sessions = self.sessions.get(path)
         if sessions is None:
-            sessions = self.sessions[path] = Sessions(history.turns, history.ttl)
+            sessions = self.sessions[path] = Sessions(history.turns, history.ttl, session_bytes=history.max_bytes)
         else:
-            sessions.configure(history.turns, history.ttl)  # a reload may have changed them
+            sessions.configure(history.turns, history.ttl, history.max_bytes)  # a reload may have changed them
         return sessions

@@ -27,6 +27,7 @@ from aiohttp.http_writer import StreamWriter
 from gateway.core.bucket import Gate
 from gateway.core.cursor import Place, cursor_sent, parse_cursor
 from gateway.core.errors import GatewayError
+from gateway.core.limiter import Lease
 from gateway.core.rate import Rate
 from gateway.observe.metrics import Outcome
 from gateway.streams.delivery import Delivery
@@ -36,7 +37,7 @@ from gateway.streams.log import END
 from gateway.streams.reader import BEGINNING, Reader
 from gateway.streams.sink import Gzip, Sink
 from gateway.streams.stream import Followed
-from gateway.web.admission import expires_in
+from gateway.web.admission import admit_reader, expires_in
 from gateway.web.aiohttp_internals import event_stream
 from gateway.web.connection import Connection
 from gateway.web.exchange import Committed, Exchange, listed
@@ -45,6 +46,8 @@ from gateway.web.tickets import use_ticket
 
 MAX_READERS: Final = 32
 """Readers of one stream at once, at most."""
+FREE_READERS: Final = 4
+"""Readers of one stream, such as tabs, that take no slot of their plan. One more takes one as a generation does."""
 RECONNECTS: Final = Rate(20, 10.0)
 """How often one stream may be resumed. A client that comes back sooner gets `retry_after`."""
 AFTER_ANSWER: Final = 0.1
@@ -140,7 +143,7 @@ async def follow(exchange: Exchange, followed: Followed, place: Place) -> web.St
     if log.read(place.seq, 1) is END:
         exchange.gateway.metrics.resume("ended")
         return web.Response(status=204, headers=exchange.headers)
-    _limit_readers(exchange, followed)
+    slot = _limit_readers(exchange, followed)
     if isinstance(followed, Generation):
         followed.extend(expires_in(exchange))
     exchange.gateway.metrics.resume("resumed")
@@ -149,6 +152,8 @@ async def follow(exchange: Exchange, followed: Followed, place: Place) -> web.St
         return await _deliver(exchange, stay, resumed=place.seq > 0)
     finally:
         stay.leave()
+        if slot is not None:
+            slot.close(exchange.gateway.clock.now())
 
 
 def find_stream(exchange: Exchange, stream_id: str) -> Followed:
@@ -308,7 +313,8 @@ def _accepts_gzip(request: web.BaseRequest) -> bool:
     return _GZIP.search(listed(request.headers, hdrs.ACCEPT_ENCODING)) is not None
 
 
-def _limit_readers(exchange: Exchange, followed: Followed) -> None:
+def _limit_readers(exchange: Exchange, followed: Followed) -> Lease | None:
+    """The slot of one more reader; None where it needs none."""
     gate = followed.gate
     if gate is None:
         gate = followed.gate = Gate(RECONNECTS)
@@ -319,6 +325,7 @@ def _limit_readers(exchange: Exchange, followed: Followed) -> None:
     if len(followed.log.readers) >= MAX_READERS:
         exchange.limit = "readers of one stream"
         raise GatewayError("too_many_streams", f"This stream has {MAX_READERS} readers.", retry_after=2)
+    return admit_reader(exchange) if len(followed.log.readers) >= FREE_READERS else None
 
 
 def _expired(exchange: Exchange) -> GatewayError:

@@ -9,7 +9,7 @@ from gateway.core.credential import address_key
 from gateway.core.cursor import parse_cursor, valid_stream_id
 from gateway.core.errors import GatewayError
 from gateway.identity.tickets import Ticket
-from gateway.web.body import json_object, read_small_body
+from gateway.web.body import parsed, read_small_body
 from gateway.web.exchange import Exchange, Kind
 from gateway.web.responses import json_response
 
@@ -43,7 +43,7 @@ async def stream_wanted(request: web.BaseRequest) -> str | None:
         GatewayError: `bad_request`, `body_too_large` or `request_timeout`; `not_found` for what can be no stream.
     """
     body = await read_small_body(request, MAX_BODY)
-    fields = await json_object(body) if body.strip() else {}
+    fields = await parsed(body) if body.strip() else {}
     if unknown := sorted(fields.keys() - {"stream_id"}):
         raise GatewayError(
             "bad_request", f"The body may have 'stream_id' and nothing else, but has {unknown[0][:64]!r}."

@@ -90,6 +90,40 @@ def test_session_larger_than_the_memory_loses_its_oldest_turns() -> None:
     assert (len(sessions), sessions.size) == (0, 0)
 
 
+def test_sessions_of_one_principal_make_room_for_its_own() -> None:
+    """H9: nobody drives out the sessions of others."""
+    sessions = Sessions(turns=2, ttl=60, max_sessions=4)
+    sessions.add("ann", "s", "u", "a", 0.0)
+    for number in range(20):
+        sessions.add("eve", f"s{number}", "u", "a", 1.0)
+    assert said(sessions, "ann", "s", 2.0) == "u a"
+    assert said(sessions, "eve", "s19", 2.0) == "u a"
+    sessions.add("bob", "s", "u", "a", 3.0)  # who has none yet gets room from who has the most
+    assert [said(sessions, who, "s", 4.0) for who in ("ann", "bob")] == ["u a", "u a"]
+    assert len(sessions) == 4
+
+
+def test_sessions_of_one_principal_share_its_memory() -> None:
+    sessions = Sessions(turns=20, ttl=60, max_bytes=20_000)
+    sessions.add("ann", "s", "u" * 4000, "a", 0.0)
+    for number in range(20):
+        sessions.add("eve", f"s{number}", "u" * 4000, "a", 1.0)
+    assert len(sessions.get("ann", "s", 2.0)) == 2
+    assert sessions.size <= 20_000
+
+
+def test_session_is_told_again_up_to_its_own_bound() -> None:
+    """H9: 38 MB of history are not told again to a model."""
+    sessions = Sessions(turns=20, ttl=60, session_bytes=10_000)
+    for number in range(20):
+        sessions.add("ann", "s", f"{number}" + "u" * 3000, "a", 0.0)
+    assert [m["content"][:2] for m in sessions.get("ann", "s", 0.0)[::2]] == ["17", "18", "19"]
+    assert sessions.size <= 10_000
+    sessions.configure(20, 60, 1000)
+    sessions.add("ann", "s", "u", "a", 0.0)
+    assert len(sessions.get("ann", "s", 0.0)) == 2
+
+
 OPERATION = st.tuples(st.floats(0, 30), st.sampled_from("ab"), st.sampled_from("xyz"), st.integers(0, 3000))
 
 

@@ -23,7 +23,7 @@ async def serving(config: Config | Mapping[str, Any], **parts: Any) -> AsyncIter
     """The gateway of this configuration; `parts` go to `make_app`."""
     app = await make_app(Config.model_validate(config), **parts)
     service = WebService(app.gateway)
-    server = Server(service, service.explain, app.gateway.clock, max_connections=100)
+    server = Server(service, service.explain, app.gateway.clock, max_connections=100, door=service)
     listener = await asyncio.get_running_loop().create_server(server, "127.0.0.1", 0)
     try:
         yield Serving(app, "http://{}:{}".format(*listener.sockets[0].getsockname()))

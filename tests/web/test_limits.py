@@ -8,8 +8,20 @@ from typing import Any
 import pytest
 import pytest_asyncio
 
+from gateway.web.kinds.chat_source import estimate_tokens
 from tests.kit.sse_client import Response
-from tests.kit.upstream import Hang, Pause, Reset, Step, chunk, openai_answer, openai_delta, response, sse_head
+from tests.kit.upstream import (
+    Hang,
+    Pause,
+    Reset,
+    Step,
+    chunk,
+    openai_answer,
+    openai_chunk,
+    openai_delta,
+    response,
+    sse_head,
+)
 from tests.web.stage import EVENTS, Stage, completion, events_answer, eventually, staged, text_of, whole
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -22,7 +34,7 @@ PLANS = {
     "tokens": {"tokens": "400/h"},
 }
 KEYS = [
-    {"id": f"{plan}-{number}", "key": f"key-{plan}-{number}", "plan": plan} for plan in PLANS for number in range(20)
+    {"id": f"{plan}-{number}", "key": f"key-{plan}-{number}", "plan": plan} for plan in PLANS for number in range(60)
 ]
 ROUTES: list[dict[str, Any]] = [
     {"path": "/chat", "on_disconnect": {"after": "0s"}},
@@ -52,12 +64,12 @@ async def stage(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Stage
 
 def somebody(plan: str) -> dict[str, str]:
     """Headers of a principal, and of an address, of which nobody has heard before."""
-    return EVENTS | {"Authorization": f"Bearer key-{plan}-{next(_numbers) % 20}"} | somewhere()
+    return EVENTS | {"Authorization": f"Bearer key-{plan}-{next(_numbers) % 60}"} | somewhere()
 
 
 def somewhere() -> dict[str, str]:
     number = next(_addresses)
-    return {"X-Forwarded-For": f"10.0.{number // 200}.{number % 200}"}
+    return {"X-Forwarded-For": f"10.0.{number // 200}.{number % 600}"}
 
 
 def fetching(headers: dict[str, str]) -> dict[str, str]:
@@ -143,6 +155,20 @@ async def test_streams_beyond_the_plan_are_429_until_one_ends(stage: Stage) -> N
     await first.close()
     await slot_is_free(stage, who)
     await second.close()
+
+
+async def test_readers_beyond_a_few_take_slots_of_the_plan(stage: Stage) -> None:
+    """H9: one stream of a plan with one slot is followed by four readers, and by no more."""
+    who = somebody("one") | {"X-Forwarded-For": "10.9.9.1"}
+    readers = [await hanging(stage, who)]
+    path = f"/streams/{readers[0].headers['x-stream-id']}"
+    for number in range(2, 5):
+        readers.append(await stage.get(path, headers=who | {"X-Forwarded-For": f"10.9.9.{number}"}))
+        assert readers[-1].media_type == "text/event-stream"
+    refused = await stage.get(path, headers=fetching(who | {"X-Forwarded-For": "10.9.9.9"}))
+    assert (refused.status, (await refused.json())["code"]) == (429, "too_many_streams")
+    for reader in (refused, *readers):
+        await reader.close()
 
 
 async def slot_is_free(stage: Stage, who: dict[str, str]) -> None:
@@ -253,6 +279,52 @@ async def test_budget_used_up_in_mid_stream_ends_it_after_a_whole_event(stage: S
         assert 4 * 350 < len(text_of(messages)) <= 4 * 480
     await asyncio.wait_for(stage.asked(question)[0].closed.wait(), 1)
     await stage.gateway.logged("stream_end", stream_id=answer.headers["x-stream-id"], outcome="budget")
+
+
+@pytest.mark.parametrize("said", ["content", "reasoning_content", "arguments"])
+@pytest.mark.parametrize("route", ["/chat", "/openai"])
+async def test_budget_ends_a_stream_of_large_chunks_within_one_event(stage: Stage, route: str, said: str) -> None:
+    """H5: 200 tokens a chunk, many of them in one read, and no usage."""
+    text = "four" * 200
+    call = [{"index": 0, "id": "a", "type": "function", "function": {"name": "f", "arguments": text}}]
+    event = openai_chunk({"tool_calls": call} if said == "arguments" else {said: text})
+    question = stage.plays([sse_head(), chunk(event * 20), Hang()])
+    messages = await whole(await stage.ask(route, question, headers=somebody("tokens")))
+    assert b"budget" in messages[-1].data.encode()
+    assert 1 <= sum(message.data.count("four") > 100 for message in messages[:-1]) <= 3  # of a budget of 400 tokens
+    await asyncio.wait_for(stage.asked(question)[0].closed.wait(), 1)
+
+
+HIDDEN = "x" * 4000
+HIDING: dict[str, dict[str, Any]] = {
+    "tools": {"tools": [{"type": "function", "function": {"name": "f", "parameters": {HIDDEN: {}}}}]},
+    "a schema": {"response_format": {"type": "json_schema", "json_schema": {"schema": {"enum": [HIDDEN]}}}},
+    "an unknown field": {"hidden": HIDDEN},
+    "metadata": {"metadata": {"a": HIDDEN}},
+    "numbers": {"logit_bias": dict.fromkeys(map(str, range(700)), 0)},
+    "a system prompt of another API": {"system": [{"type": "text", "text": HIDDEN}]},
+    "a name": {"messages": [{"role": "user", "name": HIDDEN, "content": "hi"}]},
+    "a name of a member": {"messages": [{"role": "user", HIDDEN: "", "content": "hi"}]},
+    "no image": {"messages": [{"role": "user", "content": "data:image/png;base64," + HIDDEN}]},
+    "no image in a part": {"messages": [{"role": "user", "content": [{"type": "text", "text": "data:" + HIDDEN}]}]},
+    "a file": {"messages": [{"role": "user", "content": [{"type": "file", "file": {"file_data": HIDDEN}}]}]},
+}
+
+
+@pytest.mark.parametrize("where", HIDING)
+async def test_input_is_counted_wherever_it_is(stage: Stage, where: str) -> None:
+    """H5: a request that alone is larger than the plan's budget is never sent, whatever it says its bytes are."""
+    body = completion("never asked", stream=True) | HIDING[where]
+    async with await stage.post("/openai", body, headers=fetching(somebody("tokens"))) as answer:
+        assert (answer.status, (await answer.json())["error"]["code"]) == (429, "token_limit")
+
+
+async def test_image_counts_as_one_and_a_larger_one_more() -> None:
+    def counted(size: int) -> int:
+        image = {"type": "image_url", "image_url": {"url": "data:image/png;base64," + "A" * size}}
+        return estimate_tokens({"messages": [{"role": "user", "content": [image]}]})
+
+    assert 1000 < counted(100_000) < counted(1_000_000) < 10_000
 
 
 async def test_budget_used_up_in_a_whole_answer_is_429(stage: Stage) -> None:

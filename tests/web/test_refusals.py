@@ -112,17 +112,25 @@ async def test_refusal_is_logged_with_its_reason(case: str) -> None:
     assert line | facts == line
 
 
-@pytest.mark.parametrize(("limits", "name"), [({"requests": "1/h"}, "requests"), ({"connections": 1}, "connections")])
-async def test_refusal_of_an_address_names_the_limit(limits: dict[str, Any], name: str) -> None:
-    per_address = {"requests": None, "connections": None} | limits
+async def test_refusal_of_an_address_names_the_limit() -> None:
+    per_address = {"requests": "1/h", "connections": None}
     async with serving(config("http://127.0.0.1:9", limits={"per_address": per_address})) as gateway:
-        held = gateway.app.gateway.addresses
-        held.request("127.0.0.1", gateway.app.gateway.clock.now())
-        lease = held.connect("127.0.0.1", gateway.app.gateway.clock.now())
+        gateway.app.gateway.addresses.request("127.0.0.1", gateway.app.gateway.clock.now())
         status, line = await refused(gateway, "/chat?message=hi", headers=WEB)
-        assert lease
     assert status == 429
-    assert line["limit"] == f"limits.per_address.{name}"
+    assert line["limit"] == "limits.per_address.requests"
+
+
+async def test_refusal_of_a_connection_names_the_limit() -> None:
+    per_address = {"requests": None, "connections": 1}
+    async with serving(config("http://127.0.0.1:9", limits={"per_address": per_address})) as gateway:
+        lease = gateway.app.gateway.addresses.connect("127.0.0.1", gateway.app.gateway.clock.now())
+        with capture_logs() as lines:
+            async with await request(f"{gateway.url}/chat?message=hi") as answer:
+                assert answer.status == 429
+        assert lease
+    [line] = [line for line in lines if line["event"] == "refused"]
+    assert (line["limit"], line["address"]) == ("limits.per_address.connections", "127.0.0.1")
 
 
 async def test_refusal_of_a_drain_is_one() -> None:

@@ -70,6 +70,7 @@ class RouteKind(Kind, Generic[R]):
             return await read_by_ticket(exchange, stream_id)
         asked = await self.read(exchange)
         if isinstance(asked, str):
+            exchange.free_body()
             return await resume(exchange, asked)
         response = self.respond(exchange, asked, admit(exchange, asked.job, asked.max_tokens))
         del asked  # it holds the prompt, which is needed no longer than its answer; a slow reader may stay on

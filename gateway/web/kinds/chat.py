@@ -80,7 +80,7 @@ class Chat(RouteKind[ChatRoute]):
                 session_id=session,
                 announce=True,
                 restarts=not self.ui,  # nothing in its stream makes text void
-                input_tokens=estimate_tokens(messages),
+                input_tokens=estimate_tokens(chat),
                 on_answer=remember,
             )
         )
@@ -91,7 +91,7 @@ class Chat(RouteKind[ChatRoute]):
         own = (params.message, params.session)
         if request.method == "GET" or (params.message in request.query and not request.can_read_body):
             return {name: request.query[name] for name in own if name in request.query}
-        body = await read_fields(request, exchange.snapshot.config.server.max_body)
+        body = await read_fields(exchange)
         names = (params.message, params.session, "messages", PARAMETER)
         allowed = dict.fromkeys((*names, *FIELDS) if self.ui else names)
         if unknown := sorted(set(body) - set(allowed)):

@@ -72,7 +72,7 @@ class OpenAI(RouteKind[OpenAIRoute]):
 
     async def read(self, exchange: Exchange) -> Asked:
         """The chat request. Only the members that the gateway itself uses are checked."""
-        chat = await read_json_object(exchange.request, exchange.snapshot.config.server.max_body)
+        chat = await read_json_object(exchange)
         if not isinstance(chat.get("messages"), list) or not chat["messages"]:
             raise GatewayError("bad_request", "'messages' is required and must be a non-empty array.")
         if not isinstance(chat.get("stream", False), bool | None):
@@ -91,7 +91,7 @@ class OpenAI(RouteKind[OpenAIRoute]):
             OpenAIFormat(include_usage=usage),
             chat["model"],
             several=chat.get("n") not in (None, 1),
-            input_tokens=estimate_tokens(chat["messages"], chat.get("tools")),
+            input_tokens=estimate_tokens(chat),
         )
         max_tokens = next((limit for limit in limits if isinstance(limit, int) and limit > 0), None)
         return Asked(job, max_tokens, stream=chat.get("stream") is True)

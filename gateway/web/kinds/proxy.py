@@ -218,7 +218,7 @@ class Proxy(RouteKind[ProxyRoute]):
 
     async def read(self, exchange: Exchange) -> Asked:
         """The client's own request, without its credential and the headers of its connection."""
-        body = await read_body(exchange.request, exchange.snapshot.config.server.max_body)
+        body = await read_body(exchange)
         only_events = _reads_only_events(exchange.request)
         source = ProxySource(
             self._call(exchange, body), only_events=only_events, keep_ids=not self.route.stream.resume.enabled
