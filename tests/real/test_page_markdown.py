@@ -1,4 +1,4 @@
-"""The chat page shows an answer's Markdown, whatever a model makes of it: in pieces, hostile, or without end."""
+"""The chat page shows an answer's Markdown, whatever a model makes of it: in pieces, hostile, or without end (H10)."""
 
 import re
 from collections.abc import AsyncIterator
