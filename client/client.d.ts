@@ -168,6 +168,7 @@ export interface Usage {
 
 /** One element of OpenAI's `delta.tool_calls`. */
 export interface ToolPiece {
+  /** 0 to 127; a piece with any other is left out. */
   index?: number;
   id?: string;
   function?: { name?: string; arguments?: string };
@@ -224,8 +225,8 @@ export class EventStreamParser {
 export class Typewriter {
   constructor(show: (shown: string) => void, options?: { within?: number; shown?: string });
   readonly shown: string;
-  /** The whole text so far; one that does not begin with what is shown replaces it. */
-  write(text: string): void;
+  /** The whole text so far; one that does not begin with what is shown replaces it. `grown`: it does, no need to compare. */
+  write(text: string, grown?: boolean): void;
   /** Show all of it now. */
   flush(): void;
 }

@@ -66,6 +66,7 @@ const LIMITS = {
   known: 20, // to follow a stream whose id or cursor is known
   url: 4_000, // of a request without a body
   event: 8_000_000,
+  calls: 128, // of tools in an answer
   losses: 3, // of the lock to other tabs, until this one stops sharing
 };
 /** Milliseconds. */
@@ -245,7 +246,7 @@ class Answer {
       else if (kind === "done") this.#finish(value.finishReason === "stopped" ? "stopped" : "done", value);
       else if (kind === "error" && value.code === "stopped") this.#finish("stopped");
       else if (kind === "error") this.#fail(value);
-      else this.#add(/** @type {Piece} */ ([kind, value]));
+      else if (isPiece(kind, value)) this.#add(/** @type {Piece} */ ([kind, value]));
     }
   }
 
@@ -267,7 +268,7 @@ class Answer {
     if (kind === "thinking") this.#call("onThinking", value, said.thinking);
     if (kind === "tool") this.#call("onTool", value, said.tools);
     if (kind === "token") this.#call("onToken", value, said.text);
-    if (kind === "token") this.#show();
+    if (kind === "token") this.#show(true);
   }
 
   /** Another model answers anew: what came so far is void. */
@@ -277,8 +278,8 @@ class Answer {
     this.#show();
   }
 
-  #show() {
-    if (this.#typewriter) this.#typewriter.write(this.text);
+  #show(grown = false) {
+    if (this.#typewriter) this.#typewriter.write(this.text, grown);
     else this.#call("onText", this.text);
   }
 
@@ -1371,9 +1372,12 @@ function readerOf(/** @type {Types.StreamOptions["format"] & {}} */ format) {
   return typeof format === "function" ? format : FORMATS[format]();
 }
 
+/** Whether a record has this name itself: any object answers to `constructor`. @param {object} record @param {string} name */
+const has = (record, name) => Object.prototype.hasOwnProperty.call(record, name);
+
 /** What an event of each of the gateway's formats says. @type {Record<Types.FormatName, () => Types.Reader>} */
 const FORMATS = {
-  events: () => (type, data) => (type in NAMED ? [NAMED[type](JSON.parse(data))] : []),
+  events: () => (type, data) => (has(NAMED, type) ? [NAMED[type](JSON.parse(data))] : []),
   data: () => (_, data) => {
     if (data === "[DONE]") return [["done", {}]];
     const { content, restart, error } = JSON.parse(data);
@@ -1381,7 +1385,7 @@ const FORMATS = {
   },
   typed: () => (_, data) => {
     const { type, ...value } = JSON.parse(data);
-    return type in TYPED ? [TYPED[type](value)] : [];
+    return has(TYPED, type) ? [TYPED[type](value)] : [];
   },
   openai: () => {
     /** @type {{finishReason?: string, usage?: Types.Usage | null}} */ const end = {};
@@ -1420,13 +1424,30 @@ function chunkReadings({ choices, usage, error }, end) {
   return readings;
 }
 
+/** Whether an answer can be added to by this: a piece of another kind, or of a call that no list has room for, is left out. */
+function isPiece(/** @type {unknown} */ kind, /** @type {any} */ value) {
+  if (kind === "tool") return Boolean(value) && typeof value === "object" && isIndex(value.index ?? 0);
+  return kind === "restart" || ((kind === "token" || kind === "thinking") && typeof value === "string");
+}
+
+function isIndex(/** @type {unknown} */ index) {
+  return Number.isInteger(index) && Number(index) >= 0 && Number(index) < LIMITS.calls;
+}
+
 /** OpenAI's pieces of tool calls, put together by their index. */
 function withPiece(/** @type {Types.ToolCall[]} */ calls, /** @type {Types.ToolPiece} */ piece) {
-  const { index = 0, id, function: part = {} } = piece;
+  const index = piece.index ?? 0;
+  const { name, arguments: text } = piece.function ?? {};
   const old = calls[index] ?? { id: "", name: "", arguments: "", pieces: 0 };
-  const name = old.name + (part.name ?? "");
-  const call = { id: id ?? old.id, name, arguments: old.arguments + (part.arguments ?? ""), pieces: old.pieces + 1 };
-  return Object.assign([...calls], { [index]: call });
+  const added = (/** @type {unknown} */ part) => (typeof part === "string" ? part : "");
+  const all = [...calls];
+  all[index] = {
+    id: piece.id ?? old.id,
+    name: old.name + added(name),
+    arguments: old.arguments + added(text),
+    pieces: old.pieces + 1,
+  };
+  return all;
 }
 
 // ---- failures ----
@@ -1546,9 +1567,10 @@ export class Typewriter {
     return this.#text.slice(0, this.#shown);
   }
 
-  write(/** @type {string} */ text) {
+  /** @param {string} text @param {boolean} [grown] it is known to begin with the last one: comparing costs a long text dear */
+  write(text, grown = false) {
     const now = performance.now();
-    if (!text.startsWith(this.shown)) this.#reveal(0);
+    if (!grown && !text.startsWith(this.shown)) this.#reveal(0);
     this.#text = text;
     if (this.#written) this.#gap += (Math.min(now - this.#written, this.#within) - this.#gap) / 4;
     this.#written = now;

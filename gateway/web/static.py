@@ -21,27 +21,31 @@ TYPES: Final = {
     "js": "text/javascript; charset=utf-8",
     "svg": "image/svg+xml",
 }
-PAGE: Final = {
-    "Content-Security-Policy": "default-src 'self'; img-src 'self' data:; object-src 'none'; base-uri 'none'; "
-    "frame-ancestors 'none'; form-action 'self'",
+FILE: Final[Mapping[str, str]] = {
+    "Content-Security-Policy": "default-src 'none'; script-src 'self'; connect-src 'self'; object-src 'none'; "
+    "base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
     "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "no-referrer",
+    "Cross-Origin-Resource-Policy": "same-origin",
     hdrs.CACHE_CONTROL: "no-cache",
 }
-CHAT: Final[Mapping[str, str]] = {
+"""Every file: opened by itself it runs nothing of others, and no page of another origin loads it."""
+DOCUMENT: Final[Mapping[str, str]] = {
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; "
-    "connect-src 'self'; base-uri 'none'; frame-ancestors 'none'; form-action 'none'; "
+    "connect-src 'self'; object-src 'none'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'; "
     "require-trusted-types-for 'script'; trusted-types 'none'",
+    "Cross-Origin-Opener-Policy": "same-origin",
 }
-"""The chat page shows what models write: it loads nothing from elsewhere, and none of that text becomes markup."""
-ANYBODY: Final[Mapping[str, str]] = {
+"""Both pages show what others write (models, providers, clients): they load nothing from elsewhere, send nothing
+elsewhere, and none of that text becomes markup, script or style."""
+CLIENT: Final[Mapping[str, str]] = {
     hdrs.ACCESS_CONTROL_ALLOW_ORIGIN: "*",
     "Cross-Origin-Resource-Policy": "cross-origin",
 }
 """Pages of other origins import the client, which browsers allow only with these headers. It holds nothing secret."""
 CHAT_PARTS: Final = {"pages": "/page/", "pages/chat": "/page/", "pages/chat/lib": "/page/lib/", "client": "/"}
 """The folders of the chat page and of the client, and where their files are served."""
-CHAT_HEADERS: Final[Mapping[str, Mapping[str, str]]] = {"/": CHAT, "/client.js": ANYBODY}
+OWN_HEADERS: Final[Mapping[str, Mapping[str, str]]] = {"/": DOCUMENT, "/client.js": CLIENT}
 """Headers of single files, in addition to those of all files."""
 
 
@@ -77,14 +81,11 @@ class StaticFile(Kind):
         return web.Response(body=self._content, headers=all_headers)
 
 
-def static_files(
-    parts: Mapping[str, str], own: Mapping[str, Mapping[str, str]] | None = None, root: Traversable | None = None
-) -> dict[str, StaticFile]:
+def static_files(parts: Mapping[str, str], root: Traversable | None = None) -> dict[str, StaticFile]:
     """The files of a page by their paths; `index.html` is at `/`.
 
     Args:
         parts: folders below `root`, and the prefix of the paths of their files. A folder may be missing.
-        own: headers of single paths.
         root: `products()` if not given.
     """
     files = {}
@@ -93,14 +94,14 @@ def static_files(
             content_type = TYPES.get(file.name.rpartition(".")[2])
             path = "/" if file.name == "index.html" else f"{prefix}{file.name}"
             if content_type is not None:
-                headers = {**PAGE, **(own or {}).get(path, {}), hdrs.CONTENT_TYPE: content_type}
+                headers = {**FILE, **OWN_HEADERS.get(path, {}), hdrs.CONTENT_TYPE: content_type}
                 files[path] = StaticFile(file.read_bytes(), headers)
     return files
 
 
 def static_endpoints(root: Traversable | None = None) -> Iterator[tuple[str, Endpoint]]:
     """The paths of the chat page and of the browser client, and what they lead to."""
-    for path, file in static_files(CHAT_PARTS, CHAT_HEADERS, root).items():
+    for path, file in static_files(CHAT_PARTS, root).items():
         yield path, Endpoint("page", file, public=True)
 
 

@@ -3,8 +3,10 @@
  *
  * - No text of an answer is ever read as HTML: the parser's tokens become elements of a fixed set, one by one.
  * - Nothing is loaded for an answer: an image is a link.
- * - While a text grows, only its last block is parsed again, so a long answer costs no more than a short one. Nodes are
- *   changed in place, so a selection survives. At its end the text is parsed once as a whole.
+ * - While a text grows, only its last block is parsed again, and a long block only when it has grown by a part of itself;
+ *   until then what came stands below it as it is written. So the work grows with the text's length, not with its square.
+ * - Nodes are changed in place, so a selection survives. At its end the text is parsed once as a whole.
+ * - Elements are bounded in number and in depth: what is too much is shown as it is written.
  * - Without the parser (see lib/) the text is shown as it is written.
  */
 
@@ -15,6 +17,11 @@ const TAGS = new Set("p h1 h2 h3 h4 h5 h6 blockquote ul ol li hr table thead tbo
 const SPOKEN = new Set("p h3 h4 h5 h6 li th td blockquote".split(" "));
 const SCHEMES = new Set(["http:", "https:", "mailto:"]);
 const MAX_LENGTH = 400_000; // of a block that grows: a longer one is shown as it is written
+const MAX_NODES = 60_000; // of an answer: the rest of it is shown as it is written
+const MAX_DEPTH = 40; // of emphasis and links in each other: what is deeper looks like what it stands in
+const MAX_NAME = 40; // of a language that a code block names
+/** Characters up to which a block is parsed with every piece; a longer one when it has grown by this part of itself. */
+const EAGER = { length: 8_000, part: 1 / 2 };
 
 /** @type {typeof import("./lib/markdown.js").parser | null} */ let parser = null;
 /** Resolves when it is known whether there is a parser. */
@@ -27,9 +34,11 @@ export class Prose {
   #root;
   #settle;
   #source = "";
-  #settled = 0;
-  #blocks = 0;
-  #said = 0;
+  #settled = 0; // characters in blocks that are whole
+  #nodes = 0; // in those blocks
+  /** @type {ChildNode | null} */ #edge = null; // the last of those blocks
+  #said = 0; // blocks that `settle` was given
+  #due = 0; // the length at which the growing block is parsed again
   #env = {};
 
   /** @param {HTMLElement} root @param {(block: Element) => void} settle is given every block when it is whole */
@@ -40,46 +49,85 @@ export class Prose {
 
   /** Shows this text; `growing`: more is to come. */
   write(/** @type {string} */ text, growing = false) {
-    const source = text.replace(/\r\n?/g, "\n");
+    const source = text.includes("\r") ? text.replace(/\r\n?/g, "\n") : text;
     const replaced = !source.startsWith(this.#source);
+    const shown = replaced ? 0 : this.#source.length;
     if (replaced) this.#said = 0;
-    if (replaced || !growing) this.#begin();
+    if (replaced || (!growing && source.length <= MAX_LENGTH)) this.#begin();
     this.#source = source;
-    const rest = source.slice(this.#settled);
-    const blocks = blocksOf(rest, growing, this.#env);
-    graft(this.#root, blocks.map(({ tokens }) => built(tokens)), this.#blocks);
-    if (growing) this.#keep(blocks, rest);
-    this.#say(growing ? this.#blocks : this.#root.children.length);
+    if (growing && source.length < this.#due) return this.#append(source.slice(shown));
+    this.#parse(growing);
   }
 
   #begin() {
-    this.#settled = this.#blocks = 0;
+    this.#settled = this.#nodes = this.#due = 0;
+    this.#edge = null;
     this.#env = {};
+  }
+
+  #parse(/** @type {boolean} */ growing) {
+    const rest = this.#source.slice(this.#settled);
+    const blocks = blocksOf(rest, growing, this.#env, MAX_NODES - this.#nodes);
+    graft(this.#root, blocks.map(({ tokens }) => built(tokens)), this.#edge ? this.#edge.nextSibling : this.#root.firstChild);
+    if (growing) this.#keep(blocks, rest);
+    else for (const block of [...this.#root.children].slice(this.#said)) this.#say(block);
   }
 
   /** All blocks but the last are whole: they are not read again. @param {Block[]} blocks @param {string} rest */
   #keep(blocks, rest) {
-    if (blocks.length < 2) return;
-    this.#blocks += blocks.length - 1;
-    this.#settled += offsetOf(rest, blocks[blocks.length - 1].line);
+    const last = blocks.pop();
+    const old = this.#edge;
+    for (const { nodes } of blocks) {
+      this.#edge = /** @type {ChildNode} */ (this.#edge ? this.#edge.nextSibling : this.#root.firstChild);
+      this.#nodes += nodes;
+      if (this.#edge instanceof Element) this.#say(this.#edge);
+    }
+    if (this.#edge !== old && last) this.#settled += offsetOf(rest, last.line);
+    const length = this.#source.length - this.#settled;
+    if (last?.plain) this.#due = Infinity;
+    else this.#due = length > EAGER.length ? this.#source.length + length * EAGER.part : 0;
   }
 
-  #say(/** @type {number} */ count) {
-    for (; this.#said < count; this.#said += 1) this.#settle(this.#root.children[this.#said]);
+  /** Shows what came since the growing block was parsed: in it, where it is code or as written, or else below it. */
+  #append(/** @type {string} */ text) {
+    let last = this.#root.lastElementChild;
+    if (!last?.matches(".plain, .code")) this.#root.append((last = elementOf(plain(""))));
+    const place = last.querySelector("code") ?? last;
+    if (place.lastChild instanceof Text) place.lastChild.appendData(text);
+    else place.append(text);
+  }
+
+  #say(/** @type {Element} */ block) {
+    this.#said += 1;
+    this.#settle(block);
   }
 }
 
-/** @typedef {{tokens: Token[], line: number}} Block an outermost block of a text, and the line that it begins in */
+/**
+ * An outermost block of a text: the line that it begins in, about how many nodes it makes, and whether it is shown as it is
+ * written.
+ * @typedef {{tokens: Token[], line: number, nodes: number, plain?: boolean}} Block
+ */
 
-/** The text's blocks. @param {string} text @param {boolean} growing @param {object} env @returns {Block[]} */
-function blocksOf(text, growing, env) {
-  if (!parser || text.length > MAX_LENGTH) return [{ tokens: [plain(text)], line: 0 }];
+/** The text's blocks; from the one on that makes too many nodes, as it is written. @param {string} text @param {boolean} growing @param {object} env @param {number} room @returns {Block[]} */
+function blocksOf(text, growing, env, room) {
+  if (!parser || text.length > MAX_LENGTH) return [asWritten(text, 0)];
   /** @type {Block[]} */ const blocks = [];
+  let left = room;
   for (const token of parser.parse(growing ? mended(text) : text, env)) {
-    if (token.level === 0 && token.nesting >= 0) blocks.push({ tokens: [], line: token.map?.[0] ?? 0 });
-    blocks.at(-1)?.tokens.push(token);
+    if (token.level === 0 && token.nesting >= 0) blocks.push({ tokens: [], line: token.map?.[0] ?? 0, nodes: 0 });
+    const block = blocks[blocks.length - 1];
+    const nodes = [token, ...(token.children ?? [])].filter(({ nesting, hidden }) => nesting >= 0 && !hidden).length;
+    block.tokens.push(token);
+    block.nodes += nodes;
+    if ((left -= nodes) < 0) return [...blocks.slice(0, -1), asWritten(text.slice(offsetOf(text, block.line)), block.line)];
   }
   return blocks;
+}
+
+/** @returns {Block} */
+function asWritten(/** @type {string} */ text, /** @type {number} */ line) {
+  return { tokens: [plain(text)], line, nodes: 1, plain: true };
 }
 
 /** @returns {Token} */
@@ -98,11 +146,31 @@ function offsetOf(text, line) {
 /** Closes the marks that the last paragraph has opened, so that half an emphasis does not show its stars. */
 function mended(/** @type {string} */ text) {
   if ((text.match(/^ {0,3}(```|~~~)/gm) ?? []).length % 2) return text;
-  const tail = text.slice(text.lastIndexOf("\n\n") + 1).replace(/(`+)[^`]+\1/g, "");
-  if (tail.includes("`")) return /`$/.test(text) ? text.replace(/`+$/, "") : `${text}\``;
+  const tail = withoutCode(text.slice(text.lastIndexOf("\n\n") + 1));
+  if (tail.includes("`")) return text.endsWith("`") ? trimmedEnd(text, "`") : `${text}\``;
   const open = ["**", "~~"].filter((mark) => (tail.split(mark).length - 1) % 2);
-  const trimmed = text.replace(/[*~_]+$/, "");
+  const trimmed = trimmedEnd(text, "*~_");
   return open.reduce((whole, mark) => (trimmed === text ? whole + mark : whole), open.length ? trimmed : text);
+}
+
+/** The text without what stands between two runs of as many backticks. */
+function withoutCode(/** @type {string} */ text) {
+  const parts = text.split(/(`+)/); // every second one is a run
+  let left = parts[0];
+  for (let at = 1; at < parts.length; at += 2) {
+    const closed = parts[at + 1] && parts[at + 2] === parts[at];
+    if (closed) at += 2;
+    else left += parts[at];
+    left += parts[at + 1];
+  }
+  return left;
+}
+
+/** The text without these characters at its end. A regular expression would begin anew at each of them. */
+function trimmedEnd(/** @type {string} */ text, /** @type {string} */ characters) {
+  let end = text.length;
+  while (end && characters.includes(text[end - 1])) end -= 1;
+  return text.slice(0, end);
 }
 
 /** The element of a block. */
@@ -137,6 +205,10 @@ function inline(parent, tokens) {
       open.pop();
       continue;
     }
+    if (token.nesting > 0 && open.length > MAX_DEPTH) {
+      open.push(into);
+      continue;
+    }
     const node = token.type === "text" ? token.content : elementOf(token);
     into.append(node);
     if (token.nesting > 0 && node instanceof Element) open.push(node);
@@ -157,11 +229,11 @@ function elementOf(/** @type {Token} */ token) {
 
 /** Tokens whose element is more than their tag. @type {Record<string, (token: Token) => HTMLElement>} */
 const SPECIAL = {
-  plain: ({ content }) => Object.assign(document.createElement("p"), { className: "plain", dir: "auto", textContent: content }),
+  plain: ({ content }) => Object.assign(document.createElement("p"), { dir: "auto", className: "plain", textContent: content }),
   softbreak: () => document.createElement("br"),
   hardbreak: () => document.createElement("br"),
   hr: () => document.createElement("hr"),
-  fence: ({ content, info }) => codeBlock(content, info.trim().split(/\s/)[0]),
+  fence: ({ content, info }) => codeBlock(content, info.trim().split(/\s/, 1)[0].slice(0, MAX_NAME)),
   code_block: ({ content }) => codeBlock(content, ""),
   link_open: (token) => link(token.attrGet("href")),
   image: (token) => image(token),
@@ -221,9 +293,9 @@ export function copyOf(/** @type {string} */ id) {
 /** An element that a template has. @param {ParentNode} parent @param {string} selector */
 export const find = (parent, selector) => /** @type {HTMLElement} */ (parent.querySelector(selector));
 
-/** Makes the children of a node, from an index on, like these; what is alike stays. @param {Node} parent @param {Node[]} fresh */
-function graft(parent, fresh, from = 0) {
-  /** @type {ChildNode | null} */ let old = parent.childNodes[from] ?? null;
+/** Makes the children of a node, from one of them on, like these; what is alike stays. @param {Node} parent @param {Node[]} fresh @param {ChildNode | null} from null: behind all */
+function graft(parent, fresh, from = parent.firstChild) {
+  let old = from;
   for (const node of fresh) {
     /** @type {ChildNode | null} */ const next = old?.nextSibling ?? null;
     if (!old) parent.appendChild(node);
@@ -243,7 +315,10 @@ function patched(old, node) {
   if (old instanceof Text && node instanceof Text) extend(old, node.data);
   else if (old.nodeName !== "BUTTON") graft(old, [...node.childNodes]);
   if (old instanceof HTMLOListElement && node instanceof HTMLOListElement) old.start = node.start;
-  if (old instanceof Element && node instanceof Element && old.className !== node.className) old.className = node.className;
+  if (old instanceof Element && node instanceof Element && old.className !== node.className) {
+    if (node.className) old.className = node.className;
+    else old.removeAttribute("class");
+  }
   return true;
 }
 

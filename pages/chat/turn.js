@@ -6,6 +6,12 @@
 import { Prose } from "./markdown.js";
 import { advice, advised, cut, figure, languageOf, speak, words } from "./words.js";
 
+/** Characters of an answer under way that say which language it is in. */
+const MAX_READ = 4_000;
+const NOTHING = { begun: 0, answer: "", count: 0 };
+/** The answer whose characters were counted last. */
+let counted = NOTHING;
+
 /**
  * The two articles of a turn, and how they are brought up to date.
  * @param {Turn} turn
@@ -30,12 +36,12 @@ export function view(turn, say) {
   function update(/** @type {boolean} */ last) {
     const growing = turn.outcome === "pending";
     answer.ariaBusy = String(growing);
-    answer.lang = languageOf(turn.answer || turn.thinking);
+    answer.lang = languageOf((turn.answer || turn.thinking).slice(0, growing ? MAX_READ : undefined));
     showThinking(details, turn, chosen);
     const state = `${growing} ${turn.answer.length}`;
     if (state !== written) prose.write(turn.answer, growing);
     written = state;
-    tools.replaceChildren(...turn.tools.filter(Boolean).map(tool));
+    showTools(tools, turn);
     showNote(note, turn, last);
     showWhy(/** @type {HTMLDetailsElement} */ (why), turn, last);
     showActions(actions, turn, last);
@@ -58,10 +64,17 @@ function showThinking(details, turn, chosen) {
   else if (body.textContent !== turn.thinking) body.textContent = turn.thinking;
 }
 
-function tool(/** @type {Types.ToolCall} */ { name, arguments: text }) {
-  const node = document.createElement("li");
-  node.textContent = `${name}(${text})`;
-  return node;
+/** A line for each call; while its arguments grow, only what is new is added. @param {HTMLElement} list @param {Turn} turn */
+function showTools(list, { tools }) {
+  const calls = tools.filter(Boolean);
+  while (list.children.length > calls.length) list.lastElementChild?.remove();
+  calls.forEach(({ name, arguments: text }, index) => {
+    const node = list.children[index] ?? list.appendChild(document.createElement("li"));
+    const [head, written, end] = node.childNodes;
+    if (head instanceof Text && written instanceof Text && head.data === `${name}(` && text.startsWith(written.data)) {
+      if (text.length > written.length) written.appendData(text.slice(written.length));
+    } else if (!end || node.textContent !== `${name}(${text})`) node.replaceChildren(`${name}(`, text, ")");
+  });
 }
 
 /** @param {HTMLElement} note @param {Turn} turn @param {boolean} last whether it is the last turn, which can be asked again */
@@ -111,11 +124,20 @@ function showActions(actions, turn, last) {
   text.textContent = figures(turn).join(" · ");
 }
 
+/** How many characters the answer has, a pair of surrogates being one. While it grows, only what is new is counted. */
+function charactersOf(/** @type {Turn} */ { begun, answer, outcome }) {
+  if (counted.answer === answer && counted.begun === begun) return counted.count;
+  const grown = counted.begun === begun && outcome === "pending" && counted.answer.length < answer.length;
+  const { answer: before, count } = grown ? counted : NOTHING;
+  counted = { begun, answer, count: count + (answer.slice(before.length).match(/[^\udc00-\udfff]/g)?.length ?? 0) };
+  return counted.count;
+}
+
 /** How long, how much, how fast. @returns {string[]} */
 export function figures(/** @type {Turn} */ turn) {
   const seconds = turn.seconds ?? (Date.now() - turn.begun) / 1000;
   const tokens = turn.usage?.completion_tokens;
-  const length = turn.answer && figure("characters", [...turn.answer].length);
+  const length = turn.answer && figure("characters", charactersOf(turn));
   const speed = tokens && tokens > 1 && turn.first !== undefined ? tokens / Math.max(seconds - turn.first, 0.001) : 0;
   const all = [
     figure("seconds", seconds.toFixed(1)),

@@ -209,7 +209,7 @@ async def test_monitor_page_runs_its_own_scripts_only(gateway: Gateway) -> None:
     async with await request(f"{gateway.admin}/") as page:
         assert page.headers["content-type"] == "text/html; charset=utf-8"
         policy = page.headers["content-security-policy"]
-        assert "default-src 'self'" in policy
+        assert "default-src 'none'; script-src 'self'" in policy
         assert "frame-ancestors 'none'" in policy
         assert "unsafe" not in policy
 

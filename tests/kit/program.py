@@ -35,6 +35,10 @@ from tests.kit.nursery import Forked
 ROOT = Path(__file__).resolve().parents[2]
 NAME = re.compile(r"[\w.~-]+", re.ASCII)
 """What JSON writes as it is."""
+SECRET = re.compile(r"^(api_)?key$|_key$|secret$|token$|password$")
+"""Names of what is secret in a configuration or an environment."""
+MIN_SECRET = 8
+"""Characters: a shorter word may stand in a log for another reason."""
 MAX_LINES = 100_000
 MAX_LINE = 1 << 20
 START_SECONDS = 20.0
@@ -270,6 +274,20 @@ class Gateway(Program):
         self.url = f"http://{self.config['server']['listen']}"
         self.admin = f"http://{self.config['server']['admin_listen']}"
 
+    async def __aexit__(self, *raised: object) -> None:
+        await super().__aexit__(*raised)
+        # Once, at the end: to look at every line as it comes cost more than the tests.
+        if not any(raised):
+            assert (leaked := self.leaked()) == [], f"the log has secrets of the configuration: {leaked}"
+
+    def leaked(self) -> list[str]:
+        """The keys, tokens and secrets of its configuration and environment that it wrote into its log."""
+        said = "\n".join([*self.stdout, *self.stderr])
+        secrets = [
+            value for name, value in self.env.items() if SECRET.search(name.lower()) and len(value) >= MIN_SECRET
+        ]
+        return [secret for secret in {*secrets, *secrets_of(self.config)} if secret in said]
+
     async def start(self) -> None:
         """Write the configuration, start, and return when it serves."""
         self.write_config(self.config)
@@ -313,6 +331,29 @@ class Gateway(Program):
         if event is None:
             return [msgspec.json.decode(line, type=dict[str, Any]) for line in said]
         return [_entry(line) for line in filter(_matcher(event, fields), said)]
+
+
+def secrets_of(config: Mapping[str, Any]) -> set[str]:
+    """What is secret in a configuration: keys and the like, where nothing else of it says the same."""
+    secrets: set[str] = set()
+    others: list[str] = []
+
+    def walk(value: Any, name: str) -> None:
+        if isinstance(value, Mapping):
+            for inner, part in value.items():
+                others.append(str(inner))
+                walk(part, str(inner))
+        elif isinstance(value, list | tuple):
+            for part in value:
+                walk(part, name)
+        elif isinstance(value, str) and SECRET.search(name) and len(value) >= MIN_SECRET and "$" not in value:
+            secrets.add(value)
+        else:
+            others.append(str(value))
+
+    walk(config, "")
+    rest = "\n".join(others)
+    return {secret for secret in secrets if secret not in rest}
 
 
 def _filled_in(config: dict[str, Any]) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.kit import program
-from tests.kit.program import Program, find_program, free_port, throwaway_certificate
+from tests.kit.program import Gateway, Program, find_program, free_port, secrets_of, throwaway_certificate
 
 CHATTY = """
 import signal, sys, time
@@ -80,3 +80,21 @@ def test_certificate_can_be_made_in_an_empty_directory(tmp_path: Path) -> None:
     certificate, key = throwaway_certificate(tmp_path)
     assert certificate.read_text().startswith("-----BEGIN CERTIFICATE")
     assert "PRIVATE KEY" in key.read_text()
+
+
+def test_secrets_of_a_configuration_are_found() -> None:
+    keys = [
+        {"id": name, "key": key} for name, key in (("web", "key-of-the-web"), ("a", "a"), ("a-namesake", "a-namesake"))
+    ]
+    upstream = {"api_key": "sk-of-the-provider", "targets": [{"url": "http://127.0.0.1:1"}]}
+    config = {"auth": {"keys": keys}, "upstreams": {"main": upstream, "more": {"api_key": "${API_KEY}"}}}
+    assert secrets_of(config) == {"key-of-the-web", "sk-of-the-provider"}
+
+
+async def test_gateway_that_logs_a_secret_of_its_configuration_is_found_out(tmp_path: Path) -> None:
+    gateway = Gateway({"auth": {"keys": [{"id": "web", "key": "key-of-the-web"}]}}, tmp_path)
+    assert gateway.leaked() == []
+    gateway.stdout.append('{"event": "request", "what": "key-of-the-web"}')
+    assert gateway.leaked() == ["key-of-the-web"]
+    with pytest.raises(AssertionError, match="secrets of the configuration"):
+        await gateway.__aexit__(None)

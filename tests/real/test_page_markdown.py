@@ -1,4 +1,4 @@
-"""The chat page shows an answer's Markdown, whatever a model makes of it: in pieces, hostile, or without end."""
+"""The chat page shows an answer's Markdown, whatever a model makes of it: in pieces, hostile, or without end (H10)."""
 
 import re
 from collections.abc import AsyncIterator
@@ -141,16 +141,28 @@ async def test_hostile_answer_is_only_text(page: Page, stage: Stage, heard: list
 
 NESTS = {
     "quotes": ">" * 20_000 + " deep",
+    "nested quotes": "> " * 10_000 + "deep",
     "lists": "- " * 10_000 + "deep",
+    "indented lists": "".join(" " * 2 * level + "- x\n" for level in range(400)),
     "brackets": "[" * 20_000,
     "stars": "*a " * 10_000,
+    "star run": "*" * 80_000 + "a",
+    "line of stars": "a " + "**" * 40_000 + "a",
+    "strikes": "a " + "~" * 80_000 + "a",
     "emphasis": "**a_" * 8_000,
+    "deep emphasis": "*a " * 3_000 + "b* " * 3_000,
     "ticks": "`" * 9_999 + "a",
+    "line of ticks": "a " + "`" * 80_000 + "a",
+    "runs of ticks": "a " + " ".join("`" * length for length in range(1, 400)),
     "links": "[a](" * 8_000,
     "table": "|a" * 400 + "\n" + "|-" * 400 + "\n" + "|b" * 400,
+    "wide table": "|a" * 10_000 + "\n" + "|-" * 10_000 + "\n" + ("|b" * 10_000 + "\n") * 3,
     "rows": "|a|b|\n|-|-|\n" + "|1|2|\n" * 1_000,
+    "empty rows": "|a" * 1_000 + "\n" + "|-" * 1_000 + "\n" + "|\n" * 20_000,
     "fence": "```\n" + "unclosed\n" * 3_000,
+    "named fence": "```" + "x" * 80_000,
     "entities": "&amp;" * 8_000,
+    "paragraphs": "a\n\n" * 4_000,
 }
 
 
@@ -161,6 +173,128 @@ async def test_endless_markup_costs_little(page: Page, heard: list[str], name: s
     assert said["html"] == said["once"]
     assert max(said["costs"]) < 1000
     assert heard == []
+
+
+async def test_elements_of_an_answer_are_bounded(page: Page) -> None:
+    """In number and in depth; what is too much is shown as it is written, and none of it is lost."""
+    measure = """
+    async (text) => {
+      const { Prose, ready } = await import("/page/markdown.js");
+      await ready;
+      const root = document.createElement("div");
+      new Prose(root).write(text);
+      let depth = 0;
+      for (const node of root.querySelectorAll("*")) {
+        let level = 0;
+        for (let at = node; at !== root; at = at.parentNode) level += 1;
+        depth = Math.max(depth, level);
+      }
+      return [root.querySelectorAll("*").length, depth, root.textContent.split("x").length - 1];
+    }
+    """
+    for text in ("*x " * 2_000 + "b* " * 2_000, "|x" * 10_000 + "\n" + "|-" * 10_000 + ("\n" + "|x" * 10_000) * 3):
+        count, depth, shown = await page.evaluate(measure, text)
+        assert (count < 60_000, depth < 100, shown) == (True, True, text.count("x"))
+    count, depth, shown = await page.evaluate(measure, "x\n\n" * 90_000)
+    assert (count < 60_000, depth, shown) == (True, 1, 90_000)
+
+
+WORK = """
+async ([text, step]) => {
+  const { Prose, ready } = await import("/page/markdown.js");
+  const { parser } = await import("/page/lib/markdown.js");
+  await ready;
+  let parsed = 0, made = 0;
+  const [parse, create] = [parser.parse, document.createElement];
+  parser.parse = (source, env) => ((parsed += source.length), parse.call(parser, source, env));
+  document.createElement = (tag) => ((made += 1), create.call(document, tag));
+  const prose = new Prose(document.createElement("div"));
+  for (let end = step; end < text.length; end += step) prose.write(text.slice(0, end), true);
+  prose.write(text);
+  [parser.parse, document.createElement] = [parse, create];
+  return [parsed, made];
+}
+"""
+SHAPES = {
+    "one line": "a longer run of plain words, and then a **bold** one ",
+    "one list": "- an item with a few words and *one* that matters in it\n",
+    "one fence": "some code here\n",
+    "paragraphs": "A paragraph with some words, of which **these** are bold.\n\n",
+}
+BEGINNINGS = {"one fence": "```js\n"}
+
+
+@pytest.mark.parametrize("name", SHAPES)
+async def test_work_grows_with_the_length_of_an_answer(page: Page, name: str) -> None:
+    """200 KB in small pieces are about four times as much to parse and to build as 50 KB, not sixteen times."""
+    parsed, made = [], []
+    for size in (50_000, 200_000):
+        text = BEGINNINGS.get(name, "") + SHAPES[name] * (size // len(SHAPES[name]))
+        work = await page.evaluate(WORK, [text, 100])
+        parsed.append(work[0])
+        made.append(work[1])
+    assert parsed[1] < 6 * parsed[0]
+    assert made[1] < 6 * made[0] + 100
+
+
+async def test_page_answers_a_click_while_a_long_answer_comes(page: Page, stage: Stage) -> None:
+    """200 KB of one list, in small pieces, and a button that is clicked in the middle of it."""
+    text = SHAPES["one list"] * (200_000 // len(SHAPES["one list"]))
+    pieces: list[Any] = [openai_delta(text[at : at + 200]) for at in range(0, len(text), 200)]
+    await ask(page, stage.plays([sse_head(), *pieces, Pause(0.5), OPENAI_STOP, OPENAI_DONE, LAST_CHUNK]))
+    await expect(page.locator(".answer .text").last).to_contain_text("an item")
+    before = await page.evaluate("document.documentElement.dataset.theme")
+    await page.locator("#theme").click()
+    assert await page.evaluate("document.documentElement.dataset.theme") != before
+    await reach(page, "done")
+    assert await page.locator(".answer .text li").count() == text.count("item")
+
+
+HOSTILE_INDEXES = [
+    "1e8",
+    "-1",
+    "1.5",
+    '"__proto__"',
+    '"constructor"',
+    '"0"',
+    "[]",
+    "{}",
+    "true",
+    "1e400",
+    "127",
+    "3",
+    "null",
+]
+
+
+async def test_hostile_tool_indexes_leave_the_page_alive(page: Page) -> None:
+    """Whatever an index is, calls with a sound one are shown, and the answer goes on to its end."""
+    calls = [
+        f'{{"index": {index}, "id": "i", "function": {{"name": "t", "arguments": "a"}}}}' for index in HOSTILE_INDEXES
+    ]
+    calls += [
+        "null",
+        "7",
+        '"x"',
+        '{"index": 3, "function": null}',
+        '{"index": 3, "function": {"name": {}, "arguments": 7}}',
+    ]
+    blocks = ['event: connected\ndata: {"stream_id": "s1", "session_id": null, "resumed": false}\n\n']
+    blocks += [f"event: tool\ndata: {call}\n\n" for call in calls]
+    blocks += [
+        "event: constructor\ndata: {}\n\n",
+        "event: toString\ndata: {}\n\n",
+        'event: token\ndata: {"text": 7}\n\n',
+    ]
+    blocks += ['event: token\ndata: {"text": "fine"}\n\n', 'event: done\ndata: {"finish_reason": "stop"}\n\n']
+    stream = "".join(blocks)
+    await page.route("**/api/chat", lambda route: route.fulfill(body=stream, content_type="text/event-stream"))
+    await ask(page, "call them")
+    await reach(page, "done")
+    await expect(page.locator(".answer .text").last).to_have_text("fine")
+    await expect(page.locator(".tools li")).to_have_text(["t(a)"] * 3)
+    await page.reload()
+    await expect(page.locator(".tools li")).to_have_text(["t(a)"] * 3)
 
 
 DOCUMENT = """\
