@@ -65,4 +65,5 @@ async def test_commands_print_what_is_said(block: Block, answer: Block | None, s
 
 @pytest.mark.parametrize(("block", "answer"), PROGRAMS, ids=str)
 async def test_programs_print_what_is_said(block: Block, answer: Block | None, serve: Serve) -> None:
-    check(await run(sys.executable, "-c", here(block.text, await serve(block)), env={}), answer)
+    env = {"SECRET_KEY": "a secret that signs sessions"}
+    check(await run(sys.executable, "-c", here(block.text, await serve(block)), env=env), answer)
