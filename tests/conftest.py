@@ -3,8 +3,9 @@
 Chance begins anew for each test, from a seed that is told with a failure: `TEST_SEED=… pytest …` repeats the run, in
 whatever order and selection.
 
-Test files run side by side (pytest-xdist), each in one process; those that use a browser are one group. Chromium takes
-a core or two for itself, so it begins, beside tests that compute; those that wait, and have limits of time, come later.
+Test files run side by side (pytest-xdist), each in one process; those that use a browser are two groups, as one would
+take longer than all others. Browsers take a core or two for themselves, so they begin, beside tests that compute; those
+that wait, and have limits of time, come later.
 A test that measures time is marked `alone`: `make test` runs these afterwards, in one process.
 """
 
@@ -40,11 +41,13 @@ ALONE = "mark.alone"
 
 
 class ByFile(LoadScopeScheduling):  # type: ignore[misc]
-    """Gives the tests of a file to one process, and those of all files that use a browser."""
+    """Gives the tests of a file to one process, and those of the files that use a browser to two."""
 
     def _split_scope(self, nodeid: str) -> str:
         path = nodeid.partition("::")[0]
-        return "browser" if BROWSER.search(_source(path)) else path
+        if not BROWSER.search(_source(path)):
+            return path
+        return "first browser" if Path(path).stem < "test_engines" else "second browser"
 
 
 @cache

@@ -34,7 +34,6 @@ DOCUMENT: Final[Mapping[str, str]] = {
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; "
     "connect-src 'self'; object-src 'none'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'; "
     "require-trusted-types-for 'script'; trusted-types 'none'",
-    "Cross-Origin-Opener-Policy": "same-origin",
 }
 """Both pages show what others write (models, providers, clients): they load nothing from elsewhere, send nothing
 elsewhere, and none of that text becomes markup, script or style."""
