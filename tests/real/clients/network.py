@@ -14,7 +14,7 @@ import re
 import socket
 import struct
 from collections import Counter
-from typing import Literal, NamedTuple, Self
+from typing import Final, Literal, NamedTuple, Self
 
 QUESTION = re.compile(rb"Q(?:%20|\+| )(\d{5})")
 """A question, as a query, a form or JSON spells it."""
@@ -38,8 +38,12 @@ class Fault(NamedTuple):
     lacking: int | None = None
 
 
+OTHER: Final = "127.0.0.2"
+"""Another address of this machine, for who keeps connections by host."""
+
+
 class Network:
-    """A port of 127.0.0.1 that leads to another one.
+    """A port of 127.0.0.1, and of `OTHER`, that leads to another one.
 
     Attributes:
         port: where it begins.
@@ -49,6 +53,7 @@ class Network:
     def __init__(self, to: int) -> None:
         self.to = to
         self.port = 0
+        self._servers: list[asyncio.Server] = []
         self.sizes: dict[bytes, int] = {}
         self._faults: dict[bytes, Fault] = {}
         self._requests: Counter[bytes] = Counter()
@@ -56,15 +61,19 @@ class Network:
 
     async def __aenter__(self) -> Self:
         loop = asyncio.get_running_loop()
-        self._server = await loop.create_server(lambda: _Client(self), "127.0.0.1", 0, backlog=1000)
-        self.port = self._server.sockets[0].getsockname()[1]
+        for host in ("127.0.0.1", OTHER):
+            server = await loop.create_server(lambda: _Client(self), host, self.port, backlog=1000)
+            self.port = server.sockets[0].getsockname()[1]
+            self._servers.append(server)
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        self._server.close()
+        for server in self._servers:
+            server.close()
         for transport in list(self.open):
             transport.abort()
-        await self._server.wait_closed()
+        for server in self._servers:
+            await server.wait_closed()
 
     def spoils(self, question: str, fault: Fault) -> None:
         """The next answer to this question."""

@@ -29,7 +29,7 @@ from tests.kit.upstream import (
     response,
     sse_head,
 )
-from tests.real.clients.network import Fault, How, Network
+from tests.real.clients.network import OTHER, Fault, How, Network
 from tests.web.stage import Stage, staged
 
 pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(120)]
@@ -212,7 +212,8 @@ class Trial:
         if how := HOWS.get(scene):
             self.network.spoils(question, Fault(how, mark(scene, library in KITS), lacking))
         # A kit keeps connections by host. One on which another answer broke off may be dead, and would cost a retry.
-        host = "localhost" if scene == "503" else "127.0.0.1"
+        # It is an address, as a name is looked up anew for every connection, which may take long on a busy machine.
+        host = OTHER if scene == "503" else "127.0.0.1"
         base = f"http://{host}:{self.network.port}" + ("/left" if scene == "abort" else "")
         result = await (self.python if library in PYTHON else self.node).ask(
             library=library,
