@@ -128,6 +128,9 @@ def mark(scene: str, kit: bool) -> bytes:
     return f'"{"content" if kit else "text"}":"{PIECES[2]}'.encode()
 
 
+BASES = {"abort": "/left", "503": "/patient"}
+"""What stands before the routes' paths: where a generation ends with its reader, and where headers wait for a status
+however busy the machine is."""
 HOWS: dict[str, How] = {"fin": "fin", "rst": "rst", "end": "end", "token": "fin", "done": "fin"}
 """What the network does; in other scenes, nothing."""
 
@@ -212,9 +215,8 @@ class Trial:
         if how := HOWS.get(scene):
             self.network.spoils(question, Fault(how, mark(scene, library in KITS), lacking))
         # A kit keeps connections by host. One on which another answer broke off may be dead, and would cost a retry.
-        # It is an address, as a name is looked up anew for every connection, which may take long on a busy machine.
         host = OTHER if scene == "503" else "127.0.0.1"
-        base = f"http://{host}:{self.network.port}" + ("/left" if scene == "abort" else "")
+        base = f"http://{host}:{self.network.port}{BASES.get(scene, '')}"
         result = await (self.python if library in PYTHON else self.node).ask(
             library=library,
             chat=f"{base}/chat",
@@ -246,11 +248,15 @@ async def trial(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Trial
     if not python.exists():
         pytest.fail(f"the libraries are missing; run: make {python.parents[1].name}/.installed")
     kinds = [{"api": "openai"}, {"api": "chat"}]
-    at_once = {"on_disconnect": {"after": "0s"}}
+    settings: dict[str, dict[str, Any]] = {
+        "": {},
+        "/left": {"on_disconnect": {"after": "0s"}},
+        "/patient": {"commit_after": "20s"},
+    }
     routes = [
-        kind | {"path": left + ("/chat" if kind["api"] == "chat" else "/chat/completions")} | extra
+        kind | {"path": base + ("/chat" if kind["api"] == "chat" else "/chat/completions")} | extra
         for kind in kinds
-        for left, extra in (("", {}), ("/left", at_once))
+        for base, extra in settings.items()
     ]
     async with AsyncExitStack() as stack:
         started = await asyncio.gather(
