@@ -17,7 +17,8 @@ PARSER := pages/chat/lib/markdown.js
 # Processes that the tests run in: two more than cores, because many tests wait.
 WORKERS := $(shell expr $$(nproc) + 2)
 UNIT := $(wildcard $(addprefix tests/,core dialects formats config streams upstream identity clock seams))
-MEASURED := $(addprefix tests/,observe web admin process demo test_app.py test_cli.py)
+MEASURED := $(addprefix tests/,observe web admin process demo test_app.py test_cli.py) \
+	$(wildcard tests/faults/test_hostile_*.py)
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 LOCK := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 \
 	--generate-hashes --no-emit-index-url --no-emit-find-links --no-header --no-annotate
