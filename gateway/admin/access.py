@@ -18,10 +18,10 @@ from typing import Final
 
 from aiohttp import hdrs, web
 
-from gateway.core.credential import Facts, Presented, address_key, client_address, cookie_allowed
+from gateway.core.credential import Facts, Presented, address_key, cookie_allowed
 from gateway.core.principal import Principal
 from gateway.web.credentials import PATIENCE
-from gateway.web.exchange import listed, peer_address
+from gateway.web.exchange import client_of, cookies_of, listed
 from gateway.web.state import Gateway
 
 SCOPE: Final = "admin"
@@ -30,9 +30,7 @@ CHALLENGE: Final = 'Basic realm="gateway: any name, and a key with the scope adm
 
 async def refusal(gateway: Gateway, request: web.BaseRequest) -> web.Response | None:
     """The answer to a request that may not use the admin listener, None for one that may."""
-    address = client_address(
-        peer_address(request), ", ".join(request.headers.getall(hdrs.X_FORWARDED_FOR, ())), gateway.snapshot.trusted
-    )
+    address = client_of(request, gateway.snapshot.trusted)
     presented = _presented(gateway, request)
     try:
         principal = await _known(gateway, request, presented, address)
@@ -61,8 +59,8 @@ def _presented(gateway: Gateway, request: web.BaseRequest) -> Presented | None:
         except (binascii.Error, ValueError):
             return Presented("", "header")
     auth = gateway.snapshot.config.auth
-    cookie = request.cookies.get(auth.cookie, "")
-    origin, site = request.headers.get(hdrs.ORIGIN), request.headers.get("Sec-Fetch-Site")
+    cookie = cookies_of(request).get(auth.cookie, "")
+    origin, site = listed(request.headers, hdrs.ORIGIN), listed(request.headers, "Sec-Fetch-Site")
     if not cookie or "cookie" not in auth.sources or not cookie_allowed(origin, site, gateway.snapshot.origins):
         return None
     return Presented(cookie, "cookie")
@@ -73,7 +71,7 @@ async def _known(
 ) -> Principal | None:
     if presented is None:
         return None
-    facts = Facts(address, request.headers, request.cookies, {})
+    facts = Facts(address, request.headers, cookies_of(request), {})
     async with asyncio.timeout(PATIENCE):
         for verifier in gateway.snapshot.verifiers:
             verdict = verifier.verify(presented, facts, time.time())

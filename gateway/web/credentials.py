@@ -23,7 +23,6 @@ from itertools import chain
 from typing import Final
 
 from aiohttp import hdrs
-from multidict import MultiMapping
 
 from gateway.core.cookies import strip_cookies
 from gateway.core.credential import (
@@ -38,7 +37,7 @@ from gateway.core.credential import (
 from gateway.core.errors import GatewayError
 from gateway.core.principal import ADDRESS, Principal
 from gateway.observe.metrics import AuthFailure
-from gateway.web.exchange import Exchange, cookies_of, listed
+from gateway.web.exchange import Exchange, cookie_header, cookies_of, listed
 from gateway.web.guard import is_browser, is_of_foreign_page
 from gateway.web.state import Snapshot
 from gateway.web.tickets import TICKET, redeem
@@ -171,11 +170,6 @@ def _carries_others(exchange: Exchange) -> bool:
         return False
     cookies = cookie_header(headers)
     return any(name in headers for name in forward.headers) or strip_cookies(cookies, forward.cookies) != cookies
-
-
-def cookie_header(headers: MultiMapping[str]) -> str:
-    """All lines of the Cookie header as one. Source: RFC 9113 8.2.3."""
-    return "; ".join(headers.getall(hdrs.COOKIE, ()))
 
 
 def own_cookies(snapshot: Snapshot) -> frozenset[str]:

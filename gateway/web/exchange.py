@@ -9,6 +9,7 @@ from typing import Any, Final
 from aiohttp import hdrs, web
 from multidict import MultiMapping
 
+from gateway.core.credential import Network, client_address
 from gateway.core.errors import Failure, GatewayError
 from gateway.core.limiter import Lease, Refusal
 from gateway.core.limits import Quota
@@ -133,8 +134,23 @@ def listed(headers: MultiMapping[str], name: str) -> str:
 
 def cookies_of(request: web.BaseRequest) -> Mapping[str, str]:
     """The request's cookies by name. A proxy that speaks HTTP/2 may send them in several lines (RFC 9113 8.2.3)."""
-    lines = request.headers.getall(hdrs.COOKIE, ())
-    return request.clone(headers={hdrs.COOKIE: "; ".join(lines)}).cookies if len(lines) > 1 else request.cookies
+    several = len(request.headers.getall(hdrs.COOKIE, ())) > 1
+    return request.clone(headers={hdrs.COOKIE: cookie_header(request.headers)}).cookies if several else request.cookies
+
+
+def cookie_header(headers: MultiMapping[str]) -> str:
+    """All lines of the Cookie header as one. Source: RFC 9113 8.2.3."""
+    return "; ".join(headers.getall(hdrs.COOKIE, ()))
+
+
+def client_of(request: web.BaseRequest, trusted: Sequence[Network]) -> str:
+    """The client's address; every line of a header that a trusted proxy may have written counts."""
+    if not trusted:
+        return client_address(peer_address(request), None, trusted)
+    headers = request.headers
+    return client_address(
+        peer_address(request), listed(headers, hdrs.X_FORWARDED_FOR), trusted, headers.getall(hdrs.FORWARDED, ())
+    )
 
 
 def peer_address(request: web.BaseRequest) -> str:

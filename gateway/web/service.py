@@ -1,17 +1,17 @@
 """The entrance: every request becomes an exchange and goes through the pipeline to its endpoint."""
 
 import secrets
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable
 from typing import cast
 
 import msgspec
 from aiohttp import hdrs, web
 
-from gateway.core.credential import Network, address_key, client_address, is_trusted
+from gateway.core.credential import address_key, is_trusted
 from gateway.core.limiter import PER_ADDRESS, Lease
 from gateway.web.connection import Connection
 from gateway.web.cors import cors_headers
-from gateway.web.exchange import Exchange, listed, peer_address
+from gateway.web.exchange import Exchange, client_of, listed
 from gateway.web.pipeline import serve
 from gateway.web.refusals import refuse_crowd, refuse_unheard, refuse_unparsed
 from gateway.web.state import Gateway
@@ -84,21 +84,11 @@ class WebService:
             snapshot=snapshot,
             id=exchange_id,
             started=gateway.clock.now(),
-            address=_address_of(request, snapshot.trusted),
+            address=client_of(request, snapshot.trusted),
             endpoint=endpoint,
             path_params=params,
             headers={"X-Request-Id": exchange_id, hdrs.SERVER: "gateway"},
         )
-
-
-def _address_of(request: web.BaseRequest, trusted: Sequence[Network]) -> str:
-    """The client's address; every line of a header that a trusted proxy may have written counts."""
-    if not trusted:
-        return client_address(peer_address(request), None, trusted)
-    headers = request.headers
-    return client_address(
-        peer_address(request), listed(headers, hdrs.X_FORWARDED_FOR), trusted, headers.getall(hdrs.FORWARDED, ())
-    )
 
 
 def _nothing() -> None:

@@ -31,8 +31,8 @@ from gateway.streams.sink import SlowReaderError
 from gateway.upstream.http import body_error, peek_error_body, plain_headers, read_error_body
 from gateway.upstream.pool import Target, Upstream
 from gateway.web.body import read_body
-from gateway.web.credentials import cookie_header, knows_credentials, own_cookies, own_headers
-from gateway.web.exchange import COMMON, EVENT_STREAM, Committed, Exchange, listed, peer_address
+from gateway.web.credentials import knows_credentials, own_cookies, own_headers
+from gateway.web.exchange import COMMON, EVENT_STREAM, Committed, Exchange, cookie_header, listed, peer_address
 from gateway.web.kinds.base import Asked, RouteKind
 from gateway.web.kinds.chat_source import check_encoding
 from gateway.web.streaming import cursor_of, stream_new
