@@ -17,7 +17,7 @@ from collections import OrderedDict
 from itertools import islice
 from typing import Final, NamedTuple
 
-from gateway.core.limits import AHEAD, REQUESTS, STREAMS, Amounts, Hold, Plan, Quota, make_limits
+from gateway.core.limits import REQUESTS, STREAMS, Amounts, Hold, Plan, Quota, make_limits
 from gateway.core.rate import Rate
 
 PER_ADDRESS: Final = "address"
@@ -26,6 +26,8 @@ SWEEP: Final = 4
 """Ledgers examined for rest whenever one is added; more than one, so that the map shrinks to those in use."""
 SAMPLE: Final = 64
 """Ledgers examined for rest, then for age, before one is evicted: this bounds the time that a full map costs."""
+STRIDE: Final = 64
+"""Units of one limit after which limits that grow along with it, such as money, are asked again."""
 ONE_REQUEST: Final[Amounts] = {REQUESTS: 1}
 ONE_CONNECTION: Final[Amounts] = {STREAMS: 1}
 
@@ -137,10 +139,10 @@ class Lease:
 
         Args:
             name: a limit of which the stream counts its use.
-            used: of it in all. Limits of another name that grow along with it are asked every `AHEAD` units.
+            used: of it in all. Limits of another name that grow along with it are asked every `STRIDE` units.
         """
         others = any(hold.grows and hold.limit.name != name for hold in self._holds)
-        return min(self.reserved(name), used + AHEAD) if others else self.reserved(name)
+        return min(self.reserved(name), used + STRIDE) if others else self.reserved(name)
 
     def spend(self, used: Amounts, now: float) -> bool:
         """Whether the stream may go on: what exceeds the reservations was taken.

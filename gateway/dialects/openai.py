@@ -267,10 +267,22 @@ class ChunkAnswer(_OpenAIAnswer):
         # way is for the first chunks, which name the model and begin the choice, and for any read with another chunk.
         if not self._known:
             return self._carefully(units)
+        # Nothing is called in this loop but the decoder, and counting in UTF-8 where a text has more than ASCII.
         said = 0
         try:
             for index, event in enumerate(units):
-                said += _bytes_of_running(event)
+                try:
+                    delta = _USUAL.decode(event.data).choices[0].delta
+                except ValueError:
+                    _RUNNING.decode(event.data)
+                    said += size_of(event)
+                else:
+                    if text := delta.content:
+                        said += len(text) if text.isascii() else utf8_length(text)
+                    if text := delta.reasoning_content:
+                        said += utf8_length(text)
+                    if text := delta.reasoning:
+                        said += utf8_length(text)
                 if event.id or event.type is not CHUNK:
                     units[index] = Event(CHUNK, event.data)  # an upstream that names or numbers its chunks
         except (ValueError, RecursionError):
@@ -358,24 +370,6 @@ class ChunkAnswer(_OpenAIAnswer):
             self._pass_on(Event(CHUNK, json_of(last)), True, out)
         if self._held is not None:
             self._release(out)
-
-
-def _bytes_of_running(event: Event) -> int:
-    """Bytes of what a running chunk says.
-
-    Raises:
-        ValueError, RecursionError: it is another chunk, or none.
-    """
-    try:
-        delta = _USUAL.decode(event.data).choices[0].delta
-    except ValueError:
-        _RUNNING.decode(event.data)
-        return size_of(event)
-    said = 0
-    for text in (delta.content, delta.reasoning_content, delta.reasoning):
-        if text:
-            said += len(text) if text.isascii() else utf8_length(text)
-    return said
 
 
 def size_of(event: Event) -> int:

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from gateway.core.limiter import Lease, Limiter, Refusal
-from gateway.core.limits import AHEAD, Hold, Limit, Plan, Quota, RateLimit, Standing
+from gateway.core.limiter import STRIDE, Lease, Limiter, Refusal
+from gateway.core.limits import Hold, Limit, Plan, Quota, RateLimit, Standing
 from gateway.core.rate import Rate
 from tests.kit.sse_client import request
 from tests.kit.upstream import Hang, Pause, ScriptedUpstream, Step, openai_answer, openai_delta, sse_head
@@ -82,7 +82,7 @@ def test_limiter_admits_settles_and_refuses_by_a_limit_that_it_never_heard_of() 
     lease = limiter.admit(PLAN, "key:ann", {"requests": 1, "images": 3}, 0.0)
     assert isinstance(lease, Lease)
     assert (lease.reserved("images"), lease.reserved("tokens")) == (3, float("inf"))
-    assert (lease.due("images", 1), lease.due("tokens", 100)) == (3, 100 + AHEAD)
+    assert (lease.due("images", 1), lease.due("tokens", 100)) == (3, 100 + STRIDE)
     refusal = limiter.admit(PLAN, "key:ann", {"requests": 1, "images": 2}, 0.0)
     assert isinstance(refusal, Refusal)
     assert (refusal.limit, refusal.retryable, refusal.code) == ("images", False, "token_limit")
@@ -138,4 +138,4 @@ async def test_gateway_ends_a_stream_that_uses_such_a_limit_up(gateway: Serving)
     await ask(gateway), await ask(gateway)
     status, _, body = await ask(gateway, stream=True, max_tokens=150)
     assert (status, body.count(b'"budget"')) == (200, 1)
-    assert 190 <= body.count(b"four") <= 200 + AHEAD + 10
+    assert 190 <= body.count(b"four") <= 200 + STRIDE + 10
