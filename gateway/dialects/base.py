@@ -78,7 +78,7 @@ class Call(msgspec.Struct, frozen=True):
     method: str
     url: str
     headers: dict[str, str]
-    body: bytes
+    body: bytes | bytearray
     model: str = ""
     plain: bool = False
     added: frozenset[str] = NOTHING
@@ -550,7 +550,9 @@ def post(
     return Call("POST", url, headers, _encode(payload), plain=plain, added=added, left_out=left_out)
 
 
-def amended(body: bytes, *, beside: Mapping[str, Any], instead: Mapping[str, Any], without: Collection[str]) -> bytes:
+def amended(
+    body: bytes | bytearray, *, beside: Mapping[str, Any], instead: Mapping[str, Any], without: Collection[str]
+) -> bytes | bytearray:
     """A JSON object with members added where it has none of the name, others replaced, and others left out.
 
     The rest stays to the letter, and what is no JSON object stays as it is.

@@ -97,13 +97,17 @@ class Inflight:
 
 
 class Hold:
-    """What one body takes. Whoever gets one must close it."""
+    """What one body takes. Whoever gets one must close it.
 
-    __slots__ = ("_inflight", "_size")
+    Attributes:
+        size: bytes, as far as they count.
+    """
+
+    __slots__ = ("_inflight", "size")
 
     def __init__(self, inflight: Inflight, size: int) -> None:
         self._inflight: Inflight | None = inflight
-        self._size = size
+        self.size = size
 
     async def change(self, size: int) -> bool:
         """Whether it takes so many bytes now. If they are more, it may wait for them; False: it takes what it took.
@@ -113,16 +117,16 @@ class Hold:
         inflight = self._inflight
         assert inflight is not None, "it is closed"
         size = inflight.counted(size)
-        if size > self._size:
-            if not await inflight.take(size - self._size):
+        if size > self.size:
+            if not await inflight.take(size - self.size):
                 return False
         else:
-            inflight.give_back(self._size - size)
-        self._size = size
+            inflight.give_back(self.size - size)
+        self.size = size
         return True
 
     def close(self) -> None:
         """Everything is given back; calling it again does nothing."""
         inflight, self._inflight = self._inflight, None
         if inflight is not None:
-            inflight.give_back(self._size)
+            inflight.give_back(self.size)
