@@ -257,7 +257,7 @@ class Attempt:
             if not answer.complete:
                 raise
         finally:
-            intake.leave()
+            intake.close()
             self._end_afterwords()
         if answer.failure is not None:
             raise answer.failure

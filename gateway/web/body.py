@@ -40,6 +40,9 @@ LARGE: Final = 4 * 1024
 """Bytes from which on bodies are parsed one after the other, and all else has its turn between two."""
 UNHELD: Final = 64 * 1024
 """Bytes that a connection may have sent anyway. A larger body is not read before there is room for it."""
+WIDE_COPIES: Final = 6
+"""What JSON may take whose characters are wide. So much is held until it is known how wide they are: where all took
+more only then, each would wait for what the others hold."""
 COME_BACK: Final = 5.0
 
 FORM: Final = "application/x-www-form-urlencoded"
@@ -66,8 +69,12 @@ def ask_for_body(request: web.BaseRequest) -> None:
         request.transport.write(CONTINUE)
 
 
-async def read_body(exchange: Exchange) -> Body:
+async def read_body(exchange: Exchange, copies: int = COPIES) -> Body:
     """The whole body of a request that is unread; the exchange has a hold on it (`exchange.held`).
+
+    Args:
+        exchange: the request.
+        copies: how many times its size is held while it arrives.
 
     Raises:
         GatewayError: `body_too_large`, `request_timeout`, `bad_request` for an encoding that is not understood,
@@ -80,13 +87,13 @@ async def read_body(exchange: Exchange) -> Body:
     if announced > limit:
         raise _too_large(limit)
     if announced > UNHELD:
-        await hold(exchange, announced * COPIES)
+        await hold(exchange, announced * copies)
     ask_for_body(request)
     content = request.content
     try:
         body: Body
         # Most bodies came with their head. They need no time limit, which would cost a timer.
-        body = content.read_nowait() if content.is_eof() else await _arriving(exchange, content, limit)
+        body = content.read_nowait() if content.is_eof() else await _arriving(exchange, content, limit * copies)
     except TimeoutError:
         raise GatewayError("request_timeout") from None
     except web.RequestPayloadError as error:
@@ -95,7 +102,7 @@ async def read_body(exchange: Exchange) -> Body:
         raise _too_large(limit)
     if body:
         forget_body(content)
-        await hold(exchange, len(body) * COPIES)
+        await hold(exchange, len(body) * copies)
     return body
 
 
@@ -139,8 +146,8 @@ async def hold(exchange: Exchange, size: int) -> None:
         raise GatewayError("overloaded", "Too many large requests are being answered.", retry_after=COME_BACK)
 
 
-async def _arriving(exchange: Exchange, content: StreamReader, limit: int) -> bytearray:
-    body, arriving = bytearray(), exchange.gateway.arriving
+async def _arriving(exchange: Exchange, content: StreamReader, most: int) -> bytearray:
+    body, arriving, limit = bytearray(), exchange.gateway.arriving, exchange.snapshot.config.server.max_body
     async with asyncio.timeout(BODY_TIME) as timeout:
         while True:
             if exchange.held is not None:
@@ -156,7 +163,7 @@ async def _arriving(exchange: Exchange, content: StreamReader, limit: int) -> by
                 waited = timeout.when() or 0.0
                 timeout.reschedule(None)  # it is not the client that is slow now
                 before = exchange.gateway.clock.now()
-                await hold(exchange, limit * COPIES)  # it has no length, and may become as large as any
+                await hold(exchange, most)  # it has no length, and may become as large as any
                 timeout.reschedule(waited + exchange.gateway.clock.now() - before)
             timeout.reschedule((timeout.when() or 0.0) + len(part) / BODY_RATE)
     return body
@@ -164,7 +171,7 @@ async def _arriving(exchange: Exchange, content: StreamReader, limit: int) -> by
 
 async def read_json_object(exchange: Exchange) -> dict[str, Any]:
     """The body, which must be one JSON object. Raises as `read_body`, and `bad_request` for anything else."""
-    return await json_object(exchange, await read_body(exchange))
+    return await json_object(exchange, await read_body(exchange, WIDE_COPIES))
 
 
 async def read_fields(exchange: Exchange) -> dict[str, Any]:
@@ -175,7 +182,7 @@ async def read_fields(exchange: Exchange) -> dict[str, Any]:
 
     Source: WHATWG URL 5.1.
     """
-    body = await read_body(exchange)
+    body = await read_body(exchange, WIDE_COPIES)
     kind = listed(exchange.request.headers, hdrs.CONTENT_TYPE).partition(";")[0].strip().lower()
     if kind == "multipart/form-data":
         raise GatewayError("bad_request", f"A form must be sent as {FORM}, or its fields as JSON.")
