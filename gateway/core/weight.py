@@ -6,11 +6,17 @@ The figures are in docs/adr/0010-weighed-bodies.md.
 """
 
 import re
+from collections import deque
 from collections.abc import Generator
 from typing import Final
 
 MAX_VALUES: Final = 50_000
 """Values of one text: 10,000 messages, or 100 tools of 500 values each. They are parsed in 10 ms."""
+MAX_ANSWERED: Final = 200_000
+"""Values of one JSON text of a provider: those of a whole answer with the probabilities of 1,500 tokens, 20 of each.
+They are parsed in 50 ms."""
+LIGHT: Final = 64 * 1024
+"""Bytes of a provider's JSON up to which it is not weighed: they cannot hold so much that it takes long."""
 MAX_DIGITS: Final = 100
 """Digits of one number in a row. The longest number that means something to a double has 17; time grows as their
 square."""
@@ -47,7 +53,7 @@ def weighing(text: bytes | bytearray) -> Weighing:
         return (yield from exact_weighing(text))
 
 
-def rough_weighing(text: bytes | bytearray) -> Weighing:
+def rough_weighing(text: bytes | bytearray, most: int = MAX_VALUES) -> Weighing:
     """As `weighing`, but what is in strings counts as values.
 
     Raises:
@@ -58,11 +64,11 @@ def rough_weighing(text: bytes | bytearray) -> Weighing:
         yield
         forms = text[start : start + SLICE + MAX_DIGITS].translate(_FORMS)
         values += _values(forms, 0, SLICE)
-        _check(values)
+        _check(values, most)
     return _weight(text, values)
 
 
-def exact_weighing(text: bytes | bytearray) -> Weighing:
+def exact_weighing(text: bytes | bytearray, most: int = MAX_VALUES) -> Weighing:
     """As `weighing`, for a text that `rough_weighing` found too much in. Raises as `weighing`."""
     values = quotes = start = 0
     inside, before = False, b""  # whether the slice begins in a string, and what stood before it outside of strings
@@ -75,17 +81,34 @@ def exact_weighing(text: bytes | bytearray) -> Weighing:
         # Escapes are only in strings; without them every quote begins or ends one.
         bare = part.replace(b"\\\\", b"").replace(b'\\"', b"") if b"\\" in part else part
         quotes += bare.count(b'"')
-        if quotes > 4 * MAX_VALUES:  # a name and a value each
-            raise TooMuchError(_too_many())
+        _check(quotes // 4, most)  # a name and a value each
         outside = _STRING.sub(b"", b'"' + bare if inside else bare)
         inside = quotes % 2 == 1
         if inside:
             outside = outside[: outside.rindex(b'"')]
         forms = before + outside.translate(_FORMS)
         values += _values(forms, len(before), len(forms))
-        _check(values)
+        _check(values, most)
         before = forms[-MAX_DIGITS:]
     return _weight(text, values)
+
+
+def is_heavy(text: str | bytes | bytearray) -> bool:
+    """Whether a provider's JSON has more than `MAX_ANSWERED` values, or more than `MAX_DIGITS` digits in a row.
+
+    Such a text is not to be parsed: it would take too long.
+    """
+    if len(text) <= LIGHT:
+        return False
+    raw = text.encode("utf-8", "surrogatepass") if isinstance(text, str) else text
+    try:
+        deque(rough_weighing(raw, MAX_ANSWERED), 0)
+    except TooMuchError:
+        try:
+            deque(exact_weighing(raw, MAX_ANSWERED), 0)
+        except TooMuchError:
+            return True
+    return False
 
 
 def _backslashes(part: bytes) -> int:
@@ -99,9 +122,9 @@ def _values(forms: bytes | bytearray, start: int, end: int) -> int:
     return forms.count(b",", start, end)
 
 
-def _check(values: int) -> None:
-    if values > MAX_VALUES:
-        raise TooMuchError(_too_many())
+def _check(values: int, most: int) -> None:
+    if values > most:
+        raise TooMuchError(_too_many(most))
 
 
 def _weight(text: bytes | bytearray, values: int) -> int:
@@ -110,5 +133,5 @@ def _weight(text: bytes | bytearray, values: int) -> int:
     return len(text) * (6 if wide else 3) + values * VALUE
 
 
-def _too_many() -> str:
-    return f"The body has more than {MAX_VALUES} values."
+def _too_many(most: int) -> str:
+    return f"The body has more than {most} values."
