@@ -1,4 +1,4 @@
-"""The memory of request bodies: what fits, who waits, and that all of it is given back."""
+"""H6: the memory of request bodies: what fits, who waits, and that all of it is given back."""
 
 import asyncio
 
@@ -96,6 +96,22 @@ async def test_impatient_hold_takes_nothing() -> None:
     assert await held.change(10)
     assert inflight.used == 10
     held.close()
+    assert inflight.used == 0
+
+
+async def test_of_bodies_that_grow_one_waits_at_most() -> None:
+    """H6: if both waited, each would wait for what the other holds, and nobody would be served."""
+    inflight = Inflight(100)
+    first, second = [await inflight.hold(50) for _ in range(2)]
+    assert first is not None
+    assert second is not None
+    growing = asyncio.ensure_future(first.change(80))
+    await asyncio.sleep(0)
+    assert not await second.change(80)
+    second.close()
+    assert await growing
+    assert inflight.used == 80
+    first.close()
     assert inflight.used == 0
 
 
