@@ -154,7 +154,7 @@ class Question:
             return
         if self._job.long:
             async with self._engine.turns:
-                await finished(self._hiding_quotes(error, answer))
+                await finished(self._hiding_quotes(error, answer), at_once=1)  # some copy all of it
         else:
             await finished(self._hiding_quotes(error, answer))
 

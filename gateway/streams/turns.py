@@ -33,11 +33,11 @@ class Turns:
 
 
 STEPS: Final = 4
-"""Steps in one turn. Those that there are here take a millisecond each at most."""
+"""Steps in one turn, where they take about a millisecond each."""
 
 
-async def finished(steps: Generator[None, None, T]) -> T:
-    """The value of work that is done in steps; all else has its turn between a few of them."""
+async def finished(steps: Generator[None, None, T], at_once: int = STEPS) -> T:
+    """The value of work that is done in steps; all else has its turn behind `at_once` of them."""
     done = 0
     while True:
         try:
@@ -46,5 +46,5 @@ async def finished(steps: Generator[None, None, T]) -> T:
             value: T = end.value
             return value
         done += 1
-        if done % STEPS == 0:
+        if done % at_once == 0:
             await asyncio.sleep(0)
