@@ -95,8 +95,9 @@ class Server(Section):
     """The largest request body. 4MiB is enough for a chat with a few images."""
     max_inflight_bytes: Annotated[int, Bytes("1MiB", "1024GiB")] = 256 << 20
     """Memory for all request bodies that are being read and answered, and for what is made of them: about three times
-    their size, as they are kept to ask again while an answer runs. Above it a request waits up to 5s, then it is
-    refused with 503. 256MiB holds twenty bodies of the largest size at once, or ten thousand usual ones."""
+    their size, as they are kept to ask again while an answer runs, and up to six times while they arrive and where
+    their characters are wide, as one emoji makes all of a text. Above it a request waits up to 5s, then it is refused
+    with 503. 256MiB holds eight to twenty bodies of the largest size at once, or ten thousand usual ones."""
     drain: Annotated[float, Seconds("0s", "1h")] = 30.0
     """How long running streams may continue after a TERM. Kubernetes waits 30s, too."""
     demo_page: bool = True

@@ -5,7 +5,8 @@ A `GatewayError` keeps what a client may read (`message`) apart from what only t
 This file does not know how an error looks when it reaches a client; `formats/` and `web/responses.py` do.
 """
 
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator
+from traceback import clear_frames
 from typing import Final, NamedTuple
 
 import msgspec
@@ -157,7 +158,7 @@ class GatewayError(Exception):
             self.detail = self.detail.replace(self.sentence, sentence)
             self.sentence = sentence
 
-    def hiding(self, clean: Callable[[str], Generator[None, None, str]]) -> Iterator[None]:
+    def hiding(self, clean: Callable[[str], Generator[None, None, str]]) -> Generator[None, None, None]:
         """Takes out of all that a provider said, its codes included, what `clean` takes out of a text.
 
         It works in steps, as `clean` does: between two of them others may have their turn.
@@ -188,3 +189,19 @@ class GatewayError(Exception):
     def to_json(self) -> str:
         """The data of the `ERROR` event for this error."""
         return msgspec.json.encode(self.failure()).decode()
+
+
+def forget_frames(error: BaseException | None) -> None:
+    """An error that is handled keeps nothing alive any more but itself.
+
+    Its traceback holds the frames that it passed, and they hold what they worked with, as megabytes of a request; often
+    one of them holds the error too, and such a circle stays until the collector comes. Frames that run are left alone.
+    """
+    seen: set[int] = set()
+    left = [error]
+    while left:
+        one = left.pop()
+        if one is not None and id(one) not in seen:
+            seen.add(id(one))
+            clear_frames(one.__traceback__)
+            left += [one.__cause__, one.__context__]

@@ -10,6 +10,8 @@ from typing import Any, Final
 
 import msgspec
 
+from gateway.core.weight import is_heavy
+
 _any: Final = msgspec.json.Decoder().decode
 _encode: Final = msgspec.json.Encoder().encode
 
@@ -23,10 +25,13 @@ _NO_REASONS: Final = frozenset({"", "null", "none", "None"})
 
 
 def value_of(text: str) -> Any:
-    """The JSON value; None where it is none. Halves of surrogate pairs and NaN, which JSON has not, are accepted.
+    """The JSON value; None where it is none, or takes too long to read. Halves of surrogate pairs and NaN, which JSON
+    has not, are accepted.
 
     Source: RFC 8259 8.2 (unpaired surrogates).
     """
+    if is_heavy(text):
+        return None
     try:
         return _any(text)
     except (ValueError, RecursionError):

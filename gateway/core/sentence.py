@@ -12,7 +12,7 @@ import re
 import sys
 from collections.abc import Generator
 from html import unescape
-from typing import Final
+from typing import Final, NamedTuple
 
 import msgspec
 
@@ -192,7 +192,7 @@ _ESCAPED: Final = re.compile(
 _json: Final = msgspec.json.Decoder()
 
 
-def hiding_quotes(sentence: str, request: bytes) -> Steps:
+def hiding_quotes(sentence: str, request: bytes | bytearray) -> Steps:
     """The sentence, with "…" for what it quotes of the texts in a request: messages, instructions, tools.
 
     A quote of at least 15 bytes is always found, also one that was cut off, is in another case (of ASCII), or is
@@ -209,11 +209,44 @@ def hiding_quotes(sentence: str, request: bytes) -> Steps:
     """
     if not sentence or not request:
         return sentence
+    return (yield from hiding_texts(sentence, (yield from texts_of(request))))
+
+
+class Texts(NamedTuple):
+    """The texts of a request, for `hiding_texts`.
+
+    Attributes:
+        texts: each with single spaces.
+        joined: all of them in UTF-8 and in lower case.
+    """
+
+    texts: list[str]
+    joined: bytes
+
+
+def texts_of(request: bytes | bytearray) -> Generator[None, None, Texts | None]:
+    """The texts of a request, in steps; None where it is too long or has too many values. See `hiding_quotes`."""
     texts = (yield from _texts_of(request)) if len(request) <= MAX_REQUEST else None
     if texts is None:
-        return MARK
-    joined = "\n".join(texts).encode("utf-8", "replace").lower()
+        return None
     yield
+    text = "\n".join(texts)
+    yield
+    joined = text.encode("utf-8", "replace")
+    del text
+    yield
+    joined = joined.lower()
+    yield
+    return Texts(texts, joined)
+
+
+def hiding_texts(sentence: str, request: Texts | None) -> Steps:
+    """As `hiding_quotes`, for a request that is read already: of several sentences about one, each costs less."""
+    if not sentence:
+        return sentence
+    if request is None:
+        return MARK
+    texts, joined = request
     # Read with all escapes; then but for those of JSON as it stands, as they may be signs of the text itself.
     for escaped, read in ((_ESCAPED, unescape), (_JSON_ESCAPED, str)):
         said = " ".join(escaped.sub(_unescaped, read(sentence)).split())
@@ -244,12 +277,13 @@ def _unescaped(found: re.Match[str]) -> str:
     return " " if not sign or sign in "nrt" else str(sign)
 
 
-def _texts_of(request: bytes) -> Generator[None, None, list[str] | None]:
+def _texts_of(request: bytes | bytearray) -> Generator[None, None, list[str] | None]:
     """The texts of a request, with single spaces; None where it has too many values."""
     try:
         value = _json.decode(request)
     except (ValueError, RecursionError):
         value = request.decode("utf-8", "replace")
+    yield
     if isinstance(value, dict) and isinstance(value.get("messages"), list):
         # A chat request: what else has a text at the top is a parameter, and a sentence about its value is worth much.
         value = {name: member for name, member in value.items() if not isinstance(member, str) or name in _TEXTS}

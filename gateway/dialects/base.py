@@ -20,8 +20,9 @@ import msgspec
 
 from gateway.core.errors import KINDS, GatewayError
 from gateway.core.event import TOOL, Event, Usage
-from gateway.core.lenient import json_of, value_of
+from gateway.core.lenient import json_of
 from gateway.core.sse import MAX_EVENT, MAX_LINE, Decoder, Oversize
+from gateway.core.weight import LIGHT, is_heavy
 from gateway.dialects import failures
 from gateway.dialects.body import MAX_WHOLE, Gathered, IsPiece, NoAnswerError, Opening
 from gateway.dialects.calls import Calls
@@ -78,7 +79,7 @@ class Call(msgspec.Struct, frozen=True):
     method: str
     url: str
     headers: dict[str, str]
-    body: bytes
+    body: bytes | bytearray
     model: str = ""
     plain: bool = False
     added: frozenset[str] = NOTHING
@@ -335,7 +336,11 @@ class EventAnswer(UnitAnswer):
         # torn; it counts where it says that the answer is whole or has failed, as many servers leave out the blank
         # line behind their last words.
         units, skipped = cast("Decoder | Gathered | _Undecided", self._units), self.skipped
-        events = self._translate(units.rest())
+        try:
+            events = self._translate(units.rest())
+        except Oversize as error:
+            self._broke(error)
+            return []
         if self.complete or self.failure is not None or isinstance(units, Gathered):
             return events
         self.skipped = skipped
@@ -347,8 +352,8 @@ class EventAnswer(UnitAnswer):
 
     def _body(self, text: str, out: list[Event]) -> None:
         """Reads a body that is one JSON value."""
-        value = value_of(text)
-        error = failures.in_stream("", text)
+        value = cast(Gathered, self._units).value
+        error = failures.in_value("", value, text)
         if error is not None:
             self._fail(error if self.labelled else as_refusal(error, text))
         elif isinstance(value, list) and value and all(map(self._is_piece, value)):
@@ -504,7 +509,9 @@ class Dialect(ABC):
 
 
 def read(decoder: msgspec.json.Decoder[T], text: str) -> T | None:
-    """The decoded JSON; None where it is malformed, ill-typed or nested too deep."""
+    """The decoded JSON; None where it is malformed, ill-typed, nested too deep or takes too long to read."""
+    if len(text) > LIGHT and is_heavy(text):
+        return None
     try:
         return decoder.decode(text)
     except (ValueError, RecursionError):
@@ -550,7 +557,9 @@ def post(
     return Call("POST", url, headers, _encode(payload), plain=plain, added=added, left_out=left_out)
 
 
-def amended(body: bytes, *, beside: Mapping[str, Any], instead: Mapping[str, Any], without: Collection[str]) -> bytes:
+def amended(
+    body: bytes | bytearray, *, beside: Mapping[str, Any], instead: Mapping[str, Any], without: Collection[str]
+) -> bytes | bytearray:
     """A JSON object with members added where it has none of the name, others replaced, and others left out.
 
     The rest stays to the letter, and what is no JSON object stays as it is.

@@ -17,9 +17,12 @@ import json
 from collections.abc import Callable
 from typing import Any, Final
 
+import msgspec
+
 from gateway.core.event import Event
 from gateway.core.lenient import value_of
 from gateway.core.sse import Decoder, LineSplitter, Oversize
+from gateway.core.weight import is_heavy
 
 BODY: Final = "a whole body"
 """The type of the event whose data is a whole JSON body. Compare it with `is`: an upstream may name events so too."""
@@ -29,6 +32,7 @@ MAX_WHOLE: Final = 8 << 20
 IsPiece = Callable[[Any], bool]
 """Whether a JSON value is a piece of an answer, so that more of them follow."""
 
+_skip: Final = msgspec.json.Decoder(msgspec.Raw).decode
 _BLANK: Final = b" \t\r\n"
 _first_value: Final = json.JSONDecoder(strict=False).raw_decode
 
@@ -70,9 +74,13 @@ class Opening:
 
 
 class Gathered:
-    """A body of JSON: one value, or pieces of an answer, one a line."""
+    """A body of JSON: one value, or pieces of an answer, one a line.
 
-    __slots__ = ("_bytes", "_is_piece", "_lines", "_looked", "_over", "_unnamed")
+    Attributes:
+        value: what the data of the `BODY` event means; None before there is one.
+    """
+
+    __slots__ = ("_bytes", "_is_piece", "_lines", "_looked", "_over", "_unnamed", "value")
 
     def __init__(self, unnamed: str, is_piece: IsPiece) -> None:
         self._unnamed = unnamed
@@ -81,12 +89,13 @@ class Gathered:
         self._looked = 0  # how many bytes there were at the last look
         self._lines: LineSplitter | None = None
         self._over = False
+        self.value: Any = None
 
     def feed(self, data: bytes) -> list[Event]:
         """The events that `data` completed.
 
         Raises:
-            Oversize: a line or the value is longer than its cap.
+            Oversize: a line or the value is longer than its cap, or holds too much to be read.
         """
         if self._lines is not None:
             return self._of_lines(self._lines.feed(data))
@@ -96,17 +105,36 @@ class Gathered:
             raise Oversize(f"a JSON body is longer than {MAX_WHOLE} bytes")
         self._bytes += data
         may_be_whole = b"\n" in data or data.rstrip(_BLANK)[-1:] in (b"}", b"]")
-        return self._look() if may_be_whole and len(self._bytes) >= self._looked * 5 // 4 else []
+        if not may_be_whole or len(self._bytes) < self._looked * 5 // 4:
+            return []
+        self._looked = len(self._bytes)
+        return [] if self._is_torn() else self._look()
 
     def rest(self) -> list[Event]:
-        """The events that the end of the body completes; a torn value is none."""
+        """The events that the end of the body completes; a torn value is none.
+
+        Raises:
+            Oversize: the value holds too much to be read.
+        """
         if self._lines is not None:
             return self._of_lines(self._lines.close())
         events = [] if self._over else self._look()
         return events if self._lines is None else events + self._of_lines(self._lines.close())
 
+    def _is_torn(self) -> bool:
+        """Whether more of the value must come. Finding that out makes no objects; parsing makes all that are there."""
+        try:
+            _skip(self._bytes)
+        except msgspec.DecodeError as error:
+            # It takes a text that ends soon behind half a character for one that was truncated, too.
+            return "truncated" in str(error) and b"\\u" not in self._bytes[-16:]
+        except RecursionError:
+            return False
+        return False
+
     def _look(self) -> list[Event]:
-        self._looked = len(self._bytes)
+        if is_heavy(self._bytes):
+            raise Oversize("a JSON body has too many values, or too long numbers")
         # In this form bytes that are no UTF-8 survive, so that what follows the value can be made bytes again.
         text = self._bytes.removeprefix(codecs.BOM_UTF8).decode("utf-8", "surrogateescape").lstrip()
         value, end = value_of(text), len(text)
@@ -117,8 +145,10 @@ class Gathered:
                 return []
         self._bytes.clear()
         data = _as_bytes(text[:end].rstrip()).decode("utf-8", "replace")
+        if "\ufffd" in data:
+            value = value_of(data)  # some bytes were no UTF-8, and are replaced now
         if not self._is_piece(value):
-            self._over = True
+            self._over, self.value = True, value
             return [Event(BODY, data)]
         self._lines = LineSplitter()
         # The line end stands for that of the value: what follows is not the beginning of the text.

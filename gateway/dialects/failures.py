@@ -185,7 +185,11 @@ def in_stream(event_type: str, data: str) -> GatewayError | None:
         event_type: the event's name; one as `error` makes any data a failure.
         data: the event's data.
     """
-    value = value_of(data)
+    return in_value(event_type, value_of(data), data)
+
+
+def in_value(event_type: str, value: Any, data: str) -> GatewayError | None:
+    """Like `in_stream`, for data whose value is known; None for data that is no JSON."""
     if isinstance(value, list) and value and isinstance(value[0], dict):
         value = value[0]
     if isinstance(value, dict):

@@ -188,13 +188,21 @@ class Attempt:
             with Deadline(self._work.engine.clock.wheel, _timeout, self._last_heard) as self._deadline:
                 await self._send()
         finally:
+            # Each of them knows this attempt, and with it the request: a circle would keep both until the collector
+            # comes, which may take minutes.
+            del self._deadline
+            self._intake = None
             if self.asked and self.status is None:
                 self._work.account.unanswered(self.choice.upstream.name)
 
     async def _send(self) -> None:
         work, job, account, question = self._work, self._work.job, self._work.account, self.question
         upstream, target = self.choice.upstream, self.choice.target
-        call = question.put(self.rescue)
+        if job.long:
+            async with work.engine.turns:
+                call = question.put(self.rescue)
+        else:
+            call = question.put(self.rescue)
         self.asked = True
         account.ask(upstream.name, self._now())
         account.span.ask(upstream.name, upstream.config.dialect, target.url)
@@ -249,7 +257,7 @@ class Attempt:
             if not answer.complete:
                 raise
         finally:
-            intake.leave()
+            intake.close()
             self._end_afterwords()
         if answer.failure is not None:
             raise answer.failure

@@ -17,6 +17,7 @@ from gateway.observe.metrics import Metrics
 from gateway.observe.recent import Recent
 from gateway.observe.tracing.span import OFF, Tracing
 from gateway.streams.registry import Registry
+from gateway.streams.turns import Turns
 
 
 class Running(Protocol):
@@ -53,6 +54,7 @@ class Engine:
         tracing: begins spans.
         failures: attempts and streams that failed, logged and kept.
         ended: the streams that ended last.
+        turns: for work that takes long at a stretch.
     """
 
     clock: Clock
@@ -64,3 +66,4 @@ class Engine:
     tracing: Tracing = OFF
     failures: Failures = field(default_factory=Failures)
     ended: Recent[Ended] = field(default_factory=lambda: Recent(ended.KEPT))
+    turns: Turns = field(default_factory=Turns)

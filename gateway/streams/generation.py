@@ -31,7 +31,7 @@ from gateway.clock import Timer
 from gateway.core.bucket import Gate
 from gateway.core.cost import amounts
 from gateway.core.cursor import Place
-from gateway.core.errors import GatewayError
+from gateway.core.errors import GatewayError, forget_frames
 from gateway.core.event import DONE, ERROR, START, Done, Event, Usage
 from gateway.core.limiter import Lease
 from gateway.observe.account import AS_WANTED, MAX_MODEL, Account
@@ -316,6 +316,7 @@ class Generation:
 
         # The job holds the request, and so does the traceback of an error. Logs are kept for minutes after this.
         self._run = None
+        forget_frames(None if task.cancelled() else task.exception())
         text = run.transcript.text
         if job.on_answer is not None and text and outcome in ("completed", "stopped"):
             job.on_answer(text)

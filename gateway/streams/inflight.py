@@ -6,6 +6,8 @@
 Invariants:
 
 - What is held together is never above `limit`. A body that is larger than it alone counts as much as a large one may.
+- Of bodies that turn out to take more than was held for them, one waits at most: if several did, each would wait for
+  what the others hold.
 - Large bodies leave a share of it to small ones, so that those are served while large ones wait.
 - Of the large ones that wait, the one that has waited longest is next; so of the small ones.
 - What was taken is given back exactly once, however often a hold is closed.
@@ -40,6 +42,7 @@ class Inflight:
         self.used = 0
         """Bytes that are held now."""
         self._patience = patience
+        self._growing = False
         self._small: Waiting = deque()
         self._large: Waiting = deque()
 
@@ -73,6 +76,16 @@ class Inflight:
                 self._leave(place, waiting)
         return True
 
+    async def grow(self, size: int) -> bool:
+        """As `take`, for a body that holds something already."""
+        if self._growing:
+            return False
+        self._growing = True
+        try:
+            return await self.take(size)
+        finally:
+            self._growing = False
+
     def give_back(self, size: int) -> None:
         """So many bytes are free again, for those that wait."""
         self.used -= size
@@ -97,32 +110,34 @@ class Inflight:
 
 
 class Hold:
-    """What one body takes. Whoever gets one must close it."""
+    """What one body takes. Whoever gets one must close it.
 
-    __slots__ = ("_inflight", "_size")
+    Attributes:
+        size: bytes, as far as they count.
+    """
+
+    __slots__ = ("_inflight", "size")
 
     def __init__(self, inflight: Inflight, size: int) -> None:
         self._inflight: Inflight | None = inflight
-        self._size = size
+        self.size = size
 
     async def change(self, size: int) -> bool:
-        """Whether it takes so many bytes now. If they are more, it may wait for them; False: it takes what it took.
-
-        Two that wait for each other here are parted by the end of their patience.
-        """
+        """Whether it takes so many bytes now. If they are more, it may wait for them, unless another one waits so
+        already. False: it takes what it took."""
         inflight = self._inflight
         assert inflight is not None, "it is closed"
         size = inflight.counted(size)
-        if size > self._size:
-            if not await inflight.take(size - self._size):
+        if size > self.size:
+            if not await inflight.grow(size - self.size):
                 return False
         else:
-            inflight.give_back(self._size - size)
-        self._size = size
+            inflight.give_back(self.size - size)
+        self.size = size
         return True
 
     def close(self) -> None:
         """Everything is given back; calling it again does nothing."""
         inflight, self._inflight = self._inflight, None
         if inflight is not None:
-            inflight.give_back(self._size)
+            inflight.give_back(self.size)

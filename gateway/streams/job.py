@@ -81,6 +81,7 @@ class Job:
         restarts: whether readers understand `RESTART`.
         several: whether the client asked for several choices, which no rescue can finish.
         input_tokens: estimate for the prompt.
+        long: whether the request is so large that writing it takes a while; see `turns.py`.
         expires_in: seconds until the credential expires, None for never.
         standing: what tells later that it is good for longer, None where that is never so.
         on_answer: called with the whole text of an answer that completed or was stopped.
@@ -102,6 +103,7 @@ class Job:
     restarts: bool = False
     several: bool = False
     input_tokens: int = 0
+    long: bool = False
     expires_in: float | None = None
     standing: Standing | None = None
     on_answer: Callable[[str], None] | None = None

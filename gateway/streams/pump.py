@@ -30,7 +30,7 @@ import asyncio
 import random
 
 from gateway.core.cost import amounts
-from gateway.core.errors import GatewayError
+from gateway.core.errors import GatewayError, forget_frames
 from gateway.core.event import Usage
 from gateway.core.retry import SILENT, counts_against_target, may_be_rescued
 from gateway.streams.attempt import Attempt, Work
@@ -168,6 +168,7 @@ class Pump:
                     if lighter is None:
                         await question.hide_quotes(error, self._work.transcript.text)
                         self._blame(attempt, call, error)
+                        forget_frames(error)
                         return Tried(attempt, error)
                     question = lighter
                 else:

@@ -7,7 +7,7 @@ and is spared it from then on. So the client never hears of it, and the refusal 
 Where nobody names a model, many servers choose one. A target that refuses is asked for the first of its own list.
 """
 
-import asyncio
+from collections.abc import Generator
 from typing import Final
 from urllib.parse import unquote_plus, urlsplit
 
@@ -15,12 +15,13 @@ import msgspec
 
 from gateway.core.blame import PREFIX, STREAM, blamed
 from gateway.core.errors import KINDS, GatewayError
-from gateway.core.sentence import Steps, hiding_quotes, without_keys
+from gateway.core.sentence import Steps, hiding_texts, texts_of, without_keys
 from gateway.dialects.base import NOTHING, Call
 from gateway.observe.account import Account
 from gateway.streams.engine import Engine
 from gateway.streams.job import Job
 from gateway.streams.rescue import Rescue
+from gateway.streams.turns import finished
 from gateway.upstream.course import Choice
 from gateway.upstream.models import may_lack_a_model
 
@@ -145,25 +146,34 @@ class Question:
 
     async def hide_quotes(self, error: GatewayError, answer: str) -> None:
         """Takes out of what a provider said its quotes of this request and of the answer so far, and the key that it
-        was asked with. Other streams have their turn meanwhile.
+        was asked with. Other streams have their turn meanwhile; of long requests, only one is compared at a time.
 
         The request may hold what its own reader must not see, as a route's `system` text.
         """
         if not (error.sentence or error.words or error.code not in KINDS):
             return
+        if self._job.long:
+            async with self._engine.turns:
+                await finished(self._hiding_quotes(error, answer), at_once=1)  # some copy all of it
+        else:
+            await finished(self._hiding_quotes(error, answer))
+
+    def _hiding_quotes(self, error: GatewayError, answer: str) -> Generator[None, None, None]:
         call = self._call()  # built anew, so that no request is kept for as long as its answer lasts
-        request = call.body or unquote_plus(urlsplit(call.url).query).encode()
+        yield
         config = self._choice.upstream.config
-        texts = (request, answer.encode("utf-8", "replace"))
+        request = call.body or unquote_plus(urlsplit(call.url).query).encode()
+        read = [(yield from texts_of(request))] if request else []
+        if answer:
+            read += [(yield from texts_of(answer.encode("utf-8", "replace")))]
 
         def clean(said: str) -> Steps:
             said = without_keys(said, config.api_key, *config.headers.values())
-            for text in texts:
-                said = yield from hiding_quotes(said, text)
+            for texts in read:
+                said = yield from hiding_texts(said, texts)
             return said
 
-        for _ in error.hiding(clean):
-            await asyncio.sleep(0)
+        yield from error.hiding(clean)
 
     # -- where nobody names a model ------------------------------------------------------------------------------------
 

@@ -23,6 +23,7 @@ from typing import Any, Final
 
 import aiohttp
 from aiohttp import hdrs
+from aiohttp.abc import AbstractStreamWriter
 from aiohttp.client_proto import ResponseHandler
 from yarl import URL
 
@@ -36,6 +37,8 @@ MAX_HEAD: Final = 8 * 1024
 MAX_ERROR_BODY: Final = 64 * 1024
 ERROR_BODY_TIME: Final = 5.0
 READ_BUFFER: Final = 64 * 1024
+PIECE: Final = 64 * 1024
+"""Bytes of a request's body that are sent at once."""
 SILENCE: Final = 10
 """Seconds of silence after which our kernel asks the peer's whether it is alive, however long its program thinks."""
 PROBE_INTERVAL: Final = 5
@@ -110,6 +113,23 @@ def _new_socket(address: Any) -> socket.socket:
     # Keep-alive says nothing while bytes that we sent wait for their acknowledgement; this does.
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, (SILENCE + PROBES * PROBE_INTERVAL) * 1000)
     return sock
+
+
+class _Pieces(aiohttp.BytesPayload):
+    """A long body, given to its connection piece by piece, and only as fast as that sends them.
+
+    aiohttp gives it as a whole: a copy of it with the head before it, and another of what the socket does not take.
+    """
+
+    def __init__(self, body: bytes | bytearray) -> None:
+        super().__init__(body)
+        self._body = body
+
+    async def write_with_length(self, writer: AbstractStreamWriter, content_length: int | None) -> None:
+        view = memoryview(self._body)[:content_length]
+        for start in range(0, len(view), PIECE):
+            await writer.write(view[start : start + PIECE])
+            await asyncio.sleep(0)  # a socket may take megabytes at once
 
 
 class _LostError(aiohttp.ClientError):
@@ -239,11 +259,15 @@ async def _send(
     _trip.set(trip)
     url = URL(call.url, encoded=True)
     try:
-        return await session.request(call.method, url, data=call.body or None, allow_redirects=False, **options)
+        return await session.request(call.method, url, data=_body(call), allow_redirects=False, **options)
     except _LostError as lost:
         raise _opening_error(lost.__cause__ or lost) from lost.__cause__
     except (aiohttp.ClientError, OSError, TimeoutError, ValueError) as error:
         raise _opening_error(error) from error
+
+
+def _body(call: Call) -> "bytes | bytearray | _Pieces | None":
+    return _Pieces(call.body) if len(call.body) > PIECE else call.body or None
 
 
 def _mark_retrieved(lost: "asyncio.Future[None]") -> None:

@@ -173,6 +173,12 @@ class Intake(asyncio.Protocol):
         if state is not READING and not self._transport.is_closing():
             self._transport.resume_reading()
 
+    def close(self) -> None:
+        """As `leave`, for good: `take` is forgotten, as what breaks a connection may keep the intake alive for long."""
+        self.leave()
+        self._over.cancel()
+        del self._take
+
     def stop(self) -> None:
         """Ends the relay, if there is one, as if `take` had enough."""
         if self.state is not AWAY and not self._over.done():

@@ -21,6 +21,7 @@ import aiohttp
 from structlog.typing import FilteringBoundLogger
 
 from gateway.core.errors import GatewayError
+from gateway.core.weight import is_heavy
 from gateway.dialects import failures
 from gateway.dialects.base import Call
 from gateway.dialects.models import models_in
@@ -137,6 +138,8 @@ async def ask_models(session: aiohttp.ClientSession, call: Call, *, verify_tls: 
         raise GatewayError("upstream_timeout", detail="no list of models in time") from None
     if response.status != 200:
         raise failures.refusal(response.status, plain_headers(response.headers), body)
+    if is_heavy(body):
+        raise GatewayError("upstream_oversize", detail="the list of models has too many values, or too long numbers")
     names = models_in(body)
     if names is None:
         raise GatewayError("upstream_protocol", detail="status 200, but no list of models")

@@ -1,6 +1,6 @@
 """Request bodies: bounded in size, time and memory, and JSON of the expected types or one clear error.
 
-    read_body --bytes, held--> json_object: weighed, then parsed, one large body after the other
+    read_body --bytes, held--> json_object: weighed, then parsed, each large body in turns of its own (`turns.py`)
 
 Invariants:
 
@@ -19,9 +19,10 @@ import msgspec
 from aiohttp import StreamReader, hdrs, web
 
 from gateway.core.errors import GatewayError
-from gateway.core.weight import TooMuchError, exact_weight, weight
+from gateway.core.weight import TooMuchError, weighing
+from gateway.streams.turns import finished
 from gateway.web.aiohttp_internals import forget_body
-from gateway.web.exchange import Exchange, listed
+from gateway.web.exchange import COPIES, Exchange, listed
 
 BODY_TIME: Final = 10.0
 """Seconds for a body, and one more for every `BODY_RATE` bytes that came: a slow upload has the time that it needs."""
@@ -39,16 +40,21 @@ LARGE: Final = 4 * 1024
 """Bytes from which on bodies are parsed one after the other, and all else has its turn between two."""
 UNHELD: Final = 64 * 1024
 """Bytes that a connection may have sent anyway. A larger body is not read before there is room for it."""
-COPIES: Final = 3
-"""A body takes so many times its size: as it came, as it was read, and as it is sent on."""
+WIDE_COPIES: Final = 6
+"""What JSON may take whose characters are wide. So much is held until it is known how wide they are: where all took
+more only then, each would wait for what the others hold."""
 COME_BACK: Final = 5.0
 
 FORM: Final = "application/x-www-form-urlencoded"
 MAX_FIELDS: Final = 100
 """Fields of a form, at most."""
 
+_BEGINS_AS_JSON: Final = re.compile(rb"[ \t\r\n\xef\xbb\xbf]*[{\[]")
 _FIRST_HALF: Final = re.compile(rb"\\u[dD][89abAB]..(?!\\u[dD][c-fC-F])")
 """An escape that is the first half of a surrogate pair, without a second one behind it."""
+
+Body = bytes | bytearray
+"""A body that came in several pieces stays in the buffer that they were put into."""
 
 CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
 
@@ -63,8 +69,12 @@ def ask_for_body(request: web.BaseRequest) -> None:
         request.transport.write(CONTINUE)
 
 
-async def read_body(exchange: Exchange) -> bytes:
+async def read_body(exchange: Exchange, copies: int = COPIES) -> Body:
     """The whole body of a request that is unread; the exchange has a hold on it (`exchange.held`).
+
+    Args:
+        exchange: the request.
+        copies: how many times its size is held while it arrives.
 
     Raises:
         GatewayError: `body_too_large`, `request_timeout`, `bad_request` for an encoding that is not understood,
@@ -77,12 +87,13 @@ async def read_body(exchange: Exchange) -> bytes:
     if announced > limit:
         raise _too_large(limit)
     if announced > UNHELD:
-        await hold(exchange, announced * COPIES)
+        await hold(exchange, announced * copies)
     ask_for_body(request)
     content = request.content
     try:
+        body: Body
         # Most bodies came with their head. They need no time limit, which would cost a timer.
-        body = content.read_nowait() if content.is_eof() else await _arriving(exchange, content, limit)
+        body = content.read_nowait() if content.is_eof() else await _arriving(exchange, content, limit * copies)
     except TimeoutError:
         raise GatewayError("request_timeout") from None
     except web.RequestPayloadError as error:
@@ -91,7 +102,7 @@ async def read_body(exchange: Exchange) -> bytes:
         raise _too_large(limit)
     if body:
         forget_body(content)
-        await hold(exchange, len(body) * COPIES)
+        await hold(exchange, len(body) * copies)
     return body
 
 
@@ -135,10 +146,16 @@ async def hold(exchange: Exchange, size: int) -> None:
         raise GatewayError("overloaded", "Too many large requests are being answered.", retry_after=COME_BACK)
 
 
-async def _arriving(exchange: Exchange, content: StreamReader, limit: int) -> bytes:
-    body = bytearray()
+async def _arriving(exchange: Exchange, content: StreamReader, most: int) -> bytearray:
+    body, arriving, limit = bytearray(), exchange.gateway.arriving, exchange.snapshot.config.server.max_body
     async with asyncio.timeout(BODY_TIME) as timeout:
-        while part := await content.readany():
+        while True:
+            if exchange.held is not None:
+                # What is taken lets in as much again. So of many bodies that come at once, one is let in in a turn.
+                async with arriving:
+                    pass
+            if not (part := await content.readany()):
+                break
             body += part
             if len(body) > limit:
                 break
@@ -146,15 +163,15 @@ async def _arriving(exchange: Exchange, content: StreamReader, limit: int) -> by
                 waited = timeout.when() or 0.0
                 timeout.reschedule(None)  # it is not the client that is slow now
                 before = exchange.gateway.clock.now()
-                await hold(exchange, limit * COPIES)  # it has no length, and may become as large as any
+                await hold(exchange, most)  # it has no length, and may become as large as any
                 timeout.reschedule(waited + exchange.gateway.clock.now() - before)
             timeout.reschedule((timeout.when() or 0.0) + len(part) / BODY_RATE)
-    return bytes(body)
+    return body
 
 
 async def read_json_object(exchange: Exchange) -> dict[str, Any]:
     """The body, which must be one JSON object. Raises as `read_body`, and `bad_request` for anything else."""
-    return await json_object(exchange, await read_body(exchange))
+    return await json_object(exchange, await read_body(exchange, WIDE_COPIES))
 
 
 async def read_fields(exchange: Exchange) -> dict[str, Any]:
@@ -165,11 +182,11 @@ async def read_fields(exchange: Exchange) -> dict[str, Any]:
 
     Source: WHATWG URL 5.1.
     """
-    body = await read_body(exchange)
+    body = await read_body(exchange, WIDE_COPIES)
     kind = listed(exchange.request.headers, hdrs.CONTENT_TYPE).partition(";")[0].strip().lower()
     if kind == "multipart/form-data":
         raise GatewayError("bad_request", f"A form must be sent as {FORM}, or its fields as JSON.")
-    if kind != FORM or body.lstrip(b" \t\r\n\xef\xbb\xbf")[:1] in (b"{", b"["):
+    if kind != FORM or _BEGINS_AS_JSON.match(body):
         return await json_object(exchange, body)
     if b"=" not in body:
         raise GatewayError("bad_request", "The form has no fields; they are sent as name=value.")
@@ -182,40 +199,35 @@ async def read_fields(exchange: Exchange) -> dict[str, Any]:
     return dict(fields)
 
 
-async def json_object(exchange: Exchange, body: bytes) -> dict[str, Any]:
+async def json_object(exchange: Exchange, body: Body) -> dict[str, Any]:
     """The JSON object that these bytes are, which `read_body` has read.
 
     Raises:
         GatewayError: `bad_request`; the message says what is wrong. `overloaded`: there is no room for its values.
     """
-    body = body.removeprefix(codecs.BOM_UTF8)
+    if body.startswith(codecs.BOM_UTF8):
+        body = body[len(codecs.BOM_UTF8) :]
     if not body or body.isspace():
         raise GatewayError("bad_request", "The body is empty; it must be a JSON object.")
     if len(body) <= LARGE:
         await hold(exchange, await _weight(body))
         return await parsed(body)
-    parsing = exchange.gateway.parsing
-    async with parsing:
+    turns = exchange.gateway.engine.turns
+    async with turns:
         size = await _weight(body)
     await hold(exchange, size)
-    async with parsing:
-        fields = await parsed(body)
-        await asyncio.sleep(0)
-    return fields
+    async with turns:
+        return await parsed(body)
 
 
-async def _weight(body: bytes) -> int:
+async def _weight(body: Body) -> int:
     try:
-        return weight(body)
-    except TooMuchError:
-        await asyncio.sleep(0)
-    try:
-        return exact_weight(body)
+        return await finished(weighing(body))
     except TooMuchError as error:
         raise GatewayError("bad_request", str(error)) from None
 
 
-async def parsed(body: bytes) -> dict[str, Any]:
+async def parsed(body: Body) -> dict[str, Any]:
     """The JSON object that these bytes are, which are few or were weighed.
 
     Raises:
@@ -234,11 +246,13 @@ async def parsed(body: bytes) -> dict[str, Any]:
         wrong = "A number in the body is out of range." if large else "The body must be a JSON object."
         raise GatewayError("bad_request", wrong, detail=wrong) from None
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        if len(body) > MANY:
+            await asyncio.sleep(0)
         wrong = _wrong_with(body, error) or f"The body is not valid JSON: {error}"
         raise GatewayError("bad_request", wrong, detail=wrong) from None  # it names a byte's place, and quotes nothing
 
 
-def _wrong_with(body: bytes, error: Exception) -> str:
+def _wrong_with(body: Body, error: Exception) -> str:
     """What is wrong with the characters of a body that is not valid JSON; "" where that is not the reason."""
     if body.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) or b"\0" in body[:4]:
         return "The body is UTF-16 or UTF-32; JSON must be sent as UTF-8."

@@ -19,12 +19,16 @@ from gateway.identity.tickets import Ticket
 from gateway.observe.account import Account
 from gateway.observe.tracing.context import TRACEPARENT, TRACESTATE, TraceContext, read_context
 from gateway.streams.inflight import Hold
+from gateway.streams.turns import LONG
 from gateway.web.connection import Connection, address_of
 from gateway.web.rate_limit_headers import rate_limit_headers
 from gateway.web.state import Gateway, Snapshot
 
 EVENT_STREAM: Final = "text/event-stream"
 EVENTS: Final = compile_format("events")
+COPIES: Final = 3
+"""A body takes so many times its size: as it came, as it was read, and as it is sent on. What JSON takes above that,
+`core/weight.py` says."""
 NEVER: Final = frozenset({"CONNECT", "TRACE", "TRACK"})
 """Methods that no path allows: an answer to TRACE repeats the request as the upstream got it, with our key in it, and
 CONNECT asks for a tunnel. Source: RFC 9110 9.3.6, 9.3.8."""
@@ -97,6 +101,11 @@ class Exchange:
         held, self.held = self.held, None
         if held is not None:
             held.close()
+
+    @property
+    def long(self) -> bool:
+        """Whether its body, which was read, is so large that reading or writing it as JSON takes a while."""
+        return self.held is not None and self.held.size > COPIES * LONG
 
     @property
     def accepts_events(self) -> bool:

@@ -6,7 +6,6 @@ Invariants:
 - What must survive a reload (logs, limits, sessions, connections) lives in `Gateway`, never in a snapshot.
 """
 
-import asyncio
 import ipaddress
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -27,6 +26,7 @@ from gateway.observe.refusals import Refusals
 from gateway.streams.engine import Engine
 from gateway.streams.inflight import Inflight
 from gateway.streams.registry import Registry
+from gateway.streams.turns import Turns
 from gateway.upstream.pool import Upstream
 
 if TYPE_CHECKING:
@@ -66,7 +66,7 @@ class Gateway:
         snapshot: the configuration in force.
         max_streams, max_connections: how many there are file descriptors for.
         inflight: the memory of request bodies.
-        parsing: held by the one request whose large body is being parsed.
+        arriving: lets in the pieces of large bodies, one after the other.
         refusals: logs refusals of clients.
         draining: whether new streams are refused because the process is about to end.
         sessions: the chat histories by route path.
@@ -87,7 +87,7 @@ class Gateway:
     max_streams: int
     max_connections: int
     draining: bool = False
-    parsing: asyncio.Lock = field(default_factory=asyncio.Lock)
+    arriving: Turns = field(default_factory=Turns)
     sessions: dict[str, Sessions] = field(default_factory=dict)
 
     def history(self, path: str, history: History | None) -> Sessions | None:

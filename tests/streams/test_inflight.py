@@ -1,11 +1,30 @@
-"""The memory of request bodies: what fits, who waits, and that all of it is given back."""
+"""H6: the memory of request bodies: what fits, who waits, and that all of it is given back."""
 
 import asyncio
 
 import pytest
 
-from gateway.core.weight import MAX_DIGITS, MAX_VALUES, TooMuchError, exact_weight, weight
+from gateway.core.weight import MAX_DIGITS, MAX_VALUES, TooMuchError, Weighing, exact_weighing, rough_weighing
 from gateway.streams.inflight import LARGE, Inflight
+
+
+def weight(text: bytes) -> int:
+    """What the first look gives, which takes what is in strings for values."""
+    return _end(rough_weighing(text))
+
+
+def exact_weight(text: bytes) -> int:
+    """What the second look gives."""
+    return _end(exact_weighing(text))
+
+
+def _end(steps: Weighing) -> int:
+    while True:
+        try:
+            next(steps)
+        except StopIteration as end:
+            return int(end.value)
+
 
 BOMBS = {
     "arrays": b'{"a":[' + b"[]," * MAX_VALUES + b"[]]}",
@@ -77,6 +96,22 @@ async def test_impatient_hold_takes_nothing() -> None:
     assert await held.change(10)
     assert inflight.used == 10
     held.close()
+    assert inflight.used == 0
+
+
+async def test_of_bodies_that_grow_one_waits_at_most() -> None:
+    """H6: if both waited, each would wait for what the other holds, and nobody would be served."""
+    inflight = Inflight(100)
+    first, second = [await inflight.hold(50) for _ in range(2)]
+    assert first is not None
+    assert second is not None
+    growing = asyncio.ensure_future(first.change(80))
+    await asyncio.sleep(0)
+    assert not await second.change(80)
+    second.close()
+    assert await growing
+    assert inflight.used == 80
+    first.close()
     assert inflight.used == 0
 
 

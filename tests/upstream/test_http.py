@@ -6,9 +6,12 @@ from collections.abc import AsyncIterator
 
 import aiohttp
 import pytest
+from aiohttp.abc import AbstractStreamWriter
+from multidict import CIMultiDict
 
 from gateway.core.errors import GatewayError
 from gateway.dialects.base import Call
+from gateway.upstream import http
 from gateway.upstream.http import attempt, new_session
 from tests.kit.upstream import Cut, Exchange, Hang, Reset, Script, ScriptedUpstream, Step, WaitFor, http_head, response
 
@@ -96,3 +99,50 @@ async def test_connection_with_an_unread_answer_is_not_kept(session: aiohttp.Cli
         with await attempt(session, call, connect_timeout=1, again=True):
             pass
         await upstream.exchanges[0].closed.wait()
+
+
+class _Writer(AbstractStreamWriter):
+    """Notes the sizes of what is written, and the turn of the loop in which it was."""
+
+    def __init__(self) -> None:
+        self.written: list[bytes] = []
+
+    async def write(self, chunk: bytes | bytearray | memoryview) -> None:
+        self.written.append(bytes(chunk))
+
+    async def write_eof(self, chunk: bytes = b"") -> None:
+        raise NotImplementedError
+
+    async def drain(self) -> None:
+        raise NotImplementedError
+
+    def enable_compression(self, encoding: str = "deflate", strategy: int | None = None) -> None:
+        raise NotImplementedError
+
+    def enable_chunking(self) -> None:
+        raise NotImplementedError
+
+    async def write_headers(self, status_line: str, headers: CIMultiDict[str]) -> None:
+        raise NotImplementedError
+
+
+@pytest.mark.parametrize("kind", [bytes, bytearray])
+async def test_long_body_is_never_copied_as_a_whole(kind: type[bytes | bytearray]) -> None:
+    """H6: the connection is given a piece at a time, and others have their turn between two."""
+    content = kind(b"0123456789" * 20_000)
+    payload, writer, turns = http._body(Call("POST", "", {}, content)), _Writer(), 0
+    assert isinstance(payload, aiohttp.BytesPayload)
+
+    async def count() -> None:
+        nonlocal turns
+        while True:
+            turns += 1
+            await asyncio.sleep(0)
+
+    counting = asyncio.ensure_future(count())
+    await payload.write_with_length(writer, len(content))
+    counting.cancel()
+    assert b"".join(writer.written) == content
+    assert max(map(len, writer.written)) <= http.PIECE
+    assert turns >= len(writer.written) > 1
+    assert http._body(Call("POST", "", {}, content[:100])) == content[:100]

@@ -24,6 +24,7 @@ from gateway.streams.stream import reader_settings
 from gateway.upstream.pool import Upstream
 from gateway.web.admission import admit, expires_in
 from gateway.web.exchange import Exchange, Kind
+from gateway.web.kinds.chat_source import estimate_tokens
 from gateway.web.streaming import cursor_of, read_by_ticket, resume, stream_new
 
 R = TypeVar("R", bound=Route)
@@ -92,6 +93,13 @@ class RouteKind(Kind, Generic[R]):
         """An awaitable of the response for a generation that was just started."""
         return stream_new(exchange, generation)
 
+    async def estimate(self, exchange: Exchange, chat: dict[str, Any]) -> int:
+        """Tokens of a chat request, see `estimate_tokens`. Of a long one they are counted in a turn of its own."""
+        if not exchange.long:
+            return estimate_tokens(chat)
+        async with exchange.gateway.engine.turns:
+            return estimate_tokens(chat)
+
     def job(self, exchange: Exchange, source: Source, format_: Format, model: str, **more: Any) -> Job:
         """A job, with the fields filled in that are the same for all kinds of route.
 
@@ -116,6 +124,7 @@ class RouteKind(Kind, Generic[R]):
             readers=self.readers,
             expires_in=expires_in(exchange),
             standing=exchange.caller.standing,
+            long=exchange.long,
             **more,
         )
 

@@ -15,7 +15,7 @@ from gateway.upstream.pool import Upstream
 from gateway.web.body import read_fields
 from gateway.web.exchange import Endpoint, Exchange
 from gateway.web.kinds.base import Asked, RouteKind
-from gateway.web.kinds.chat_source import ChatSource, estimate_tokens
+from gateway.web.kinds.chat_source import ChatSource
 from gateway.web.kinds.ui import FIELDS, FollowChat, continued, message_of, messages_of
 from gateway.web.responses import STREAM_HEADERS
 
@@ -80,7 +80,7 @@ class Chat(RouteKind[ChatRoute]):
                 session_id=session,
                 announce=True,
                 restarts=not self.ui,  # nothing in its stream makes text void
-                input_tokens=estimate_tokens(chat),
+                input_tokens=await self.estimate(exchange, chat),
                 on_answer=remember,
             )
         )

@@ -30,7 +30,7 @@ from gateway.streams.generation import Generation
 from gateway.streams.sink import SlowReaderError
 from gateway.upstream.http import body_error, peek_error_body, plain_headers, read_error_body
 from gateway.upstream.pool import Target, Upstream
-from gateway.web.body import read_body
+from gateway.web.body import Body, read_body
 from gateway.web.credentials import knows_credentials, own_cookies, own_headers
 from gateway.web.exchange import COMMON, EVENT_STREAM, Committed, Exchange, cookie_header, listed, peer_address
 from gateway.web.kinds.base import Asked, RouteKind
@@ -233,7 +233,7 @@ class Proxy(RouteKind[ProxyRoute]):
             wait=not asked.stream,
         )
 
-    def _call(self, exchange: Exchange, body: bytes) -> Call:
+    def _call(self, exchange: Exchange, body: Body) -> Call:
         request, resumable = exchange.request, self.route.stream.resume.enabled
         auth = exchange.snapshot.config.auth
         own = {auth.query_param} if knows_credentials(exchange.snapshot) else set()
