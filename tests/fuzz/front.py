@@ -1,6 +1,6 @@
 # ruff: noqa: E501 - inputs are best read whole
-"""Raw requests to a running gateway: each is answered with good HTTP, or its connection closed, in time; no error is
-logged; and nothing is left of them.
+"""Raw requests to a running gateway, whose provider answers as raw: each is answered with good HTTP, or its connection
+closed, in time; no error is logged; and nothing is left of them.
 
 Several inputs go over one connection, each behind the answer to the one before it. An input counts when it was sent: what
 would come behind one that ended its connection does not.
@@ -12,8 +12,9 @@ import itertools
 import random
 import re
 from collections.abc import Iterator, Sequence
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, Self
 
+from tests.fuzz.answers import CHUNK, REFUSALS, STOP, WHOLE
 from tests.fuzz.mutate import mutated
 from tests.kit.program import Gateway
 from tests.kit.sse_client import request
@@ -76,11 +77,60 @@ class Broken(NamedTuple):
     datas: tuple[bytes, ...]
 
 
-def configuration() -> dict[str, Any]:
-    """A gateway whose upstreams refuse every connection, so that an answer costs nothing."""
+_STREAM: Final = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n"
+ANSWERS: Final = (
+    _STREAM + b"\r\n" + CHUNK + STOP,
+    _STREAM + b"Transfer-Encoding: chunked\r\n\r\n%x\r\n%s\r\n0\r\n\r\n" % (len(CHUNK + STOP), CHUNK + STOP),
+    b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%s" % (len(WHOLE), WHOLE),
+    b"HTTP/1.1 429 Too Many Requests\r\nRetry-After: 1\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%s"
+    % (len(REFUSALS[0]), REFUSALS[0]),
+    b"HTTP/1.0 404 Not Found\r\nSet-Cookie: a=b; Path=/\r\nContent-Type: text/html\r\n\r\n<html></html>",
+    b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: upgrade\r\n\r\n",
+    b"HTTP/1.1 204 No Content\r\n\r\n",
+)
+_ASKED: Final = re.compile(
+    rb"[A-Z]+ /(v1/[!-~]+|[!-~]*) HTTP/1\.1\r\n([!#$%&'*+.^_`|~0-9A-Za-z-]+: ?[\t -~\x80-\xff]*\r\n)*\r\n"
+)
+
+
+class Provider:
+    """An upstream that answers with bytes that were changed, and closes. What it is asked must be good HTTP.
+
+    Attributes:
+        url: where it listens.
+        wrong: what it was asked that is no good HTTP.
+    """
+
+    def __init__(self, rng: random.Random) -> None:
+        self.url = ""
+        self.wrong: list[bytes] = []
+        self._rng = rng
+        self._server: asyncio.Server
+
+    async def __aenter__(self) -> Self:
+        self._server = await asyncio.start_server(self._answer, "127.0.0.1", 0, backlog=1024)
+        self.url = f"http://127.0.0.1:{self._server.sockets[0].getsockname()[1]}"
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self._server.close()
+        await self._server.wait_closed()
+
+    async def _answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with contextlib.closing(writer), contextlib.suppress(OSError, asyncio.IncompleteReadError):
+            head = await reader.readuntil(b"\r\n\r\n")
+            if not _ASKED.fullmatch(head):
+                self.wrong.append(head)
+            answer = self._rng.choice(ANSWERS)
+            writer.write(mutated(answer, ANSWERS, self._rng) if self._rng.random() < 0.7 else answer)
+            await writer.drain()
+
+
+def configuration(provider: Provider) -> dict[str, Any]:
+    """A gateway in front of this provider."""
     auth = {"anonymous": True, "keys": [{"id": "web", "key": KEY}], "tickets": {"ttl": "30s"}}
     return setting(
-        "http://127.0.0.1:9",
+        provider.url,
         ROUTES,
         auth=auth,
         stream={"commit_after": "0s"},
@@ -114,8 +164,9 @@ async def attack(gateway: Gateway, datas: Iterator[bytes], broken: list[Broken])
     return sum(await asyncio.gather(*(client() for _ in range(AT_ONCE))))
 
 
-async def assert_nothing_left(gateway: Gateway) -> None:
-    """No stream runs, nothing is held, no error was logged, and it still answers."""
+async def assert_nothing_left(gateway: Gateway, provider: Provider) -> None:
+    """No stream runs, no error was logged, the provider was asked well, and the gateway still answers."""
+    assert not provider.wrong, provider.wrong[:3]
     async with await request(gateway.admin + "/streams") as answer:
         assert await answer.json() == []
     errors = [line for line in gateway.log_lines() if line["level"] == "error"]

@@ -14,7 +14,7 @@ import signal
 import tempfile
 import time
 import traceback
-from collections.abc import Hashable, Iterator, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
@@ -243,42 +243,50 @@ def _memory() -> int:
 
 
 async def _at_the_front(order: Order, tally: Tally, datas: Sequence[bytes] = ()) -> None:
-    begun = time.monotonic()
+    rng = random.Random(f"{order.seed} {FRONT}")
     with tempfile.TemporaryDirectory() as folder:
-        gateway = Gateway(front.configuration(), Path(folder))
-        try:
-            async with gateway:
-                begun = time.monotonic()  # its start may take long
-                await _attack(gateway, order, tally, datas)
-        except AssertionError as error:  # it ended badly, or its log holds what it may not hold
-            lines = [line for line in (*gateway.stdout, *gateway.stderr) if front.KEY in line][:3]
-            tally.note(Found(FRONT, "at the end", f"{error!s:.2000} {lines!s:.2000}", b""), order.seed)
-    tally.count(FRONT, 0, time.monotonic() - begun)
+        async with front.Provider(random.Random(f"{order.seed} provider")) as provider:
+            gateway = Gateway(front.configuration(provider), Path(folder))
+            try:
+                async with gateway:
+                    batches = [datas] if datas else _batches(rng)
+                    await _attack(gateway, provider, order, tally, batches)
+            except AssertionError as error:  # it ended badly, or its log holds what it may not hold
+                lines = [line for line in (*gateway.stdout, *gateway.stderr) if front.KEY in line][:3]
+                tally.note(Found(FRONT, "at the end", f"{error!s:.2000} {lines!s:.2000}", b""), order.seed)
 
 
-async def _attack(gateway: Gateway, order: Order, tally: Tally, datas: Sequence[bytes]) -> None:
-    rng, begun = random.Random(f"{order.seed} {FRONT}"), time.monotonic()
-    looked, done = begun, False
-    while time.monotonic() < begun + order.seconds and not done:
+def _batches(rng: random.Random) -> Iterator[Sequence[bytes]]:
+    while True:
+        yield [front.made(rng) for _ in range(front.AT_ONCE * 100)]
+
+
+async def _attack(
+    gateway: Gateway, provider: front.Provider, order: Order, tally: Tally, batches: Iterable[Sequence[bytes]]
+) -> None:
+    begun = looked = time.monotonic()
+    for batch in batches:
         broken: list[front.Broken] = []
-        batch = datas or [front.made(rng) for _ in range(front.AT_ONCE * 100)]
-        tally.count(FRONT, await front.attack(gateway, iter(batch), broken), 0.0)
+        sent = time.monotonic()
+        read = await front.attack(gateway, iter(batch), broken)
+        tally.count(FRONT, read, time.monotonic() - sent)
         for why, detail, some in broken:
             tally.note(Found(FRONT, why, detail, some), order.seed)
-        done = bool(datas) or 0 < order.inputs <= tally.inputs[FRONT]
+        if time.monotonic() > begun + order.seconds or 0 < order.inputs <= tally.inputs[FRONT]:
+            break
         if time.monotonic() > looked + LOOK:
             looked = time.monotonic()
-            await _look(gateway, order, tally)
-    await _look(gateway, order, tally)
+            await _look(gateway, provider, order, tally)
+    await _look(gateway, provider, order, tally)
 
 
-async def _look(gateway: Gateway, order: Order, tally: Tally) -> None:
+async def _look(gateway: Gateway, provider: front.Provider, order: Order, tally: Tally) -> None:
     """Whether the gateway is as before; which input changed it, is not known."""
     print(f"{tally.inputs[FRONT]:,} inputs at the front", flush=True)
     try:
-        await front.assert_nothing_left(gateway)
+        await front.assert_nothing_left(gateway, provider)
     except AssertionError as error:
-        tally.note(Found(FRONT, "something is left", str(error)[:2000], b""), order.seed)
+        tally.note(Found(FRONT, "something is left", str(error)[:3000], b""), order.seed)
     memory = _memory_of(gateway.pid)
     if memory > order.memory:
         tally.note(Found(FRONT, "memory", f"the gateway takes {memory >> 20} MiB", b""), order.seed)

@@ -2,7 +2,7 @@
 
 from typing import Final
 
-from tests.fuzz import answers, credentials, requests, settings
+from tests.fuzz import answers, client, credentials, requests, settings
 from tests.fuzz.target import Target
 
 TARGETS: Final[dict[str, Target]] = {
@@ -10,5 +10,6 @@ TARGETS: Final[dict[str, Target]] = {
     **requests.targets(),
     **credentials.targets(),
     **settings.targets(),
+    **client.targets(),
 }
 """By name."""

@@ -32,12 +32,12 @@ def test_found_inputs_are_of_targets_that_there_are() -> None:
 
 async def test_gateway_answers_or_closes_whatever_comes(tmp_path: Path) -> None:
     rng, broken = random.Random(SEED), list[front.Broken]()
-    async with Gateway(front.configuration(), tmp_path) as gateway:
+    async with front.Provider(rng) as provider, Gateway(front.configuration(provider), tmp_path) as gateway:
         for data in FOUND.get(FRONT, ()):
             await front.converse(gateway, [data])
         assert await front.attack(gateway, iter([front.made(rng) for _ in range(96)]), broken) > 0
         assert not broken
-        await front.assert_nothing_left(gateway)
+        await front.assert_nothing_left(gateway, provider)
 
 
 def test_run_counts_each_target_and_makes_the_same_inputs_of_the_same_seed() -> None:
