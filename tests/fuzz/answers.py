@@ -278,18 +278,18 @@ def targets() -> dict[str, Target]:
     found: dict[str, Target] = {}
     for name, dialect in DIALECTS.items():
         make = _text if name == "text" else dialect.answer
-        found[name] = Target(STREAMS, partial(check_answer, make), 8)
+        found[name] = Target(STREAMS, partial(check_answer, make), 8 if name == "text" else 4)
     chunks: Callable[[], Answer] = lambda: DIALECTS["openai"].answer(keep_chunks=True)  # noqa: E731
     plain_: Callable[[], Answer] = lambda: DIALECTS["openai"].answer(plain=True)  # noqa: E731
     return found | {
-        "chunks": Target(STREAMS, partial(check_answer, chunks), 8),
-        "plain": Target(STREAMS, partial(check_answer, plain_), 4),
-        "sse": Target((*STREAMS, *TEXTS), partial(check_units, Decoder), 16),
-        "lines": Target(STREAMS, partial(check_units, LineSplitter), 8),
-        "refusal": Target((*REFUSALS, *ERRORS), check_refusal, 4),
-        "sentence": Target(REFUSALS, check_sentence, 4),
-        "waits": Target(WAITS, check_waits, 6),
-        "models": Target(MODELS, check_models, 6),
-        "formats": Target(TEXTS, check_formats, 2),
-        "mapping": Target(MAPPINGS, check_mapping, 4),
+        "chunks": Target(STREAMS, partial(check_answer, chunks), 4),
+        "plain": Target(STREAMS, partial(check_answer, plain_), 2),
+        "sse": Target((*STREAMS, *TEXTS), partial(check_units, Decoder), 20),
+        "lines": Target(STREAMS, partial(check_units, LineSplitter), 12),
+        "refusal": Target((*REFUSALS, *ERRORS), check_refusal, 3),
+        "sentence": Target(REFUSALS, check_sentence, 2),
+        "waits": Target(WAITS, check_waits, 8),
+        "models": Target(MODELS, check_models, 10),
+        "formats": Target(TEXTS, check_formats, 1),
+        "mapping": Target(MAPPINGS, check_mapping, 8),
     }

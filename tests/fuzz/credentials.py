@@ -442,13 +442,13 @@ def check_addresses(data: bytes, rng: random.Random) -> Hashable:
 def targets() -> dict[str, Target]:
     """By name."""
     return {
-        "token": Target(TOKENS, check_token, 8),
-        "claims": Target(SIGNED, check_claims, 8),
-        "keys": Target(KEY_SETS, check_keys, 2),
-        "tickets": Target(TICKETS, check_tickets, 3),
-        "forward": Target(ANSWERS, check_forward, 8),
-        "asked": Target((*COOKIES, *CREDENTIALS, b"session=abc", b"Basic YTpi", b"Bearer a.b.c"), check_asked, 6),
-        "credential": Target(CREDENTIALS, check_credential, 8),
-        "cookies": Target(COOKIES, check_cookies, 6),
-        "addresses": Target(HOPS, check_addresses, 4),
+        "token": Target(TOKENS, check_token, 10),
+        "claims": Target(SIGNED, check_claims, 10),
+        "keys": Target(KEY_SETS, check_keys, 3),
+        "tickets": Target(TICKETS, check_tickets, 4),
+        "forward": Target(ANSWERS, check_forward, 12),
+        "asked": Target((*COOKIES, *CREDENTIALS, b"session=abc", b"Basic YTpi", b"Bearer a.b.c"), check_asked, 10),
+        "credential": Target(CREDENTIALS, check_credential, 10),
+        "cookies": Target(COOKIES, check_cookies, 8),
+        "addresses": Target(HOPS, check_addresses, 5),
     }

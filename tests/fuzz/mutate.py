@@ -4,6 +4,7 @@ Numbers are drawn by `random()` alone, as the other methods of `random.Random` t
 """
 
 import random
+import re
 from collections.abc import Callable, Sequence
 from typing import Final
 
@@ -19,6 +20,41 @@ _VALUES: Final = (
     *("null", "true", "false", "NaN", "-1", "0", "-0", "1e999", "1e308", "0.1", "99999999999999999999", "9" * 40),
     *("\\ud83d", "\\u0000", '\\"', "[[[[[[[[", "{}", '""', '{"a":', "[" * 600, '"id":', '"a":1,"a":2'),
 )
+_JSON: Final = re.compile(rb'"(?:[^"\\\n]|\\.)*"|-?[0-9]+(?:\.[0-9]+)?|true|false|null|[\[\]{}]')
+"""A value of JSON that holds no other, the name of a member, or a bracket."""
+_NUMBERS: Final = (b"0", b"-1", b"1", b"0.0", b"1.5", b"1e300", b"9007199254740993", b"18446744073709551616")
+_STRINGS: Final = (
+    *(
+        b'""',
+        b'"a"',
+        b'"0"',
+        b'"null"',
+        b'"\\ud83d"',
+        b'"\\ude00"',
+        b'"\\u0000"',
+        b'" "',
+        b'"\xe4\xbd\xa0"',
+        b'"error"',
+    ),
+    *(
+        b'"stop"',
+        b'"content"',
+        b'"index"',
+        b'"id"',
+        b'"text"',
+        b'"message"',
+        b'"name"',
+        b'"usage"',
+        b'"delta"',
+        b'"type"',
+    ),
+)
+_OTHERS: Final = (
+    *(b"null", b"true", b"false", b"[]", b"{}", b"[null]", b"[[]]", b"[{}]", b'{"a":{}}', b'["a",1,{"text":"b"}]'),
+    *(b'{"text":"c"}', b'{"content":"d"}', b'{"message":"e"}', b'{"index":1}', b'{"name":"f","arguments":{}}'),
+)
+_JSON_VALUES: Final = (*_NUMBERS, *_STRINGS, *_OTHERS)
+"""What takes the place of another one, so that the whole stays JSON and a reader of fields gets to see it."""
 _WORDS: Final = (
     *("data: ", "event: ", "id: ", "retry: ", ": ", "error", "[DONE]", "done", "stop", "content", "choices", "delta"),
     *("tool_calls", "usage", "message", "messages", "role", "index", "arguments", "function", "finish_reason"),
@@ -63,7 +99,9 @@ def pieces(data: bytes, rng: random.Random) -> list[bytes]:
 def _changed(data: bytes, others: Sequence[bytes], draw: Callable[[], float]) -> bytes:
     at = int(draw() * (len(data) + 1))
     end = min(len(data), at + (0, 1, 1, 2, 8, 40)[int(draw() * 6)])
-    kind = int(draw() * 9)
+    kind = int(draw() * 12)
+    if kind > 8:
+        return _with_other_value(data, draw)
     if kind == 0:  # another byte
         return data[:at] + bytes((int(draw() * 256),)) + data[at + 1 :]
     if kind == 1:  # one bit of one byte
@@ -78,3 +116,33 @@ def _changed(data: bytes, others: Sequence[bytes], draw: Callable[[], float]) ->
         other = others[int(draw() * len(others))]
         return data[:at] + other[int(draw() * (len(other) + 1)) :]
     return data[:at] + TOKENS[int(draw() * len(TOKENS))] + data[end:]
+
+
+def _with_other_value(data: bytes, draw: Callable[[], float]) -> bytes:
+    """The input with one value or name of its JSON replaced by another, of a few or of its own."""
+    found = [(one.start(), one.end()) for one in _JSON.finditer(data)]
+    if not found:
+        return data + _JSON_VALUES[int(draw() * len(_JSON_VALUES))]
+    number = int(draw() * len(found))
+    start, end = found[number]
+    if data[start] in b"}]":
+        return data[:start] + b',"error":' + _JSON_VALUES[int(draw() * len(_JSON_VALUES))] + data[start:]
+    if data[start] in b"{[":
+        end = _end_of_value(data, found[number:])
+    own = found[int(draw() * len(found))]
+    if draw() < 0.3 and data[own[0]] not in b"{}[]":
+        other = data[own[0] : own[1]]
+    else:
+        values = _STRINGS if data[end : end + 1] == b":" else _JSON_VALUES
+        other = values[int(draw() * len(values))]
+    return data[:start] + other + data[end:]
+
+
+def _end_of_value(data: bytes, found: Sequence[tuple[int, int]]) -> int:
+    """The end of the value that begins with the first of these, which is a bracket."""
+    depth = 0
+    for start, end in found:
+        depth += (data[start] in b"{[") - (data[start] in b"}]")
+        if not depth:
+            return end
+    return len(data)

@@ -331,13 +331,13 @@ def check_unparsed(data: bytes, rng: random.Random) -> Hashable:
 def targets() -> dict[str, Target]:
     """By name."""
     return {
-        "weight": Target(BODIES, check_weight, 6),
-        "body": Target((*BODIES, *CHATS), check_body, 8),
-        "chat": Target(CHATS, check_chat, 4),
-        "path": Target(PATHS, check_path, 8),
-        "route": Target(PATHS, check_route, 8),
-        "cursor": Target(CURSORS, check_cursor, 10),
-        "guard": Target(HOSTS, check_guard, 6),
-        "trace": Target(TRACES, check_trace, 8),
-        "unparsed": Target(HEADS, check_unparsed, 8),
+        "weight": Target(BODIES, check_weight, 10),
+        "body": Target((*BODIES, *CHATS), check_body, 12),
+        "chat": Target(CHATS, check_chat, 6),
+        "path": Target(PATHS, check_path, 10),
+        "route": Target(PATHS, check_route, 12),
+        "cursor": Target(CURSORS, check_cursor, 16),
+        "guard": Target(HOSTS, check_guard, 8),
+        "trace": Target(TRACES, check_trace, 12),
+        "unparsed": Target(HEADS, check_unparsed, 10),
     }

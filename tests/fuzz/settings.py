@@ -23,6 +23,19 @@ CONFIG: Final = (
     b"upstreams: {a: {dialect: sse, targets: [{url: 'demo:'}]}}\n"
     b"routes:\n  - {path: '/p/{path}', api: proxy, upstream: a, methods: [GET]}\n"
     b"  - {path: /c, api: chat, upstream: a, format: {preset: typed, token: {json: {t: $text}}}}\n",
+    # As JSON, which is YAML too: so values are changed into others, and not only broken.
+    b'{"server":{"listen":"127.0.0.1:8080","trusted_proxies":["10.0.0.0/8"],"hosts":["a.example"],"max_body":"4MiB"},'
+    b'"log":{"level":"info"},"cors":{"origins":["https://a.example"],"credentials":true},"auth":{"sources":["header"],'
+    b'"keys":[{"id":"web","key":"abcdefghijklmnop","scopes":["stream"]}],"jwt":[{"issuer":"i","audience":"a",'
+    b'"secret":"0123456789abcdef0123456789abcdef","algorithms":["HS256"]}],"forward":{"url":"http://a/w","cookies":["s"],'
+    b'"headers":["x-a"],"ttl":"30s"},"tickets":{"ttl":"30s"}},"plans":{"default":{"requests":"60/min","streams":5,'
+    b'"tokens":["100000/min"]}},"stream":{"batch":{"interval":"auto"},"resume":{"ttl":"5m"},"on_disconnect":{"after":"30s"}},'
+    b'"timeouts":{"idle":"2m"},"upstreams":{"main":{"dialect":"openai","targets":[{"url":"http://127.0.0.1:8000/v1",'
+    b'"weight":1,"query":{"a":"b"}}],"headers":{"x":"y"},"params":{"max_tokens":5},"omit":["top_p"],"fallback":["backup"],'
+    b'"breaker":{"failures":5}},"backup":{"dialect":"anthropic","targets":[{"url":"https://a/v1"}],"model":"c"}},"routes":['
+    b'{"path":"/v1/chat/completions","api":"openai","upstream":"main"},{"path":"/c","api":"chat","upstream":"main",'
+    b'"format":{"preset":"events","token":{"json":{"t":"$text"}}},"history":{"turns":20},"params":{"message":"m"}},'
+    b'{"path":"/p/{path}","api":"proxy","upstream":"main","methods":["GET"]}]}',
 )
 
 
@@ -94,4 +107,4 @@ def check_value(data: bytes, rng: random.Random) -> Hashable:
 
 def targets() -> dict[str, Target]:
     """By name."""
-    return {"config": Target(CONFIG, check_config, 1), "value": Target(VALUES, check_value, 4)}
+    return {"config": Target(CONFIG, check_config, 1), "value": Target(VALUES, check_value, 5)}
