@@ -58,7 +58,7 @@ REQUESTS: Final = (
     b'{"id":"c","messages":[{"role":"user","parts":[{"type":"text","text":"hi"}]}]}',
 )
 _HEAD: Final = re.compile(
-    rb"HTTP/1\.[01] ([1-5][0-9][0-9]) [ -~]*\r\n((?:[!#$%&'*+.^_`|~0-9A-Za-z-]+:[\t -~\x80-\xff]*\r\n)*)\r\n"
+    rb"HTTP/1\.[01] ([1-5][0-9][0-9]) [\t -~\x80-\xff]*\r\n((?:[!#$%&'*+.^_`|~0-9A-Za-z-]+:[\t -~\x80-\xff]*\r\n)*)\r\n"
 )
 _CHUNK: Final = re.compile(rb"([0-9a-fA-F]{1,8})\r\n")
 

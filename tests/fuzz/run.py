@@ -130,12 +130,12 @@ def run(order: Order) -> Tally:
     inputs = int(order.inputs * (FRONT_INPUTS if names else 1.0)) if with_front else 0
     tally, begun = Tally(), time.monotonic()
     try:
-        # The front comes first, as the rest of a run is quiet and can be left alone.
-        if with_front:
-            asyncio.run(_at_the_front(order._replace(seconds=order.seconds * share, inputs=inputs), tally))
         if names:
+            seconds = order.seconds * (1 - share)
+            _in_process(order._replace(names=tuple(names), seconds=seconds, inputs=order.inputs - inputs), tally)
+        if with_front:
             left = order.seconds - (time.monotonic() - begun)
-            _in_process(order._replace(names=tuple(names), seconds=left, inputs=order.inputs - inputs), tally)
+            asyncio.run(_at_the_front(order._replace(seconds=left, inputs=inputs), tally))
     except KeyboardInterrupt:
         print("interrupted", flush=True)  # what was done until then counts
     tally.memory = _memory()
