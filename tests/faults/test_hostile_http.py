@@ -375,7 +375,8 @@ async def test_cookies_in_several_lines_are_one_header(trusting: Stage) -> None:
 
 
 @pytest.mark.parametrize(
-    "lines", [b"Cookie: z=\x88; gateway_\xfftoken=x\r\nCookie: b=1\r\n", b"Cookie: z=\x88; gateway_\xfftoken=x; b=1\r\n"]
+    "lines",
+    [b"Cookie: z=\x88; gateway_\xfftoken=x\r\nCookie: b=1\r\n", b"Cookie: z=\x88; gateway_\xfftoken=x; b=1\r\n"],
 )
 async def test_bytes_that_are_no_text_join_nothing_on_their_way_to_the_upstream(trusting: Stage, lines: bytes) -> None:
     """H4: left out, as the HTTP library would, they make another cookie's name of what was judged here."""
