@@ -16,6 +16,7 @@ from typing import Any, Final, NamedTuple, Self
 
 from tests.fuzz.answers import CHUNK, REFUSALS, STOP, WHOLE
 from tests.fuzz.mutate import mutated
+from tests.fuzz.requests import CHATS
 from tests.kit.program import Gateway
 from tests.kit.sse_client import request
 from tests.web.stage import setting
@@ -34,6 +35,11 @@ ROUTES: Final = (
     {"path": "/openai", "api": "openai"},
     {"path": "/proxy/{path}", "api": "proxy"},
     {"path": "/ui", "format": "ui"},
+)
+_CHATS: Final = (
+    *CHATS,
+    b'{"message":"hi","session_id":"s","last_event_id":"abcdefghijklmnopqrstuv.1.2"}',
+    b'{"id":"c","trigger":"submit-message","message":{"role":"user","parts":[{"type":"text","text":"hi"}]}}',
 )
 KEY: Final = "Zk39vTq81LmX0aBcDw72uYh5Rj60sNf4"
 """A client's; so long that a path with it is told without it."""
@@ -56,6 +62,12 @@ REQUESTS: Final = (
     % KEY.encode(),
     b"POST /ui HTTP/1.1\r\nHost: localhost\r\nContent-Length: 77\r\n\r\n"
     b'{"id":"c","messages":[{"role":"user","parts":[{"type":"text","text":"hi"}]}]}',
+    *(
+        b"POST %s HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%s"
+        % (path, len(body), body)
+        for path in (b"/chat", b"/openai", b"/ui", b"/proxy/a")
+        for body in _CHATS
+    ),
 )
 _HEAD: Final = re.compile(
     rb"HTTP/1\.[01] ([1-5][0-9][0-9]) [\t -~\x80-\xff]*\r\n((?:[!#$%&'*+.^_`|~0-9A-Za-z-]+:[\t -~\x80-\xff]*\r\n)*)\r\n"
@@ -140,7 +152,13 @@ def configuration(provider: Provider) -> dict[str, Any]:
 
 def made(rng: random.Random) -> bytes:
     """An input: a request that was changed or, now and then, a good one."""
-    return mutated(rng.choice(REQUESTS), REQUESTS, rng) if rng.random() < 0.9 else rng.choice(REQUESTS)
+    data = rng.choice(REQUESTS)
+    if rng.random() < 0.1:
+        return data
+    head, blank, body = mutated(data, REQUESTS, rng).partition(b"\r\n\r\n")
+    if rng.random() < 0.5:  # with its true length, what was changed in a body comes to be read
+        head = re.sub(rb"(?<=Content-Length: )[0-9]+", b"%d" % len(body), head)
+    return head + blank + body
 
 
 async def attack(gateway: Gateway, datas: Iterator[bytes], broken: list[Broken]) -> int:
