@@ -9,16 +9,21 @@ from typing import Any, Final
 
 import msgspec
 
+from gateway.core.batch import Hold, merge
+from gateway.core.blame import blamed
+from gateway.core.boundary import Boundary
+from gateway.core.continuation import Continuation, DiffersError
 from gateway.core.errors import KINDS, GatewayError
-from gateway.core.event import DONE, ERROR, RESTART, START, THINKING, TOKEN, TOOL, Done, Event
+from gateway.core.event import DONE, ERROR, RESTART, START, THINKING, TOKEN, TOOL, Done, Event, utf8_length
 from gateway.core.sentence import MAX_SENTENCE, hiding_quotes, plain
 from gateway.core.sse import Decoder, LineSplitter, Oversize
 from gateway.dialects import DIALECTS, Answer
 from gateway.dialects.models import MAX_NAME, models_in
 from gateway.dialects.waits import MAX_RETRY_AFTER, of_headers, of_sentence
-from gateway.formats import PRESETS, Format, View, compile_format
+from gateway.formats import PRESETS, Completion, Format, View, compile_format
+from gateway.upstream.hints import hint
 from tests.dialects.transcripts import state
-from tests.fuzz.mutate import pieces
+from tests.fuzz.mutate import mutated, pieces
 from tests.fuzz.target import Target
 
 CHUNK: Final = b'data: {"id":"a","model":"m","choices":[{"index":0,"delta":{"role":"assistant","content":"Hi"}}]}\n\n'
@@ -93,6 +98,8 @@ TEXTS: Final = (
     b"data: x\n\nevent: error\nid: 7\n\n",
     b"\xf0\x9f\x98\x80 \xe2\x80\xa8 \xef\xbb\xbf",
     b'{"a":[1,{"b":"c"}]}',
+    b'Dr. Who said: 1.5 is e.g. fine! "Is it?" Yes.  And then\n\n1. First. 2. Second.\n```py\nx = 1. \n```\nEnd. ',
+    b"\xe4\xbd\xa0\xe5\xa5\xbd\xe3\x80\x82\xe5\x86\x8d\xe8\xa7\x81\xef\xbc\x81 (a.) b",
 )
 
 
@@ -160,6 +167,9 @@ def check_refusal(data: bytes, rng: random.Random) -> Hashable:
     assert len(error.code) <= 128
     assert not any(ord(letter) < 32 for letter in said), said
     assert error.retry_after is None or 0 <= error.retry_after <= MAX_RETRY_AFTER
+    assert len(hint(error, "http://127.0.0.1:8000/v1/chat/completions", "openai")) < 1000
+    added = frozenset({"stream_options", "reasoning_effort"})
+    assert blamed(data.decode("utf-8", "replace"), added) <= added
     return error.code in KINDS and error.code, error.means, error.retryable
 
 
@@ -200,6 +210,77 @@ def check_models(data: bytes, rng: random.Random) -> Hashable:
         assert len(set(names)) == len(names)
         assert all(0 < len(name) <= MAX_NAME for name in names)
     return None if names is None else min(len(names), 4)
+
+
+# -- texts on their way ------------------------------------------------------------------------------------------------
+
+
+def check_hold(data: bytes, rng: random.Random) -> Hashable:
+    """Sentences are kept whole without a loss: every event comes once, in order, in groups that are not too large."""
+    kinds = (TOKEN, THINKING) if rng.random() < 0.3 else (TOKEN,)
+    texts = [part.decode("utf-8", "replace") for part in pieces(data, rng)]
+    events = [Event(kinds[int(rng.random() * len(kinds))], text) for text in texts]
+    hold = Hold("sentence" if rng.random() < 0.7 else "paragraph", 256, 1.0)
+    groups = [*hold.feed(events, 0.0), hold.flush()]
+    assert [event for group in groups for event in group] == events
+    assert all(len(group) == 1 or sum(utf8_length(one.data) for one in group) <= 256 for group in groups)
+    merged = merge(events, 7, 256)
+    assert "".join(event.data for _, event in merged) == "".join(texts)
+    assert merged[-1][0] == 7 + len(events)
+    one_by_one = Boundary("sentence")
+    for letter in "".join(texts)[:300]:
+        assert one_by_one.push(letter) in (None, 0, 1)
+    return min(len(groups), 6)
+
+
+def check_continuation(data: bytes, rng: random.Random) -> Hashable:
+    """A second answer finishes the first one exactly, or is told to differ; nothing is said twice."""
+    text = data.decode("utf-8", "replace")
+    delivered, prefilled = text[: int(rng.random() * (len(text) + 1))], rng.random() < 0.5
+    again = mutated(data, TEXTS, rng).decode("utf-8", "replace") if rng.random() < 0.5 else text
+    second = text[len(delivered.rstrip()) :] if prefilled and rng.random() < 0.5 else again
+    continuation = Continuation(delivered, prefilled=prefilled)
+    events = [Event(TOKEN, part) for part in _parts_of(second, rng)]
+    try:
+        missing = continuation.feed(events) + continuation.close()
+    except DiffersError:
+        assert not second.startswith(delivered) or not delivered
+        return "differs"
+    whole = delivered + "".join(event.data for event in missing)
+    assert whole == second or (prefilled and _unspaced(whole) == _unspaced(delivered + second)), (
+        delivered,
+        second,
+        whole,
+    )
+    return prefilled, whole == second
+
+
+def _parts_of(text: str, rng: random.Random) -> list[str]:
+    cuts = sorted(int(rng.random() * (len(text) + 1)) for _ in range(3))
+    return [text[a:b] for a, b in zip([0, *cuts], [*cuts, len(text)], strict=True)]
+
+
+def _unspaced(text: str) -> str:
+    return "".join(text.split())
+
+
+def check_completion(data: bytes, rng: random.Random) -> Hashable:
+    """Whatever came in pieces is one whole answer that can be written as JSON."""
+    seen = []
+    for answer in (
+        DIALECTS["openai"].answer(keep_chunks=True),
+        DIALECTS["openai"].answer(),
+        DIALECTS["openai"].answer(plain=True),
+    ):
+        completion = Completion()
+        for event in [*answer.feed(data), *answer.close()]:
+            completion.add(event)
+        whole = completion.result(View("s" * 22, "", "m", 0), Done("stop", None, ""))
+        msgspec.json.encode(whole)
+        assert whole["object"] == "chat.completion" or completion.letter
+        assert completion.letter or all(isinstance(choice["message"], dict) for choice in whole["choices"])
+        seen.append(len(whole["choices"]) if isinstance(whole.get("choices"), list) else None)
+    return tuple(seen)
 
 
 # -- formats -----------------------------------------------------------------------------------------------------------
@@ -290,6 +371,9 @@ def targets() -> dict[str, Target]:
         "sentence": Target(REFUSALS, check_sentence, 2),
         "waits": Target(WAITS, check_waits, 8),
         "models": Target(MODELS, check_models, 10),
+        "hold": Target(TEXTS, check_hold, 6),
+        "continuation": Target(TEXTS, check_continuation, 6),
+        "completion": Target(STREAMS, check_completion, 3),
         "formats": Target(TEXTS, check_formats, 1),
         "mapping": Target(MAPPINGS, check_mapping, 8),
     }
