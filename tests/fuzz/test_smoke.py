@@ -1,6 +1,7 @@
 """Fuzzing in small: every input that once found a mistake, and some new ones for each target."""
 
 import random
+from collections.abc import Hashable
 from pathlib import Path
 
 import pytest
@@ -40,10 +41,21 @@ async def test_gateway_answers_or_closes_whatever_comes(tmp_path: Path) -> None:
         await front.assert_nothing_left(gateway, provider)
 
 
-def test_run_counts_each_target_and_makes_the_same_inputs_of_the_same_seed() -> None:
+def test_run_counts_each_target_and_makes_the_same_inputs_of_the_same_seed(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[bytes] = []
+    target = TARGETS["cursor"]
+
+    def check(data: bytes, rng: random.Random) -> Hashable:
+        seen.append(data)
+        return target.check(data, rng)
+
+    monkeypatch.setitem(TARGETS, "cursor", target._replace(check=check))
     order = Order(("cursor", "trace"), 60.0, 500, SEED, 1 << 40)
-    first, second = run(order), run(order)
-    assert first.inputs == second.inputs
+    first, inputs = run(order), seen.copy()
+    seen.clear()
+    run(order._replace(names=("cursor",)))
+    assert len(inputs) == first.inputs["cursor"]
+    assert seen[: len(inputs)] == inputs
     assert abs(sum(first.inputs.values()) - order.inputs) <= len(order.names)
     assert first.inputs["cursor"] > first.inputs["trace"] > 0
     assert first.found == []
