@@ -1,6 +1,6 @@
 # ruff: noqa: E501 - inputs are best read whole
-"""Raw requests to a running gateway, whose provider answers as raw: each is answered with good HTTP, or its connection
-closed, in time; no error is logged; and nothing is left of them.
+"""Raw requests to both listeners of a running gateway, whose provider answers as raw: each is answered with good HTTP, or
+its connection closed, in time; no error is logged; and nothing is left of them.
 
 Several inputs go over one connection, each behind the answer to the one before it. An input counts when it was sent: what
 would come behind one that ended its connection does not.
@@ -62,6 +62,9 @@ REQUESTS: Final = (
     % KEY.encode(),
     b"POST /ui HTTP/1.1\r\nHost: localhost\r\nContent-Length: 77\r\n\r\n"
     b'{"id":"c","messages":[{"role":"user","parts":[{"type":"text","text":"hi"}]}]}',
+    b"GET /streams HTTP/1.1\r\nHost: 127.0.0.1\r\nSec-Fetch-Site: same-origin\r\nConnection: close\r\n\r\n",
+    b"GET /metrics?name[]=a HTTP/1.1\r\nHost: localhost\r\nAccept: text/plain\r\n\r\n",
+    b"DELETE /principals/key:other HTTP/1.1\r\nHost: [::1]:80\r\nOrigin: http://[::1]:80\r\nCookie: a=\xff\r\nCookie: b\r\n\r\n",
     *(
         b"POST %s HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%s"
         % (path, len(body), body)
@@ -162,17 +165,20 @@ def made(rng: random.Random) -> bytes:
 
 
 async def attack(gateway: Gateway, datas: Iterator[bytes], broken: list[Broken]) -> int:
-    """Sends these inputs, some at once, up to `A_CONNECTION` over each connection. What is broken goes to `broken`.
+    """Sends these inputs, some at once, up to `A_CONNECTION` over each connection, a third of them to the admin listener.
+    What is broken goes to `broken`.
 
     Returns:
         How many inputs were read.
     """
 
+    places = itertools.cycle((gateway.url, gateway.url, gateway.admin))
+
     async def client() -> int:
         read = 0
         while some := list(itertools.islice(datas, A_CONNECTION)):
             try:
-                answered = await converse(gateway, some)
+                answered = await converse(next(places), some)
                 read += answered
             except AssertionError as error:
                 why, _, detail = str(error).partition("\n")
@@ -191,8 +197,8 @@ async def assert_nothing_left(gateway: Gateway, provider: Provider) -> None:
     assert not errors, errors[:3]
 
 
-async def converse(gateway: Gateway, datas: Sequence[bytes]) -> int:
-    """Sends these inputs over one connection, each behind the answer to the one before, for as long as it stays open.
+async def converse(url: str, datas: Sequence[bytes]) -> int:
+    """Sends these inputs over one connection to this listener, each behind the answer to the one before, for as long as it stays open.
 
     Returns:
         How many were read: those that were answered, and the last one even if it was not.
@@ -201,7 +207,7 @@ async def converse(gateway: Gateway, datas: Sequence[bytes]) -> int:
         AssertionError: the last one was neither answered nor the connection closed; or what came is no HTTP. Its first
             line says which.
     """
-    host, port = gateway.url.removeprefix("http://").split(":")
+    host, port = url.removeprefix("http://").split(":")
     got, read = bytearray(), 0
     try:
         async with asyncio.timeout(PATIENCE):

@@ -35,7 +35,8 @@ async def test_gateway_answers_or_closes_whatever_comes(tmp_path: Path) -> None:
     rng, broken = random.Random(SEED), list[front.Broken]()
     async with front.Provider(rng) as provider, Gateway(front.configuration(provider), tmp_path) as gateway:
         for data in FOUND.get(FRONT, ()):
-            await front.converse(gateway, [data])
+            for url in (gateway.url, gateway.admin):
+                await front.converse(url, [data])
         assert await front.attack(gateway, iter([front.made(rng) for _ in range(96)]), broken) > 0
         assert not broken
         await front.assert_nothing_left(gateway, provider)
