@@ -1,9 +1,9 @@
 # ruff: noqa: E501 - inputs are best read whole
-"""Raw requests to both listeners of a running gateway, whose provider answers as raw: each is answered with good HTTP, or
-its connection closed, in time; no error is logged; and nothing is left of them.
+"""Raw requests to both listeners of a running gateway, whose provider answers as raw: each is answered with good HTTP,
+or its connection closed, in time; no error is logged; and nothing is left of them.
 
-Several inputs go over one connection, each behind the answer to the one before it. An input counts when it was sent: what
-would come behind one that ended its connection does not.
+Several inputs go over one connection, each behind the answer to the one before it. An input counts when it was sent:
+what would come behind one that ended its connection does not.
 """
 
 import asyncio
@@ -165,8 +165,8 @@ def made(rng: random.Random) -> bytes:
 
 
 async def attack(gateway: Gateway, datas: Iterator[bytes], broken: list[Broken]) -> int:
-    """Sends these inputs, some at once, up to `A_CONNECTION` over each connection, a third of them to the admin listener.
-    What is broken goes to `broken`.
+    """Sends these inputs, some at once, up to `A_CONNECTION` over each connection, a third of them to the admin
+    listener. What is broken goes to `broken`.
 
     Returns:
         How many inputs were read.
@@ -198,7 +198,8 @@ async def assert_nothing_left(gateway: Gateway, provider: Provider) -> None:
 
 
 async def converse(url: str, datas: Sequence[bytes]) -> int:
-    """Sends these inputs over one connection to this listener, each behind the answer to the one before, for as long as it stays open.
+    """Sends these inputs over one connection to this listener, each behind the answer to the one before, for as long as
+    it stays open.
 
     Returns:
         How many were read: those that were answered, and the last one even if it was not.
