@@ -31,6 +31,7 @@ help:
 	@echo "                  PYTHON=python3.13 for another Python than the default, in a venv of its own"
 	@echo "make coverage     the branches that the tests take, and the floors of that"
 	@echo "make fuzz         mutated input for all that reads strangers' bytes, TIME=60 seconds; ARGS='--seed 7 --only sse'"
+	@echo "                  TIME=0 ARGS='--inputs 1000000 --processes 2' for a number of inputs; ARGS=--help for the targets"
 	@echo "make check        lint, format, types"
 	@echo "make dist         dist/: wheel and sdist, with both pages and the browser client"
 	@echo "make docs         docs/configuration.md, after a change of the config's model"

@@ -27,12 +27,13 @@ from gateway.admin.access import refusal
 from gateway.admin.files import monitor_files
 from gateway.admin.monitor import Monitor
 from gateway.observe.metrics import CONTENT_TYPE
-from gateway.web.aiohttp_internals import heads_parsed
+from gateway.web.aiohttp_internals import answer_as_http_1, heads_parsed
 from gateway.web.connection import HEAD_TIME
 from gateway.web.exchange import NEVER
 from gateway.web.guard import is_known_host, is_same_origin
 from gateway.web.revocation import revoke
 from gateway.web.state import Gateway
+from gateway.web.unparsed import has_known_version
 
 Probe = Callable[[Gateway, web.BaseRequest], web.Response]
 
@@ -43,6 +44,7 @@ SERVER: Final = "gateway"
 OPEN: Final = frozenset({"/livez", "/readyz"})
 """Paths that never ask for a credential: whoever probes a process has none."""
 PRINCIPALS: Final = "/principals/"
+NO_REQUEST: Final = "The request is no valid HTTP/1.1.\n"
 STOP: Final = re.compile(r"/streams/([A-Za-z0-9_-]{22})/stop")
 
 
@@ -65,14 +67,18 @@ class AdminService:
         return self._named(request)
 
     async def _named(self, request: web.BaseRequest) -> web.StreamResponse:
+        other_protocol = hdrs.UPGRADE in request.headers or not has_known_version(request)
         response = await self._answer(request)
         if not response.prepared:
             response.headers[hdrs.SERVER] = SERVER
-        if hdrs.UPGRADE in request.headers:
+        if other_protocol:
             response.force_close()  # the parser reads nothing behind a request for another protocol
         return response
 
     async def _answer(self, request: web.BaseRequest) -> web.StreamResponse:
+        if not has_known_version(request):
+            answer_as_http_1(request)
+            return _text(400, NO_REQUEST)
         if request.method in NEVER:
             return _text(405, f"No path allows {request.method}.\n", {hdrs.ALLOW: "GET, HEAD, POST"})
         probe, asks = _PROBES.get(request.path), self._gateway.snapshot.config.server.admin_auth
@@ -158,7 +164,7 @@ class _Connection(web.RequestHandler):
         """The answer to a head that could not be parsed, without the bytes that aiohttp's own answer quotes."""
         if isinstance(exc, ConnectionError) or request.writer.output_size > 0:
             return super().handle_error(request, status, exc, message)
-        response = _text(status, "The request failed.\n" if status == 500 else "The request is no valid HTTP/1.1.\n")
+        response = _text(status, "The request failed.\n" if status == 500 else NO_REQUEST)
         response.headers[hdrs.SERVER] = SERVER
         response.force_close()
         return response

@@ -157,7 +157,9 @@ def check_forward(data: dict[str, Any]) -> Iterator[Finding]:
             yield (*path, "cookies", index), "is there twice; allowed: each cookie once"
     headers: set[Any] = set()
     for index, name in enumerate(_list(forward, "headers")):
-        lower = name.lower() if isinstance(name, str) else name
+        if not isinstance(name, str):
+            continue  # what is no text is left to the model
+        lower = name.lower()
         if lower == "cookie":
             yield (*path, "headers", index), "would send every cookie; allowed: the names of some under cookies"
         elif lower in _NO_CREDENTIAL:

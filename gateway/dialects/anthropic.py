@@ -155,7 +155,7 @@ class AnthropicAnswer(EventAnswer):
 
     @staticmethod
     def _is_piece(value: Any) -> bool:
-        return isinstance(value, dict) and value.get("type") in _PIECES
+        return isinstance(value, dict) and word_of(value.get("type")) in _PIECES
 
     def _translate(self, units: list[Event]) -> list[Event]:
         out = super()._translate(units)

@@ -50,22 +50,44 @@ MAX_HELD: Final = 32
 """Chunks that are held back until one of them says something, at most."""
 
 
+class _RunningFunction(msgspec.Struct, gc=False):
+    name: str | None = None
+    arguments: str | None = None
+
+
+class _RunningCall(msgspec.Struct, gc=False):
+    function: _RunningFunction
+    index: int | None = None
+    id: str | None = None
+
+
 class _RunningDelta(msgspec.Struct, gc=False):
     error: None = None
+    content: str | None = None
+    reasoning_content: str | None = None
+    reasoning: str | None = None
+    refusal: str | None = None
+    tool_calls: list[_RunningCall] | None = None
 
 
 class _RunningChoice(msgspec.Struct, gc=False):
     index: Literal[0]
     delta: _RunningDelta
     finish_reason: None = None
+    finish_details: None = None
+    usage: None = None
     error: None = None
 
 
 class _Running(msgspec.Struct, gc=False):
-    """What nearly all chunks are: one more delta of the first choice, which has not finished."""
+    """What nearly all chunks are: one more delta of the first choice, which has not finished.
+
+    Nothing fits that `Chunks` would correct, so that a chunk is the same whichever way it takes.
+    """
 
     choices: tuple[_RunningChoice]
     usage: None = None
+    x_groq: None = None
     error: None = None
 
 
@@ -87,6 +109,7 @@ class _Spoken(msgspec.Struct, gc=False):
 
     choices: tuple[_SpokenChoice]
     usage: None = None
+    x_groq: None = None
     error: None = None
 
 
@@ -110,6 +133,7 @@ class _Usual(msgspec.Struct, gc=False):
 
     choices: tuple[_UsualChoice]
     usage: None = None
+    x_groq: None = None
     error: None = None
 
 

@@ -10,7 +10,7 @@ The last two functions need no private name, only a certain meaning of public on
 import asyncio
 from collections.abc import Mapping
 
-from aiohttp import StreamReader, web
+from aiohttp import HttpVersion10, StreamReader, web
 from aiohttp.base_protocol import BaseProtocol
 from aiohttp.http_writer import StreamWriter
 from aiohttp.web_protocol import _ErrInfo
@@ -78,6 +78,16 @@ def forget_body(content: StreamReader) -> None:
     Public API that would replace it: none; an aiohttp that drops an empty buffer at the end of a body.
     """
     content._buffer = Few()  # type: ignore[assignment]
+
+
+def answer_as_http_1(request: web.BaseRequest) -> None:
+    """The answer to a request of another version is one of HTTP/1.0, and ends the connection.
+
+    Why: aiohttp begins each answer with the version of its request. No client understands `HTTP/0.9 400 Bad Request`,
+    and one of HTTP/2.0 promises what does not follow.
+    Public API that would replace it: a version that a response can choose.
+    """
+    request._cache["version"] = HttpVersion10
 
 
 def event_stream(request: web.BaseRequest, headers: Mapping[str, str]) -> web.StreamResponse:

@@ -11,6 +11,7 @@ from multidict import MultiMapping
 
 from gateway.core.credential import Network, client_address
 from gateway.core.errors import Failure, GatewayError
+from gateway.core.lenient import mended_text
 from gateway.core.limiter import Lease, Refusal
 from gateway.core.limits import Quota
 from gateway.core.principal import Principal
@@ -144,7 +145,10 @@ def listed(headers: MultiMapping[str], name: str) -> str:
 def cookies_of(request: web.BaseRequest) -> Mapping[str, str]:
     """The request's cookies by name. A proxy that speaks HTTP/2 may send them in several lines (RFC 9113 8.2.3)."""
     several = len(request.headers.getall(hdrs.COOKIE, ())) > 1
-    return request.clone(headers={hdrs.COOKIE: cookie_header(request.headers)}).cookies if several else request.cookies
+    if not several:
+        return request.cookies
+    # A byte that is no UTF-8 is a lone surrogate here, which no header can be made of.
+    return request.clone(headers={hdrs.COOKIE: mended_text(cookie_header(request.headers))}).cookies
 
 
 def cookie_header(headers: MultiMapping[str]) -> str:

@@ -20,6 +20,7 @@ from aiohttp import hdrs, web
 from gateway.core.credential import address_key, is_trusted
 from gateway.core.errors import GatewayError
 from gateway.core.limiter import PER_ADDRESS, Lease, Refusal
+from gateway.web.aiohttp_internals import answer_as_http_1
 from gateway.web.cors import cors_headers, is_preflight, preflight
 from gateway.web.credentials import authenticate
 from gateway.web.exchange import Committed, Exchange, listed, peer_address
@@ -27,6 +28,7 @@ from gateway.web.guard import authority_of, is_browser, is_known_host
 from gateway.web.rate_limit_headers import rate_limit_headers
 from gateway.web.refusals import refuse
 from gateway.web.responses import error_response
+from gateway.web.unparsed import has_known_version
 
 Middleware = Callable[[Exchange], web.StreamResponse | Awaitable[None] | None]
 
@@ -35,7 +37,7 @@ async def serve(exchange: Exchange) -> web.StreamResponse:
     """The answer to one request. The request is counted and logged exactly once, also if its client left."""
     status = 499
     # The parser reads nothing behind a request for another protocol. The client is told, and the connection ends.
-    other_protocol = hdrs.UPGRADE in exchange.request.headers
+    other_protocol = hdrs.UPGRADE in exchange.request.headers or not has_known_version(exchange.request)
     if other_protocol:
         exchange.headers[hdrs.CONNECTION] = "close"
     try:
@@ -100,11 +102,22 @@ async def _end_committed(exchange: Exchange, committed: Committed, failure: Gate
     return committed.response
 
 
-def share(exchange: Exchange) -> web.StreamResponse | None:
-    """Adds the CORS headers, and answers preflights before anything else is checked."""
+def share(exchange: Exchange) -> None:
+    """Adds the CORS headers, which errors have too."""
     headers = exchange.request.headers
     origin = listed(headers, hdrs.ORIGIN) if hdrs.ORIGIN in headers else None
     exchange.headers |= cors_headers(exchange.snapshot.config.cors, exchange.snapshot.origins, origin)
+
+
+def check_version(exchange: Exchange) -> None:
+    """Refuses a request of another version than HTTP/1.0 and 1.1, whatever it asks for."""
+    if not has_known_version(exchange.request):
+        answer_as_http_1(exchange.request)
+        raise GatewayError("bad_request", "The request's first line must end in HTTP/1.1 or HTTP/1.0.")
+
+
+def allow_page(exchange: Exchange) -> web.StreamResponse | None:
+    """Answers preflights before anything that a preflight cannot have is asked for."""
     return preflight(exchange) if is_preflight(exchange.request) else None
 
 
@@ -147,11 +160,8 @@ def check_method(exchange: Exchange) -> None:
 
 
 def check_target(exchange: Exchange) -> None:
-    """Refuses a path or query that is no UTF-8, which would be read with other characters than its client meant; and a
-    request line without a version, which is no HTTP that anybody speaks."""
+    """Refuses a path or query that is no UTF-8, which would be read with other characters than its client meant."""
     target = exchange.request.raw_path
-    if exchange.request.version < (1, 0):
-        raise GatewayError("bad_request", "The request's first line must end in HTTP/1.1 or HTTP/1.0.")
     if exchange.endpoint.kind.any_encoding or ("%" not in target and target.isascii()):
         return
     try:
@@ -160,7 +170,16 @@ def check_target(exchange: Exchange) -> None:
         raise GatewayError("bad_request", "The path or the query is not valid UTF-8; encode it as UTF-8.") from None
 
 
-PIPELINE: Final[Sequence[Middleware]] = (share, limit_address, check_name, check_target, check_method, authenticate)
+PIPELINE: Final[Sequence[Middleware]] = (
+    share,
+    check_version,
+    allow_page,
+    limit_address,
+    check_name,
+    check_target,
+    check_method,
+    authenticate,
+)
 
 
 def _record(exchange: Exchange, status: int) -> None:

@@ -1,5 +1,7 @@
 """Bytes that are no valid HTTP request: what can be read of them all the same, and the words for what is wrong.
 
+A head may also be one that the parser takes and nobody here speaks: of HTTP/0.9, which has no version, or of HTTP/2.
+
 The parser gives up a head as a whole. The answer to it should still be one that its client can use: a page may read it
 only where its origin is allowed, an SDK needs the error in its own shape, and whoever searches the log needs the id of
 the request. So three things are looked for in the bytes: the path, `Origin` and `X-Request-Id`.
@@ -13,6 +15,8 @@ Invariants:
 import re
 from typing import Final, NamedTuple
 
+from aiohttp import HttpVersion10, HttpVersion11, web
+
 from gateway.core.errors import GatewayError
 
 MAX_HEAD_LINE: Final = 16 * 1024
@@ -21,6 +25,7 @@ MAX_HEADER_FIELD: Final = 8190
 MAX_HEADERS: Final = 128
 MAX_NAME: Final = 16
 """Characters of a method."""
+VERSIONS: Final = frozenset({HttpVersion10, HttpVersion11})
 REQUEST_ID: Final = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _WRONG: Final = (
     (re.compile(r"Missing.*Host"), "it has no Host header"),
@@ -85,6 +90,16 @@ def read_remains(head: bytes) -> Remains:
         _field(fields, b"origin"),
         request_id if REQUEST_ID.fullmatch(request_id) else "",
     )
+
+
+def has_known_version(request: web.BaseRequest) -> bool:
+    """Whether the request's first line ends in a version that is spoken here.
+
+    One without a version comes from no client of today, and its answer would have neither status nor headers. HTTP/2
+    does not begin with a request line: a proxy that only changes the version in it has not read the request as we do.
+    Source: RFC 9112 2.3; RFC 9113 3.4.
+    """
+    return request.version in VERSIONS
 
 
 def unparsable(said: str) -> GatewayError:

@@ -1,4 +1,5 @@
-"""The admin listener has a bound of its own, so that nobody takes its descriptors with connections that say nothing."""
+"""The admin listener has a bound of its own, so that nobody takes its descriptors with connections that say nothing;
+and it speaks HTTP/1.0 and 1.1."""
 
 import asyncio
 import socket
@@ -36,3 +37,7 @@ async def test_admin_connections_are_bounded_and_silent_ones_end(monkeypatch: py
         probe = client()
         probe.send(b"GET /livez HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
         assert b" 200 " in await probe.rest()
+        for line in (b"GET /livez", b"OPTIONS /", b"GET /streams HTTP/0.9", b"POST /streams/x/stop HTTP/2.0"):
+            other = client()
+            other.send(line + b"\r\nHost: localhost\r\n\r\n")
+            assert (await other.rest()).startswith(b"HTTP/1.0 400 ")

@@ -11,7 +11,7 @@ from gateway.dialects import DIALECTS, Answer
 from gateway.formats import Completion, View
 from gateway.formats.completion import text_of
 
-from .transcripts import Make, failed, same_for_every_cut, told
+from .transcripts import Make, failed, outcome, same_for_every_cut, told
 
 DONE = "data: [DONE]\n\n"
 
@@ -535,6 +535,30 @@ def test_whole_message_at_the_end_is_no_second_answer(make: Make) -> None:
     answer = make()
     assert said(answer, chunk({"content": "H"}), chunk({"content": "i"}), whole) == "Hi"
     assert answer.finish_reason == "stop"
+
+
+ODD_IN_MID_STREAM = (
+    {"delta": {"tool_calls": [{"index": 0, "id": "c", "name": "f", "arguments": "{}"}]}},
+    {"delta": {"tool_calls": {"index": 0, "function": {"name": "f"}}}},
+    {"delta": {"tool_calls": [{"index": "1", "function": {"name": "f", "arguments": {"a": 1}}}]}},
+    {"delta": {"tool_calls": [{"index": 0, "id": 7, "function": {"name": ["f"]}}]}},
+    {"delta": {"content": ["a", {"type": "text", "text": "b"}]}},
+    {"delta": {"refusal": {"text": "no"}, "reasoning": 5}},
+    {"delta": {"content": "a"}, "finish_details": {"type": "stop"}},
+    {"delta": {"content": "a"}, "usage": {"prompt_tokens": 3, "completion_tokens": 4}},
+)
+
+
+@BOTH
+@pytest.mark.parametrize("odd", ODD_IN_MID_STREAM)
+def test_odd_chunk_is_read_alike_wherever_it_comes(make: Make, odd: dict[str, Any]) -> None:
+    """In the read of the first chunks, and in one of its own, when chunks are usual and read the quick way."""
+    parts = [chunk({"content": "H"}).encode(), chunk({"content": "i"}).encode(), chunk(**odd).encode()]
+    assert outcome(make, b"".join(parts)) == outcome(make, *parts)
+
+
+def test_odd_type_of_an_anthropic_event_is_skipped() -> None:
+    assert told(DIALECTS["anthropic"].answer(), b'{"type":{"a":1}}\n{"type":["message_stop"]}\n') == []
 
 
 @BOTH

@@ -374,6 +374,20 @@ async def test_cookies_in_several_lines_are_one_header(trusting: Stage) -> None:
     assert [each.headers["cookie"].replace(" ", "") for each in trusting.upstream.exchanges] == ["a=1;b=2"]
 
 
+@pytest.mark.parametrize(
+    "lines",
+    [b"Cookie: z=\x88; gateway_\xfftoken=x\r\nCookie: b=1\r\n", b"Cookie: z=\x88; gateway_\xfftoken=x; b=1\r\n"],
+)
+async def test_bytes_that_are_no_text_join_nothing_on_their_way_to_the_upstream(trusting: Stage, lines: bytes) -> None:
+    """H4: left out, as the HTTP library would, they make another cookie's name of what was judged here."""
+    key = f"Authorization: Bearer {CLIENT_KEY}\r\nX-Own: 1\xe92\r\n".encode("latin-1")
+    assert status(await asked(trusting, b"GET /p/x", headers=lines + key)) == 200
+    [exchange] = trusting.upstream.exchanges
+    assert "gateway_token" not in exchange.headers["cookie"]
+    assert exchange.headers["cookie"].replace(" ", "").endswith(";b=1")
+    assert "X-OWN: 1\ufffd2".encode() in exchange.head.upper()
+
+
 async def test_list_in_several_lines_is_read_whole(stage: Stage) -> None:
     """H4: `Accept` that names events and more; `If-None-Match` with the tag in the second line."""
     lines = b"Accept: text/event-stream\r\nAccept: application/json\r\n"

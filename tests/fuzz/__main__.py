@@ -1,88 +1,58 @@
-"""`python -m tests.fuzz [--seconds 60] [--seed N] [--only sse …]` tries inputs until its time is over."""
+"""`python -m tests.fuzz [--seconds 60] [--inputs N] [--seed N] [--processes 1] [--only sse …]` tries inputs.
+
+It ends when its time is over, or when every target has had its part of the inputs. `--bytes` tries one input again.
+"""
 
 import argparse
-import asyncio
+import ast
 import random
+import signal
 import sys
-import tempfile
-import time
-import traceback
-from collections import Counter
-from pathlib import Path
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 
-from tests.fuzz import front
-from tests.fuzz.mutate import mutated
+from tests.fuzz.run import FRONT, Order, Tally, run, try_again
 from tests.fuzz.targets import TARGETS
-from tests.kit.program import Gateway
-
-BATCH = 200
-"""Inputs of one target in a row."""
-FRONT = "front"
-FRONT_SHARE = 0.2
-"""The part of the time that goes to the running gateway."""
 
 
-def main() -> int:
+def main(arguments: Sequence[str] | None = None) -> int:
     """The exit status: 1 where something was found."""
+    names = [*TARGETS, FRONT]
     parser = argparse.ArgumentParser(prog="python -m tests.fuzz", description="Tries inputs on all that reads bytes.")
-    parser.add_argument("--seconds", type=float, default=60.0)
+    parser.add_argument("--seconds", type=float, default=60.0, help="at most; 0 for as long as --inputs take")
+    parser.add_argument("--inputs", type=int, default=0, help="of all targets and processes together; 0 for no limit")
     parser.add_argument("--seed", type=int, default=random.SystemRandom().getrandbits(32))
-    parser.add_argument("--only", nargs="*", choices=[*TARGETS, FRONT], default=[*TARGETS, FRONT])
-    options = parser.parse_args()
-    print(f"seed {options.seed}", flush=True)
-    counts: Counter[str] = Counter()
-    found = 0
-    names = [name for name in options.only if name != FRONT]
-    share = FRONT_SHARE if names and FRONT in options.only else float(FRONT in options.only)
-    if names:
-        found += _in_process(names, options.seconds * (1 - share), options.seed, counts)
-    if share:
-        found += asyncio.run(_at_the_front(options.seconds * share, options.seed, counts))
-    for name, count in counts.items():
-        print(f"{name:12} {count:>12,}")
-    print(f"{'together':12} {sum(counts.values()):>12,} inputs, {found} found")
-    return int(found > 0)
-
-
-def _in_process(names: list[str], seconds: float, seed: int, counts: Counter[str]) -> int:
-    rng, found, end = random.Random(seed), set[str](), time.monotonic() + seconds
-    pools = {name: list(TARGETS[name].seeds) for name in names}
-    turns = [name for name in names for _ in range(TARGETS[name].weight)]
-    while time.monotonic() < end:
-        name = rng.choice(turns)
-        target, pool = TARGETS[name], pools[name]
-        for _ in range(BATCH if name != "config" else 5):
-            data = mutated(rng.choice(pool), target.seeds, rng)
-            counts[name] += 1
-            try:
-                target.check(data, rng)
-            except Exception as error:  # noqa: BLE001  # whatever it is, it was found
-                place = traceback.extract_tb(error.__traceback__)[-1]
-                known = f"{name} {type(error).__name__} {place.filename}:{place.lineno}"
-                if known not in found:
-                    found.add(known)
-                    print(f"FOUND {known}: {error!s:.300}\n  {data!r}", flush=True)
-            if rng.random() < 0.002:  # a changed input may lead further
-                pool.append(data)
-                if len(pool) > 512:
-                    del pool[len(target.seeds)]
-    return len(found)
-
-
-async def _at_the_front(seconds: float, seed: int, counts: Counter[str]) -> int:
-    rng = random.Random(seed)
-    with tempfile.TemporaryDirectory() as folder:
-        async with Gateway(front.configuration(), Path(folder)) as gateway:
-            end = time.monotonic() + seconds  # its start may take long
-            try:
-                while time.monotonic() < end:
-                    await front.attack(gateway, 64, rng)
-                    counts[FRONT] += 64
-                await front.assert_nothing_left(gateway)
-            except AssertionError as error:
-                print(f"FOUND {FRONT}: {error}", flush=True)
-                return 1
-    return 0
+    parser.add_argument("--processes", type=int, default=1, help="side by side, each with a seed of its own")
+    parser.add_argument("--memory", type=int, default=1024, help="MiB of one process, above which it is ended")
+    parser.add_argument("--only", nargs="*", choices=names, default=names, metavar="TARGET", help=", ".join(names))
+    parser.add_argument("--bytes", help="one input for the one target of --only, as a finding shows it")
+    options = parser.parse_args(arguments)
+    if options.bytes is not None:
+        return try_again(options.only[0], ast.literal_eval(options.bytes))
+    if not options.seconds and not options.inputs:
+        parser.error("one of --seconds and --inputs must be above 0")
+    orders = [
+        Order(
+            tuple(options.only),
+            options.seconds or float("inf"),
+            options.inputs // options.processes,
+            options.seed + number,
+            options.memory << 20,
+        )
+        for number in range(options.processes)
+    ]
+    for stop in (signal.SIGINT, signal.SIGTERM):  # a shell that starts it in the background has SIGINT ignored
+        signal.signal(stop, signal.default_int_handler)
+    tally = Tally()
+    if len(orders) == 1:
+        tally.add(run(orders[0]))
+    else:
+        with ProcessPoolExecutor(len(orders), get_context("spawn")) as pool:
+            for part in pool.map(run, orders):
+                tally.add(part)
+    print(tally.table(), flush=True)
+    return int(bool(tally.found))
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ from aiohttp.http_writer import StreamWriter
 
 from gateway.web import connection
 from gateway.web.aiohttp_internals import (
+    answer_as_http_1,
     drain,
     ends_malformed,
     event_stream,
@@ -241,6 +242,18 @@ async def test_stream_to_an_old_client_has_no_chunks_and_ends_by_the_close() -> 
         client.send(b"GET / HTTP/1.0\r\nConnection: keep-alive\r\n\r\n")
         head, _, body = (await client.rest()).lower().partition(b"\r\n\r\n")
     assert (b"transfer-encoding" in head, b"content-length" in head, body) == (False, False, b"id: 1\n\n")
+
+
+@pytest.mark.parametrize("first_line", [b"GET /", b"GET / HTTP/0.9", b"GET / HTTP/2.0"])
+async def test_request_of_another_version_is_answered_by_one_that_clients_know(first_line: bytes) -> None:
+    async def handler(request: web.BaseRequest) -> web.StreamResponse:
+        assert request.version not in ((1, 0), (1, 1))
+        answer_as_http_1(request)
+        return await hello(request)
+
+    async with listening(handler) as place, connected(place) as client:
+        client.send(first_line + b"\r\nHost: x\r\nConnection: close\r\n\r\n")
+        assert (await client.rest()).startswith(b"HTTP/1.0 200 OK\r\n")
 
 
 async def test_headers_that_were_sent_take_no_memory() -> None:

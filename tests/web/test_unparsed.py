@@ -119,14 +119,36 @@ async def test_only_a_page_that_may_read_answers_may_read_this_one(
     assert (answer.status, answer.headers.get("access-control-allow-origin")) == (400, allowed)
 
 
-async def test_request_line_without_a_version_starts_nothing(gateway: Serving) -> None:
+OTHER_VERSIONS = (b"", b" HTTP/0.9", b" HTTP/2.0", b" HTTP/1.2", b" HTTP/3.7")
+METHODS = ("GET", "HEAD", "OPTIONS", "POST", "PUT", "DELETE", "TRACE", "CONNECT")
+PREFLIGHT = FIELDS + b"Access-Control-Request-Method: POST\r\nAccept: text/event-stream\r\n"
+
+
+@pytest.mark.parametrize("version", OTHER_VERSIONS)
+@pytest.mark.parametrize("path", [b"/chat?message=hi", b"/v1/chat/completions", b"/own/a", b"/nowhere", b"/"])
+async def test_request_of_another_version_starts_nothing_whatever_it_asks_for(
+    gateway: Serving, version: bytes, path: bytes
+) -> None:
+    """Not even a preflight is answered as such; the answer is one of a version that its client may know."""
+    for method in METHODS:
+        told = await closed_answer(gateway, method.encode() + b" " + path + version + b"\r\n" + PREFLIGHT + b"\r\n")
+        head, _, body = told.partition(b"\r\n\r\n")
+        assert head.startswith((b"HTTP/1.0 400 Bad Request\r\n", b"HTTP/1.1 400 Bad Request\r\n")), (method, told)
+        assert f"Access-Control-Allow-Origin: {ORIGIN}".encode() in head
+        assert b"Access-Control-Allow-Methods" not in head
+        words = b"HTTP/1.1 or HTTP/1.0", b"percent-encode"  # a target of CONNECT has no path
+        assert (method == "HEAD" and not body) or any(said in body for said in words), (method, told)
+
+
+async def closed_answer(gateway: Serving, data: bytes) -> bytes:
+    """All bytes until the gateway closes, which it must do by itself."""
     host, port = gateway.url.removeprefix("http://").split(":")
     reader, writer = await asyncio.open_connection(host, int(port))
-    writer.write(GET.replace(b" HTTP/1.1", b"&message=hi") + b"\r\n")
-    told = await asyncio.wait_for(reader.readuntil(b"}"), 5)
-    writer.close()
-    assert b" 400 " in told[:20]
-    assert b"HTTP/1.1 or HTTP/1.0" in told
+    writer.write(data)
+    try:
+        return await asyncio.wait_for(reader.read(), 5)
+    finally:
+        writer.close()
 
 
 async def test_request_behind_a_good_one_is_refused_behind_its_answer(gateway: Serving) -> None:

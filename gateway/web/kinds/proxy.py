@@ -23,6 +23,7 @@ from gateway.core.credential import strip_query
 from gateway.core.cursor import is_cursor_parameter
 from gateway.core.errors import GatewayError
 from gateway.core.event import Event
+from gateway.core.lenient import mended_text
 from gateway.core.sse import Decoder, LineSplitter, clean_name
 from gateway.dialects.base import Answer, Call
 from gateway.formats import Verbatim
@@ -53,7 +54,11 @@ HOP_BY_HOP: Final = frozenset(
         "upgrade",
     }
 )
-"""Headers of one hop. Source: RFC 9110 7.6.1."""
+"""Headers of one hop. Source: RFC 9110 7.6.1.
+
+Of all others, bytes that are no UTF-8 go on as U+FFFD. The HTTP library would leave them out without a word, so that
+the next hop could read another value, or another cookie's name, than was judged here.
+"""
 NOT_FORWARDED: Final = HOP_BY_HOP | {"host", "content-length", "accept-encoding", "referer", "expect"}
 """A `Referer` may contain the page's address with a token in it. The others are set anew for the upstream."""
 SAFE: Final = frozenset({"GET", "HEAD", "OPTIONS"})
@@ -247,7 +252,7 @@ class Proxy(RouteKind[ProxyRoute]):
         request = exchange.request
         named = _named_by_connection(request.headers)
         headers = {
-            name: ("; " if name == "cookie" else ", ").join(request.headers.getall(name))
+            name: mended_text(("; " if name == "cookie" else ", ").join(request.headers.getall(name)))
             for name in {name.lower() for name in request.headers}
             if name not in NOT_FORWARDED and name not in named
         }
@@ -256,13 +261,13 @@ class Proxy(RouteKind[ProxyRoute]):
                 headers.pop(name, None)
             headers.pop("cookie", None)
             if cookie := strip_cookies(cookie_header(request.headers), own_cookies(exchange.snapshot)):
-                headers["cookie"] = cookie
+                headers["cookie"] = mended_text(cookie)
         if self.route.stream.resume.enabled:
             headers.pop("last-event-id", None)
         forwarded = [headers.get("x-forwarded-for", ""), peer_address(request)]
         headers["x-forwarded-for"] = ", ".join(filter(None, forwarded))
         headers.setdefault("x-forwarded-proto", request.scheme)
-        headers.setdefault("x-forwarded-host", request.host)
+        headers.setdefault("x-forwarded-host", mended_text(request.host))
         headers["x-request-id"] = exchange.id
         if request.method == hdrs.METH_OPTIONS and (hops := _hops_left(request)):
             headers["max-forwards"] = str(hops - 1)
@@ -306,7 +311,7 @@ def _response_headers(upstream: MultiMapping[str], own: Mapping[str, str]) -> li
         | {"server", "date"}
     )
     kept = [
-        (name, value)
+        (name, mended_text(value))
         for name, value in upstream.items()
         if name.lower() not in dropped and not name.lower().startswith("access-control-")
     ]
