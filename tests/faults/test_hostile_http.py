@@ -17,10 +17,16 @@ BREAKER = {"retries": 2, "breaker": {"failures": 2, "open": "1h"}}
 
 
 def upstreams(url: str) -> dict[str, Any]:
-    target = {"targets": [{"url": f"{url}/base"}], "dialect": "sse"}
-    # Two targets, as the only one is never taken out of service.
-    pair = {"targets": [{"url": f"{url}/base"}, {"url": f"{url}/base?"[:-1] + "2"}], "dialect": "sse"} | BREAKER
-    return {"plain": target | {"retries": 0}, "pair": pair}
+    def targets(*bases: str) -> dict[str, Any]:
+        return {"dialect": "sse", "targets": [{"url": f"{url}/{base}"} for base in bases], "retries": 0}
+
+    # Two targets, or a fallback: the only target is never taken out of service.
+    soon = {"breaker": {"failures": 1, "open": "100ms"}, "fallback": ["plain"]}
+    return {
+        "plain": targets("base"),
+        "pair": targets("base", "base2") | BREAKER,
+        "soon": targets("probed") | soon,
+    }
 
 
 stage = stage_fixture(
@@ -29,6 +35,7 @@ stage = stage_fixture(
         {"path": "/p/{path}", "api": "proxy", "upstream": "plain"},
         {"path": "/few/{path}", "api": "proxy", "upstream": "plain", "methods": ["GET", "POST"]},
         {"path": "/pair/{path}", "api": "proxy", "upstream": "pair"},
+        {"path": "/soon/{path}", "api": "proxy", "upstream": "soon"},
     ],
 )
 
@@ -288,6 +295,26 @@ async def test_client_that_leaves_takes_no_target_out_of_service(stage: Stage) -
     writer.write(b"POST /pair/x HTTP/1.1\r\nHost: g\r\nContent-Length: 1000\r\n\r\nhalf of it")
     writer.transport.abort()
     await healthy(stage)
+
+
+async def is_open(stage: Stage, upstream: str) -> bool:
+    """Whether a target is out of service."""
+    lines = await stage.metrics("gateway_breaker_open")
+    return any(f'upstream="{upstream}"' in line and line.endswith(" 1.0") for line in lines)
+
+
+@pytest.mark.parametrize("number", [400, 404, 405, 422, 429, 501])
+async def test_what_a_client_asks_for_keeps_no_failing_target_in_service(stage: Stage, number: int) -> None:
+    """H3: an error that the client caused counts for nothing; a probe that is answered so is none."""
+    assert status(await asked(stage, b"POST /soon/x", [response(500, "{}")])) == 500
+    assert await is_open(stage, "soon")
+    async with asyncio.timeout(5):
+        while not any(b" /probed/x " in line for line in seen(stage)):
+            assert status(await asked(stage, b"GET /soon/x", [response(number, "{}")])) == number
+    assert await is_open(stage, "soon")
+    async with asyncio.timeout(5):
+        while await is_open(stage, "soon"):
+            assert status(await asked(stage, b"GET /soon/x", [response(200, "{}")])) == 200
 
 
 # H4
