@@ -33,6 +33,8 @@ MAX_QUEUED: Final = 4 * 1024 * 1024
 """Bytes of lines that may wait for the writer; about 10,000 lines."""
 MAX_LINE: Final = 64 * 1024
 """Bytes of one line; a longer one is dropped."""
+MAX_TEXT: Final = 4096
+"""Characters of one text in a line: of a longer one the middle is left out, so that nobody can have a line dropped."""
 GATHER: Final = 0.02
 """Seconds that the first line after a silence waits for others."""
 FLUSH: Final = 1.0
@@ -121,7 +123,8 @@ _USERINFO: Final = re.compile(r"//[^/@\s]*@")
 
 
 def redact(logger: object, method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
-    """The line without values under the names of secrets, query strings of URLs, and credentials inside its texts."""
+    """The line without values under the names of secrets, query strings of URLs, and credentials inside its texts.
+    Long texts are shortened."""
     return {key: _redacted(key, value, MAX_NESTING) for key, value in event.items()}
 
 
@@ -139,9 +142,9 @@ def _redacted(key: object, value: Any, levels: int) -> Any:
 
 
 def _redacted_text(text: str) -> str:
-    if not _SUSPICIOUS.search(text):  # most of what is logged are times, ids and single words
-        return text
-    return _USERINFO.sub(f"//{HIDDEN}@", _IN_TEXT.sub(rf"\g<1>{HIDDEN}", text))
+    if _SUSPICIOUS.search(text):  # most of what is logged are times, ids and single words
+        text = _USERINFO.sub(f"//{HIDDEN}@", _IN_TEXT.sub(rf"\g<1>{HIDDEN}", text))
+    return text if len(text) <= MAX_TEXT else f"{text[: MAX_TEXT // 2]}…{text[-MAX_TEXT // 2 :]}"
 
 
 def _without_query(url: str) -> str:

@@ -402,12 +402,27 @@ async def test_history_of_a_session_is_counted(stage: Stage) -> None:
         assert (answer.status, (await answer.json())["code"]) == (429, "token_limit")
 
 
-async def test_image_counts_as_one_and_a_larger_one_more() -> None:
-    def counted(size: int) -> int:
-        image = {"type": "image_url", "image_url": {"url": "data:image/png;base64," + "A" * size}}
-        return estimate_tokens({"messages": [{"role": "user", "content": [image]}]})
+def tokens_of(url: str) -> int:
+    return estimate_tokens({"messages": [image(url)]})
 
-    assert 1000 < counted(100_000) < counted(1_000_000) < 10_000
+
+async def test_image_counts_as_one_and_a_larger_one_more() -> None:
+    small, medium, large = (tokens_of("data:image/png;base64," + "A" * size) for size in (1, 100_000, 1_000_000))
+    assert 1000 < small < medium < large < 10_000
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "data:image/png;base64," + "more text " * 10_000,
+        "data:image/png," + "A" * 100_000,
+        f"data:image/{'A' * 100_000};base64,AAAA",
+        "https://images.example.com/" + "A" * 100_000,
+    ],
+)
+async def test_text_in_the_place_of_an_image_counts_as_text(url: str) -> None:
+    """H5"""
+    assert tokens_of(url) > len(url) / 4
 
 
 async def test_budget_used_up_in_a_whole_answer_is_429(stage: Stage) -> None:

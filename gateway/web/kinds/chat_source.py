@@ -227,9 +227,7 @@ def estimate_tokens(chat: dict[str, Any]) -> int:
 
 def added_tokens(chain: Iterable[Upstream]) -> int:
     """Tokens of what the configuration adds to a request, estimated in the same way: the most that an upstream does."""
-    return max(
-        (len(_encode(config.params)) // BYTES_PER_TOKEN for config in (each.config for each in chain)), default=0
-    )
+    return max((len(_encode(upstream.config.params)) // BYTES_PER_TOKEN for upstream in chain), default=0)
 
 
 def _bytes_beside_pixels(messages: object) -> int:
