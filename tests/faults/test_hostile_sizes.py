@@ -8,7 +8,17 @@ import pytest
 
 from tests.faults.stage import Stage, stage_fixture
 from tests.kit.sse_client import request
-from tests.kit.upstream import LAST_CHUNK, Script, chunk, openai_answer, openai_chunk, openai_delta, response, sse_head
+from tests.kit.upstream import (
+    LAST_CHUNK,
+    Hang,
+    Script,
+    chunk,
+    openai_answer,
+    openai_chunk,
+    openai_delta,
+    response,
+    sse_head,
+)
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -161,3 +171,14 @@ async def test_monitor_page_is_told_short_names(stage: Stage) -> None:
             break
     async with await request(f"{stage.gateway.admin}/failures") as answer:
         assert "m" * 1000 not in (await answer.body()).decode()
+
+
+async def test_running_stream_is_listed_by_a_short_name(stage: Stage) -> None:
+    """H10"""
+    stage.plays([sse_head(), Hang()])
+    url = f"{stage.gateway.url}/now/openai/openai"
+    async with asyncio.timeout(5), await request(url, method="POST", body=HUGE["model"]):
+        async with await request(f"{stage.gateway.admin}/streams") as answer:
+            listed = await answer.body()
+    assert b'"model":"mmm' in listed
+    assert len(listed) < 2000
