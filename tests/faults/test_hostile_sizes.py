@@ -177,8 +177,11 @@ async def test_running_stream_is_listed_by_a_short_name(stage: Stage) -> None:
     """H10"""
     stage.plays([sse_head(), Hang()])
     url = f"{stage.gateway.url}/now/openai/openai"
-    async with asyncio.timeout(5), await request(url, method="POST", body=HUGE["model"]):
-        async with await request(f"{stage.gateway.admin}/streams") as answer:
-            listed = await answer.body()
+    async with (
+        asyncio.timeout(5),
+        await request(url, method="POST", body=HUGE["model"]),
+        await request(f"{stage.gateway.admin}/streams") as answer,
+    ):
+        listed = await answer.body()
     assert b'"model":"mmm' in listed
     assert len(listed) < 2000
