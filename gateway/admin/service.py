@@ -7,7 +7,7 @@
     /failures                   the last attempts and streams that failed, as JSON
     / and its files, /events    the monitor page and its feed
     POST /streams/{id}/stop     ends a stream
-    DELETE /principals/{kind}:{id}   ends the streams and tickets of a principal
+    DELETE /principals/{kind}:{id}   ends the streams and tickets of a principal, at all workers
 
 Unless `server.admin_auth` is on, no credential is asked for: the listener belongs to the operators' network, by default
 to this machine. `web/guard.py` keeps pages of other sites from using an operator's browser to read or end streams.
@@ -33,7 +33,7 @@ from gateway.web.aiohttp_internals import heads_parsed
 from gateway.web.connection import HEAD_TIME, KEEP_ALIVE, address_of
 from gateway.web.exchange import NEVER
 from gateway.web.guard import is_known_host, is_same_origin
-from gateway.web.revocation import revoke
+from gateway.web.revocation import revoke_everywhere
 from gateway.web.state import Gateway
 
 Probe = Callable[[Gateway, web.BaseRequest], web.Response]
@@ -126,7 +126,12 @@ class AdminService:
         kind, colon, id_ = principal.partition(":")
         if not kind or not colon or not id_:
             return _text(400, "A principal is a kind and an id, such as key:web.\n")
-        streams, tickets = await asyncio.shield(revoke(self._gateway, principal))
+        streams, tickets, silent = await asyncio.shield(revoke_everywhere(self._gateway, principal))
+        if silent:
+            said = (
+                f"{streams} streams and {tickets} tickets ended. {silent} of the workers gave no answer; ask again.\n"
+            )
+            return _text(503, said, {hdrs.RETRY_AFTER: "2"})
         return _json({"principal": principal, "streams": streams, "tickets": tickets})
 
 

@@ -15,7 +15,7 @@ import re
 from collections import defaultdict
 from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
-from typing import Final, Literal, NamedTuple, Protocol
+from typing import Final, Literal, NamedTuple, Protocol, runtime_checkable
 from urllib.parse import unquote_plus
 
 import msgspec
@@ -118,6 +118,14 @@ class Verifier(Protocol):
         Raises:
             Exception: it cannot be found out; the request ends with an error.
         """
+
+
+@runtime_checkable
+class Remembering(Protocol):
+    """A verifier that remembers what others said of a credential, and can be told to ask them again."""
+
+    def forget(self, principal: str) -> None:
+        """Nothing that was said so far of this principal, `kind:id`, counts any more."""
 
 
 def digest(secret: str) -> str:

@@ -353,7 +353,10 @@ async def test_answer_of_a_gigabyte_is_not_read(everybody: tuple[Scene, Scene]) 
     stage, _ = everybody
     piece = b"x" * (1 << 20)
     stage.answers[value := fresh()] = [http_head(200, "application/json"), *[piece] * 1000]
-    assert await stage.status(cookie(value)) == 503
+    forward = verifier(stage)
+    with pytest.raises(GatewayError) as refused:  # at its bound, and not when its time is over
+        await known(forward, value)
+    assert "a body of more than" in (refused.value.detail or "")
     async with asyncio.timeout(10):
         await stage.app.exchanges[-1].finished.wait()
     assert stage.app.exchanges[-1].closed.is_set()
