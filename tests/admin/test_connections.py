@@ -1,46 +1,22 @@
 """The admin listener has a bound of its own, so that nobody takes its descriptors with connections that say nothing."""
 
 import asyncio
-import socket
-from collections.abc import AsyncIterator, Callable
-from contextlib import AsyncExitStack, asynccontextmanager, closing
 
 import pytest
 
 from gateway.admin import service
-from gateway.admin.service import MAX_CONNECTIONS, MAX_OF_ADDRESS, AdminServer, AdminService
-from tests.seams.serving import serving
-from tests.web.raw import Client
-from tests.web.stage import setting
+from gateway.admin.service import MAX_CONNECTIONS, MAX_OF_ADDRESS
+from tests.admin.listening import listening
 
 PROXY = "127.0.0.9"
 PROBE = b"GET /livez HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
-Connect = Callable[[str], Client]
-
-
-@asynccontextmanager
-async def listening() -> AsyncIterator[tuple[AdminServer, Connect]]:
-    """An admin listener, and what makes a client of it that connects from this address of the machine."""
-    config = setting("http://127.0.0.1:9", [{"path": "/chat"}], server={"trusted_proxies": [f"{PROXY}/32"]})
-    async with serving(config) as gateway, AsyncExitStack() as stack:
-        server = AdminServer(AdminService(gateway.app.gateway))
-        listener = await asyncio.get_running_loop().create_server(server, "127.0.0.1", 0, backlog=1000)
-        stack.push_async_callback(server.shutdown, 1)
-        stack.callback(listener.close)
-        listens = listener.sockets[0].getsockname()[:2]
-
-        def client(address: str) -> Client:
-            sock = stack.enter_context(closing(socket.create_connection(listens, 5, (address, 0))))
-            sock.setblocking(False)
-            return Client(sock)
-
-        yield server, client
+SERVER = {"trusted_proxies": [f"{PROXY}/32"]}
 
 
 async def test_admin_connections_are_bounded_and_silent_ones_end(monkeypatch: pytest.MonkeyPatch) -> None:
     """H8"""
     monkeypatch.setattr(service, "HEAD_TIME", 0.2)
-    async with listening() as (server, client):
+    async with listening(server=SERVER) as (_, server, client):
         silent = [client(f"127.0.0.{2 + number % 2}") for number in range(MAX_CONNECTIONS)]
         assert await client("127.0.0.4").rest() == b""
         silent[1].send(b"GET /livez HT")
@@ -56,7 +32,7 @@ async def test_admin_connections_are_bounded_and_silent_ones_end(monkeypatch: py
 
 async def test_one_address_leaves_room_for_the_probes_of_others() -> None:
     """H8: whether it says nothing, dribbles, or keeps what was answered open."""
-    async with listening() as (server, client):
+    async with listening(server=SERVER) as (_, server, client):
         held = [client("127.0.0.2") for _ in range(MAX_OF_ADDRESS)]
         held[0].send(b"GET /livez HTTP/1.1\r\nHost: localhost\r\n\r\n")
         await held[0].until(b"ok\n")
@@ -78,7 +54,7 @@ async def test_one_address_leaves_room_for_the_probes_of_others() -> None:
 
 
 async def test_trusted_proxy_of_the_admin_listener_is_not_one_client() -> None:
-    async with listening() as (_, client):
+    async with listening(server=SERVER) as (_, _, client):
         clients = [client(PROXY) for _ in range(MAX_OF_ADDRESS + 1)]
         clients[-1].send(PROBE)
         assert b" 200 " in await clients[-1].rest()

@@ -9,6 +9,7 @@ import pytest
 
 from tests.faults.stage import Stage, stage_fixture
 from tests.kit.upstream import Hang, Script, Step, http_head, response, sse_head
+from tests.web.forwarded import ADDRESSES
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -327,32 +328,6 @@ trusting = stage_fixture(
     upstreams=upstreams,
     routes=[{"path": "/p/{path}", "api": "proxy", "upstream": "plain"}],
 )
-
-ADDRESSES: list[tuple[bytes, str]] = [
-    (b"X-Forwarded-For: 6.6.6.6\r\nX-Forwarded-For: 9.9.9.9\r\n", "9.9.9.9"),  # as HAProxy does
-    (b"X-Forwarded-For: 9.9.9.9\r\nX-Forwarded-For: 10.1.1.1\r\n", "9.9.9.9"),
-    (b"x-forwarded-for: 9.9.9.9 , ,\r\nX-FORWARDED-FOR:\r\n", "9.9.9.9"),
-    (b"X-Forwarded-For: 6.6.6.6\r\nX-Forwarded-For: unknown\r\n", "127.0.0.1"),
-    (b"X-Forwarded-For: [2001:db8::1]:4711\r\n", "2001:db8::1"),
-    (b"X-Forwarded-For: ::ffff:9.9.9.9\r\n", "9.9.9.9"),
-    (b"Forwarded: for=9.9.9.9\r\n", "9.9.9.9"),
-    (b"Forwarded: for=6.6.6.6, for=9.9.9.9;proto=https;by=10.0.0.1, For=10.1.1.1\r\n", "9.9.9.9"),
-    (b"Forwarded: for=6.6.6.6\r\nForwarded: for=9.9.9.9\r\n", "9.9.9.9"),
-    (b'Forwarded: proto=http;for="[2001:db8::1]:4711"\r\n', "2001:db8::1"),
-    (b'Forwarded: for="9.9.9.9:80" , ,\r\n', "9.9.9.9"),
-    (b"Forwarded: for=6.6.6.6, for=_hidden\r\n", "127.0.0.1"),
-    (b"Forwarded: for=6.6.6.6, for=unknown\r\n", "127.0.0.1"),
-    (b"Forwarded: for=6.6.6.6, proto=http\r\n", "127.0.0.1"),
-    (b'Forwarded: by="x, for=6.6.6.6"\r\n', "127.0.0.1"),
-    (b'Forwarded: for=6.6.6.6;by="\r\nForwarded: for=9.9.9.9\r\n', "9.9.9.9"),
-    (b'Forwarded: for=6.6.6.6;by=", for=9.9.9.9\r\n', "127.0.0.1"),
-    (b"Forwarded: for=6.6.6.6;for=9.9.9.9\r\n", "127.0.0.1"),
-    (b"Forwarded: for=9.9.9.9\r\nX-Forwarded-For: 9.9.9.9\r\n", "9.9.9.9"),
-    # One of the two is the client's own; which one cannot be seen.
-    (b"Forwarded: for=6.6.6.6\r\nX-Forwarded-For: 9.9.9.9\r\n", "127.0.0.1"),
-    (b"Forwarded: for=6.6.6.6" + b", for=10.0.0.1" * 40 + b"\r\n", "10.0.0.1"),
-    (b"X-Forwarded-For: 6.6.6.6" + b"\r\nX-Forwarded-For: 10.0.0.1" * 40 + b"\r\n", "10.0.0.1"),
-]
 
 
 @pytest.mark.parametrize(("lines", "address"), ADDRESSES)
