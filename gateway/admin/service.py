@@ -30,7 +30,7 @@ from gateway.admin.monitor import Monitor
 from gateway.core.credential import address_key, is_trusted
 from gateway.observe.metrics import CONTENT_TYPE
 from gateway.web.aiohttp_internals import heads_parsed
-from gateway.web.connection import HEAD_TIME, KEEP_ALIVE, address_of
+from gateway.web.connection import HEAD_TIME, KEEP_ALIVE, Explained, address_of
 from gateway.web.exchange import NEVER
 from gateway.web.guard import is_known_host, is_same_origin
 from gateway.web.revocation import revoke_everywhere
@@ -170,7 +170,7 @@ class _Full(asyncio.Protocol):
         transport.close()
 
 
-class _Connection(web.RequestHandler):
+class _Connection(Explained):
     __slots__ = ("_leave", "_server")
 
     def __init__(self, server: AdminServer) -> None:
@@ -198,12 +198,8 @@ class _Connection(web.RequestHandler):
         if self.transport is not None and not heads_parsed(self):
             self.transport.abort()
 
-    def handle_error(
-        self, request: web.BaseRequest, status: int = 500, exc: BaseException | None = None, message: str | None = None
-    ) -> web.StreamResponse:
-        """The answer to a head that could not be parsed, without the bytes that aiohttp's own answer quotes."""
-        if isinstance(exc, ConnectionError) or request.writer.output_size > 0:
-            return super().handle_error(request, status, exc, message)
+    def explain(self, status: int, message: str) -> web.StreamResponse:
+        """One line of text."""
         response = _text(status, "The request failed.\n" if status == 500 else "The request is no valid HTTP/1.1.\n")
         response.headers[hdrs.SERVER] = SERVER
         response.force_close()

@@ -262,7 +262,7 @@ def client_address(
     nearest = _address(peer)
     if nearest is None:
         return peer[:MAX_PEER]
-    if not (forwarded_for or forwarded) or not _is_trusted(nearest, trusted):
+    if not (forwarded_for or forwarded) or not is_trusted(nearest, trusted):
         return str(nearest)
     claims = []
     if forwarded_for:
@@ -276,15 +276,11 @@ def client_address(
 def _nearest_client(nearest: Address, hops: Iterable[str], trusted: Sequence[Network]) -> Address:
     """Follows the hops, given from the nearest on, for as long as the one who wrote them is trusted."""
     for hop in hops:
-        claimed = _address(hop) if _is_trusted(nearest, trusted) else None
+        claimed = _address(hop) if is_trusted(nearest, trusted) else None
         if claimed is None:
             break
         nearest = claimed
     return nearest
-
-
-def _is_trusted(address: Address, trusted: Sequence[Network]) -> bool:
-    return any(address in network for network in trusted)
 
 
 def _forwarded_hops(lines: Sequence[str]) -> Iterator[str]:
@@ -305,10 +301,12 @@ def _forwarded_hops(lines: Sequence[str]) -> Iterator[str]:
         left -= min(left, len(elements))
 
 
-def is_trusted(peer: str, trusted: Sequence[Network]) -> bool:
+def is_trusted(peer: str | Address, trusted: Sequence[Network]) -> bool:
     """Whether the other end of a connection is a proxy whose word counts."""
-    address = _address(peer) if trusted else None
-    return address is not None and _is_trusted(address, trusted)
+    if not trusted:
+        return False
+    address = _address(peer) if isinstance(peer, str) else peer
+    return address is not None and any(address in network for network in trusted)
 
 
 def address_key(address: str) -> str:
