@@ -128,9 +128,7 @@ class AdminService:
             return _text(400, "A principal is a kind and an id, such as key:web.\n")
         streams, tickets, silent = await asyncio.shield(revoke_everywhere(self._gateway, principal))
         if silent:
-            said = (
-                f"{streams} streams and {tickets} tickets ended. {silent} of the workers gave no answer; ask again.\n"
-            )
+            said = f"Workers that gave no answer: {silent}; ask again. Others ended {streams} streams, {tickets} tickets.\n"
             return _text(503, said, {hdrs.RETRY_AFTER: "2"})
         return _json({"principal": principal, "streams": streams, "tickets": tickets})
 
