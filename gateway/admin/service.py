@@ -128,7 +128,8 @@ class AdminService:
             return _text(400, "A principal is a kind and an id, such as key:web.\n")
         streams, tickets, silent = await asyncio.shield(revoke_everywhere(self._gateway, principal))
         if silent:
-            said = f"Workers that gave no answer: {silent}; ask again. Others ended {streams} streams, {tickets} tickets.\n"
+            ended = f"{streams} streams, {tickets} tickets"
+            said = f"Workers that gave no answer: {silent}; ask again. Others ended {ended}.\n"
             return _text(503, said, {hdrs.RETRY_AFTER: "2"})
         return _json({"principal": principal, "streams": streams, "tickets": tickets})
 
