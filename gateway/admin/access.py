@@ -9,18 +9,16 @@ as they are without `admin_auth`. The host's name needs no guard: a name that an
 another site for the browser, which sends neither there.
 """
 
-import asyncio
 import base64
 import binascii
 import time
-from collections.abc import Awaitable
 from typing import Final
 
 from aiohttp import hdrs, web
 
 from gateway.core.credential import Facts, Presented, address_key, cookie_allowed
 from gateway.core.principal import Principal
-from gateway.web.credentials import PATIENCE
+from gateway.web.credentials import waited_for
 from gateway.web.exchange import client_of, cookies_of, listed
 from gateway.web.state import Gateway
 
@@ -71,11 +69,6 @@ async def _known(
 ) -> Principal | None:
     if presented is None:
         return None
-    facts = Facts(address, request.headers, cookies_of(request), {})
-    async with asyncio.timeout(PATIENCE):
-        for verifier in gateway.snapshot.verifiers:
-            verdict = verifier.verify(presented, facts, time.time())
-            found = await verdict if isinstance(verdict, Awaitable) else verdict
-            if isinstance(found, Principal):
-                return found
-    return None
+    facts, now = Facts(address, request.headers, cookies_of(request), {}), time.time()
+    found = await waited_for(verifier.verify(presented, facts, now) for verifier in gateway.snapshot.verifiers)
+    return found if isinstance(found, Principal) else None

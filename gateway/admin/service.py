@@ -7,7 +7,7 @@
     /failures                   the last attempts and streams that failed, as JSON
     / and its files, /events    the monitor page and its feed
     POST /streams/{id}/stop     ends a stream
-    DELETE /principals/{kind}:{id}   ends the streams and tickets of a principal
+    DELETE /principals/{kind}:{id}   ends the streams and tickets of a principal, at all workers
 
 Unless `server.admin_auth` is on, no credential is asked for: the listener belongs to the operators' network, by default
 to this machine. `web/guard.py` keeps pages of other sites from using an operator's browser to read or end streams.
@@ -16,6 +16,7 @@ to this machine. `web/guard.py` keeps pages of other sites from using an operato
 
 import asyncio
 import re
+from collections import Counter
 from collections.abc import Awaitable, Callable
 from typing import Final
 from urllib.parse import unquote
@@ -26,12 +27,13 @@ from aiohttp import hdrs, web
 from gateway.admin.access import refusal
 from gateway.admin.files import monitor_files
 from gateway.admin.monitor import Monitor
+from gateway.core.credential import address_key, is_trusted
 from gateway.observe.metrics import CONTENT_TYPE
 from gateway.web.aiohttp_internals import answer_as_http_1, heads_parsed
-from gateway.web.connection import HEAD_TIME
+from gateway.web.connection import HEAD_TIME, KEEP_ALIVE, Explained, address_of
 from gateway.web.exchange import NEVER
 from gateway.web.guard import is_known_host, is_same_origin
-from gateway.web.revocation import revoke
+from gateway.web.revocation import revoke_everywhere
 from gateway.web.state import Gateway
 from gateway.web.unparsed import has_known_version
 
@@ -39,6 +41,8 @@ Probe = Callable[[Gateway, web.BaseRequest], web.Response]
 
 MAX_CONNECTIONS: Final = 200
 """Open connections of the admin listener: probes, scrapes and some monitor pages."""
+MAX_OF_ADDRESS: Final = 100
+"""Those among them of one client address, so that a flood from one leaves room for probes from others."""
 SERVER: Final = "gateway"
 """The `Server` header; aiohttp's own would tell versions."""
 OPEN: Final = frozenset({"/livez", "/readyz"})
@@ -65,6 +69,10 @@ class AdminService:
     def __call__(self, request: web.BaseRequest) -> Awaitable[web.StreamResponse]:
         """The answer to one request."""
         return self._named(request)
+
+    def trusts(self, address: str) -> bool:
+        """Whether the address is a trusted proxy's, which has many clients."""
+        return is_trusted(address, self._gateway.snapshot.trusted)
 
     async def _named(self, request: web.BaseRequest) -> web.StreamResponse:
         other_protocol = hdrs.UPGRADE in request.headers or not has_known_version(request)
@@ -124,7 +132,11 @@ class AdminService:
         kind, colon, id_ = principal.partition(":")
         if not kind or not colon or not id_:
             return _text(400, "A principal is a kind and an id, such as key:web.\n")
-        streams, tickets = await asyncio.shield(revoke(self._gateway, principal))
+        streams, tickets, silent = await asyncio.shield(revoke_everywhere(self._gateway, principal))
+        if silent:
+            ended = f"{streams} streams, {tickets} tickets"
+            said = f"Workers that gave no answer: {silent}; ask again. Others ended {ended}.\n"
+            return _text(503, said, {hdrs.RETRY_AFTER: "2"})
         return _json({"principal": principal, "streams": streams, "tickets": tickets})
 
 
@@ -133,12 +145,27 @@ class AdminServer(web.Server):
 
     def __init__(self, service: AdminService) -> None:
         super().__init__(service, handler_cancellation=True)
+        self._service = service
+        self._open: Counter[str] = Counter()
 
     def __call__(self) -> web.RequestHandler:
         """The protocol of one new connection."""
         if len(self.connections) >= MAX_CONNECTIONS:
             return _Full()  # type: ignore[return-value]
-        return _Connection(self, loop=asyncio.get_running_loop(), access_log=None)  # type: ignore[arg-type]
+        return _Connection(self)
+
+    def enter(self, address: str) -> Callable[[], None] | None:
+        """What to call when a connection of this address ends; None: it has as many as it may."""
+        name = address_key(address)
+        if self._open[name] >= MAX_OF_ADDRESS and not self._service.trusts(address):
+            return None
+        self._open[name] += 1
+        return lambda: self._leave(name)
+
+    def _leave(self, name: str) -> None:
+        self._open[name] -= 1
+        if not self._open[name]:
+            del self._open[name]
 
 
 class _Full(asyncio.Protocol):
@@ -148,22 +175,36 @@ class _Full(asyncio.Protocol):
         transport.close()
 
 
-class _Connection(web.RequestHandler):
+class _Connection(Explained):
+    __slots__ = ("_leave", "_server")
+
+    def __init__(self, server: AdminServer) -> None:
+        super().__init__(server, loop=asyncio.get_running_loop(), access_log=None, keepalive_timeout=KEEP_ALIVE)  # type: ignore[arg-type]
+        self._leave: Callable[[], None] | None = None
+        self._server = server
+
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """A client that asks nothing must not keep a place from one that looks whether the gateway lives."""
+        self._leave = self._server.enter(address_of(transport))
+        if self._leave is None:
+            transport.set_protocol(_Full())
+            transport.close()
+            return
         super().connection_made(transport)
         asyncio.get_running_loop().call_later(HEAD_TIME, self._close_if_silent)
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        """It gives its place back."""
+        if self._leave is not None:
+            self._leave()
+        super().connection_lost(exc)
 
     def _close_if_silent(self) -> None:
         if self.transport is not None and not heads_parsed(self):
             self.transport.abort()
 
-    def handle_error(
-        self, request: web.BaseRequest, status: int = 500, exc: BaseException | None = None, message: str | None = None
-    ) -> web.StreamResponse:
-        """The answer to a head that could not be parsed, without the bytes that aiohttp's own answer quotes."""
-        if isinstance(exc, ConnectionError) or request.writer.output_size > 0:
-            return super().handle_error(request, status, exc, message)
+    def explain(self, status: int, message: str) -> web.StreamResponse:
+        """One line of text."""
         response = _text(status, "The request failed.\n" if status == 500 else NO_REQUEST)
         response.headers[hdrs.SERVER] = SERVER
         response.force_close()

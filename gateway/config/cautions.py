@@ -14,12 +14,12 @@ This file does not know lines or files, and asks nobody anything; `gateway check
 import hashlib
 import ipaddress
 import re
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Final, NamedTuple
 from urllib.parse import SplitResult, urlsplit
 
 from gateway.config.addresses import WILDCARDS, Address
-from gateway.config.model import ChatRoute, Config, Key, ProxyRoute, Route, Target, Upstream
+from gateway.config.model import Auth, ChatRoute, Config, Key, ProxyRoute, Route, Target, Upstream
 from gateway.config.problems import KeyPath
 from gateway.dialects import DIALECTS
 
@@ -134,13 +134,23 @@ def check_access(config: Config) -> Iterator[Caution]:
             "can be reached by others, and asks for no credential; write 127.0.0.1, server.admin_auth: true, or let "
             "only your own network reach it",
         )
-    if server.admin_auth and not any("admin" in key.scopes for key in auth.keys):
+    if server.admin_auth and not _may_have_an_admin(auth):
         yield ("server", "admin_auth"), "nobody can get in: no key has the scope admin; write one, or admin_auth: false"
     if any(not network.prefixlen for network in server.trusted_proxies):
         yield (
             ("server", "trusted_proxies"),
             "everybody is believed about their address, so limits by address hold nobody; write your proxy's address",
         )
+
+
+def _may_have_an_admin(auth: Auth) -> bool:
+    """Whether something can give the scope `admin` to who asks the admin listener, which looks at no query and at no
+    cookie but the gateway's own."""
+    return (
+        any("admin" in key.scopes for key in auth.keys)
+        or any("admin" in entry.scopes or entry.scopes_claim is not None for entry in auth.jwt)
+        or (auth.forward is not None and "authorization" in map(str.lower, auth.forward.headers))
+    )
 
 
 def check_keys(config: Config) -> Iterator[Caution]:
@@ -155,10 +165,15 @@ def check_keys(config: Config) -> Iterator[Caution]:
             yield (*path, "key"), "is short enough to be guessed; `openssl rand -hex 32` makes a good one"
         if (key.sha256 or "").lower() == _NOTHING:
             yield (*path, "sha256"), "is the hash of an empty key, which nobody can send; `gateway hash` makes another"
-        yield from _scopes(path, key, ASKED_SCOPES | ({"admin"} if config.server.admin_auth else set()))
+        yield from _scopes(path, key, _asked(config))
 
 
-def _scopes(path: KeyPath, key: Key, asked: Collection[str]) -> Iterator[Caution]:
+def _asked(config: Config) -> frozenset[str]:
+    """The scopes that something asks for."""
+    return ASKED_SCOPES | ({"admin"} if config.server.admin_auth else set())
+
+
+def _scopes(path: KeyPath, key: Key, asked: frozenset[str]) -> Iterator[Caution]:
     if not any(scope in asked for scope in key.scopes):
         yield (*path, "scopes"), "this key may do nothing; write [stream]"
     for place, scope in enumerate(key.scopes):
@@ -188,7 +203,7 @@ def check_jwt(config: Config) -> Iterator[Caution]:
         if len(families) > 1:
             yield (*path, "algorithms"), "are of several kinds, but an issuer uses one; write the one in its tokens"
         for place, scope in enumerate(entry.scopes):
-            if scope not in ASKED_SCOPES:
+            if scope not in _asked(config):
                 yield (*path, "scopes", place), f"nothing asks for the scope {scope}; write stream"
 
 

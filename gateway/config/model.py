@@ -168,7 +168,9 @@ class Jwt(Section):
     algorithms: Annotated[Many[Algorithm], Field(min_length=1, max_length=15)]
     """How its tokens may be signed. What a token says itself is never believed, so name only what this issuer uses."""
     subject_claim: Claim = "sub"
-    """The claim that names the client: text of up to 256 characters. `sub` is the standard's, and never used twice."""
+    """The claim that names the client: text of up to 256 characters. `sub` is the standard's, and never used twice. In
+    this name and those of the other claims, dots lead into objects, as in `realm_access.roles`, where no claim has the
+    whole name."""
     plan_claim: Annotated[str | None, Text(1, 256, optional=True)] = "plan"
     """The claim that names the plan. A name that is not among `plans` means the plan `default`. null: `plan` is for
     all."""

@@ -15,7 +15,7 @@ import re
 from collections import defaultdict
 from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
-from typing import Final, Literal, NamedTuple, Protocol
+from typing import Final, Literal, NamedTuple, Protocol, runtime_checkable
 from urllib.parse import unquote_plus
 
 import msgspec
@@ -118,6 +118,14 @@ class Verifier(Protocol):
         Raises:
             Exception: it cannot be found out; the request ends with an error.
         """
+
+
+@runtime_checkable
+class Remembering(Protocol):
+    """A verifier that remembers what others said of a credential, and can be told to ask them again."""
+
+    def forget(self, principal: str) -> None:
+        """Nothing that was said so far of this principal, `kind:id`, counts any more."""
 
 
 def digest(secret: str) -> str:
@@ -254,7 +262,7 @@ def client_address(
     nearest = _address(peer)
     if nearest is None:
         return peer[:MAX_PEER]
-    if not (forwarded_for or forwarded) or not _is_trusted(nearest, trusted):
+    if not (forwarded_for or forwarded) or not is_trusted(nearest, trusted):
         return str(nearest)
     claims = []
     if forwarded_for:
@@ -268,15 +276,11 @@ def client_address(
 def _nearest_client(nearest: Address, hops: Iterable[str], trusted: Sequence[Network]) -> Address:
     """Follows the hops, given from the nearest on, for as long as the one who wrote them is trusted."""
     for hop in hops:
-        claimed = _address(hop) if _is_trusted(nearest, trusted) else None
+        claimed = _address(hop) if is_trusted(nearest, trusted) else None
         if claimed is None:
             break
         nearest = claimed
     return nearest
-
-
-def _is_trusted(address: Address, trusted: Sequence[Network]) -> bool:
-    return any(address in network for network in trusted)
 
 
 def _forwarded_hops(lines: Sequence[str]) -> Iterator[str]:
@@ -297,10 +301,12 @@ def _forwarded_hops(lines: Sequence[str]) -> Iterator[str]:
         left -= min(left, len(elements))
 
 
-def is_trusted(peer: str, trusted: Sequence[Network]) -> bool:
+def is_trusted(peer: str | Address, trusted: Sequence[Network]) -> bool:
     """Whether the other end of a connection is a proxy whose word counts."""
-    address = _address(peer) if trusted else None
-    return address is not None and _is_trusted(address, trusted)
+    if not trusted:
+        return False
+    address = _address(peer) if isinstance(peer, str) else peer
+    return address is not None and any(address in network for network in trusted)
 
 
 def address_key(address: str) -> str:

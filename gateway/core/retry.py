@@ -118,6 +118,10 @@ def _delay(error: GatewayError, tried: int, jitter: float) -> float:
     return float(min(BACKOFF_MAX, BACKOFF_BASE * 2**tried) * (0.5 + 0.5 * jitter))
 
 
+FAULTS: Final = frozenset({500, 502, 503, 504})
+"""Statuses with which a server says that it fails itself, whatever it was asked."""
+
+
 def counts_against_target(error: GatewayError) -> bool:
     """Whether the failure says something about the target's health, and not about the request, our key or our rate."""
     # Our key is refused by every target alike, and a size limit is ours: taking the target out of service helps nobody.

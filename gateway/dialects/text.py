@@ -15,7 +15,8 @@ from gateway.core.event import TOKEN, Event
 from gateway.dialects.base import Answer, UnitAnswer
 from gateway.dialects.sse import SSE
 
-MAX_TOKEN: Final = 64 * 1024
+MAX_TOKEN: Final = 1024
+"""Bytes. A budget ends an answer within one event, so an event must not be a large part of one."""
 
 _new_decoder: Final = codecs.getincrementaldecoder("utf-8-sig")
 

@@ -202,6 +202,7 @@ class Forward:
         self._known: _Recent[_Kept] = _Recent()
         self._refused: _Recent[float] = _Recent()
         self._asking: dict[bytes, asyncio.Task[Answer]] = {}
+        self._overtaken: set[asyncio.Task[Answer]] = set()  # questions whose answer is for those alone that wait for it
         self._of_address: Counter[str] = Counter()
         self._newcomers = asyncio.Semaphore(AT_ONCE)
         self._renewals = asyncio.Semaphore(AT_ONCE)
@@ -233,6 +234,14 @@ class Forward:
     def watching(self) -> bool:
         """Whether running streams rely on it."""
         return bool(self._watched)
+
+    def forget(self, principal: str) -> None:
+        """See `Remembering`. What is being asked now is not remembered either, as nobody knows yet whom it is about."""
+        kind, _, id_ = principal.partition(":")
+        if kind == USER:
+            for key in [key for key, kept in self._known.items() if kept.answer.id == id_]:
+                del self._known[key]
+            self._overtaken.update(self._asking.values())
 
     def close(self) -> None:
         """Ends every question, and the streams that rely on it."""
@@ -281,7 +290,9 @@ class Forward:
             self._of_address[address] -= 1
             if not self._of_address[address]:
                 del self._of_address[address]
-            if not task.cancelled():
+            overtaken = task in self._overtaken
+            self._overtaken.discard(task)
+            if not (task.cancelled() or overtaken):
                 self._keep(key, task.result())
 
         task.add_done_callback(done)

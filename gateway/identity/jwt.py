@@ -58,6 +58,7 @@ SCOPES: Final = frozenset(get_args(Scope))
 _PART: Final = re.compile(r"[A-Za-z0-9_-]+")
 _TYPES: Final = frozenset({"jwt", "at+jwt", "application/jwt", "application/at+jwt"})
 """What `typ` may say of a token for access. Source: RFC 7519 5.1, RFC 9068 2.1, RFC 8725 3.11."""
+_MISSING: Final = object()
 _REFUSED_HEADERS: Final = ("crit", "b64", "cty", "enc", "zip")
 """Header members of tokens that are not what they look like: with extensions that have to be understood, a payload
 that is not encoded, or another token inside."""
@@ -293,7 +294,7 @@ class Issuer:
         Raises:
             TokenError: it is missing, too long, no text, or holds what cannot be shown.
         """
-        subject = token.claims.get(self._entry.subject_claim)
+        subject = _claim(token.claims, self._entry.subject_claim)
         # A number is not taken for its digits: two subjects must not become one principal.
         if not isinstance(subject, str) or not 0 < len(subject) <= MAX_SUBJECT or not subject.isprintable():
             raise TokenError("its subject is missing, or is no text of up to 256 characters that can be shown")
@@ -305,11 +306,12 @@ class Issuer:
         expires = _moment(token.claims, "exp")
         assert expires is not None, "`check` comes first"
         plan, scopes = entry.plan, frozenset[str](entry.scopes)
-        if entry.plan_claim is not None and token.claims.get(entry.plan_claim) is not None:
-            claimed = token.claims[entry.plan_claim]
+        claimed = _claim(token.claims, entry.plan_claim)
+        if claimed is not None:
             plan = claimed if isinstance(claimed, str) else ""  # no plan's name, so `default` applies
-        if entry.scopes_claim is not None and entry.scopes_claim in token.claims:
-            scopes = SCOPES & _words(token.claims[entry.scopes_claim])
+        claimed = _claim(token.claims, entry.scopes_claim, missing=_MISSING)
+        if claimed is not _MISSING:
+            scopes = SCOPES & _words(claimed)
         return Principal(JWT, f"{self.name}:{self.subject(token)}", plan, scopes, expires + entry.leeway)
 
 
@@ -388,6 +390,18 @@ def _fraction(digits: str) -> float:
     if not math.isfinite(number):
         raise ValueError("a number is too large")
     return number
+
+
+def _claim(claims: Mapping[str, Any], name: str | None, missing: object = None) -> Any:
+    """The claim of this name, else of this path, as `realm_access.roles`; `missing` where there is none."""
+    if name is None or name in claims:
+        return missing if name is None else claims[name]
+    found: Any = claims
+    for part in name.split("."):
+        if not isinstance(found, dict) or part not in found:
+            return missing
+        found = found[part]
+    return found
 
 
 def _moment(claims: Mapping[str, Any], name: str) -> float | None:

@@ -11,14 +11,25 @@ class RevokedPrincipals:
 
     def __init__(self) -> None:
         self._when: dict[str, float] = {}
+        self._all: dict[str, float] = {}  # by what a principal begins with
 
     def note(self, principal: str, now: float) -> None:
         """This principal, `kind:id`, is revoked now."""
-        self._when.pop(principal, None)
-        self._when[principal] = now
-        if len(self._when) > KEPT:
-            del self._when[next(iter(self._when))]
+        _keep(self._when, principal, now)
+
+    def note_all(self, beginning: str, now: float) -> None:
+        """All principals that begin like this are revoked now."""
+        _keep(self._all, beginning, now)
 
     def since(self, principal: str, began: float) -> bool:
         """Whether it was revoked at this moment or later."""
-        return bool(self._when) and self._when.get(principal, began - 1) >= began
+        if self._when.get(principal, began - 1) >= began:
+            return True
+        return any(when >= began and principal.startswith(beginning) for beginning, when in self._all.items())
+
+
+def _keep(times: dict[str, float], name: str, now: float) -> None:
+    times.pop(name, None)
+    times[name] = now
+    if len(times) > KEPT:
+        del times[next(iter(times))]

@@ -198,7 +198,7 @@ class Account:
             **self.facts,
             route=self.route,
             upstream=self.upstream,
-            model=model,
+            model=model[:MAX_MODEL],
             outcome=self.outcome,
             finish_reason=self.finish_reason[:MAX_REASON] or None,
             first_token_ms=round((self.first - self.started) * 1000, 1) if self.first else None,

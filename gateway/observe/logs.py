@@ -33,6 +33,10 @@ MAX_QUEUED: Final = 4 * 1024 * 1024
 """Bytes of lines that may wait for the writer; about 10,000 lines."""
 MAX_LINE: Final = 64 * 1024
 """Bytes of one line; a longer one is dropped."""
+MAX_TEXT: Final = 4096
+"""Characters of one text in a line: of a longer one the middle is left out, so that nobody can have a line dropped."""
+MAX_TRACE: Final = 32 * 1024
+"""The same of a traceback."""
 GATHER: Final = 0.02
 """Seconds that the first line after a silence waits for others."""
 FLUSH: Final = 1.0
@@ -121,7 +125,8 @@ _USERINFO: Final = re.compile(r"//[^/@\s]*@")
 
 
 def redact(logger: object, method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
-    """The line without values under the names of secrets, query strings of URLs, and credentials inside its texts."""
+    """The line without values under the names of secrets, query strings of URLs, and credentials inside its texts.
+    Long texts are shortened."""
     return {key: _redacted(key, value, MAX_NESTING) for key, value in event.items()}
 
 
@@ -130,7 +135,8 @@ def _redacted(key: object, value: Any, levels: int) -> Any:
     if name in _SECRET_KEYS:
         return HIDDEN
     if isinstance(value, str):
-        return _without_query(value) if name in _URL_KEYS else _redacted_text(value)
+        text = _without_query(value) if name in _URL_KEYS else _redacted_text(value)
+        return _shortened(text, MAX_TRACE if name == "exception" else MAX_TEXT)
     if isinstance(value, Mapping):
         return {inner: _redacted(inner, v, levels - 1) for inner, v in value.items()} if levels else HIDDEN
     if isinstance(value, list | tuple):
@@ -142,6 +148,10 @@ def _redacted_text(text: str) -> str:
     if not _SUSPICIOUS.search(text):  # most of what is logged are times, ids and single words
         return text
     return _USERINFO.sub(f"//{HIDDEN}@", _IN_TEXT.sub(rf"\g<1>{HIDDEN}", text))
+
+
+def _shortened(text: str, most: int) -> str:
+    return text if len(text) <= most else f"{text[: most // 2]}…{text[-most // 2 :]}"
 
 
 def _without_query(url: str) -> str:

@@ -25,6 +25,7 @@ import sys
 import time
 from collections.abc import Callable, Coroutine, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
@@ -38,6 +39,7 @@ from gateway.core.errors import GatewayError
 from gateway.observe import logs
 from gateway.web.connection import Server
 from gateway.web.handover import Siblings
+from gateway.web.revocation import revoke_for_worker
 from gateway.web.service import WebService
 
 BACKLOG: Final = 4096
@@ -130,7 +132,9 @@ class _Process:
             await self._listen(server, admin)
             beside = [loop.create_task(self._watch_lag())]
             if self._worker:
-                beside.append(loop.create_task(self._worker.siblings.receive(server)))
+                gateway.ask_workers = self._worker.siblings.ask
+                reply = partial(revoke_for_worker, gateway)
+                beside.append(loop.create_task(self._worker.siblings.receive(server, reply)))
             with self._signals(loop):
                 self._announce(config)
                 await self._ending.wait()

@@ -220,7 +220,8 @@ class Attempt:
             answer = await job.source.accept(upstream, response, canonical=self.rescue is not None)
             if answer is None:
                 self._deadline.clear()
-                target.breaker.begin(self._call)
+                if response.status < 400:
+                    target.breaker.begin(self._call)
                 await work.host.pass_through(response)
                 return
             self.answer = answer

@@ -32,7 +32,7 @@ import random
 from gateway.core.cost import amounts
 from gateway.core.errors import GatewayError, forget_frames
 from gateway.core.event import Usage
-from gateway.core.retry import SILENT, counts_against_target, may_be_rescued
+from gateway.core.retry import FAULTS, SILENT, counts_against_target, may_be_rescued
 from gateway.streams.attempt import Attempt, Work
 from gateway.streams.evidence import failed_attempt
 from gateway.streams.question import Question
@@ -173,7 +173,7 @@ class Pump:
                     question = lighter
                 else:
                     break
-            target.breaker.succeed(call)
+            self._credit(attempt, call)
             return Tried(attempt, None)
 
     async def _run(self, lane: Lane, attempt: Attempt, race: Race | None) -> None:
@@ -204,6 +204,15 @@ class Pump:
             attempt.choice.target.breaker.fail(self._now(), call)
         self._work.account.attempt_failed(attempt.choice.upstream.name, error.code)
         self._note(attempt, error)
+
+    def _credit(self, attempt: Attempt, call: int) -> None:
+        """Counts what was answered. Of an answer that was passed on, an error that the client may have caused by what
+        it asked for counts for nothing: neither against a healthy target nor for one that fails."""
+        status, breaker = attempt.status or 0, attempt.choice.target.breaker
+        if attempt.answer is not None or status < 400:
+            breaker.succeed(call)
+        elif status in FAULTS:
+            breaker.fail(self._now(), call)
 
     def _consider(self, attempt: Attempt, error: GatewayError) -> None:
         """Returns when another target may be asked after this failure; otherwise raises."""

@@ -118,7 +118,37 @@ class State(enum.Enum):
     IDLE = "the next request"
 
 
-class Connection(web.RequestHandler):
+class Explained(web.RequestHandler):
+    """A connection on which what is no request, or cannot be answered, is answered in this program's words: those of
+    aiohttp quote the client's bytes."""
+
+    __slots__ = ()
+
+    def handle_error(
+        self, request: web.BaseRequest, status: int = 500, exc: BaseException | None = None, message: str | None = None
+    ) -> web.StreamResponse:
+        """The answer that `explain` gives.
+
+        Where the client has gone (`ConnectionError`), or a head was sent already, nothing is answered, and the
+        connection is aborted. The request was counted and logged before.
+        """
+        if isinstance(exc, ConnectionError) or request.writer.output_size > 0:
+            if self.transport is not None:
+                self.transport.abort()
+            return web.Response(status=status)
+        return self.explain(status, message or "")
+
+    def explain(self, status: int, message: str) -> web.StreamResponse:
+        """The answer to what is no request; 500 where an exception kept one from being answered.
+
+        Args:
+            status: of HTTP.
+            message: aiohttp's own, which must not be shown.
+        """
+        raise NotImplementedError
+
+
+class Connection(Explained):
     """One client connection.
 
     Who answers a request must call `begin` before anything else, and for a stream `begin_stream` and `outlive_fin`.
@@ -314,19 +344,10 @@ class Connection(web.RequestHandler):
             self._head_timer.cancel()
             self._head_timer = None
 
-    def handle_error(
-        self, request: web.BaseRequest, status: int = 500, exc: BaseException | None = None, message: str | None = None
-    ) -> web.StreamResponse:
-        """The answer to a head that could not be parsed, in this program's error shape.
-
-        aiohttp also comes here with the `ConnectionError` of a request whose client has gone. Then nothing is answered:
-        the request was counted and logged before, and the connection is aborted.
-        """
-        if isinstance(exc, ConnectionError):
-            self.abort()
-            return web.Response(status=status)
+    def explain(self, status: int, message: str) -> web.StreamResponse:
+        """The answer to a head that could not be parsed, in this program's error shape."""
         refused, self._refused = self._refused, b""
-        return self._server.explain(Unparsed(message or "", refused, address_of(self.transport)))
+        return self._server.explain(Unparsed(message, refused, address_of(self.transport)))
 
 
 class Server(web.Server):

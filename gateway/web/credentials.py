@@ -18,7 +18,7 @@ Invariants:
 
 import asyncio
 import time
-from collections.abc import Awaitable, Iterator
+from collections.abc import Awaitable, Iterable, Iterator
 from itertools import chain
 from typing import Final
 
@@ -97,6 +97,16 @@ def identify(exchange: Exchange) -> Awaitable[None] | None:
 async def _wait(
     exchange: Exchange, presented: Presented | None, verdicts: Iterator[Verdict], refused: Refused | None
 ) -> None:
+    _let_in(exchange, presented, await waited_for(verdicts, refused))
+
+
+async def waited_for(verdicts: Iterable[Verdict], refused: Refused | None = None) -> Principal | Refused | None:
+    """The first principal among the verdicts, else the last refusal, else None; each is waited for where it has to be.
+
+    Raises:
+        GatewayError: `overloaded`, where they did not come in time.
+        VerifierError: a verifier failed.
+    """
     final: Principal | Refused | None = refused
     try:
         async with asyncio.timeout(PATIENCE) as patience:
@@ -110,7 +120,7 @@ async def _wait(
             detail = "a verifier of credentials did not answer in time"
             raise GatewayError("overloaded", retry_after=COME_BACK, detail=detail) from None
         raise VerifierError from error
-    _let_in(exchange, presented, final)
+    return final
 
 
 def _let_in(exchange: Exchange, presented: Presented | None, verdict: Principal | Refused | None) -> None:

@@ -21,6 +21,9 @@ Invariants:
 A ticket is kept by the worker that issued it, and the streams that it starts run there.
 
 Whether the stream exists, and who may read it, only the other worker knows.
+
+What all workers have to do, as to revoke a principal, one worker asks of the others by the same sockets (`ask`): bytes
+without a client's socket are a question, which the other worker answers with a few bytes.
 """
 
 import asyncio
@@ -28,6 +31,7 @@ import contextlib
 import os
 import socket
 import struct
+from collections.abc import Awaitable, Callable
 from typing import Final
 
 from aiohttp import hdrs, web
@@ -51,8 +55,13 @@ MAX_BODY: Final = 1 << 20
 """Bytes of a body. A request with more is not handed over; a request that resumes a stream needs no body at all."""
 MAX_REQUEST: Final = MAX_BODY + (2 << 20)
 """Bytes of head and body that a worker accepts from another."""
+MAX_WORDS: Final = 16 * 1024
+"""Bytes of a question to another worker, and of the answer."""
 _REPLACED: Final = frozenset({b"connection", b"content-length", b"transfer-encoding", b"expect"})
 _CREDENTIALS: Final = struct.Struct("3i")
+
+Reply = Callable[[bytes], Awaitable[bytes]]
+"""Answers another worker's question."""
 
 
 class Siblings:
@@ -81,8 +90,9 @@ class Siblings:
 
         return shared
 
-    async def receive(self, server: Server) -> None:
-        """Accepts requests that other workers hand over, and answers them with `server`. Runs until it is cancelled."""
+    async def receive(self, server: Server, reply: Reply) -> None:
+        """Accepts requests that other workers hand over, and answers them with `server`, and their questions with
+        `reply`. Runs until it is cancelled."""
         loop = asyncio.get_running_loop()
         with socket.socket(socket.AF_UNIX) as listener:
             listener.setblocking(False)
@@ -90,9 +100,46 @@ class Siblings:
             listener.listen(BACKLOG)
             while True:
                 sender = await _accepted(listener)
-                task = loop.create_task(_adopt(sender, server))
+                task = loop.create_task(_adopt(sender, server, reply))
                 self._arriving.add(task)
                 task.add_done_callback(self._arriving.discard)
+
+    async def ask(self, question: bytes) -> list[bytes | None]:
+        """What each other worker answers; None for one that lives and gave no answer in time. One that does not live
+        is asked nothing: what it had ended with it.
+
+        Args:
+            question: 1 to `MAX_WORDS` bytes.
+        """
+        others = [number for number in range(self._count) if number != self._number]
+        answers = await asyncio.gather(*(self._ask(number, question) for number in others))
+        return [answer for answer in answers if answer != b""]
+
+    async def _ask(self, worker: int, question: bytes) -> bytes | None:
+        """The worker's answer; b"" where there is no such worker, None where it does not answer."""
+        for _ in range(2):  # one that dies meanwhile breaks off, and is not there the second time
+            try:
+                async with asyncio.timeout(PATIENCE):
+                    return await self._answer_of(worker, question)
+            except ConnectionRefusedError:
+                return b""
+            except ConnectionError:
+                continue
+            except OSError:  # it took too long, or its backlog is full
+                return None
+        return None
+
+    async def _answer_of(self, worker: int, question: bytes) -> bytes:
+        with socket.socket(socket.AF_UNIX) as other:
+            other.setblocking(False)
+            other.connect(self._address(worker))
+            if not _is_own(other):
+                return b""
+            await asyncio.get_running_loop().sock_sendall(other, question)
+            other.shutdown(socket.SHUT_WR)
+            if not (answer := await _all_of(other, b"")):
+                raise ConnectionAbortedError("the other worker gave no answer")
+            return answer
 
     def _address(self, number: int) -> str:
         # An address in Linux's abstract namespace: it vanishes with its worker, and there is no file to remove.
@@ -163,19 +210,23 @@ async def _accepted(listener: socket.socket) -> socket.socket:
             await asyncio.sleep(ACCEPT_AGAIN)
 
 
-async def _adopt(sender: socket.socket, server: Server) -> None:
+async def _adopt(sender: socket.socket, server: Server, reply: Reply) -> None:
     # The other worker may die, and the client may leave, at any moment of this.
+    loop = asyncio.get_running_loop()
     with sender, contextlib.suppress(OSError):
         sender.setblocking(False)
         if not _is_own(sender):
             return
         async with asyncio.timeout(PATIENCE):
-            client, request = await _receive(sender)
-        await asyncio.get_running_loop().connect_accepted_socket(lambda: _Adopted(server, request), client)
+            client, said = await _receive(sender)
+            if client is None:
+                await loop.sock_sendall(sender, await reply(said))
+                return
+        await loop.connect_accepted_socket(lambda: _Adopted(server, said), client)
 
 
-async def _receive(sender: socket.socket) -> tuple[socket.socket, bytes]:
-    """The client's socket, and the bytes of its request.
+async def _receive(sender: socket.socket) -> tuple[socket.socket | None, bytes]:
+    """The client's socket and the bytes of its request; or None and a question.
 
     Raises:
         OSError: the other worker ended too early or sent too much.
@@ -187,20 +238,31 @@ async def _receive(sender: socket.socket) -> tuple[socket.socket, bytes]:
         await readable.wait()
     finally:
         loop.remove_reader(sender)
-    request, descriptors, _, _ = socket.recv_fds(sender, READ, 1)
-    if not descriptors:
+    said, descriptors, _, _ = socket.recv_fds(sender, READ, 1)
+    if not said:
         raise ConnectionAbortedError("nothing was handed over")
+    if not descriptors:
+        return None, await _all_of(sender, said)
     client = socket.socket(fileno=descriptors[0])
     client.setblocking(False)
     try:
-        while more := await loop.sock_recv(sender, READ):
-            request += more
-            if len(request) > MAX_REQUEST:
-                raise ConnectionAbortedError("a request that is too large was handed over")
+        return client, await _all_of(sender, said, MAX_REQUEST)
     except BaseException:
         client.close()
         raise
-    return client, request
+
+
+async def _all_of(sender: socket.socket, said: bytes, most: int = MAX_WORDS) -> bytes:
+    """What the other worker says to its end, behind what it said before.
+
+    Raises:
+        OSError: it is more than it may be.
+    """
+    while more := await asyncio.get_running_loop().sock_recv(sender, READ):
+        said += more
+        if len(said) > most:
+            raise ConnectionAbortedError("another worker said too much")
+    return said
 
 
 def _is_own(peer: socket.socket) -> bool:

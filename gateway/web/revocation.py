@@ -4,31 +4,76 @@ Invariants:
 
 - Its running streams end with `auth_expired`, for all their readers. Its tickets are forgotten.
 - A request that had been let in before, and still waits for its body, starts nothing afterwards.
+- What a verifier remembers of the principal is forgotten, so that the next request is judged anew.
 
-It is for one process. Workers that share a port each have an admin listener, and all of them reload.
+    DELETE at one worker's admin listener --> revoke_everywhere --> revoke
+                                                    |               the streams and tickets of this worker
+                                                    +--"revoke key:web"--> each other worker: revoke_for_worker
+
+A reload revokes in each worker for itself, because all of them reload.
 """
 
 import asyncio
 import time
 from collections.abc import Iterable
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
+import msgspec
+
+from gateway.config import Auth
+from gateway.core.credential import Remembering
 from gateway.core.errors import GatewayError
-from gateway.core.principal import ADDRESS, KEY
+from gateway.core.principal import ADDRESS, JWT, KEY, USER
 from gateway.streams.engine import Running
 from gateway.web.state import Gateway, Snapshot
 
+ORDER: Final = b"revoke "
+"""Begins what one worker asks of another; behind it is the principal."""
+
 
 class Revoked(NamedTuple):
-    """What a revocation ended: how many streams and tickets."""
+    """What a revocation ended.
+
+    Attributes:
+        streams, tickets: how many.
+        silent: how many workers of the gateway did not say that they ended theirs.
+    """
 
     streams: int
     tickets: int
+    silent: int = 0
+
+
+async def revoke_everywhere(gateway: Gateway, principal: str) -> Revoked:
+    """As `revoke`, by all workers of this gateway."""
+    if gateway.ask_workers is None:
+        return await revoke(gateway, principal)
+    own, answers = await asyncio.gather(
+        revoke(gateway, principal), gateway.ask_workers(ORDER + principal.encode("utf-8", "surrogatepass"))
+    )
+    others = [msgspec.json.decode(answer, type=tuple[int, int]) for answer in answers if answer is not None]
+    streams, tickets = (sum(each[place] for each in (own, *others)) for place in (0, 1))
+    return Revoked(streams, tickets, len(answers) - len(others))
+
+
+async def revoke_for_worker(gateway: Gateway, question: bytes) -> bytes:
+    """The answer to another worker that asks for a revocation.
+
+    Raises:
+        ConnectionAbortedError: it asks for something else.
+    """
+    if not question.startswith(ORDER):
+        raise ConnectionAbortedError("another worker asked for what is not known here")
+    revoked = await revoke(gateway, question.removeprefix(ORDER).decode("utf-8", "surrogatepass"))
+    return msgspec.json.encode((revoked.streams, revoked.tickets))
 
 
 async def revoke(gateway: Gateway, principal: str) -> Revoked:
     """Ends all that this principal, `kind:id`, has here. Returns when its streams have ended."""
     gateway.revoked.note(principal, gateway.clock.now())
+    for verifier in gateway.snapshot.verifiers:
+        if isinstance(verifier, Remembering):
+            verifier.forget(principal)
     streams = [each for each in gateway.engine.running.values() if _acts_for(each, principal)]
     for generation in streams:
         generation.abort(GatewayError("auth_expired"))
@@ -41,7 +86,9 @@ async def revoke(gateway: Gateway, principal: str) -> Revoked:
 
 async def revoke_removed(gateway: Gateway, before: Snapshot) -> None:
     """Revokes what the configuration in force admits no more, and the one before it did: keys that were taken out, have
-    another secret, have expired, or lost the scope `stream`; and tickets without a credential where one is needed now.
+    another secret, have expired, or lost the scope `stream`; the principals of issuers of tokens that were taken out or
+    have another secret; tickets of the application's users where it is asked no more (its streams end with the verifier
+    that asked), and tickets without a credential where one is needed now.
     """
     auth, now = gateway.snapshot.config.auth, time.time()
     good = {
@@ -51,14 +98,30 @@ async def revoke_removed(gateway: Gateway, before: Snapshot) -> None:
     }
     for id_ in sorted({key.id for key in before.config.auth.keys if (key.id, key.digest) not in good}):
         await revoke(gateway, f"{KEY}:{id_}")
-    if before.config.auth.anonymous and not auth.anonymous:
-        for principal in _of_kind(gateway, ADDRESS):
-            gateway.tickets.revoke(principal)
+    earlier = before.config.auth
+    for issuer in sorted({name for name, *_ in _trusted(earlier) - _trusted(auth)}):
+        await _revoke_issuer(gateway, issuer, [entry.issuer for entry in (*earlier.jwt, *auth.jwt)])
+    kinds = {ADDRESS} if earlier.anonymous and not auth.anonymous else set()
+    kinds |= {USER} if earlier.forward is not None and auth.forward is None else set()
+    for principal in (str(each) for each in gateway.tickets.principals if each.kind in kinds):
+        gateway.tickets.revoke(principal)
+
+
+def _trusted(auth: Auth) -> set[tuple[str, str, str | None]]:
+    """What makes an issuer of tokens trusted. Other keys than a secret change in the usual course of things."""
+    return {(entry.issuer, entry.audience, entry.secret) for entry in auth.jwt}
+
+
+async def _revoke_issuer(gateway: Gateway, issuer: str, issuers: Iterable[str]) -> None:
+    """Revokes all principals of this issuer, and of none whose name only begins like its own."""
+    beginning = f"{JWT}:{issuer}:"
+    others = tuple(f"{JWT}:{name}:" for name in issuers if name.startswith(f"{issuer}:"))
+    found = {each.account.facts["principal"] for each in gateway.engine.running.values()}
+    found |= {str(principal) for principal in gateway.tickets.principals}
+    gateway.revoked.note_all(beginning, gateway.clock.now())
+    revoked = [name for name in sorted(found) if name.startswith(beginning) and not name.startswith(others)]
+    await asyncio.gather(*(revoke(gateway, name) for name in revoked))
 
 
 def _acts_for(generation: Running, principal: str) -> bool:
     return generation.account.facts["principal"] == principal
-
-
-def _of_kind(gateway: Gateway, kind: str) -> Iterable[str]:
-    return [str(principal) for principal in gateway.tickets.principals if principal.kind == kind]

@@ -7,7 +7,7 @@ Invariants:
 """
 
 import ipaddress
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -70,6 +70,7 @@ class Gateway:
         refusals: logs refusals of clients.
         draining: whether new streams are refused because the process is about to end.
         sessions: the chat histories by route path.
+        ask_workers: asks all other workers of the gateway (`handover.Siblings.ask`); None if there are none.
     """
 
     clock: Clock
@@ -89,6 +90,7 @@ class Gateway:
     draining: bool = False
     arriving: Turns = field(default_factory=Turns)
     sessions: dict[str, Sessions] = field(default_factory=dict)
+    ask_workers: Callable[[bytes], Awaitable[list[bytes | None]]] | None = None
 
     def history(self, path: str, history: History | None) -> Sessions | None:
         """The sessions of the route at this path, with the bounds of `history`; None if the route keeps no history."""

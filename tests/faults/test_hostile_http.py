@@ -9,6 +9,7 @@ import pytest
 
 from tests.faults.stage import Stage, stage_fixture
 from tests.kit.upstream import Hang, Script, Step, http_head, response, sse_head
+from tests.web.forwarded import ADDRESSES
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -17,10 +18,16 @@ BREAKER = {"retries": 2, "breaker": {"failures": 2, "open": "1h"}}
 
 
 def upstreams(url: str) -> dict[str, Any]:
-    target = {"targets": [{"url": f"{url}/base"}], "dialect": "sse"}
-    # Two targets, as the only one is never taken out of service.
-    pair = {"targets": [{"url": f"{url}/base"}, {"url": f"{url}/base?"[:-1] + "2"}], "dialect": "sse"} | BREAKER
-    return {"plain": target | {"retries": 0}, "pair": pair}
+    def targets(*bases: str) -> dict[str, Any]:
+        return {"dialect": "sse", "targets": [{"url": f"{url}/{base}"} for base in bases], "retries": 0}
+
+    # Two targets, or a fallback: the only target is never taken out of service.
+    soon = {"breaker": {"failures": 1, "open": "100ms"}, "fallback": ["plain"]}
+    return {
+        "plain": targets("base"),
+        "pair": targets("base", "base2") | BREAKER,
+        "soon": targets("probed") | soon,
+    }
 
 
 stage = stage_fixture(
@@ -29,6 +36,7 @@ stage = stage_fixture(
         {"path": "/p/{path}", "api": "proxy", "upstream": "plain"},
         {"path": "/few/{path}", "api": "proxy", "upstream": "plain", "methods": ["GET", "POST"]},
         {"path": "/pair/{path}", "api": "proxy", "upstream": "pair"},
+        {"path": "/soon/{path}", "api": "proxy", "upstream": "soon"},
     ],
 )
 
@@ -290,6 +298,26 @@ async def test_client_that_leaves_takes_no_target_out_of_service(stage: Stage) -
     await healthy(stage)
 
 
+async def is_open(stage: Stage, upstream: str) -> bool:
+    """Whether a target is out of service."""
+    lines = await stage.metrics("gateway_breaker_open")
+    return any(f'upstream="{upstream}"' in line and line.endswith(" 1.0") for line in lines)
+
+
+@pytest.mark.parametrize("number", [400, 404, 405, 422, 429, 501])
+async def test_what_a_client_asks_for_keeps_no_failing_target_in_service(stage: Stage, number: int) -> None:
+    """H3: an error that the client caused counts for nothing; a probe that is answered so is none."""
+    assert status(await asked(stage, b"POST /soon/x", [response(500, "{}")])) == 500
+    assert await is_open(stage, "soon")
+    async with asyncio.timeout(5):
+        while not any(line.startswith(b"GET /probed/x ") for line in seen(stage)):
+            assert status(await asked(stage, b"GET /soon/x", [response(number, "{}")])) == number
+    assert await is_open(stage, "soon")
+    async with asyncio.timeout(5):
+        while await is_open(stage, "soon"):
+            assert status(await asked(stage, b"GET /soon/x", [response(200, "{}")])) == 200
+
+
 # H4
 
 
@@ -300,32 +328,6 @@ trusting = stage_fixture(
     upstreams=upstreams,
     routes=[{"path": "/p/{path}", "api": "proxy", "upstream": "plain"}],
 )
-
-ADDRESSES: list[tuple[bytes, str]] = [
-    (b"X-Forwarded-For: 6.6.6.6\r\nX-Forwarded-For: 9.9.9.9\r\n", "9.9.9.9"),  # as HAProxy does
-    (b"X-Forwarded-For: 9.9.9.9\r\nX-Forwarded-For: 10.1.1.1\r\n", "9.9.9.9"),
-    (b"x-forwarded-for: 9.9.9.9 , ,\r\nX-FORWARDED-FOR:\r\n", "9.9.9.9"),
-    (b"X-Forwarded-For: 6.6.6.6\r\nX-Forwarded-For: unknown\r\n", "127.0.0.1"),
-    (b"X-Forwarded-For: [2001:db8::1]:4711\r\n", "2001:db8::1"),
-    (b"X-Forwarded-For: ::ffff:9.9.9.9\r\n", "9.9.9.9"),
-    (b"Forwarded: for=9.9.9.9\r\n", "9.9.9.9"),
-    (b"Forwarded: for=6.6.6.6, for=9.9.9.9;proto=https;by=10.0.0.1, For=10.1.1.1\r\n", "9.9.9.9"),
-    (b"Forwarded: for=6.6.6.6\r\nForwarded: for=9.9.9.9\r\n", "9.9.9.9"),
-    (b'Forwarded: proto=http;for="[2001:db8::1]:4711"\r\n', "2001:db8::1"),
-    (b'Forwarded: for="9.9.9.9:80" , ,\r\n', "9.9.9.9"),
-    (b"Forwarded: for=6.6.6.6, for=_hidden\r\n", "127.0.0.1"),
-    (b"Forwarded: for=6.6.6.6, for=unknown\r\n", "127.0.0.1"),
-    (b"Forwarded: for=6.6.6.6, proto=http\r\n", "127.0.0.1"),
-    (b'Forwarded: by="x, for=6.6.6.6"\r\n', "127.0.0.1"),
-    (b'Forwarded: for=6.6.6.6;by="\r\nForwarded: for=9.9.9.9\r\n', "9.9.9.9"),
-    (b'Forwarded: for=6.6.6.6;by=", for=9.9.9.9\r\n', "127.0.0.1"),
-    (b"Forwarded: for=6.6.6.6;for=9.9.9.9\r\n", "127.0.0.1"),
-    (b"Forwarded: for=9.9.9.9\r\nX-Forwarded-For: 9.9.9.9\r\n", "9.9.9.9"),
-    # One of the two is the client's own; which one cannot be seen.
-    (b"Forwarded: for=6.6.6.6\r\nX-Forwarded-For: 9.9.9.9\r\n", "127.0.0.1"),
-    (b"Forwarded: for=6.6.6.6" + b", for=10.0.0.1" * 40 + b"\r\n", "10.0.0.1"),
-    (b"X-Forwarded-For: 6.6.6.6" + b"\r\nX-Forwarded-For: 10.0.0.1" * 40 + b"\r\n", "10.0.0.1"),
-]
 
 
 @pytest.mark.parametrize(("lines", "address"), ADDRESSES)
@@ -391,7 +393,7 @@ async def test_bytes_that_are_no_text_join_nothing_on_their_way_to_the_upstream(
 async def test_list_in_several_lines_is_read_whole(stage: Stage) -> None:
     """H4: `Accept` that names events and more; `If-None-Match` with the tag in the second line."""
     lines = b"Accept: text/event-stream\r\nAccept: application/json\r\n"
-    assert status(await asked(stage, b"GET /p/x", headers=lines)) == 200
+    assert (await asked(stage, b"GET /p/x", headers=lines)).endswith(b"\r\n\r\n{}")  # no event that says it is none
     lines = b"Accept: application/json\r\nAccept: text/event-stream\r\n"
     told = await asked(stage, b"POST /chat/openai", headers=lines + b"Content-Length: 2\r\n", body=b"{}")
     assert status(told) == 400

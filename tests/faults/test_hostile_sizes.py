@@ -8,7 +8,17 @@ import pytest
 
 from tests.faults.stage import Stage, stage_fixture
 from tests.kit.sse_client import request
-from tests.kit.upstream import LAST_CHUNK, Script, chunk, openai_answer, openai_chunk, openai_delta, sse_head
+from tests.kit.upstream import (
+    LAST_CHUNK,
+    Hang,
+    Script,
+    chunk,
+    openai_answer,
+    openai_chunk,
+    openai_delta,
+    response,
+    sse_head,
+)
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -73,6 +83,18 @@ async def test_huge_request_is_answered_and_its_log_lines_are_short(stage: Stage
     await bounded(stage)
 
 
+@pytest.mark.parametrize("number", [200, 400, 503])
+async def test_end_of_a_stream_of_a_model_with_a_huge_name_is_logged(stage: Stage, number: int) -> None:
+    """H10: whether it was answered or refused; by the beginning of the name."""
+    bare = [sse_head(), chunk("data: Hi\n\n"), chunk("data: [DONE]\n\n"), LAST_CHUNK]
+    script = bare if number == 200 else [response(number, '{"error": {"message": "no"}}')]
+    status, _, name = await post(stage, "/openai/sse" if number == 200 else "/openai/openai", HUGE["model"], script)
+    assert (status == 200) == (number == 200)
+    line = await stage.gateway.logged("stream_end", request_id=name)
+    assert set(line["model"]) <= set("m")
+    await bounded(stage)
+
+
 async def bounded(stage: Stage) -> None:
     """The gateway is alive, its lines are short, and no label is made of what was sent."""
     lines = [*stage.gateway.stdout, *stage.gateway.stderr]
@@ -83,22 +105,26 @@ async def bounded(stage: Stage) -> None:
     assert (await post(stage, "/openai/openai", asks()))[0] == 200
 
 
-def call(index: Any, name: str = "f") -> bytes:
-    return openai_chunk({"tool_calls": [{"index": index, "id": f"c{index}", "function": {"name": name}}]})
+def part(delta: dict[str, Any], reason: str | None = None, **extra: Any) -> bytes:
+    return chunk(openai_chunk(delta, reason, **extra))
+
+
+def call(index: Any, name: str = "f", id_: str = "") -> bytes:
+    return part({"tool_calls": [{"index": index, "id": id_ or f"c{index}", "function": {"name": name}}]})
 
 
 SAID: dict[str, list[bytes]] = {
-    "model": [openai_chunk({"content": "Hi"}, model="m" * 70_000), openai_chunk({}, "stop", model="m" * 70_000)],
-    "finish reason": [openai_delta("Hi"), openai_chunk({}, "s" * 70_000)],
-    "call index": [call(10**8), call(2**70), call(-1), openai_chunk({}, "tool_calls")],
-    "call id": [call("i" * 70_000), openai_chunk({}, "tool_calls")],
-    "calls": [*(call(index) for index in range(1000)), openai_chunk({}, "tool_calls")],
+    "model": [part({"content": "Hi"}, model="m" * 70_000), part({}, "stop", model="m" * 70_000)],
+    "finish reason": [openai_delta("Hi"), part({}, "s" * 70_000)],
+    "call index": [call(10**8), call(2**70), call(-1), part({}, "tool_calls")],
+    "call id": [call(0, "f" * 70_000, "i" * 70_000), part({}, "tool_calls")],
+    "calls": [*(call(index) for index in range(1000)), part({}, "tool_calls")],
     "usage": [
         openai_delta("Hi"),
-        openai_chunk({}, "stop", usage={"prompt_tokens": 10**30, "completion_tokens": 10**30, "total_tokens": -1}),
+        part({}, "stop", usage={"prompt_tokens": 10**30, "completion_tokens": 10**30, "total_tokens": -1}),
     ],
     "error code": [chunk(b'data: {"error": {"code": "' + b"c" * 70_000 + b'", "message": "no"}}\n\n')],
-    "nesting": [chunk(b"data: " + b"[" * 100_000 + b"\n\n"), openai_delta("Hi"), openai_chunk({}, "stop")],
+    "nesting": [chunk(b"data: " + b"[" * 100_000 + b"\n\n"), openai_delta("Hi"), part({}, "stop")],
 }
 
 
@@ -112,7 +138,7 @@ async def test_huge_numbers_and_names_of_a_provider_end_in_short_lines(stage: St
         ("/chat/openai", {"message": "hi"}),
     ):
         status, told, name = await post(stage, path, body, script)
-        assert status in (200, 502), told[:200]
+        assert status in ((200, 502) if case == "error code" else (200,)), told[:200]
         await stage.gateway.logged("stream_end", request_id=name)
     await bounded(stage)
 
@@ -145,3 +171,17 @@ async def test_monitor_page_is_told_short_names(stage: Stage) -> None:
             break
     async with await request(f"{stage.gateway.admin}/failures") as answer:
         assert "m" * 1000 not in (await answer.body()).decode()
+
+
+async def test_running_stream_is_listed_by_a_short_name(stage: Stage) -> None:
+    """H10"""
+    stage.plays([sse_head(), Hang()])
+    url = f"{stage.gateway.url}/now/openai/openai"
+    async with (
+        asyncio.timeout(5),
+        await request(url, method="POST", body=HUGE["model"]),
+        await request(f"{stage.gateway.admin}/streams") as answer,
+    ):
+        listed = await answer.body()
+    assert b'"model":"mmm' in listed
+    assert len(listed) < 2000

@@ -135,6 +135,27 @@ async def test_worker_that_is_killed_takes_only_its_own_streams_along(start_gate
         assert await workers.total("gateway_worker_restarts_total") == 1
 
 
+async def test_principal_is_revoked_at_all_workers(start_gateway: StartGateway) -> None:
+    """Whichever worker's admin listener is asked. One that was killed has nothing to end."""
+    async with ScriptedUpstream(Answers()) as upstream:
+        settings = config(upstream) | {"auth": {"anonymous": True, "tickets": {"ttl": "1h"}}}
+        workers = Workers(await start_gateway(settings), WORKERS)
+        await workers.served()
+        url, admin = f"{workers.gateway.url}/tickets", workers.admin(1)
+        readers = await read(workers.gateway, READERS)
+        assert {home(reader.stream_id) for reader in readers} == set(range(WORKERS))
+        for _ in range(4):
+            async with await request(url, method="POST") as answer:
+                assert answer.status == 200
+        async with await request(f"{admin}/principals/addr:127.0.0.1", method="DELETE") as answer:
+            assert await answer.json() == {"principal": "addr:127.0.0.1", "streams": READERS, "tickets": 4}
+        assert set(await finish(readers)) == {"auth_expired"}
+        await workers.logged_by_all("principal_revoked", principal="addr:127.0.0.1")
+        workers.kill(2)  # what it had ended with it
+        async with await request(f"{admin}/principals/key:web", method="DELETE") as answer:
+            assert await answer.json() == {"principal": "key:web", "streams": 0, "tickets": 0}
+
+
 def await_again(readers: list[Reader]) -> list[Reader]:
     """The readers, as a page that does not close its EventSource at an error leaves them."""
     for reader in readers:

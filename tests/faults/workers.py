@@ -60,10 +60,14 @@ class Workers:
         """As a crash would."""
         os.kill(self.pid(number), signal.SIGKILL)
 
+    def admin(self, number: int) -> str:
+        """The URL of one worker's admin listener."""
+        host, first = self.gateway.admin.rsplit(":", 1)
+        return f"{host}:{int(first) + number}"
+
     async def scrape(self, number: int) -> Scrape:
         """`GET /metrics` of one worker."""
-        host, first = self.gateway.admin.rsplit(":", 1)
-        async with await request(f"{host}:{int(first) + number}/metrics") as answer:
+        async with await request(f"{self.admin(number)}/metrics") as answer:
             return Scrape((await answer.body()).decode())
 
     async def total(self, name: str, **labels: str) -> float:

@@ -18,6 +18,7 @@ from gateway.core.errors import GatewayError
 from gateway.core.principal import Principal
 from gateway.identity import forward as module
 from gateway.identity.forward import Forward
+from gateway.web.revocation import revoke
 from tests.kit.sse_client import Response, request
 from tests.kit.upstream import (
     Cut,
@@ -353,7 +354,10 @@ async def test_answer_of_a_gigabyte_is_not_read(everybody: tuple[Scene, Scene]) 
     stage, _ = everybody
     piece = b"x" * (1 << 20)
     stage.answers[value := fresh()] = [http_head(200, "application/json"), *[piece] * 1000]
-    assert await stage.status(cookie(value)) == 503
+    forward = verifier(stage)
+    with pytest.raises(GatewayError) as refused:  # at its bound, and not when its time is over
+        await known(forward, value)
+    assert "a body of more than" in (refused.value.detail or "")
     async with asyncio.timeout(10):
         await stage.app.exchanges[-1].finished.wait()
     assert stage.app.exchanges[-1].closed.is_set()
@@ -570,7 +574,28 @@ class Told:
         self.told.put_nowait(seconds)
 
 
-# A reload.
+# A revocation, and a reload.
+
+
+async def test_revoked_user_is_asked_about_again() -> None:
+    """Whatever was said before is forgotten, and what is being said now is not remembered."""
+    gate = asyncio.Event()
+    async with scene(user("7"), ENDLESS) as stage, await stage.stream(cookie("s")) as answer:
+        gateway, forward = stage.gateway.app.gateway, verifier(stage)
+        stage.answers["other"] = user("8")
+        assert await known(forward, "other") is not None
+        stage.answers["late"] = [WaitFor(gate), *user("7")]
+        late = asyncio.ensure_future(known(forward, "late"))
+        await stage.app.exchange(2)
+        assert await revoke(gateway, "user:7") == (1, 0, 0)
+        assert (await whole(answer))[-1].json()["code"] == "auth_expired"
+        gate.set()
+        assert await late is not None
+        stage.answers["s"] = stage.answers["late"] = says(401)
+        assert [await known(forward, value) for value in ("s", "late")] == [None, None]
+        assert stage.questions == 5
+        assert isinstance(ask(forward, "other"), Principal)  # without a question
+        assert not forward._overtaken
 
 
 async def test_reload_keeps_what_is_known_and_what_runs() -> None:

@@ -112,6 +112,38 @@ def test_scopes_that_are_not_known_give_nothing(claim: object, scopes: set[str])
     assert refusal(text, issuer(scopes_claim=None)) == ""
 
 
+PATHS: dict[str, Any] = {"subject_claim": "user.name", "plan_claim": "realm.plan", "scopes_claim": "realm_access.roles"}
+
+
+@pytest.mark.parametrize(
+    ("changes", "subject", "plan", "scopes"),
+    [
+        (
+            {"user": {"name": "bob"}, "realm": {"plan": "pro"}, "realm_access": {"roles": ["admin", "x"]}},
+            "bob", "pro", {"admin"},
+        ),
+        ({"user.name": "carol", "user": {"name": "bob"}, "realm.plan": "pro"}, "carol", "pro", {"stream"}),
+        ({"user": {"name": "bob"}, "realm_access.roles": "publish", "realm_access": {"roles": "admin"}}, "bob",
+         "default", {"publish"}),
+        ({"user": {"name": "bob"}, "realm_access": {"roles": None}}, "bob", "default", set()),
+        ({"user": {"name": "bob"}, "realm_access": ["roles"], "realm": "plan"}, "bob", "default", {"stream"}),
+        ({"user": {"name": "bob"}, "realm_access": {"roles": {"admin": True}}}, "bob", "default", set()),
+    ],
+)  # fmt: skip
+def test_claim_is_found_by_its_name_and_else_by_its_path(
+    changes: dict[str, Any], subject: str, plan: str, scopes: set[str]
+) -> None:
+    """Objects in tokens, as of Keycloak. A claim whose name has dots, as of Auth0, comes first."""
+    verdict = judge(token(**changes), issuer(**PATHS))
+    assert isinstance(verdict, Principal)
+    assert (verdict.id, verdict.plan, set(verdict.scopes)) == (f"{ISSUER}:{subject}", plan, scopes)
+
+
+@pytest.mark.parametrize("user", [None, "bob", {}, {"name": 7}, {"name": {"name": "bob"}}, [{"name": "bob"}]])
+def test_subject_at_the_end_of_a_path_has_to_be_there(user: object) -> None:
+    assert "subject" in refusal(token(user=user), issuer(**PATHS))
+
+
 @pytest.mark.parametrize("claim", [7, True, ["pro"], {}, ""])
 def test_plan_that_is_no_name_is_no_plan(claim: object) -> None:
     verdict = judge(token(plan=claim), issuer(plan="pro"))

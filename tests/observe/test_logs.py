@@ -17,7 +17,7 @@ import pytest
 import structlog
 
 from gateway.observe import logs
-from gateway.observe.logs import MAX_LINE, Bridge, Output
+from gateway.observe.logs import MAX_LINE, MAX_TEXT, Bridge, Output
 
 
 @pytest.fixture(autouse=True)
@@ -148,6 +148,18 @@ def test_secret_in_an_exception_never_reaches_the_stream() -> None:
 def test_redaction_leaves_the_rest_alone() -> None:
     fields = {"input_tokens": 3, "path": "/a/b", "key_id": "web", "event": "stream_end", "bytes": 12, "ok": True}
     assert logs.redact(None, "", dict(fields)) == fields
+
+
+def test_long_text_is_shortened_and_no_secret_at_the_cut_is_shown() -> None:
+    """H10: a line is written, whatever somebody calls his model."""
+    cut = MAX_TEXT // 2
+    text = "x" * (cut - 8) + " Bearer " + "secret" * 50 + " " + "y" * 70_000
+    said = logs.redact(None, "", {"detail": text, "url": text, "list": [{"a": text}], "exception": text})
+    assert len(json.dumps(said)) < MAX_LINE
+    assert "secret" not in json.dumps(said)
+    assert said["detail"].startswith("xxx")
+    assert said["detail"].endswith("yyy")
+    assert logs.redact(None, "", {"detail": "z" * MAX_TEXT})["detail"] == "z" * MAX_TEXT
 
 
 def test_redaction_of_a_bottomless_value_ends() -> None:

@@ -4,10 +4,11 @@ Starting a browser takes a second, so a module shares one; each test has a conte
 This file knows no page and no path.
 """
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from typing import Any
 
+import pytest
 import pytest_asyncio
 from playwright.async_api import Browser, BrowserContext, async_playwright, expect
 
@@ -54,6 +55,22 @@ def browser_fixture() -> Any:
             yield running
 
     return browser
+
+
+def complaints_fixtures() -> tuple[Any, Any]:
+    """Two fixtures: the list in which a module's contexts note what pages complain of, as errors of scripts, lines on
+    their consoles, dialogs; and one, for every test, that asserts it empty at the test's end."""
+
+    @pytest.fixture(scope="module")
+    def heard() -> list[str]:
+        return []
+
+    @pytest.fixture(autouse=True)
+    def nobody_complains(heard: list[str]) -> Iterator[None]:
+        yield
+        assert heard == []
+
+    return heard, nobody_complains
 
 
 @asynccontextmanager

@@ -6,7 +6,7 @@ names of routes, upstreams, principals and models.
 
 import json
 import re
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
 import pytest
@@ -30,7 +30,7 @@ from tests.kit.upstream import (
     response,
     sse_head,
 )
-from tests.real.browsing import browser_fixture
+from tests.real.browsing import browser_fixture, complaints_fixtures
 from tests.real.test_page import ask, reach
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -131,6 +131,7 @@ def config(url: str) -> dict[str, Any]:
 
 
 browser = browser_fixture()
+heard, _nobody_complains = complaints_fixtures()
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
@@ -149,18 +150,6 @@ async def context(browser: Browser, heard: list[str]) -> AsyncIterator[BrowserCo
         context.on("weberror", lambda error: heard.append(str(error.error)))
         context.on("dialog", lambda dialog: heard.append(dialog.message))
         yield context
-
-
-@pytest.fixture(scope="module")
-def heard() -> list[str]:
-    """Errors of scripts, and dialogs."""
-    return []
-
-
-@pytest.fixture(autouse=True)
-def _nothing_was_heard(heard: list[str]) -> Iterator[None]:
-    yield
-    assert heard == []
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")

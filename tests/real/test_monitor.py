@@ -4,7 +4,7 @@ import asyncio
 import json
 import re
 import signal
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -16,7 +16,7 @@ from tests.kit.ledger import Ledger
 from tests.kit.program import Gateway
 from tests.kit.sse_client import Response, request
 from tests.kit.upstream import Exchange, Hang, ScriptedUpstream, Step, openai_delta, response, sse_head
-from tests.real.browsing import browser_fixture, visitor
+from tests.real.browsing import browser_fixture, complaints_fixtures, visitor
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -68,6 +68,7 @@ def config(url: str) -> dict[str, Any]:
 
 
 browser = browser_fixture()
+heard, _nobody_complains = complaints_fixtures()
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
@@ -77,18 +78,6 @@ async def gateway(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Gat
         Gateway(config(upstream.url), tmp_path_factory.mktemp("gateway")) as gateway,
     ):
         yield gateway
-
-
-@pytest.fixture(scope="module")
-def heard() -> list[str]:
-    """What pages complained of on their consoles."""
-    return []
-
-
-@pytest.fixture(autouse=True)
-def _nobody_complains(heard: list[str]) -> Iterator[None]:
-    yield
-    assert heard == []
 
 
 @asynccontextmanager

@@ -2,7 +2,7 @@
 
 import asyncio
 import re
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
 import pytest
@@ -23,7 +23,7 @@ from tests.kit.upstream import (
     response,
     sse_head,
 )
-from tests.real.browsing import Cable, browser_fixture, visitor
+from tests.real.browsing import Cable, browser_fixture, complaints_fixtures, visitor
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -70,24 +70,13 @@ def config(**auth: Any) -> dict[str, Any]:
 
 
 browser = browser_fixture()
+heard, _nobody_complains = complaints_fixtures()
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def gateway(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Gateway]:
     async with Gateway(config(anonymous=True), tmp_path_factory.mktemp("gateway")) as gateway:
         yield gateway
-
-
-@pytest.fixture(scope="module")
-def heard() -> list[str]:
-    """What pages complained of on their consoles."""
-    return []
-
-
-@pytest.fixture(autouse=True)
-def _nobody_complains(heard: list[str]) -> Iterator[None]:
-    yield
-    assert heard == []
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")

@@ -3,7 +3,7 @@
 import asyncio
 import gc
 import weakref
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -28,14 +28,7 @@ from tests.kit.upstream import (
     response,
     sse_head,
 )
-from tests.streams.works import ENDLESS, Works, read_all, until_streaming, working
-
-
-@pytest.fixture
-async def works() -> AsyncIterator[Works]:
-    async with working() as works:
-        yield works
-
+from tests.streams.works import ENDLESS, Works, read_all, until_streaming
 
 # -- its end -------------------------------------------------------------------------------------------------------
 

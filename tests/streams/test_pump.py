@@ -1,14 +1,11 @@
 """The pump from within: attempts, rescues and their bounds, with real upstreams that play scripts."""
 
-from collections.abc import AsyncIterator, Iterator, Sequence
-from contextlib import AsyncExitStack
+from collections.abc import Iterator, Sequence
 from typing import Any
 
-import msgspec
 import pytest
 
-from gateway.core.errors import Failure
-from gateway.core.event import DONE, ERROR, RESTART, TOKEN, Done, Event
+from gateway.core.event import DONE, RESTART, TOKEN
 from gateway.core.limits import Plan, make_limits
 from gateway.core.rate import Rate
 from gateway.streams.reader import BEGINNING
@@ -19,7 +16,6 @@ from tests.kit.upstream import (
     Hang,
     Pause,
     Reset,
-    Script,
     ScriptedUpstream,
     Step,
     chunk,
@@ -30,44 +26,9 @@ from tests.kit.upstream import (
     response,
     sse_head,
 )
-from tests.streams.works import Works, read_all, working
+from tests.streams.works import BEGUN, Works, code, done, events_of, read_all, text_of
 
-BEGUN: list[Step] = [sse_head(), openai_delta("The quick brown"), openai_delta(" fox ")]
 TORN: list[Step] = [*BEGUN, Reset()]
-
-
-@pytest.fixture
-async def works() -> AsyncIterator[Works]:
-    async with working() as works:
-        yield works
-
-
-async def events_of(works: Works, *scripts: Script, **changes: Any) -> tuple[list[Event], list[list[Exchange]]]:
-    """The events of a generation whose upstream and fallbacks play these scripts, and what each of them was asked."""
-    async with AsyncExitStack() as stack:
-        upstreams = [await stack.enter_async_context(ScriptedUpstream(script)) for script in scripts]
-        generation = works.started([upstream.url for upstream in upstreams], **changes)
-        reader = generation.attach(BEGINNING)
-        events = await read_all(reader)
-        generation.detach(reader, 0)
-        return events, [list(upstream.exchanges) for upstream in upstreams]
-
-
-def text_of(events: Sequence[Event]) -> str:
-    """The text that a reader has in the end."""
-    types = [event.type for event in events]
-    begun = len(types) - types[::-1].index(RESTART) if RESTART in types else 0
-    return "".join(event.data for event in events[begun:] if event.type == TOKEN)
-
-
-def done(events: Sequence[Event]) -> Done:
-    assert events[-1].type == DONE, events[-1]
-    return msgspec.json.decode(events[-1].data, type=Done)
-
-
-def code(events: Sequence[Event]) -> str:
-    assert events[-1].type == ERROR, events[-1]
-    return msgspec.json.decode(events[-1].data, type=Failure).code
 
 
 def prefix(exchange: Exchange) -> str:

@@ -1,7 +1,6 @@
 """Attempts beside each other, from within: who is heard, and what becomes of the other one (U33)."""
 
 import asyncio
-from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
@@ -22,19 +21,12 @@ from tests.kit.upstream import (
     response,
     sse_head,
 )
-from tests.streams.test_pump import BEGUN, code, done, events_of, text_of
-from tests.streams.works import Works, working
+from tests.streams.works import BEGUN, Works, code, done, events_of, text_of
 
 HEDGE = 0.1
 HEDGED = {"hedge": "100ms"}
 SILENT: list[Step] = [sse_head(), Hang()]
 STALLED: list[Step] = [*BEGUN, Hang()]
-
-
-@pytest.fixture
-async def works() -> AsyncIterator[Works]:
-    async with working() as works:
-        yield works
 
 
 def late(*texts: str, seconds: float = 3 * HEDGE) -> list[Step]:

@@ -2,15 +2,17 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
 
 import aiohttp
+import msgspec
 import structlog
 
 from gateway.clock import Clock
 from gateway.config import Config
-from gateway.core.event import Event
+from gateway.core.errors import Failure
+from gateway.core.event import DONE, ERROR, RESTART, TOKEN, Done, Event
 from gateway.core.limiter import Lease, Limiter
 from gateway.core.limits import Plan, make_limits
 from gateway.dialects.base import Answer, Call
@@ -20,15 +22,16 @@ from gateway.streams.engine import Engine
 from gateway.streams.generation import Generation
 from gateway.streams.job import Job
 from gateway.streams.log import MemoryLog, State
-from gateway.streams.reader import Reader
+from gateway.streams.reader import BEGINNING, Reader
 from gateway.streams.registry import Registry
 from gateway.streams.stream import Stream, reader_settings
 from gateway.upstream.http import new_session
 from gateway.upstream.pool import Target, Upstream
 from gateway.web.kinds.chat_source import ChatSource
-from tests.kit.upstream import Hang, Step, openai_delta, sse_head
+from tests.kit.upstream import Exchange, Hang, Script, ScriptedUpstream, Step, openai_delta, sse_head
 
 PLAN = Plan("p", make_limits(streams=3))
+BEGUN: list[Step] = [sse_head(), openai_delta("The quick brown"), openai_delta(" fox ")]
 ENDLESS: list[Step] = [sse_head(), openai_delta("a"), Hang()]
 
 
@@ -151,6 +154,36 @@ async def read_all(reader: Reader) -> list[Event]:
         events += got
         reader.advance(len(got))
     return events
+
+
+async def events_of(works: Works, *scripts: Script, **changes: Any) -> tuple[list[Event], list[list[Exchange]]]:
+    """The events of a generation whose upstream and fallbacks play these scripts, and what each of them was asked."""
+    async with AsyncExitStack() as stack:
+        upstreams = [await stack.enter_async_context(ScriptedUpstream(script)) for script in scripts]
+        generation = works.started([upstream.url for upstream in upstreams], **changes)
+        reader = generation.attach(BEGINNING)
+        events = await read_all(reader)
+        generation.detach(reader, 0)
+        return events, [list(upstream.exchanges) for upstream in upstreams]
+
+
+def text_of(events: Sequence[Event]) -> str:
+    """The text that a reader has in the end."""
+    types = [event.type for event in events]
+    begun = len(types) - types[::-1].index(RESTART) if RESTART in types else 0
+    return "".join(event.data for event in events[begun:] if event.type == TOKEN)
+
+
+def done(events: Sequence[Event]) -> Done:
+    """The end of an answer that completed."""
+    assert events[-1].type == DONE, events[-1]
+    return msgspec.json.decode(events[-1].data, type=Done)
+
+
+def code(events: Sequence[Event]) -> str:
+    """The error that an answer ended with."""
+    assert events[-1].type == ERROR, events[-1]
+    return msgspec.json.decode(events[-1].data, type=Failure).code
 
 
 async def until_streaming(generation: Generation) -> None:

@@ -1,4 +1,4 @@
-"""`limits.per_address.connections` counts from the accept on, whether a client ever says anything or not."""
+"""`limits.per_address.connections` counts from the accept on, whether a client ever says anything or not (H8)."""
 
 import asyncio
 import socket
@@ -9,6 +9,7 @@ from urllib.parse import urlsplit
 import pytest
 import pytest_asyncio
 
+from gateway.web.service import WebService
 from tests.seams.serving import Serving, serving
 from tests.web.raw import Client
 from tests.web.stage import setting
@@ -92,3 +93,26 @@ async def test_trusted_proxy_is_not_one_client(gateway: Serving) -> None:
             addresses.connect("10.0.0.2", now)
         refused = await served(gateway, PROXY, PAGE[:-2] + b"X-Forwarded-For: 10.0.0.2\r\n\r\n")
         assert refused.startswith(b"HTTP/1.1 429 ")
+
+
+@pytest.mark.parametrize(
+    ("held", "same", "other"),
+    [
+        ("2001:db8:0:1::1", "2001:db8:0:1:ffff::9", "2001:db8:0:2::1"),
+        ("10.7.7.7", "::ffff:10.7.7.7", "::ffff:10.7.7.8"),
+        ("fe80::1%eth0", "fe80::2%eth1", "fe80:0:0:1::1"),
+    ],
+)
+async def test_address_has_one_name(gateway: Serving, held: str, same: str, other: str) -> None:
+    """A customer's IPv6 network is one address, and an IPv4 address is itself however it is written."""
+    door = WebService(gateway.app.gateway)
+    leave = [door.admit(held) for _ in range(LIMIT)]
+    assert door.admit(same) is None
+    leave.append(door.admit(other))
+    assert None not in leave
+    for each in leave:
+        if each is not None:
+            each()
+    again = door.admit(same)
+    assert again is not None
+    again()

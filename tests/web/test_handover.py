@@ -12,8 +12,9 @@ from aiohttp import web
 
 from gateway.clock import Clock
 from gateway.core.cursor import new_stream_id
+from gateway.web import handover
 from gateway.web.connection import Handler, Server
-from gateway.web.handover import Siblings
+from gateway.web.handover import MAX_WORDS, Siblings
 from gateway.web.unparsed import MAX_HEADERS, Unparsed
 
 Ask = Callable[[str], Awaitable[str]]
@@ -34,12 +35,16 @@ def server(handler: Handler) -> Server:
     return Server(handler, explain, Clock(asyncio.get_running_loop()), 100)
 
 
+async def replies(question: bytes) -> bytes:
+    return b"second: " + question
+
+
 @asynccontextmanager
 async def first_of_two(second: bool = True) -> AsyncIterator[tuple[str, Ask]]:
     """What both are called, and a way to ask the first; the second is there or is not."""
     name, loop = secrets.token_hex(8), asyncio.get_running_loop()
     servers = [server(Siblings(0, 2, name).share(says("first"))), server(says("second"))]
-    receiving = [loop.create_task(Siblings(1, 2, name).receive(servers[1]))] if second else []
+    receiving = [loop.create_task(Siblings(1, 2, name).receive(servers[1], replies))] if second else []
     async with await loop.create_server(servers[0], "127.0.0.1", 0) as listener:
         port = listener.sockets[0].getsockname()[1]
 
@@ -106,6 +111,40 @@ async def test_worker_hands_nothing_to_another_users_process(monkeypatch: pytest
             impostor.listen()
             monkeypatch.setattr(os, "getuid", lambda: os.geteuid() + 1)
             assert await ask(question(body="hello")) == "first hello"
+            taken, _ = impostor.accept()
+            with taken:
+                assert taken.recv(99) == b""
+
+
+# Questions among workers.
+
+
+async def test_worker_asks_all_others_that_live() -> None:
+    async with first_of_two() as (name, _):
+        assert await Siblings(0, 4, name).ask(b"revoke key:web") == [b"second: revoke key:web"]
+        long = b"x" * (MAX_WORDS - 8)
+        assert await Siblings(0, 2, name).ask(long) == [b"second: " + long]
+        assert await Siblings(1, 2, name).ask(b"nobody but itself") == []
+
+
+async def test_worker_that_does_not_answer_is_known(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that hangs, and one that is asked too much."""
+    async with first_of_two() as (name, _):
+        assert await Siblings(0, 2, name).ask(b"x" * (MAX_WORDS + 1)) == [None]
+    monkeypatch.setattr(handover, "PATIENCE", 0.2)
+    with socket.socket(socket.AF_UNIX) as hanging:
+        hanging.bind(f"\0gateway-{name}-2")
+        hanging.listen()
+        assert await Siblings(0, 3, name).ask(b"hello") == [None]
+
+
+async def test_worker_asks_nothing_of_another_users_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with first_of_two(second=False) as (name, _):
+        with socket.socket(socket.AF_UNIX) as impostor:
+            impostor.bind(f"\0gateway-{name}-1")
+            impostor.listen()
+            monkeypatch.setattr(os, "getuid", lambda: os.geteuid() + 1)
+            assert await Siblings(0, 2, name).ask(b"hello") == []
             taken, _ = impostor.accept()
             with taken:
                 assert taken.recv(99) == b""

@@ -44,6 +44,9 @@ ROUTES: list[dict[str, Any]] = [
     {"path": "/short", "timeouts": {"total": "300ms"}},
     {"path": "/unread", "on_disconnect": {"after": "200ms"}},
     {"path": "/closed", "upstream": "closed"},
+    {"path": "/ui", "format": "ui"},
+    {"path": "/told", "system": "x" * 4000},
+    {"path": "/session", "history": {"turns": 9, "ttl": "1h"}},
 ]
 LIMITS = {"per_address": {"requests": "40/min", "connections": 3}}
 _numbers, _addresses = count(), count(1)
@@ -55,7 +58,7 @@ async def stage(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Stage
         tmp_path_factory.mktemp("gateway"),
         ROUTES,
         server={"trusted_proxies": ["127.0.0.1/32"]},
-        auth={"anonymous": True, "keys": KEYS},
+        auth={"anonymous": True, "keys": KEYS, "tickets": {"ttl": "30s"}},
         plans=PLANS,
         limits=LIMITS,
     ) as stage:
@@ -168,6 +171,37 @@ async def test_readers_beyond_a_few_take_slots_of_the_plan(stage: Stage) -> None
     refused = await stage.get(path, headers=fetching(who | {"X-Forwarded-For": "10.9.9.9"}))
     assert (refused.status, (await refused.json())["code"]) == (429, "too_many_streams")
     for reader in (refused, *readers):
+        await reader.close()
+
+
+@pytest.mark.parametrize("way", ["by its id", "by its route", "by a ticket"])
+async def test_stream_followed_21_times_has_the_readers_that_its_plan_has_slots_for(stage: Stage, way: str) -> None:
+    """H9: four, and one for each slot that is left; its slot comes back with the reader's end."""
+    who = somebody("two") | {"X-Forwarded-For": f"10.8.{next(_addresses)}.1"}
+    first = await hanging(stage, who)
+    stream_id = first.headers["x-stream-id"]
+    begun = await first.next()
+    assert begun is not None
+    cursor = begun.last_event_id
+    readers, refused = [first], 0
+    for number in range(2, 22):
+        headers = who | {"X-Forwarded-For": f"10.8.200.{number}"}
+        path, query = ("/chat", {}) if way == "by its route" else (f"/streams/{stream_id}", {})
+        if way == "by a ticket":
+            async with await stage.post("/tickets", {"stream_id": stream_id}, headers=headers) as answer:
+                query = {"ticket": (await answer.json())["ticket"]}
+            headers = {name: value for name, value in headers.items() if name != "Authorization"}
+        reader = await stage.get(path, headers=fetching(headers), cursor=cursor, **query)
+        if reader.status == 200:
+            readers.append(reader)
+        else:
+            refused += reader.status == 429
+            await reader.close()
+    assert (len(readers), len(readers) + refused) == (5, 21)
+    assert await status_of(stage, fetching(who)) == 429
+    await readers[-1].close()
+    await slot_is_free(stage, who)
+    for reader in readers:
         await reader.close()
 
 
@@ -296,6 +330,13 @@ async def test_budget_ends_a_stream_of_large_chunks_within_one_event(stage: Stag
 
 
 HIDDEN = "x" * 4000
+
+
+def image(url: str) -> dict[str, Any]:
+    """A message that is an image."""
+    return {"role": "user", "content": [{"type": "image_url", "image_url": {"url": url}}]}
+
+
 HIDING: dict[str, dict[str, Any]] = {
     "tools": {"tools": [{"type": "function", "function": {"name": "f", "parameters": {HIDDEN: {}}}}]},
     "a schema": {"response_format": {"type": "json_schema", "json_schema": {"schema": {"enum": [HIDDEN]}}}},
@@ -307,6 +348,12 @@ HIDING: dict[str, dict[str, Any]] = {
     "a name of a member": {"messages": [{"role": "user", HIDDEN: "", "content": "hi"}]},
     "no image": {"messages": [{"role": "user", "content": "data:image/png;base64," + HIDDEN}]},
     "no image in a part": {"messages": [{"role": "user", "content": [{"type": "text", "text": "data:" + HIDDEN}]}]},
+    "text in an image's place": {"messages": [image("data:image/png;base64," + "more text " * 400)]},
+    "text in an image's label": {"messages": [image(f"data:image/{HIDDEN};base64,AAAA")]},
+    "an image of few bytes": {"messages": [image("data:image/png;base64,AAAA")]},
+    "an image somewhere else": {"messages": [image("https://images.example.com/1")]},
+    "an earlier answer of a tool": {"messages": [{"role": "tool", "tool_call_id": "a", "content": HIDDEN}]},
+    "an earlier call": {"messages": [{"role": "assistant", "tool_calls": [{"function": {"arguments": HIDDEN}}]}]},
     "a file": {"messages": [{"role": "user", "content": [{"type": "file", "file": {"file_data": HIDDEN}}]}]},
 }
 
@@ -319,12 +366,63 @@ async def test_input_is_counted_wherever_it_is(stage: Stage, where: str) -> None
         assert (answer.status, (await answer.json())["error"]["code"]) == (429, "token_limit")
 
 
-async def test_image_counts_as_one_and_a_larger_one_more() -> None:
-    def counted(size: int) -> int:
-        image = {"type": "image_url", "image_url": {"url": "data:image/png;base64," + "A" * size}}
-        return estimate_tokens({"messages": [{"role": "user", "content": [image]}]})
+HIDING_IN_CHATS: dict[str, dict[str, Any]] = {
+    "a message": {"message": HIDDEN},
+    "a name": {"messages": [{"role": "user", "name": HIDDEN, "content": "hi"}]},
+    "an earlier answer": {"messages": [{"role": "assistant", "content": HIDDEN}, {"role": "user", "content": "hi"}]},
+    "a part of a kit's": {"messages": [{"role": "user", "parts": [{"type": "text", "text": HIDDEN}]}]},
+    "an image of a kit's": {
+        "messages": [{"role": "user", "parts": [{"type": "file", "mediaType": "image/png", "url": "https://x.y/z"}]}]
+    },
+}
 
-    assert 1000 < counted(100_000) < counted(1_000_000) < 10_000
+
+@pytest.mark.parametrize("where", HIDING_IN_CHATS)
+async def test_input_of_a_chat_is_counted_wherever_it_is(stage: Stage, where: str) -> None:
+    """H5"""
+    path, who = "/ui" if "kit" in where else "/chat", fetching(somebody("tokens"))
+    async with await stage.post(path, HIDING_IN_CHATS[where], headers=who) as answer:
+        assert (answer.status, (await answer.json())["code"]) == (429, "token_limit")
+
+
+async def test_system_prompt_is_counted(stage: Stage) -> None:
+    """H5"""
+    async with await stage.post("/told", {"message": "hi"}, headers=fetching(somebody("tokens"))) as answer:
+        assert (answer.status, (await answer.json())["code"]) == (429, "token_limit")
+
+
+async def test_history_of_a_session_is_counted(stage: Stage) -> None:
+    """H5"""
+    who = fetching(somebody("tokens"))
+    question = stage.plays(openai_answer("four" * 120), "x" * 400)
+    async with await stage.post("/session", {"message": question, "session_id": "s"}, headers=who) as answer:
+        assert answer.status == 200
+        await answer.body()
+    async with await stage.post("/session", {"message": "hi", "session_id": "s"}, headers=who) as answer:
+        assert (answer.status, (await answer.json())["code"]) == (429, "token_limit")
+
+
+def tokens_of(url: str) -> int:
+    return estimate_tokens({"messages": [image(url)]})
+
+
+async def test_image_counts_as_one_and_a_larger_one_more() -> None:
+    small, medium, large = (tokens_of("data:image/png;base64," + "A" * size) for size in (1, 100_000, 1_000_000))
+    assert 1000 < small < medium < large < 10_000
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "data:image/png;base64," + "more text " * 10_000,
+        "data:image/png," + "A" * 100_000,
+        f"data:image/{'A' * 100_000};base64,AAAA",
+        "https://images.example.com/" + "A" * 100_000,
+    ],
+)
+async def test_text_in_the_place_of_an_image_counts_as_text(url: str) -> None:
+    """H5"""
+    assert tokens_of(url) > len(url) / 4
 
 
 async def test_budget_used_up_in_a_whole_answer_is_429(stage: Stage) -> None:

@@ -248,3 +248,49 @@ async def test_reload_takes_an_issuer_away_and_keeps_one_that_did_not_change(sta
     await app.reload(Config.model_validate(configured(stage.upstream.url)))
     assert [await stage.status(given) for given in (text, "web-key")] == [401, 200]
     assert app.tokens is None
+
+
+NEIGHBOUR = f"{ISSUER}:8443"
+"""An issuer whose name begins like the other's."""
+
+
+@pytest.mark.parametrize("then", ["removed", "another secret", "another audience"])
+async def test_reload_ends_what_tokens_of_a_removed_issuer_began(then: str) -> None:
+    """Streams, tickets, and requests whose body has not come yet; and nobody else's."""
+    other = {**ENTRY, "issuer": NEIGHBOUR}
+    changed = {
+        "removed": [],
+        "another secret": [{**ENTRY, "secret": "y" * 40}],
+        "another audience": [{**ENTRY, "audience": "another"}],
+    }[then]
+    async with ScriptedUpstream([sse_head(), openai_delta("x"), Hang()]) as upstream:
+        config = configured(upstream.url, ENTRY, other)
+        config["auth"]["tickets"] = {"ttl": "1h"}
+        async with serving(config) as gateway:
+            stage = Stage(gateway, upstream)
+            mine, theirs = await stage.ask(token()), await stage.ask(token(iss=NEIGHBOUR))
+            async with await request(f"{gateway.url}/tickets", method="POST", headers=bearer(token())) as answer:
+                ticket = (await answer.json())["ticket"]
+            began = gateway.app.gateway.clock.now()
+            kept = [*changed, {**other, "algorithms": ["HS256", "HS384"]}]
+            auth = config["auth"] | {"jwt": kept}
+            await gateway.app.reload(Config.model_validate(config | {"auth": auth}))
+            assert (await whole(mine))[-1].json()["code"] == "auth_expired"
+            async with await request(f"{gateway.url}/chat?message=hi&ticket={ticket}") as answer:
+                assert answer.status == 401
+            revoked, subject = gateway.app.gateway.revoked, "alice"
+            assert revoked.since(f"jwt:{ISSUER}:{subject}", began)
+            assert [str(each.account.facts["principal"]) for each in gateway.app.gateway.engine.running.values()] == [
+                f"jwt:{NEIGHBOUR}:{subject}"
+            ]
+            await theirs.close()
+
+
+async def test_reload_that_changes_less_ends_nothing(stage: Stage) -> None:
+    app = stage.gateway.app
+    async with ScriptedUpstream([sse_head(), openai_delta("x"), Hang()]) as upstream:
+        await app.reload(Config.model_validate(configured(upstream.url, ENTRY)))
+        async with await stage.ask(token()):
+            more = {**ENTRY, "algorithms": ["HS256", "HS384"], "plan_claim": None, "leeway": "30s"}
+            await app.reload(Config.model_validate(configured(upstream.url, more)))
+            assert len(app.gateway.engine.running) == 1

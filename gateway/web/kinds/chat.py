@@ -15,7 +15,7 @@ from gateway.upstream.pool import Upstream
 from gateway.web.body import read_fields
 from gateway.web.exchange import Endpoint, Exchange
 from gateway.web.kinds.base import Asked, RouteKind
-from gateway.web.kinds.chat_source import ChatSource
+from gateway.web.kinds.chat_source import ChatSource, added_tokens
 from gateway.web.kinds.ui import FIELDS, FollowChat, continued, message_of, messages_of
 from gateway.web.responses import STREAM_HEADERS
 
@@ -32,6 +32,7 @@ class Chat(RouteKind[ChatRoute]):
         super().__init__(route, chain)
         self.format = compile_format(route.format)
         self.models = frozenset({route.model} if route.model else ())
+        self.added = added_tokens(chain)
         self.ui = isinstance(self.format, UIFormat)
         if self.ui:
             self.beside = {f"{route.path}/{{chat}}/stream": Endpoint(route.path, FollowChat(route.path))}
@@ -80,7 +81,7 @@ class Chat(RouteKind[ChatRoute]):
                 session_id=session,
                 announce=True,
                 restarts=not self.ui,  # nothing in its stream makes text void
-                input_tokens=await self.estimate(exchange, chat),
+                input_tokens=await self.estimate(exchange, chat) + self.added,
                 on_answer=remember,
             )
         )

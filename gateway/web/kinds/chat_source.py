@@ -1,7 +1,10 @@
 """How chat and openai routes ask an upstream: a chat request becomes a source for the pump. And what a prompt costs."""
 
+import re
 import secrets
+import string
 import time
+from collections.abc import Iterable
 from typing import Any, Final
 
 import aiohttp
@@ -21,9 +24,11 @@ ALL_LIMITS: Final = (*LIMITS, "num_predict")
 _WITH_ANSWERS: Final = frozenset({200, 201, 202, 203, 206})
 """Statuses of an answer; some frameworks give 201 to every POST. What the body holds says the rest."""
 IMAGE: Final = 4096
-"""Bytes that an image counts at least; about a thousand tokens."""
+"""Bytes that an image counts at least, in the request or behind a URL; about a thousand tokens."""
 IMAGE_SHARE: Final = 64
 """The part of its bytes that an image counts besides: a larger one costs more."""
+_IMAGE: Final = re.compile(r"data:image/[a-z0-9.+-]{1,32};base64,")
+_BASE64: Final = (string.ascii_letters + string.digits + "+/=\r\n").encode()
 _encode: Final = msgspec.json.Encoder().encode
 _NO_PARAMETERS: Final = frozenset({"model", "stream"})
 
@@ -215,13 +220,19 @@ def check_encoding(response: aiohttp.ClientResponse) -> None:
 def estimate_tokens(chat: dict[str, Any]) -> int:
     """Tokens of a chat request, estimated: a quarter of the bytes that a provider is sent, whatever they are.
 
-    Only an image counts less: a model sees its pixels and not its bytes.
+    Only an image counts otherwise: a model sees its pixels and not its bytes.
     """
     return (len(_encode(chat)) - _bytes_beside_pixels(chat.get("messages"))) // BYTES_PER_TOKEN
 
 
+def added_tokens(chain: Iterable[Upstream]) -> int:
+    """Tokens of what the configuration adds to a request, estimated in the same way: the most that an upstream does."""
+    return max((len(_encode(upstream.config.params)) // BYTES_PER_TOKEN for upstream in chain), default=0)
+
+
 def _bytes_beside_pixels(messages: object) -> int:
-    """Bytes of images that do not count, where images have their place: elsewhere the same bytes are text."""
+    """Bytes of images that do not count, where images have their place: elsewhere the same bytes are text. Below 0
+    where images count more than their bytes."""
     spared = 0
     for message in messages if isinstance(messages, list) else ():
         content = message.get("content") if isinstance(message, dict) else None
@@ -229,6 +240,13 @@ def _bytes_beside_pixels(messages: object) -> int:
             if isinstance(part, dict) and part.get("type") == "image_url":
                 image = part.get("image_url")
                 url = image.get("url") if isinstance(image, dict) else image
-                if isinstance(url, str) and url.startswith("data:image/"):
-                    spared += max(0, len(url) - IMAGE - len(url) // IMAGE_SHARE)
+                if isinstance(url, str):
+                    size = len(url)
+                    spared += size - IMAGE - size // IMAGE_SHARE if _is_image(url) else min(0, size - IMAGE)
     return spared
+
+
+def _is_image(url: str) -> bool:
+    """Whether it holds an image. What is not all base64 may be a text that a server shows its model as it stands."""
+    label = _IMAGE.match(url)
+    return label is not None and url.isascii() and not url[label.end() :].encode().translate(None, _BASE64)

@@ -24,7 +24,7 @@ from gateway.upstream.pool import Upstream
 from gateway.web.body import read_json_object
 from gateway.web.exchange import Endpoint, Exchange, Kind
 from gateway.web.kinds.base import Asked, RouteKind
-from gateway.web.kinds.chat_source import ChatSource
+from gateway.web.kinds.chat_source import ChatSource, added_tokens
 from gateway.web.rate_limit_headers import openai_rate_limit_headers
 from gateway.web.responses import json_response, json_text
 from gateway.web.streaming import stream_new
@@ -65,6 +65,7 @@ class OpenAI(RouteKind[OpenAIRoute]):
     def __init__(self, route: OpenAIRoute, chain: tuple[Upstream, ...]) -> None:
         super().__init__(route, chain)
         self.models = frozenset({route.model} if route.model else ())
+        self.added = added_tokens(chain)
         # An SDK has a base URL, and asks for all of OpenAI's paths below it.
         bases = {route.path, route.path.removesuffix("/chat/completions")} - {""}
         nothing = Endpoint("_none", Nothing(route.path), public=True)
@@ -91,7 +92,7 @@ class OpenAI(RouteKind[OpenAIRoute]):
             OpenAIFormat(include_usage=usage),
             chat["model"],
             several=chat.get("n") not in (None, 1),
-            input_tokens=await self.estimate(exchange, chat),
+            input_tokens=await self.estimate(exchange, chat) + self.added,
         )
         max_tokens = next((limit for limit in limits if isinstance(limit, int) and limit > 0), None)
         return Asked(job, max_tokens, stream=chat.get("stream") is True)
