@@ -7,7 +7,7 @@
 | one object for a list of choices or of tool calls; `{}`         | a list of it; nothing                            |
 | an `index` that is a text or a float; an id that is a number    | a number; a text                                 |
 | no `delta`, null, a list, a text                                | an object                                        |
-| the text under `message` or `text`                              | the delta, unless the deltas had it before       |
+| the text under `message` or `text`, or under `text` in the delta | the delta, unless the deltas had it before       |
 | half a character at the end of a delta                          | whole in the next one; U+FFFD where none follows |
 | a finish reason as an object, `"null"`; under `finish_details`  | a text; null                                     |
 | arguments as an object; a call without `function` around it     | JSON text; with it                               |
@@ -78,8 +78,8 @@ class Chunks:
 
     def _choice(self, choice: dict[str, Any]) -> None:
         given = choice.get("index")
-        if given is not None and type(given) is not int:
-            self._set(choice, "index", index_of(given) or 0)
+        if given is not None and (type(given) is not int or given < 0):
+            self._set(choice, "index", max(index_of(given) or 0, 0))
         index = choice.get("index") or 0
 
         delta = self._delta_of(choice)
@@ -113,6 +113,9 @@ class Chunks:
             self.skipped += odd
             for part in objects:
                 delta |= part
+        if isinstance(delta.get("text"), str) and not delta.get("content"):
+            delta["content"] = delta.pop("text")  # as in Anthropic's deltas
+            self.changed = self._elsewhere = True
         if _says(delta):
             self._by_delta = True
         elif not self._by_delta:

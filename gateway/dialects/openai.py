@@ -28,7 +28,6 @@ from gateway.dialects import failures
 from gateway.dialects.base import (
     BYTES_PER_TOKEN,
     NOTHING,
-    REASONS,
     Answer,
     Call,
     Dialect,
@@ -144,6 +143,8 @@ class _OpenAIAnswer(EventAnswer):
         value = value_of(event.data)
         if isinstance(value, dict) and _is_chunk(value):
             self._chunk(value, event.data, out)
+        elif parts := _chunks_in(value):
+            out += self._carefully([Event(event.type, json_of(part)) for part in parts])
         elif value is None and (parts := self._parts_of(event)):
             out += self._carefully(parts)
         else:
@@ -195,7 +196,15 @@ def is_end(data: str) -> bool:
 
 def _is_chunk(value: dict[str, Any]) -> bool:
     said = value.get("choices") is not None or value.get("usage") is not None
-    return said and not value.get("error")
+    return said and not value.get("error") and (bool(value.get("choices")) or not failures.in_object("", value))
+
+
+def _chunks_in(value: Any) -> list[dict[str, Any]]:
+    """The chunks in a list of them, or the one that was written as JSON twice."""
+    if isinstance(value, str) and value.startswith("{"):
+        value = [value_of(value)]
+    chunks = value if isinstance(value, list) else []
+    return chunks if all(isinstance(chunk, dict) and _is_chunk(chunk) for chunk in chunks) else []
 
 
 def _usage_in(value: dict[str, Any], choices: list[dict[str, Any]]) -> Usage | None:
@@ -333,11 +342,11 @@ class ChunkAnswer(_OpenAIAnswer):
                 self._seen += (index,)
             if not reason or index not in self._seen or index in self._finished:
                 continue
-            if error := failures.in_reason(reason):
+            if error := failures.in_reason(reason) or self._of_nothing(reason):
                 self._fail(error)
             else:
                 self._finished += (index,)
-                self.finish_reason = self.finish_reason or REASONS.get(reason.lower(), reason)
+                self.finish_reason = self.finish_reason or failures.word_for(reason)
 
     def _pass_on(self, event: Event, said: bool, out: list[Event], size: int = 0) -> None:
         if self._held is not None and (said or len(self._held) >= MAX_HELD):
