@@ -232,7 +232,7 @@ class Decoder:
         data = "\n".join(self._data)
         if early(data):
             events.append(Event(self._type or self._unnamed, data, self._id))
-            self._data = []  # the block goes on, and what may follow in it is another event
+            self._data.clear()  # the block goes on, and what may follow in it is another event
 
     def _with_lf_only(self, data: bytes) -> bytes:
         # A CR ends its line at once. If the next read begins with LF, that was one CRLF, and its LF is dropped.

@@ -343,6 +343,8 @@ class EventAnswer(UnitAnswer):
         elif isinstance(value, list) and value and all(map(self._is_piece, value)):
             for piece in value:
                 self._translate_one(Event("", json_of(piece)), out)
+        elif isinstance(value, list) and len(value) == 1 and isinstance(value[0], dict):
+            self._body(json_of(value[0]), out)
         elif isinstance(value, dict) and self._read_whole(value, text, out):
             if self.failure is None:
                 self.whole = self.ended = True

@@ -143,8 +143,8 @@ class _OpenAIAnswer(EventAnswer):
         value = value_of(event.data)
         if isinstance(value, dict) and _is_chunk(value):
             self._chunk(value, event.data, out)
-        elif parts := _chunks_in(value):
-            out += self._carefully([Event(event.type, json_of(part)) for part in parts])
+        elif chunks := _chunks_in(value):
+            out += self._carefully([Event(event.type, json_of(chunk)) for chunk in chunks])
         elif value is None and (parts := self._parts_of(event)):
             out += self._carefully(parts)
         else:

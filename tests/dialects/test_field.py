@@ -92,8 +92,8 @@ ERRORS = {
     "a stream error": 'event: stream_error\ndata: {"message":"The engine broke."}\n\n',
     "no success": 'data: {"success":false,"message":"The engine broke."}\n\n',
     "error_msg": 'data: {"error_code":336100,"error_msg":"The engine broke."}\n\n',
-    "a type and a message beside null": 'data: {"choices":null,"error_type":"x","error_message":"The engine broke."}\n\n',
-    "error_type beside no choices": 'data: {"choices":[],"error_type":"server_error","error_msg":"The engine broke."}\n\n',
+    "beside null": 'data: {"choices":null,"error_type":"x","error_message":"The engine broke."}\n\n',
+    "beside no choices": 'data: {"choices":[],"error_type":"x","error_msg":"The engine broke."}\n\n',
     "a mark": 'data: {"is_error":true,"message":"The engine broke."}\n\n',
     "named for its class": 'data: {"modelStreamErrorException":{"message":"The engine broke."}}\n\n',
     "in a response": 'data: {"response":{"error":{"code":"server_error","message":"The engine broke."}}}\n\n',
@@ -831,6 +831,27 @@ CALLS: dict[str, tuple[str, list[tuple[str, str]]]] = {
     "arguments as an object": (pieces([piece("f", {"x": 1}, index=0, id="a")]), [("f", '{"x":1}')]),
     "arguments as an empty object": (pieces([piece("f", {}, index=0, id="a")]), [("f", "{}")]),
     "no function around it": (pieces([{"index": 0, "id": "a", "name": "f", "arguments": "{}"}]), [("f", "{}")]),
+    "its name in pieces": (
+        pieces([piece("get_", "", index=0, id="a")], [{"index": 0, "function": {"name": "weather"}}])
+        + pieces([{"index": 0, "function": {"arguments": "{}"}}]),
+        [("get_weather", "{}")],
+    ),
+    "its name grows": (
+        pieces([piece("get", "", index=0, id="a")], [piece("get_weather", "", index=0, id="a")])
+        + pieces([{"index": 0, "function": {"arguments": "{}"}}]),
+        [("get_weather", "{}")],
+    ),
+    "an id for every piece": (
+        pieces([piece("f", "", index=0, id="a")], [{"index": 0, "id": "b", "function": {"arguments": '{"x":1}'}}]),
+        [("f", '{"x":1}')],
+    ),
+    "empty arguments before the real ones": (
+        pieces([piece("f", "{}", index=0, id="a")], [{"index": 0, "function": {"arguments": '{"x"'}}])
+        + pieces([{"index": 0, "function": {"arguments": ":1}"}}]),
+        [("f", '{"x":1}')],
+    ),
+    "arguments null as a text": (pieces([piece("f", "null", index=0, id="a")]), [("f", "{}")]),
+    "arguments blank": (pieces([piece("f", " ", index=0, id="a")]), [("f", "{}")]),
     "one call as an object": (chunk({"tool_calls": piece("f", "{}", index=0, id="a")}), [("f", "{}")]),
     "an id that is a number": (pieces([piece("f", "{}", index=0, id=17)]), [("f", "{}")]),
     "no id": (pieces([piece("f", "{}", index=0)], [piece("g", "{}", index=1)]), [("f", "{}"), ("g", "{}")]),
