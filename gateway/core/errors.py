@@ -5,6 +5,7 @@ A `GatewayError` keeps what a client may read (`message`) apart from what only t
 This file does not know how an error looks when it reaches a client; `formats/` and `web/responses.py` do.
 """
 
+import re
 from collections.abc import Callable, Generator, Iterator
 from typing import Final, NamedTuple
 
@@ -90,6 +91,8 @@ class Failure(msgspec.Struct, frozen=True):
     provider_code: str = ""
 
 
+_BETWEEN: Final = re.compile(r"[_.:-]+|(?<=[a-z0-9])(?=[A-Z])")
+"""Between the words of a code."""
 _LONGEST_HARMLESS: Final = 11
 """Characters of a code that are too few to quote anything, or to be a key."""
 
@@ -163,11 +166,11 @@ class GatewayError(Exception):
         It works in steps, as `clean` does: between two of them others may have their turn.
         """
         self.reword((yield from clean(self.sentence)))
-        # A code is a word or two. One that is made of a text, or is a key, was one with "_" in place of spaces.
+        # A code is a word or two. One that is made of a text, or is a key, was one with "_" or the like in place of spaces.
         codes = {self.code, self.provider_code, *self.detail.split()} - KINDS.keys() - set(self.sentence.split())
         codes = {code for code in codes if len(code) > _LONGEST_HARMLESS}
         for code in codes:
-            readable = code.replace("_", " ")
+            readable = _BETWEEN.sub(" ", code)
             if (yield from clean(code)) != code or (yield from clean(readable)) != readable:
                 self.detail = self.detail.replace(code, "…")
                 self.provider_code = "" if self.provider_code == code else self.provider_code

@@ -15,6 +15,7 @@ dialects apart: their error objects are alike, and every place is looked at for 
 import re
 from collections.abc import Iterator, Mapping
 from typing import Any, Final
+from urllib.parse import unquote
 
 import msgspec
 
@@ -252,7 +253,14 @@ def in_object(event_type: str, value: dict[str, Any]) -> GatewayError | None:
         return None
     if isinstance(value.get("errors"), list) and value["errors"] and isinstance(value["errors"][0], dict | str):
         return _reported(_said_by({"error": value["errors"][0]}))
-    return _reported(_said_by(value)) if _is_bare(value) else None
+    said = _said_by(value) if _is_bare(value) or _is_sentence(value) else None
+    return _reported(said) if said is not None and (_is_bare(value) or said.means(said.status)) else None
+
+
+def _is_sentence(value: dict[str, Any]) -> bool:
+    """Whether the object is a sentence and nothing else; whether it reports a failure, its words say. Source: Cohere,
+    AWS."""
+    return isinstance(value.get("message"), str) and not value.keys() - {"message", "id", "request_id", "requestId"}
 
 
 def _opened(value: dict[str, Any], depth: int = 0) -> dict[str, Any]:
@@ -470,7 +478,8 @@ def _names(error: dict[str, Any]) -> Iterator[str]:
 def _word(value: object) -> str:
     if isinstance(value, int) and not isinstance(value, bool):
         value = str(value)
-    word = _NOT_CODE.sub("_", value[:MAX_CODE]) if isinstance(value, str) else ""
+    # An escape would become a word of its own, and what it stands for could not be found in the request any more.
+    word = _NOT_CODE.sub("_", unquote(unquote(value[: 9 * MAX_CODE]))[:MAX_CODE]) if isinstance(value, str) else ""
     return "" if word in _NO_CODES else without_keys(word)
 
 

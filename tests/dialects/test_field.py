@@ -285,6 +285,7 @@ GOOD_OBJECTS = [
     '{"error_code":0,"error_msg":"ok"}',
     '{"error":{},"choices":[]}',
     '{"is_error":false,"message":"fine"}',
+    '{"message":"The model is warming up."}',
     '{"type":"tool_error","message":"a tool failed, and the answer goes on"}',
 ]
 
@@ -293,6 +294,16 @@ GOOD_OBJECTS = [
 @pytest.mark.parametrize("good", GOOD_OBJECTS)
 def test_object_that_reports_no_failure_is_none(make: Make, good: str) -> None:
     assert said(make(), ROLE, chunk({"content": "Hi"}), f"data: {good}\n\n", STOP, DONE) == "Hi"
+
+
+@BOTH
+@pytest.mark.parametrize(
+    "sentence", ["Input is too long for requested model.", "prompt is too long: 5 tokens > 4 maximum"]
+)
+def test_sentence_alone_is_heard_where_its_words_are_known(make: Make, sentence: str) -> None:
+    answer = make()
+    told(answer, f"data: {json.dumps({'message': sentence})}\n\n{DONE}".encode())
+    assert (failed(answer).code, failed(answer).status) == ("context_length_exceeded", 400)
 
 
 def test_report_in_many_envelopes_is_read_in_bounded_depth() -> None:
