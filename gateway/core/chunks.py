@@ -21,7 +21,9 @@ from typing import Any, Final
 from gateway.core.lenient import Halves, arguments_of, index_of, objects_of, reason_of, text_of, word_of
 
 _TEXTS: Final = ("content", "reasoning_content", "reasoning", "refusal")
-_LABELS: Final = frozenset({"role", "name", "id", "type", "model"})
+_LABELS: Final = frozenset({"role", "name", "id", "type", "model", "index", "obfuscation"})
+MAX_LOOKED_AT: Final = 8
+"""Levels of a delta up to which a text is looked for."""
 _ENVELOPE: Final = ("id", "object", "created", "model")
 HALF: Final = "\ufffd"
 """What stands for half a character whose other half never came."""
@@ -198,8 +200,16 @@ def speaks(choice: dict[str, Any]) -> bool:
 
 
 def _says(delta: dict[str, Any]) -> bool:
-    return any(
-        value and (isinstance(value, str | list) or key in ("audio", "function_call", "tool_calls"))
-        for key, value in delta.items()
-        if key not in _LABELS
-    )
+    return any(_holds(value) for key, value in delta.items() if value and key not in _LABELS)
+
+
+def _holds(value: Any, depth: int = 0) -> bool:
+    """Whether there is any text in a member of a delta, as the name of a call is; `[{"type": "text", "text": ""}]` has
+    none."""
+    if depth > MAX_LOOKED_AT:
+        return True
+    if isinstance(value, dict):
+        return any(_holds(member, depth + 1) for key, member in value.items() if key not in ("type", "index"))
+    if isinstance(value, list):
+        return any(_holds(item, depth + 1) for item in value)
+    return isinstance(value, str) and bool(value)

@@ -166,7 +166,7 @@ class GatewayError(Exception):
         It works in steps, as `clean` does: between two of them others may have their turn.
         """
         self.reword((yield from clean(self.sentence)))
-        # A code is a word or two. One that is made of a text, or is a key, was one with "_" or the like in place of spaces.
+        # A code is a word or two. One that is made of a text, or is a key, has "_" or the like in place of spaces.
         codes = {self.code, self.provider_code, *self.detail.split()} - KINDS.keys() - set(self.sentence.split())
         codes = {code for code in codes if len(code) > _LONGEST_HARMLESS}
         for code in codes:

@@ -329,8 +329,11 @@ class ChunkAnswer(_OpenAIAnswer):
         if self._chunks.changed or not is_strict(text):
             text = json_of(value)
         # The gateway always asks for the usage; a client that did not must not see the chunk that holds nothing else.
-        if self._keep_usage or value.get("usage") is None or any(map(_says_something, choices)):
-            self._pass_on(Event(CHUNK, text), any(map(speaks, choices)), out, said)
+        # LiteLLM sends an empty choice along with it. Where all chunks have the usage, that with the role comes first.
+        speaking = any(map(speaks, choices))
+        opens = self._held is not None and any(choice["delta"].get("role") for choice in choices)
+        if self._keep_usage or value.get("usage") is None or speaking or opens:
+            self._pass_on(Event(CHUNK, text), speaking, out, said)
         if self.finished:
             self._conclude(out)
 
@@ -409,12 +412,6 @@ def _bytes_said(choices: list[Any]) -> int:
         elif isinstance(value, list):
             left += value
     return size
-
-
-def _says_something(choice: dict[str, Any]) -> bool:
-    """Whether there is more in a choice than its index; LiteLLM sends an empty one along with the usage."""
-    delta = choice.get("delta") or {}
-    return bool(choice.get("finish_reason")) or any(value not in (None, "") for value in delta.values())
 
 
 def _as_stream(whole: dict[str, Any]) -> list[dict[str, Any]]:

@@ -402,6 +402,30 @@ def test_kept_chunks_that_say_nothing_wait_for_one_that_does() -> None:
     assert len(answer.feed(ROLE.encode())) == 1
 
 
+@pytest.mark.parametrize(
+    "delta",
+    [
+        {"role": "assistant", "content": "", "obfuscation": "abcd"},
+        {"role": "assistant", "content": [{"type": "text", "text": ""}]},
+        {"role": "assistant", "tool_calls": [{"index": 0, "type": "function", "function": {"arguments": ""}}]},
+        {"role": "assistant", "content": "", "annotations": [], "reasoning_details": [{"type": "x", "index": 0}]},
+    ],
+)
+def test_kept_chunk_without_any_text_waits_for_one_that_has_it(delta: dict[str, Any]) -> None:
+    answer = kept()
+    assert answer.feed(chunk(delta).encode()) == []
+    assert len(answer.feed(chunk({"content": "Hi"}).encode())) == 2
+
+
+@pytest.mark.parametrize("delta", [{}, {"role": "assistant", "content": ""}, {"tool_calls": []}, {"content": None}])
+def test_usage_beside_a_choice_without_any_text_is_hidden(delta: dict[str, Any]) -> None:
+    counted = chunk(delta).replace('"choices"', '"usage": {"prompt_tokens": 1, "completion_tokens": 2}, "choices"')
+    events = told(kept(), (ROLE + chunk({"content": "Hi"}) + STOP + counted + DONE).encode())
+    assert [data for _, data in events if "usage" in data] == []
+    first = told(kept(), (counted + chunk({"content": "Hi"}) + STOP + DONE).encode())
+    assert len(first) == 2 + ("role" in delta)
+
+
 def test_kept_chunks_that_say_nothing_are_given_out_with_the_end() -> None:
     for end in (STOP, DONE):
         answer = kept()
