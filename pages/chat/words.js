@@ -197,6 +197,7 @@ const HINTS = [
   ["Check the provider's account", "请检查模型服务的账户：余额、套餐和限额。"],
   ["Check api_key of the upstream", "请检查上游的 api_key：是否已设置，是否属于这个服务，能否使用这个模型和地区。"],
   ["Check the host in the URL", "请检查 URL 中的主机：这里解析不到这个名称。"],
+  ["Check that the server runs, and that its port speaks TLS", "请检查服务是否在运行，端口是否使用 TLS；否则 URL 请写 http://。"],
   ["Check that the server runs, and its port", "请检查服务是否在运行，端口是否正确。在容器里，localhost 是容器自己。"],
   ["Check that the server runs, its port", "请检查服务是否在运行，端口是否正确，防火墙是否放行。"],
   ["What it does not know", "模型服务不认识的参数，可以用上游的 omit 去掉。"],
