@@ -5,6 +5,7 @@ A `GatewayError` keeps what a client may read (`message`) apart from what only t
 This file does not know how an error looks when it reaches a client; `formats/` and `web/responses.py` do.
 """
 
+import math
 import re
 from collections.abc import Callable, Generator, Iterator
 from typing import Final, NamedTuple
@@ -76,7 +77,7 @@ class Failure(msgspec.Struct, frozen=True):
         code: a key of `KINDS`, or the provider's own code for an error that it sent inside a stream.
         message: for people; holds no secret, prompt or answer.
         retryable: whether the same request may succeed later.
-        retry_after: seconds after which the client should try again, None where nobody knows.
+        retry_after: seconds, in tenths, after which the client should try again, None where nobody knows.
         status: the HTTP status of this failure if no stream has begun.
         param: the part of the request that the provider named as the reason, None where it named none.
         provider_code: the provider's own code for a refusal, "" for none; for clients that speak the provider's API.
@@ -89,6 +90,11 @@ class Failure(msgspec.Struct, frozen=True):
     status: int = 500
     param: str | None = None
     provider_code: str = ""
+
+
+def tenths(seconds: float) -> float:
+    """The seconds rounded up to a tenth, as clients are told them: whoever waits so long has waited long enough."""
+    return math.ceil(round(seconds * 10, 6)) / 10
 
 
 _BETWEEN: Final = re.compile(r"[_.:-]+|(?<=[a-z0-9])(?=[A-Z])")
@@ -182,7 +188,7 @@ class GatewayError(Exception):
             self.code,
             self.message,
             self.retryable,
-            self.retry_after,
+            None if self.retry_after is None else tenths(self.retry_after),
             self.status,
             self.param,
             self.provider_code,

@@ -170,6 +170,9 @@ class _OpenAIAnswer(EventAnswer):
         events = super()._rest()
         if (self.finished or self.eof_ends) and not self.over:
             self._conclude(events)
+        elif self._calls is not None:
+            for piece in self._calls.release():  # the answer was cut, but this came
+                self._say_call(piece, events)
         return events
 
     def _chunk(self, value: dict[str, Any], text: str, out: list[Event]) -> None:
@@ -499,7 +502,8 @@ class TextAnswer(_OpenAIAnswer):
         if index is None and not (id_ or name):
             index = place
         arguments, type_ = function.get("arguments") or "", word_of(call.get("type"))
-        self._say_call(self._tools().read(index, id_, name, arguments, type_), out)
+        for piece in self._tools().read(index, id_, name, arguments, type_):
+            self._say_call(piece, out)
 
     def _conclude(self, out: list[Event]) -> None:
         for last in self._chunks.rest():
