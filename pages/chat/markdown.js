@@ -10,7 +10,7 @@
  * - Without the parser (see lib/) the text is shown as it is written.
  */
 
-/** @import { Token } from "./lib/markdown.js" */
+/** @import { Piece, Token } from "./lib/markdown.js" */
 import { speak, words } from "./words.js";
 
 const TAGS = new Set("p h1 h2 h3 h4 h5 h6 blockquote ul ol li hr table thead tbody tr th td em strong s code".split(" "));
@@ -21,14 +21,16 @@ const MAX_NODES = 60_000; // of an answer: the rest of it is shown as it is writ
 const MAX_DEPTH = 40; // of emphasis and links in each other: what is deeper looks like what it stands in
 const MAX_MARKER = 40; // characters, with the white space before it
 const MAX_HEAD = 2_000; // of the first row of a table
+const MAX_COLOURED = 10_000; // characters of code
 const MAX_NAME = 40; // of a language that a code block names
 /** Characters up to which a block is parsed with every piece; a longer one when it has grown by this part of itself. */
 const EAGER = { length: 8_000, part: 1 / 2 };
 
 /** @type {typeof import("./lib/markdown.js").parser | null} */ let parser = null;
+/** @type {typeof import("./lib/markdown.js").colours | null} */ let colours = null;
 /** Resolves when it is known whether there is a parser. */
 export const ready = import("./lib/markdown.js").then(
-  (library) => (parser = library.parser),
+  (library) => ({ parser, colours } = library),
   () => null,
 );
 
@@ -277,8 +279,22 @@ const SPECIAL = {
 function codeBlock(content, language) {
   const node = copyOf("code");
   find(node, ".language").textContent = language;
-  find(node, "code").textContent = content;
+  find(node, "code").append(...coloured(content, language.toLowerCase()));
   return node;
+}
+
+/** Code in its language's colours, which are classes. A long one, and one in an unknown language, has none. @param {string} code @param {string} language @returns {(Node | string)[]} */
+function coloured(code, language) {
+  if (!colours || code.length > MAX_COLOURED || !colours.registered(language)) return [code];
+  /** @type {(piece: Piece) => Node} */
+  const shown = ({ value, properties, children = [] }) => {
+    if (value !== undefined) return document.createTextNode(value);
+    const node = document.createElement("span");
+    node.className = (properties?.className ?? []).join(" ");
+    node.append(...children.map(shown));
+    return node;
+  };
+  return colours.highlight(language, code).children.map(shown);
 }
 
 function link(/** @type {string | null} */ href) {

@@ -394,7 +394,8 @@ async (text) => {
     prose.write(text.slice(0, end), end < text.length);
     for (const block of root.children) if (!block.matches(".table")) seen.add(block.tagName + ":" + block.textContent);
   }
-  const tasks = [...root.querySelectorAll("li.task")].map((item) => [item.querySelector("input"), item.innerText.trim()]);
+  const items = [...root.querySelectorAll("li.task")];
+  const tasks = items.map((item) => [item.querySelector("input"), item.innerText.trim()]);
   const boxes = tasks.map(([box, text]) => [box.checked, box.disabled, text]);
   const margins = [...root.querySelectorAll("li > .code")].map((node) => getComputedStyle(node).marginLeft);
   return {seen: [...seen], boxes, margins, html: root.innerHTML};
@@ -416,3 +417,16 @@ async def test_beginnings_of_tables_items_and_headings_do_not_flash(page: Page) 
 
 async def test_code_in_an_item_stands_where_its_text_does(page: Page) -> None:
     assert (await page.evaluate(GROW, "- item\n\n  ```sh\n  ls\n  ```\n"))["margins"] == ["0px"]
+
+
+COLOURED = "```python\ndef f(x):\n    return 'a' # <b>\n```\n"
+
+
+async def test_code_has_its_language_s_colours_while_it_grows_and_after(page: Page) -> None:
+    said = await write(page, COLOURED, 3)
+    assert said["html"] == said["once"]
+    for kind, text in (("keyword", "def"), ("keyword", "return"), ("string", "'a'"), ("comment", "# &lt;b&gt;")):
+        assert f'<span class="hljs-{kind}">{text}</span>' in said["html"], said["html"]
+    assert "hljs" in said["grown"]
+    plain = await write(page, COLOURED.replace("python", "klingon") + COLOURED.replace("x", "x" * 10_000), 5_000)
+    assert "hljs" not in plain["html"]
