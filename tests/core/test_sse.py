@@ -303,12 +303,22 @@ def test_clean_name_drops_control_characters_and_is_bounded() -> None:
 
 def test_early_end_is_looked_for_once_a_block_however_small_the_reads_are() -> None:
     asked: list[str] = []
-    decoder = Decoder(early=lambda data: bool(asked.append(data)))
+
+    def ask(data: str) -> bool:
+        asked.append(data)
+        return False
+
+    decoder = Decoder(early=ask)
     for byte in b"data: a\n" + b":\n" * 100 + b"data: b\n\n":
         decoder.feed(bytes([byte]))
     assert asked == ["a"]
     lines: list[bytes] = []
-    splitter = LineSplitter(early=lambda line: bool(lines.append(line)))
+
+    def look(line: bytes) -> bool:
+        lines.append(line)
+        return False
+
+    splitter = LineSplitter(early=look)
     for _ in range(1000):
         splitter.feed(b"}")
     assert len(lines) < 40
