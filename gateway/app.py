@@ -238,12 +238,14 @@ def _snapshot(
     plans = {
         name: Plan(name, make_limits(plan.requests, plan.streams, plan.tokens)) for name, plan in config.plans.items()
     }
+    endpoints = list(_endpoints(config, upstreams, kinds))
+    beside = {path: found for _, endpoint in endpoints for path, found in endpoint.kind.beside.items()}
     return Snapshot(
         config=config,
         verifiers=(Keyring(keys), *verifiers) if keys else verifiers,
         plans=plans,
         upstreams=upstreams,
-        router=Router(_endpoints(config, upstreams, kinds), Endpoint("_none", Nowhere(), public=True)),
+        router=Router(endpoints, Endpoint("_none", Nowhere(), public=True), beside.items()),
         trusted=config.server.trusted_proxies,
         origins=frozenset(config.cors.origins),
     )
@@ -259,11 +261,7 @@ def _endpoints(
     yield "/streams/{id}/stop", Endpoint("/streams", StopStream(), named_streams=True)
     if config.auth.tickets is not None:
         yield "/tickets", Endpoint("/tickets", IssueTicket())
-    beside: dict[str, Endpoint] = {}
     for route in config.routes:
         main = upstreams[route.upstream]
         chain = (main, *(upstreams[name] for name in main.config.fallback))
-        kind = kinds[route.api](route, chain)
-        yield route.path, Endpoint(route.path, kind)
-        beside |= kind.beside
-    yield from beside.items()  # behind all routes, as the first pattern that fits counts
+        yield route.path, Endpoint(route.path, kinds[route.api](route, chain))

@@ -7,7 +7,7 @@
 | one object for a list of choices or of tool calls; `{}`         | a list of it; nothing                            |
 | an `index` that is a text or a float; an id that is a number    | a number; a text                                 |
 | no `delta`, null, a list, a text                                | an object                                        |
-| the text under `message` or `text`                              | the delta, unless the deltas had it before       |
+| the text under `message` or `text`, or under `text` in the delta | the delta, unless the deltas had it before       |
 | half a character at the end of a delta                          | whole in the next one; U+FFFD where none follows |
 | a finish reason as an object, `"null"`; under `finish_details`  | a text; null                                     |
 | arguments as an object; a call without `function` around it     | JSON text; with it                               |
@@ -21,7 +21,9 @@ from typing import Any, Final
 from gateway.core.lenient import Halves, arguments_of, index_of, objects_of, reason_of, text_of, word_of
 
 _TEXTS: Final = ("content", "reasoning_content", "reasoning", "refusal")
-_LABELS: Final = frozenset({"role", "name", "id", "type", "model"})
+_LABELS: Final = frozenset({"role", "name", "id", "type", "model", "index", "obfuscation"})
+MAX_LOOKED_AT: Final = 8
+"""Levels of a delta up to which a text is looked for."""
 _ENVELOPE: Final = ("id", "object", "created", "model")
 HALF: Final = "\ufffd"
 """What stands for half a character whose other half never came."""
@@ -78,8 +80,8 @@ class Chunks:
 
     def _choice(self, choice: dict[str, Any]) -> None:
         given = choice.get("index")
-        if given is not None and type(given) is not int:
-            self._set(choice, "index", index_of(given) or 0)
+        if given is not None and (type(given) is not int or given < 0):
+            self._set(choice, "index", max(index_of(given) or 0, 0))
         index = choice.get("index") or 0
 
         delta = self._delta_of(choice)
@@ -113,6 +115,9 @@ class Chunks:
             self.skipped += odd
             for part in objects:
                 delta |= part
+        if isinstance(delta.get("text"), str) and not delta.get("content"):
+            delta["content"] = delta.pop("text")  # as in Anthropic's deltas
+            self.changed = self._elsewhere = True
         if _says(delta):
             self._by_delta = True
         elif not self._by_delta:
@@ -195,8 +200,16 @@ def speaks(choice: dict[str, Any]) -> bool:
 
 
 def _says(delta: dict[str, Any]) -> bool:
-    return any(
-        value and (isinstance(value, str | list) or key in ("audio", "function_call", "tool_calls"))
-        for key, value in delta.items()
-        if key not in _LABELS
-    )
+    return any(_holds(value) for key, value in delta.items() if value and key not in _LABELS)
+
+
+def _holds(value: Any, depth: int = 0) -> bool:
+    """Whether there is any text in a member of a delta, as the name of a call is; `[{"type": "text", "text": ""}]` has
+    none."""
+    if depth > MAX_LOOKED_AT:
+        return True
+    if isinstance(value, dict):
+        return any(_holds(member, depth + 1) for key, member in value.items() if key not in ("type", "index"))
+    if isinstance(value, list):
+        return any(_holds(item, depth + 1) for item in value)
+    return isinstance(value, str) and bool(value)

@@ -5,6 +5,8 @@ A `GatewayError` keeps what a client may read (`message`) apart from what only t
 This file does not know how an error looks when it reaches a client; `formats/` and `web/responses.py` do.
 """
 
+import math
+import re
 from collections.abc import Callable, Generator
 from traceback import clear_frames
 from typing import Final, NamedTuple
@@ -76,7 +78,7 @@ class Failure(msgspec.Struct, frozen=True):
         code: a key of `KINDS`, or the provider's own code for an error that it sent inside a stream.
         message: for people; holds no secret, prompt or answer.
         retryable: whether the same request may succeed later.
-        retry_after: seconds after which the client should try again, None where nobody knows.
+        retry_after: seconds, in tenths, after which the client should try again, None where nobody knows.
         status: the HTTP status of this failure if no stream has begun.
         param: the part of the request that the provider named as the reason, None where it named none.
         provider_code: the provider's own code for a refusal, "" for none; for clients that speak the provider's API.
@@ -91,6 +93,13 @@ class Failure(msgspec.Struct, frozen=True):
     provider_code: str = ""
 
 
+def tenths(seconds: float) -> float:
+    """The seconds rounded up to a tenth, as clients are told them: whoever waits so long has waited long enough."""
+    return math.ceil(round(seconds * 10, 6)) / 10
+
+
+_BETWEEN: Final = re.compile(r"[_.:-]+|(?<=[a-z0-9])(?=[A-Z])")
+"""Between the words of a code."""
 _LONGEST_HARMLESS: Final = 11
 """Characters of a code that are too few to quote anything, or to be a key."""
 
@@ -164,11 +173,11 @@ class GatewayError(Exception):
         It works in steps, as `clean` does: between two of them others may have their turn.
         """
         self.reword((yield from clean(self.sentence)))
-        # A code is a word or two. One that is made of a text, or is a key, was one with "_" in place of spaces.
+        # A code is a word or two. One that is made of a text, or is a key, has "_" or the like in place of spaces.
         codes = {self.code, self.provider_code, *self.detail.split()} - KINDS.keys() - set(self.sentence.split())
         codes = {code for code in codes if len(code) > _LONGEST_HARMLESS}
         for code in codes:
-            readable = code.replace("_", " ")
+            readable = _BETWEEN.sub(" ", code)
             if (yield from clean(code)) != code or (yield from clean(readable)) != readable:
                 self.detail = self.detail.replace(code, "…")
                 self.provider_code = "" if self.provider_code == code else self.provider_code
@@ -180,7 +189,7 @@ class GatewayError(Exception):
             self.code,
             self.message,
             self.retryable,
-            self.retry_after,
+            None if self.retry_after is None else tenths(self.retry_after),
             self.status,
             self.param,
             self.provider_code,

@@ -37,7 +37,7 @@ def value_of(text: str) -> Any:
     except (ValueError, RecursionError):
         pass
     try:
-        return json.loads(text, strict=False)
+        return json.loads(text.lstrip("\ufeff"), strict=False)  # some write a byte order mark before every event
     except (ValueError, RecursionError):
         return None
 

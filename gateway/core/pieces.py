@@ -4,6 +4,7 @@ OpenAI numbers the tool calls of an answer, and gives the id and the name of a c
 
 - give every call the index 0, or give no index;
 - repeat the id and the name in every piece, or give the same id to every call;
+- send the name in pieces too;
 - send whole calls, each in one piece.
 
 `ToolCalls` reads all of these. It keeps no arguments, so its memory is bounded by the number of calls.
@@ -19,16 +20,21 @@ MAX_CALLS: Final = 512
 """Tool calls of one answer; pieces of further ones belong to none."""
 
 
+MAX_NAME: Final = 256
+"""Characters of a name that comes in pieces; OpenAI allows 64."""
+
+
 class _Known:
     """One call, as far as it came."""
 
-    __slots__ = ("closed", "id", "index", "name", "number")
+    __slots__ = ("begun", "closed", "id", "index", "name", "number")
 
     def __init__(self, number: int, index: int | None) -> None:
         self.number = number
         self.index = index
         self.id = ""
         self.name = ""
+        self.begun = False  # whether it has arguments
         self.closed = False  # whether its arguments may be a whole JSON object
 
 
@@ -52,18 +58,28 @@ class ToolCalls:
         """
         call = self._latest(index, id_)
         if call is None or self._begins_another(call, id_, name, arguments):
-            # Pieces of two calls may alternate under one index, each with its id and name.
-            call = next((one for one in self._calls if self._same(one, index, id_, name, arguments)), None)
+            # Pieces of two calls may alternate under one index, each with its id and name. A new id alone begins none:
+            # some servers make one for every piece.
+            known = next((one for one in self._calls if self._same(one, index, id_, name, arguments)), None)
+            goes_on = (
+                call is not None and call.name and not name and not (call.closed and arguments.lstrip()[:1] == "{")
+            )
+            call = known if known is not None or not goes_on else call
         if call is None:
             if len(self._calls) >= MAX_CALLS:
                 return None
             call = _Known(len(self._calls), index)
             self._calls.append(call)
         call.id = call.id or id_
-        call.name = call.name or name
+        call.name = _joined(call.name, name)
         if arguments:
+            call.begun = True
             call.closed = arguments.rstrip().endswith("}")
         return call.number
+
+    def name(self, number: int) -> str:
+        """The name of this call, as far as it came."""
+        return self._calls[number].name
 
     def _latest(self, index: int | None, id_: str) -> _Known | None:
         """The latest call that the piece may belong to, by its index, else by its id, else by its place."""
@@ -76,11 +92,21 @@ class ToolCalls:
 
     def _begins_another(self, call: _Known, id_: str, name: str, arguments: str) -> bool:
         again = bool(id_ or name) and call.closed and arguments.lstrip().startswith("{")  # `}{` is no JSON
-        return again or bool(id_ and call.id and id_ != call.id) or bool(name and call.name and name != call.name)
+        renamed = bool(name and call.name and name != call.name)
+        if renamed and call.id and id_ in ("", call.id) and not (call.begun or arguments):
+            renamed = len(call.name) + len(name) > MAX_NAME  # a piece of the name of a call that has nothing else yet
+        return again or bool(id_ and call.id and id_ != call.id) or renamed
 
     def _same(self, call: _Known, index: int | None, id_: str, name: str, arguments: str) -> bool:
         named = bool(id_) and call.id == id_ and call.index == index
         return named and not self._begins_another(call, id_, name, arguments)
+
+
+def _joined(name: str, piece: str) -> str:
+    """The name with one more piece, which repeats it, holds it, or goes on with it."""
+    if not name or piece.startswith(name):
+        return piece or name
+    return name + piece if piece and piece != name else name
 
 
 def chunk_of(whole: dict[str, Any]) -> dict[str, Any]:
@@ -99,18 +125,28 @@ def _delta_of(choice: dict[str, Any]) -> dict[str, Any]:
     return {"index": 0, **rest, "delta": delta}
 
 
+def without_arguments(arguments: str) -> bool:
+    """Whether a call with these arguments has none. Then they are written as `{}`, as clients read them as JSON."""
+    return arguments.strip() in ("", "null")
+
+
 def with_whole_calls(whole: dict[str, Any]) -> bool:
-    """Whether a `chat.completion` was amended, in place, so that every tool call has arguments that are JSON."""
+    """Whether a `chat.completion` was amended, in place, so that every tool call has arguments that are JSON, and an id
+    of its own."""
     amended = False
     for choice in whole.get("choices") or ():
         message = choice.get("message") if isinstance(choice, dict) else None
         calls = message.get("tool_calls") if isinstance(message, dict) else None
         if not isinstance(calls, list):
             continue
+        ids: set[str] = set()
         for number, call in enumerate(calls):
             mended = _with_arguments(call)
+            if isinstance(call, dict) and str(call.get("id")) in ids:
+                mended = {**mended, "id": f"{call.get('id') or 'call'}_{number}"}
             if isinstance(call, dict) and mended is not call:
                 calls[number], amended = mended, True
+            ids.add(str(mended.get("id")))
     return amended
 
 
@@ -121,6 +157,7 @@ def _with_arguments(call: Any) -> dict[str, Any]:
     if not isinstance(function, dict):
         return call
     given = function.get("arguments")
-    if isinstance(given, str) and given:
+    if isinstance(given, str) and not without_arguments(given):
         return call
-    return {**call, "function": {**function, "arguments": arguments_of(given) or "{}"}}
+    given = "" if isinstance(given, str) else arguments_of(given)
+    return {**call, "function": {**function, "arguments": given or "{}"}}

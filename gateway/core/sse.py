@@ -10,7 +10,7 @@ Invariants:
 This file does not know what an event means, nor what a last event id or a reconnection time is used for.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 from gateway.core.event import Event, utf8_length
@@ -18,6 +18,8 @@ from gateway.core.event import Event, utf8_length
 MAX_LINE: Final = 1 << 20
 MAX_EVENT: Final = 4 << 20
 MAX_NAME: Final = 256
+MAX_EARLY: Final = 64 * 1024
+"""Bytes of what may be given before its blank line or line end is there."""
 
 _BOM: Final = b"\xef\xbb\xbf"
 _RETRY_DIGITS: Final = 10
@@ -72,6 +74,14 @@ class _WholeLines:
     def unfinished(self) -> bool:
         return self._first or bool(self._tail)
 
+    @property
+    def kept(self) -> int:
+        return len(self._tail)
+
+    @property
+    def pending(self) -> bytes:
+        return bytes(self._tail)
+
     def rest(self) -> str:
         rest = self._tail.decode("utf-8", "replace")
         self._tail.clear()
@@ -107,12 +117,16 @@ class LineSplitter:
 
     Args:
         max_line: the most bytes of a line without its LF, at least 1.
+        early: whether these bytes are the last line, so that it is given at once: servers leave out its LF. Asked only
+            where a read ended with `}`.
 
     Source: https://github.com/ndjson/ndjson-spec 3.1
     """
 
-    def __init__(self, max_line: int = MAX_LINE) -> None:
+    def __init__(self, max_line: int = MAX_LINE, early: Callable[[bytes], bool] | None = None) -> None:
         self._whole = _WholeLines(max_line)
+        self._early = early
+        self._looked = 0  # bytes of the pending line at the last look for an early end
 
     def feed(self, data: bytes) -> list[str]:
         """The lines that `data` completed, without their line ends; invalid UTF-8 is read as U+FFFD.
@@ -125,7 +139,19 @@ class LineSplitter:
         lines.pop()
         if self._whole.overflow:
             raise Oversize(_line_message(self._whole.max_line), lines)
+        if self._early is not None and data[-1:] == b"}":
+            lines += self._given_early(self._early)
         return lines
+
+    def _given_early(self, early: Callable[[bytes], bool]) -> list[str]:
+        # The next look is taken only when the line grew by a quarter, so all looks cost no more than a few of the last.
+        size = self._whole.kept
+        if size < self._looked:
+            self._looked = 0
+        if not self._looked * 5 // 4 <= size <= MAX_EARLY:
+            return []
+        self._looked = size
+        return self.close() if early(self._whole.pending) else []
 
     def close(self) -> list[str]:
         """The last line, if the text ended without a line end; else nothing."""
@@ -151,6 +177,8 @@ class Decoder:
         max_line: the most bytes of a line without its line end, comments included; at least 1.
         max_event: the most bytes of the data lines of one event, with field names and line ends, as UTF-8; at least 1.
         unnamed: the type of an event whose block names none.
+        early: whether a block that has these data so far ends the stream, so that its event is given at once: servers
+            leave out the blank line behind their last words. Asked only where a read ended inside a block.
         strays: whether lines outside the format that may report a failure are events too, given at once: a field named
             `error` (of the type `error`), and JSON without a field's name (of the type `unnamed`). LLM servers end
             streams with such lines; by the standard they are ignored.
@@ -161,8 +189,10 @@ class Decoder:
     __slots__ = (
         "_after_cr",
         "_data",
+        "_early",
         "_fresh",
         "_id",
+        "_looked",
         "_max_event",
         "_max_plain",
         "_open",
@@ -175,9 +205,16 @@ class Decoder:
     )
 
     def __init__(
-        self, max_line: int = MAX_LINE, max_event: int = MAX_EVENT, unnamed: str = "", *, strays: bool = False
+        self,
+        max_line: int = MAX_LINE,
+        max_event: int = MAX_EVENT,
+        unnamed: str = "",
+        *,
+        strays: bool = False,
+        early: Callable[[str], bool] | None = None,
     ) -> None:
         self.retry: int | None = None
+        self._early = early
         self._unnamed = unnamed
         self._strays = strays
         self._whole = _WholeLines(max_line)
@@ -203,9 +240,18 @@ class Decoder:
         plain = not self._open and len(text) <= self._max_plain and text.endswith("\n\n")
         events = (_plain(text, self._unnamed) if plain else []) or self._read(text)
         self._fresh = not (self._open or self._after_cr or self._whole.unfinished)
+        if self._early is not None and len(self._data) > self._looked and not self._whole.unfinished:
+            self._give_early(self._early, events)
         if self._whole.overflow:
             raise Oversize(_line_message(self._whole.max_line), events)
         return events
+
+    def _give_early(self, early: Callable[[str], bool], events: list[Event]) -> None:
+        # Once a block, and only if it is short: however small the reads are, they cost no more than their bytes.
+        self._looked = len(self._data)
+        if self._looked == 1 and self._size <= MAX_EARLY and early(self._data[0]):
+            events.append(Event(self._type or self._unnamed, self._data[0], self._id))
+            self._data.clear()  # the block goes on, and what may follow in it is another event
 
     def _with_lf_only(self, data: bytes) -> bytes:
         # A CR ends its line at once. If the next read begins with LF, that was one CRLF, and its LF is dropped.
@@ -242,6 +288,7 @@ class Decoder:
         self._open = False
         self._type = self._id = ""
         self._data: list[str] = []
+        self._looked = 0  # data lines at the last look for an early end
         self._size = 0
 
     def _field(self, line: str, events: list[Event]) -> None:

@@ -24,6 +24,7 @@ _HINT: Final = re.compile(
     r"(?<![A-Za-z0-9/.:_-])[/／](long|slow|fast|think|tool|history|error|busy|cut|stall)(?![A-Za-z0-9/_-])"
 )
 _TOKEN: Final = re.compile(r"[\u3400-\u9fff]{1,2}| ?[A-Za-z0-9]{1,10}| ?[!-/:-@\[-`{-~]{1,4}|\s+|.", re.DOTALL)
+_POEM: Final = re.compile(r"\b(haikus?|poems?)\b|俳句|短诗|诗歌|写.{0,6}诗", re.IGNORECASE)
 _HAN: Final = re.compile(r"[\u3400-\u9fff]")
 _KANA: Final = re.compile(r"[\u3040-\u30ff]")
 
@@ -77,6 +78,8 @@ def _deltas(messages: list[Message], hints: set[str], texts: Texts) -> tuple[Del
         return reasoning + _spoken(texts.tool_result.format(result=_excerpt(messages[-1].text)))
     if "tool" in hints:
         return reasoning + _spoken(texts.tool_intro) + _called(texts.tool_name, texts.tool_arguments)
+    if not hints and _POEM.search(_last(messages, "user")):
+        return reasoning + _spoken(texts.poem)
     if "history" in hints:
         return reasoning + _spoken(_history(messages, texts))
     return reasoning + _spoken(_essay(messages, hints, texts))

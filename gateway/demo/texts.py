@@ -20,6 +20,7 @@ class Texts(NamedTuple):
     tool_name: str
     tool_arguments: dict[str, str]
     tool_result: str
+    poem: str
 
 
 ENGLISH: Final = Texts(
@@ -55,6 +56,12 @@ This was question {turn} of our conversation. For real answers, change the url o
     tool_name="get_weather",
     tool_arguments={"city": "Hangzhou", "unit": "celsius"},
     tool_result="The tool answered: {result}",
+    poem="""\
+> Word by word it flows,
+> a river through a small gate –
+> nothing lost at dusk.
+
+*A haiku by the stand-in model, which knows this one alone.* 🌊""",
 )
 
 CHINESE: Final = Texts(
@@ -89,6 +96,12 @@ curl -N localhost:8080/v1/chat/completions \\
     tool_name="get_weather",
     tool_arguments={"city": "杭州", "unit": "celsius"},
     tool_result="工具的回答是：{result}",
+    poem="""\
+> 字字入长河，
+> 小小闸门轻放过，
+> 一滴未曾落。
+
+*这是替身模型会写的唯一一首短诗。* 🌊""",
 )
 
 TEXTS: Final = {"en": ENGLISH, "zh": CHINESE}

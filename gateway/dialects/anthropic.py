@@ -216,6 +216,8 @@ class AnthropicAnswer(EventAnswer):
         if not isinstance(value, dict):
             return None
         message, block, delta = (_object(value.get(name)) for name in ("message", "content_block", "delta"))
+        if isinstance(value.get("delta"), str):
+            delta = {"text": value["delta"]}
         index = index_of(value.get("index")) or 0
         said = _Event(word_of(value.get("type")), index, usage=value.get("usage"))
         if message is not None:

@@ -35,26 +35,7 @@ MAX_NOISE: Final = MAX_EVENT + MAX_LINE
 """Bytes in a row that may hold no event. An event of the largest size fits in; an endless comment does not."""
 NOTHING: Final[frozenset[str]] = frozenset()
 
-REASONS: Final = {
-    "complete": "stop",
-    "completed": "stop",
-    "end_turn": "stop",
-    "eos": "stop",
-    "eos_token": "stop",
-    "stop_sequence": "stop",
-    "stop": "stop",
-    "length": "length",
-    "max_length": "length",
-    "max_output_tokens": "length",
-    "max_tokens": "length",
-    "model_length": "length",
-    "tool_calls": "tool_calls",
-    "tool_call": "tool_calls",
-    "tool_use": "tool_calls",
-    "content_filter": "content_filter",
-    "safety": "content_filter",
-}
-"""Finish reasons in OpenAI's words, whatever their case. Sources: TGI, Cohere, Mistral, Gemini, Anthropic."""
+_JOINED: Final = re.compile(r"(?<=\})\s*(?:data:\s*(?=\{|\[DONE\])|(?=\{\"))")
 _DOUBLED: Final = re.compile(r"(?:data:\s*)+")
 
 T = TypeVar("T")
@@ -262,11 +243,17 @@ class Answer(ABC):
 
     def _finish(self, reason: str) -> None:
         """Notes a finish reason, in OpenAI's vocabulary if that has a word for it. Some say that the answer failed."""
-        error = failures.in_reason(reason)
+        error = failures.in_reason(reason) or self._of_nothing(reason)
         if error is not None:
             self._fail(error)
         else:
-            self.finish_reason = REASONS.get(reason.lower(), reason)
+            self.finish_reason = failures.word_for(reason)
+
+    def _of_nothing(self, reason: str) -> GatewayError | None:
+        """The failure of an answer that ends well, although all that it said was not understood."""
+        if self.size or not self.skipped or self.may_be_empty or failures.word_for(reason) not in ("stop", "length"):
+            return None
+        return GatewayError("upstream_protocol", detail="nothing before the finish reason was understood")
 
     def _may_end(self, *, said: bool) -> bool:
         """Whether the end marker, which is here, ends a whole answer; if not, the answer has failed.
@@ -325,9 +312,11 @@ class EventAnswer(UnitAnswer):
         return False
 
     def _parts_of(self, event: Event) -> list[Event]:
-        """The events in one whose data is no JSON, as its server leaves out blank lines or writes `data:` twice."""
+        """The events in one whose data is no JSON, as its server leaves out line ends or writes `data:` twice."""
         if "\n" not in event.data and not event.data.startswith("data:"):
-            return []
+            parts = _JOINED.split(event.data) if event.data.startswith("{") else []
+            whole = len(parts) > 1 and all(value_of(part) is not None or part.strip() == "[DONE]" for part in parts)
+            return [Event(event.type, part) for part in parts] if whole else []
         lines = [_DOUBLED.sub("", line.strip(), count=1) for line in event.data.split("\n")]
         return [Event(event.type, line) for line in lines if line]
 
@@ -359,6 +348,8 @@ class EventAnswer(UnitAnswer):
         elif isinstance(value, list) and value and all(map(self._is_piece, value)):
             for piece in value:
                 self._translate_one(Event("", json_of(piece)), out)
+        elif isinstance(value, list) and len(value) == 1 and isinstance(value[0], dict):
+            self._body(json_of(value[0]), out)
         elif isinstance(value, dict) and self._read_whole(value, text, out):
             if self.failure is None:
                 self.whole = self.ended = True

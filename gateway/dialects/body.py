@@ -14,6 +14,7 @@ quarter, so that all looks together cost no more than a few of the last one.
 
 import codecs
 import json
+import re
 from collections.abc import Callable
 from typing import Any, Final
 
@@ -34,6 +35,7 @@ IsPiece = Callable[[Any], bool]
 
 _skip: Final = msgspec.json.Decoder(msgspec.Raw).decode
 _BLANK: Final = b" \t\r\n"
+_REASON: Final = re.compile(r'"(?:finish_reason|stop_reason)"\s*:\s*"|"type"\s*:\s*"message_stop"')
 _first_value: Final = json.JSONDecoder(strict=False).raw_decode
 
 
@@ -70,7 +72,12 @@ class Opening:
             raise NoAnswerError
         if begins in b"{[":
             return Gathered(self._unnamed, self._is_piece), self._bytes
-        return Decoder(unnamed=self._unnamed, strays=True), self._bytes
+        return Decoder(unnamed=self._unnamed, strays=True, early=_is_last), self._bytes
+
+
+def _is_last(data: str) -> bool:
+    """Whether the data of an event ends an answer: the end marker, or JSON with a finish reason."""
+    return data.strip() == "[DONE]" or (_REASON.search(data) is not None and isinstance(value_of(data), dict))
 
 
 class Gathered:

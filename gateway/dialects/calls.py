@@ -6,7 +6,7 @@ arguments gets `{}`, because clients read the arguments as JSON.
 
 from typing import Any
 
-from gateway.core.pieces import ToolCalls
+from gateway.core.pieces import ToolCalls, without_arguments
 
 
 class Calls:
@@ -17,13 +17,15 @@ class Calls:
         taken: ids that the conversation has already.
     """
 
-    __slots__ = ("_empty", "_ids", "_salt", "_taken", "_tracked")
+    __slots__ = ("_empty", "_held", "_ids", "_names", "_salt", "_taken", "_tracked")
 
     def __init__(self, salt: str = "", taken: frozenset[str] = frozenset()) -> None:
         self._salt = salt
         self._taken = taken
         self._ids: list[str] = []
+        self._names: list[str] = []  # of the calls that were read, as far as they were told
         self._empty: set[int] = set()  # calls that have no arguments so far
+        self._held: dict[str, Any] | None = None
         self._tracked = ToolCalls()
 
     def __len__(self) -> int:
@@ -47,24 +49,53 @@ class Calls:
 
     def go_on(self, number: int, arguments: str) -> dict[str, Any]:
         """A further piece of a call."""
-        self._empty.discard(number)
+        if arguments:
+            self._empty.discard(number)
         return {"index": number, "function": {"arguments": arguments}}
 
-    def read(self, index: int | None, id_: str, name: str, arguments: str, type_: str = "") -> dict[str, Any] | None:
-        """A piece as an upstream sends it, with the right number; None where it says nothing."""
+    def read(self, index: int | None, id_: str, name: str, arguments: str, type_: str = "") -> list[dict[str, Any]]:
+        """A piece as an upstream sends it, with the right number; nothing where it says nothing.
+
+        A call that begins with the arguments `{}` is held until the next piece: some servers send the real ones then.
+        """
         if not (id_ or name or arguments):
-            return None
+            return []
+        known = len(self._ids)
         number = self._tracked.number(index, id_, name, arguments)
         if number is None:
-            return None
-        if number == len(self._ids):
-            return self.begin(id_, name, arguments, type_)
-        return self.go_on(number, arguments) if arguments else None
+            return []
+        if (number == known or number in self._empty) and without_arguments(arguments):
+            arguments = ""  # others may still come; if none do, `rest` gives `{}`
+        held = self.release(number, arguments)
+        if number == known:
+            self._names.append(name)
+            piece = self.begin(id_, name, arguments, type_)
+            if arguments.strip() == "{}":
+                self._held = piece
+                return held
+            return [*held, piece]
+        whole, told = self._tracked.name(number), self._names[number]
+        if whole == told and not arguments:
+            return held
+        piece = self.go_on(number, arguments)
+        if whole != told:
+            self._names[number] = whole
+            piece["function"] = {"name": whole.removeprefix(told), **piece["function"]}
+        return [*held, piece]
+
+    def release(self, number: int | None = None, arguments: str = "") -> list[dict[str, Any]]:
+        """The held piece; without its arguments if this piece brings the real ones."""
+        held, self._held = self._held, None
+        if held is None:
+            return []
+        if held["index"] == number and arguments:
+            held["function"]["arguments"] = ""
+        return [held]
 
     def rest(self) -> list[dict[str, Any]]:
         """The arguments of the calls that have none. To be called when nothing more can come; it may be repeated."""
         empty, self._empty = sorted(self._empty), set()
-        return [self.go_on(number, "{}") for number in empty]
+        return [*self.release(), *(self.go_on(number, "{}") for number in empty)]
 
     def _unique(self, id_: str, number: int) -> str:
         if id_ and id_ not in self._taken and id_ not in self._ids:

@@ -15,6 +15,7 @@ dialects apart: their error objects are alike, and every place is looked at for 
 import re
 from collections.abc import Iterator, Mapping
 from typing import Any, Final
+from urllib.parse import unquote
 
 import msgspec
 
@@ -64,42 +65,81 @@ _BY_STATUS: Final = {
 }
 _IN_WORDS: Final = re.compile(r"\s*(error\s*:|\[error\]\s*:?)\s*", re.IGNORECASE)
 """How a server begins that reports a failure in words, where an event should be JSON."""
-_CODES: Final = ("code", "error_code", "errorCode", "statusCode", "status_code", "status")
+_CODES: Final = (
+    *("code", "error_code", "errorCode", "statusCode", "status_code", "status", "error_type"),
+    *("retcode", "ret_code", "errcode", "err_code", "errno"),
+)
+_STATUSES: Final = ("statusCode", "status", "error_type")
+"""Of those, the ones that hold no code of the provider's own, or its type."""
+_SENTENCES: Final = ("error_msg", "error_message", "errorMessage", "errorMsg", "errmsg", "err_msg")
 _TEXTS: Final = (
-    *("message", "detail", "msg", "error_msg", "error_message", "errorMessage", "errorMsg", "status_msg", "Message"),
+    *("message", "detail", "msg", *_SENTENCES, "status_msg", "Message", "Msg"),
     *("title", "content", "text"),
 )
 """Where a report has its sentence; the first that is there."""
 _FAILURE: Final = re.compile(
     r"(?i:error|exception|failure|fatal)|[A-Za-z]+(?:Exception|Error)"
-    r"|(?:stream|server|upstream|api|internal|response|chat|completion|generation|model)[._-](?:error|exception|failed)"
+    r"|(?!.*(?:tool|function|search|retriev|step|image|file|warning|\bnon?[._-]))"
+    r"(?:[A-Za-z]{1,20}[._-]){1,3}(?:error|exception|failed|failure)"
 )
-"""Names of events that report a failure. Sources: Anthropic, AWS (event streams), OpenAI (responses)."""
+"""Names of events that report a failure, but for that of a tool, which an answer survives. Sources: Anthropic, AWS
+(event streams), OpenAI (responses)."""
+_REPORT: Final = re.compile(r"(?i:error|exception|error_?msg|error_?info)|[A-Za-z]+(?:Exception|Error)")
+"""Names of members that hold a report. Sources: AWS (event streams), Tencent, home-made servers."""
+_ENVELOPES: Final = ("response", "Response", "data", "header", "result", "output", "payload")
+"""Members in which some servers put every event, reports too. Sources: OpenAI (responses), Tencent, iFlytek, Google."""
+_MARKS: Final = ("is_error", "isError", "iserror", "has_error", "failed")
+"""Members that say by `true` that the object is a report."""
 _SAID: Final = ("content", "text", "token", "delta", "response", "chunk")
 """Where home-made endpoints have the text of an answer; an object that has any is no error."""
 _NO_CODES: Final = frozenset({"error", "exception", "failure", "fatal"})
 """Words that only say that it is a failure."""
 _GOOD_CODES: Final = frozenset({"0", "200", "ok", "success", "succeeded"})
-_FAILED: Final = frozenset(
-    {
-        "error",
-        "abort",
-        "aborted",
-        "cancelled",
-        "canceled",
-        "failed",
-        "failure",
-        "timeout",
-        "network_error",
-        "server_error",
-        "internal_error",
-        "engine_error",
-        "engine_overloaded",
-        "insufficient_system_resource",
-    }
+_FAILED: Final = re.compile(
+    r"(?:^|_)(?:error|exception|fail(?:ed|ure)?|abort(?:ed)?|cancel(?:l?ed)?|time_?d?_?out|interrupted|preempted|shutdown"
+    r"|overload(?:ed)?|unavailable|disconnect(?:ed)?|load_shed|crash(?:ed)?|killed|malformed\w*|rate_limit\w*"
+    r"|quota_exceeded|insufficient_\w+|unexpected_tool_call|too_many_tool_calls)(?:$|_(?=error|finish))"
 )
-"""Finish reasons of answers that are not whole. Sources: vLLM `abort`, OpenRouter `error`, Zhipu `network_error`,
-DeepSeek `insufficient_system_resource`; the others are spellings of the same."""
+"""Finish reasons, in snake_case, of answers that are not whole. Sources: vLLM `abort`, OpenRouter `error`, Zhipu
+`network_error`, DeepSeek `insufficient_system_resource`, Gemini `MALFORMED_FUNCTION_CALL` (also behind
+`function_call_filter: `), Bedrock `malformed_model_output`, Cohere `USER_CANCEL`; others are spellings of the same."""
+_CAMEL: Final = re.compile(r"(?<=[a-z0-9])(?=[A-Z])")
+_NOT_WORD: Final = re.compile(r"[^a-z0-9]+")
+REASONS: Final = {
+    "complete": "stop",
+    "completed": "stop",
+    "end_turn": "stop",
+    "eos": "stop",
+    "eos_token": "stop",
+    "stop_sequence": "stop",
+    "stop": "stop",
+    "error_limit": "length",
+    "length": "length",
+    "max_length": "length",
+    "max_new_tokens": "length",
+    "max_output_tokens": "length",
+    "max_tokens": "length",
+    "model_context_window_exceeded": "length",
+    "model_length": "length",
+    "token_limit": "length",
+    "tool_calls": "tool_calls",
+    "tool_call": "tool_calls",
+    "tool_use": "tool_calls",
+    "blocklist": "content_filter",
+    "content_filter": "content_filter",
+    "content_filtered": "content_filter",
+    "error_toxic": "content_filter",
+    "guardrail_intervened": "content_filter",
+    "image_safety": "content_filter",
+    "prohibited_content": "content_filter",
+    "recitation": "content_filter",
+    "refusal": "content_filter",
+    "safety": "content_filter",
+    "sensitive": "content_filter",
+    "spii": "content_filter",
+}
+"""Finish reasons in OpenAI's words, in snake_case. Sources: TGI, Cohere, Mistral, Gemini, Anthropic, Bedrock, watsonx,
+Zhipu."""
 _BY_MEANING: Final = {
     Meaning.TOO_LONG: "context_length_exceeded",
     Meaning.FILTERED: "content_filter",
@@ -207,16 +247,50 @@ def names_failure(name: object) -> bool:
 
 def in_object(event_type: str, value: dict[str, Any]) -> GatewayError | None:
     """Like `in_stream`, for data that is decoded already."""
+    value = _opened(value)
     names = (event_type, *(value.get(key) for key in ("type", "object", "status")))
     name = next((name for name in names if names_failure(name)), "")
     if name or value.get("error") or _failed_base(value):
         # AWS says in the event's name alone what happened.
         return _reported(_said_by(value if value.get("type") else {"type": name, **value}))
-    if "choices" in value:
+    if value.get("choices"):
         return None
     if isinstance(value.get("errors"), list) and value["errors"] and isinstance(value["errors"][0], dict | str):
         return _reported(_said_by({"error": value["errors"][0]}))
-    return _reported(_said_by(value)) if _is_bare(value) else None
+    said = _said_by(value) if _is_bare(value) or _is_sentence(value) else None
+    return _reported(said) if said is not None and (_is_bare(value) or said.means(said.status)) else None
+
+
+def _is_sentence(value: dict[str, Any]) -> bool:
+    """Whether the object is a sentence and nothing else; whether it reports a failure, its words say. Source: Cohere,
+    AWS."""
+    return isinstance(value.get("message"), str) and not value.keys() - {"message", "id", "request_id", "requestId"}
+
+
+def _opened(value: dict[str, Any], depth: int = 0) -> dict[str, Any]:
+    """The object with its report under `error`, where it has it under another name or in an envelope."""
+    if value.get("error") or value.get("choices"):
+        return value
+    if any(value.get(mark) is True for mark in _MARKS):
+        return {**value, "error": _sentence_of(value) or True}
+    for name, report in value.items():
+        if isinstance(report, dict | str) and report and name != "error" and _REPORT.fullmatch(name):
+            if isinstance(report, dict):
+                # Tencent and AWS begin the names of members with a capital.
+                return {"error": {"type": name, **{key[:1].lower() + key[1:]: said for key, said in report.items()}}}
+            if name not in _SENTENCES:
+                return {**value, "error": report}
+    for name in _ENVELOPES if depth < MAX_NESTED else ():
+        inner = value.get(name)
+        if isinstance(inner, dict) and not any(inner.get(key) for key in ("choices", *_SAID)):
+            inner = _opened(inner, depth + 1)
+            if inner.get("error") or (name == "header" and _is_bare(inner)):
+                return inner
+    return value
+
+
+def _sentence_of(value: dict[str, Any]) -> str:
+    return next((value[key] for key in _TEXTS if isinstance(value.get(key), str) and value[key]), "")
 
 
 def _is_bare(value: dict[str, Any]) -> bool:
@@ -231,15 +305,27 @@ def _is_bare(value: dict[str, Any]) -> bool:
     if isinstance(detail, str | list | dict) and detail:
         return True
     code = next((value[key] for key in _CODES if value.get(key)), None)
-    failed = code is not None and not isinstance(code, bool | dict | list) and str(code).lower() not in _GOOD_CODES
+    if code is None:
+        return any(isinstance(value.get(key), str) and value[key] for key in _SENTENCES)
+    failed = not isinstance(code, bool | dict | list) and str(code).lower() not in _GOOD_CODES
     return failed and any(isinstance(value.get(key), str) for key in _TEXTS)
 
 
 def in_reason(reason: str) -> GatewayError | None:
     """The failure that a finish reason reports; None for the reason of an answer that is whole."""
-    if reason.lower() not in _FAILED:
+    words = _NOT_WORD.sub("_", _CAMEL.sub("_", reason[:MAX_DETAIL]).lower()).strip("_")
+    if words in REASONS or not _FAILED.search(words):
         return None
     return GatewayError("upstream_error", detail=f"finish_reason {reason}")
+
+
+def word_for(reason: str) -> str:
+    """The finish reason in OpenAI's vocabulary, if that has a word for it; else as it is.
+
+    Some say more than the word: `content_filter: PROHIBITED_CONTENT`.
+    """
+    word = _NOT_WORD.sub("_", reason.partition(":")[0].lower()).strip("_")
+    return REASONS.get(word, reason)
 
 
 def _failed_base(value: dict[str, Any]) -> bool:
@@ -361,7 +447,7 @@ def _nested(error: dict[str, Any]) -> dict[str, Any] | None:
 
 
 def _said_in_object(error: dict[str, Any], now: float | None) -> _Said:
-    code = next((error[key] for key in ("code", "error_code", "status_code") if error.get(key)), None)
+    code = next((error[key] for key in _CODES if key not in _STATUSES and error.get(key)), None)
     status = _status_of(error)
     message, param = _text(error)
     wait = waits.of_report(error, now)
@@ -396,7 +482,8 @@ def _names(error: dict[str, Any]) -> Iterator[str]:
 def _word(value: object) -> str:
     if isinstance(value, int) and not isinstance(value, bool):
         value = str(value)
-    word = _NOT_CODE.sub("_", value[:MAX_CODE]) if isinstance(value, str) else ""
+    # An escape would become a word of its own, and what it stands for could not be found in the request any more.
+    word = _NOT_CODE.sub("_", unquote(unquote(value[: 9 * MAX_CODE]))[:MAX_CODE]) if isinstance(value, str) else ""
     return "" if word in _NO_CODES else without_keys(word)
 
 

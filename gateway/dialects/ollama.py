@@ -8,6 +8,7 @@ Invariants:
 - Images are sent as their bytes. The URL of an image is refused, because this gateway fetches nothing for clients.
 """
 
+import re
 from typing import Any, ClassVar, Final
 
 import msgspec
@@ -80,7 +81,7 @@ class OllamaAnswer(UnitAnswer):
     """Reads a stream of lines. Source: Ollama API, generate a chat message."""
 
     def __init__(self) -> None:
-        self._lines = LineSplitter()
+        self._lines = LineSplitter(early=_is_last)
         super().__init__(self._lines)
         self._halves = Halves()
         self._indented: list[str] = []  # the lines of an object so far that is not in one line
@@ -168,6 +169,12 @@ class OllamaAnswer(UnitAnswer):
         self.ended = self.failure is None and self._may_end(said=bool(self.size))
 
 
+def _is_last(line: bytes) -> bool:
+    """Whether this is the whole line that ends an answer. A read of one byte at a time asks for every brace."""
+    return _DONE.search(line) is not None and isinstance(value_of(line.decode("utf-8", "replace")), dict)
+
+
+_DONE: Final = re.compile(rb'"done"\s*:\s*true')
 _FIELDS: Final = ((TOKEN, "content"), (THINKING, "thinking"))
 
 

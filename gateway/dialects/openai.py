@@ -28,7 +28,6 @@ from gateway.dialects import failures
 from gateway.dialects.base import (
     BYTES_PER_TOKEN,
     NOTHING,
-    REASONS,
     Answer,
     Call,
     Dialect,
@@ -168,6 +167,8 @@ class _OpenAIAnswer(EventAnswer):
         value = value_of(event.data)
         if isinstance(value, dict) and _is_chunk(value):
             self._chunk(value, event.data, out)
+        elif chunks := _chunks_in(value):
+            out += self._carefully([Event(event.type, json_of(chunk)) for chunk in chunks])
         elif value is None and (parts := self._parts_of(event)):
             out += self._carefully(parts)
         else:
@@ -193,6 +194,9 @@ class _OpenAIAnswer(EventAnswer):
         events = super()._rest()
         if (self.finished or self.eof_ends) and not self.over:
             self._conclude(events)
+        elif self._calls is not None:
+            for piece in self._calls.release():  # the answer was cut, but this came
+                self._say_call(piece, events)
         return events
 
     def _chunk(self, value: dict[str, Any], text: str, out: list[Event]) -> None:
@@ -219,7 +223,15 @@ def is_end(data: str) -> bool:
 
 def _is_chunk(value: dict[str, Any]) -> bool:
     said = value.get("choices") is not None or value.get("usage") is not None
-    return said and not value.get("error")
+    return said and not value.get("error") and (bool(value.get("choices")) or not failures.in_object("", value))
+
+
+def _chunks_in(value: Any) -> list[dict[str, Any]]:
+    """The chunks in a list of them, or the one that was written as JSON twice."""
+    if isinstance(value, str) and value.startswith("{"):
+        value = [value_of(value)]
+    chunks = value if isinstance(value, list) else []
+    return chunks if all(isinstance(chunk, dict) and _is_chunk(chunk) for chunk in chunks) else []
 
 
 def _usage_in(value: dict[str, Any], choices: list[dict[str, Any]]) -> Usage | None:
@@ -356,8 +368,11 @@ class ChunkAnswer(_OpenAIAnswer):
         if self._chunks.changed or not is_strict(text):
             text = json_of(value)
         # The gateway always asks for the usage; a client that did not must not see the chunk that holds nothing else.
-        if self._keep_usage or value.get("usage") is None or any(map(_says_something, choices)):
-            self._pass_on(Event(CHUNK, text), any(map(speaks, choices)), out, said)
+        # LiteLLM sends an empty choice along with it. Where all chunks have the usage, that with the role comes first.
+        speaking = any(map(speaks, choices))
+        opens = self._held is not None and any(choice["delta"].get("role") for choice in choices)
+        if self._keep_usage or value.get("usage") is None or speaking or opens:
+            self._pass_on(Event(CHUNK, text), speaking, out, said)
         if self.finished:
             self._conclude(out)
 
@@ -369,11 +384,11 @@ class ChunkAnswer(_OpenAIAnswer):
                 self._seen += (index,)
             if not reason or index not in self._seen or index in self._finished:
                 continue
-            if error := failures.in_reason(reason):
+            if error := failures.in_reason(reason) or self._of_nothing(reason):
                 self._fail(error)
             else:
                 self._finished += (index,)
-                self.finish_reason = self.finish_reason or REASONS.get(reason.lower(), reason)
+                self.finish_reason = self.finish_reason or failures.word_for(reason)
 
     def _pass_on(self, event: Event, said: bool, out: list[Event], size: int = 0) -> None:
         if self._held is not None and (said or len(self._held) >= MAX_HELD):
@@ -418,12 +433,6 @@ def _bytes_said(choices: list[Any]) -> int:
         elif isinstance(value, list):
             left += value
     return size
-
-
-def _says_something(choice: dict[str, Any]) -> bool:
-    """Whether there is more in a choice than its index; LiteLLM sends an empty one along with the usage."""
-    delta = choice.get("delta") or {}
-    return bool(choice.get("finish_reason")) or any(value not in (None, "") for value in delta.values())
 
 
 def _as_stream(whole: dict[str, Any]) -> list[dict[str, Any]]:
@@ -511,7 +520,8 @@ class TextAnswer(_OpenAIAnswer):
         if index is None and not (id_ or name):
             index = place
         arguments, type_ = function.get("arguments") or "", word_of(call.get("type"))
-        self._say_call(self._tools().read(index, id_, name, arguments, type_), out)
+        for piece in self._tools().read(index, id_, name, arguments, type_):
+            self._say_call(piece, out)
 
     def _conclude(self, out: list[Event]) -> None:
         for last in self._chunks.rest():

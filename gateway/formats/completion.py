@@ -17,7 +17,7 @@ import msgspec
 from gateway.core.chunks import Chunks
 from gateway.core.errors import GatewayError
 from gateway.core.event import CHUNK, RESTART, THINKING, TOKEN, TOOL, WHOLE, Done, Event
-from gateway.core.pieces import ToolCalls
+from gateway.core.pieces import ToolCalls, without_arguments
 from gateway.formats.openai import completion_id
 from gateway.formats.problem import usage_object
 from gateway.formats.view import View
@@ -162,7 +162,12 @@ class _Choice:
         if number == len(self._calls):
             self._calls.append({})
         known = self._calls[number]
+        told = known.get("function") or {}
+        if arguments.lstrip()[:1] == "{" and told.get("arguments") == ["{}"]:
+            del told["arguments"]  # it stood for arguments that were still to come
         _merge(known, {key: value for key, value in call.items() if key != "index" and value != ""})
+        if name:
+            known["function"]["name"] = self._tracked.name(number)
 
     def result(self, finish_reason: str | None, view: View) -> dict[str, Any]:
         message = {"role": "assistant", "content": None, **_whole(self._message)}
@@ -181,7 +186,11 @@ class _Choice:
         ids: set[str] = set()
         for number, call in enumerate(map(_whole, self._calls)):
             function = call.get("function")
-            if isinstance(function, dict) and function.get("name") and not function.get("arguments"):
+            if (
+                isinstance(function, dict)
+                and function.get("name")
+                and without_arguments(function.get("arguments") or "")
+            ):
                 function["arguments"] = "{}"
             id_ = call.get("id")
             if function and (not id_ or id_ in ids):

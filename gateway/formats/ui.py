@@ -127,6 +127,10 @@ class _UIEncoder:
             self._call = (index, _Call(id_ or f"{self._message_id}-{self._calls}"))
             self._calls += 1
         call = self._call[1]
+        if call.name and not call.input and function.get("name"):
+            call.name += function[
+                "name"
+            ]  # it comes in pieces; the whole of it stands in the chunk with the whole input
         text = function.get("arguments") or ""
         if not call.name and function.get("name"):
             call.name = function["name"]

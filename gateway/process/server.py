@@ -220,7 +220,10 @@ class _Process:
         gateway.draining = True
         gateway.metrics.draining.set(1)
         patience = gateway.snapshot.config.server.drain
-        self._logger.info("draining", streams=len(gateway.engine.running), seconds=patience)
+        waiting = {"readers": gateway.registry.readers, "streams": len(gateway.engine.running)}
+        # Whoever pressed Ctrl-C reads here what is waited for, and how to end that.
+        more = {"waits_for": "streams and their readers; a second signal ends them"} if any(waiting.values()) else {}
+        self._logger.info("draining", **waiting, seconds=patience, **more)
         # 2. Running streams get `server.drain` seconds to end. Their readers too: a slow one is still reading an answer
         #    that has ended. A second signal ends the waiting.
         deadline = loop.time() + patience

@@ -138,6 +138,8 @@ def _unreachable(case: _Case) -> str:
         return ""
     if _NO_NAME.search(case.said):
         return "Check the host in the URL: its name is not known here."
+    if case.url.scheme == "https" and "ConnectionTimeout" in case.said:
+        return "Check that the server runs, and that its port speaks TLS: if it does not, write http:// in the URL."
     if case.url.hostname in ("localhost", "127.0.0.1", "::1"):
         return "Check that the server runs, and its port. In a container, localhost is the container itself."
     return "Check that the server runs, its port, and that a firewall lets this connection through."

@@ -33,6 +33,8 @@ PAUSE: Final = 5.0
 """Seconds without another question after one that failed."""
 PATIENCE: Final = 5.0
 """Seconds for one question, from connecting to the last byte of its answer."""
+CONNECT: Final = 3.0
+"""Seconds of it for connecting, so that a port at which nobody answers is not taken for a slow server."""
 MAX_LIST: Final = 4 << 20
 """Bytes of a list. The longest ones, of providers with hundreds of models, have about 1 MiB."""
 MAX_MODELS: Final = 10_000
@@ -132,7 +134,7 @@ async def ask_models(session: aiohttp.ClientSession, call: Call, *, verify_tls: 
     """
     try:
         async with asyncio.timeout(PATIENCE):
-            with await attempt(session, call, connect_timeout=PATIENCE, again=True, verify_tls=verify_tls) as response:
+            with await attempt(session, call, connect_timeout=CONNECT, again=True, verify_tls=verify_tls) as response:
                 body = await _body(response)
     except TimeoutError:
         raise GatewayError("upstream_timeout", detail="no list of models in time") from None

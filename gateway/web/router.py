@@ -30,15 +30,21 @@ class Match(NamedTuple):
 
 
 class Router:
-    """All endpoints of a configuration. Exact paths are tried first, then patterns in the order given.
+    """All endpoints of a configuration. Exact paths are tried first, then patterns in the order given, then `behind`.
 
     Args:
         endpoints: pairs of a path and its endpoint. `{name}` in a path stands for one segment, `{path}` at its end for
             all that follows.
         nowhere: the endpoint of every other path.
+        behind: further pairs, for paths that none of the `endpoints` takes.
     """
 
-    def __init__(self, endpoints: Iterable[tuple[str, Endpoint]], nowhere: Endpoint) -> None:
+    def __init__(
+        self,
+        endpoints: Iterable[tuple[str, Endpoint]],
+        nowhere: Endpoint,
+        behind: Iterable[tuple[str, Endpoint]] = (),
+    ) -> None:
         self._exact: dict[str, Endpoint] = {}
         self._patterns: list[tuple[re.Pattern[str], Endpoint]] = []
         self._nowhere = nowhere
@@ -47,6 +53,7 @@ class Router:
                 self._patterns.append((_compile(path), endpoint))
             else:
                 self._exact[_encoded(path)] = endpoint
+        self._patterns += [(_compile(path), endpoint) for path, endpoint in behind]
 
     @property
     def endpoints(self) -> Iterator[Endpoint]:

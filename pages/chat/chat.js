@@ -189,7 +189,13 @@ function conclude(its, turn, { outcome, text, error, finishReason: finish, detai
   enter(outcome);
   if (outcome === "error") say(advice(error, Boolean(turn.details)));
   if (cut(turn)) say(cut(turn));
-  if (KEYLESS.test(error?.code ?? "")) gate.showModal();
+  if (KEYLESS.test(error?.code ?? "")) askForKey();
+}
+
+/** The visitor is asked for a key, and told if the one that was given is not good. */
+function askForKey() {
+  element("gate-text").textContent = recall(session, KEYS.credential) ? words.gateWrong : words.gateText;
+  gate.showModal();
 }
 
 /** Ask the last question again, in the same place. */
@@ -268,12 +274,22 @@ function adopt(/** @type {string | null} */ id) {
   if (its && essence(its) !== essence(chat)) open(its);
 }
 
+/** The conversation as a Markdown file, saved where the browser saves downloads. */
+function save() {
+  const title = element("title").textContent ?? words.title;
+  const turns = chat.turns.map(({ question, answer }) => `## ${words.question}\n\n${question}\n\n## ${words.answer}\n\n${answer}\n`);
+  const href = URL.createObjectURL(new Blob([`# ${title}\n\n${turns.join("\n")}`], { type: "text/markdown" }));
+  Object.assign(document.createElement("a"), { href, download: `${title.replace(/[^\p{L}\p{N} -]/gu, "_").slice(0, 60)}.md` }).click();
+  setTimeout(() => URL.revokeObjectURL(href), COPIED);
+}
+
 const essence = (/** @type {Chat} */ { turns }) => JSON.stringify(turns.map(({ question, outcome, answer, stream: id }) => [question, outcome, answer, id]));
 
 function drawList() {
   const entries = chats.list();
   const titled = entries.find(({ id }) => id === chat.id);
   element("title").textContent = titled?.title ?? words.title;
+  element("save").hidden = !titled;
   if (element("list").querySelector("input, .sure")) return; // it is being renamed or deleted from
   element("list").replaceChildren(...entries.map(item));
 }
@@ -526,6 +542,7 @@ function listen() {
   element("drawer").addEventListener("click", toggleDrawer);
   element("curtain").addEventListener("click", closeDrawer);
   element("theme").addEventListener("click", redress);
+  element("save").addEventListener("click", save);
   element("latest").addEventListener("click", toEnd);
   stop.addEventListener("click", () => running.get(chat.id)?.answer?.stop());
   message.addEventListener("input", fit);

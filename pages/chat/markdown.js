@@ -10,7 +10,7 @@
  * - Without the parser (see lib/) the text is shown as it is written.
  */
 
-/** @import { Token } from "./lib/markdown.js" */
+/** @import { Piece, Token } from "./lib/markdown.js" */
 import { speak, words } from "./words.js";
 
 const TAGS = new Set("p h1 h2 h3 h4 h5 h6 blockquote ul ol li hr table thead tbody tr th td em strong s code".split(" "));
@@ -19,14 +19,18 @@ const SCHEMES = new Set(["http:", "https:", "mailto:"]);
 const MAX_LENGTH = 400_000; // of a block that grows: a longer one is shown as it is written
 const MAX_NODES = 60_000; // of an answer: the rest of it is shown as it is written
 const MAX_DEPTH = 40; // of emphasis and links in each other: what is deeper looks like what it stands in
+const MAX_MARKER = 40; // characters, with the white space before it
+const MAX_HEAD = 2_000; // of the first row of a table
+const MAX_COLOURED = 10_000; // characters of code
 const MAX_NAME = 40; // of a language that a code block names
 /** Characters up to which a block is parsed with every piece; a longer one when it has grown by this part of itself. */
 const EAGER = { length: 8_000, part: 1 / 2 };
 
 /** @type {typeof import("./lib/markdown.js").parser | null} */ let parser = null;
+/** @type {typeof import("./lib/markdown.js").colours | null} */ let colours = null;
 /** Resolves when it is known whether there is a parser. */
 export const ready = import("./lib/markdown.js").then(
-  (library) => (parser = library.parser),
+  (library) => ({ parser, colours } = library),
   () => null,
 );
 
@@ -143,14 +147,29 @@ function offsetOf(text, line) {
   return offset;
 }
 
-/** Closes the marks that the last paragraph has opened, so that half an emphasis does not show its stars. */
-function mended(/** @type {string} */ text) {
-  if ((text.match(/^ {0,3}(```|~~~)/gm) ?? []).length % 2) return text;
+/**
+ * The text as it will be read when a little more has come: half an emphasis does not show its stars, the beginning of a
+ * table no pipes, and the marker of an item, a heading or a quote nothing until there is something behind it.
+ */
+function mended(/** @type {string} */ whole) {
+  if ((whole.match(/^ {0,3}(```|~~~)/gm) ?? []).length % 2) return whole;
+  const marker = /(^|\n)[ \t]*((\d{1,9}[.)]?|[-*+])([ \t]+\[[ xX]?\]?)?|#{1,6}|>)[ \t]*$/.exec(whole.slice(-MAX_MARKER));
+  const text = withTable(marker ? whole.slice(0, whole.length - marker[0].length + marker[1].length) : whole);
   const tail = withoutCode(text.slice(text.lastIndexOf("\n\n") + 1));
   if (tail.includes("`")) return text.endsWith("`") ? trimmedEnd(text, "`") : `${text}\``;
   const open = ["**", "~~"].filter((mark) => (tail.split(mark).length - 1) % 2);
   const trimmed = trimmedEnd(text, "*~_");
   return open.reduce((whole, mark) => (trimmed === text ? whole + mark : whole), open.length ? trimmed : text);
+}
+
+/** The text with the second row of the table that it has just begun, as only that row makes it one. */
+function withTable(/** @type {string} */ text) {
+  const begun = /(?:^|\n\n)( {0,3}\|[^\n]*)(\n[ |:-]*)?$/.exec(text.slice(-MAX_HEAD));
+  if (!begun) return text;
+  const [, head, second = ""] = begun;
+  if (!/[^ |]/.test(head)) return text.slice(0, text.length - head.length - second.length);
+  const columns = Math.max(1, head.trim().replace(/^\||\|$/g, "").split("|").length);
+  return `${text.slice(0, text.length - second.length)}\n|${"---|".repeat(columns)}`;
 }
 
 /** The text without what stands between two runs of as many backticks. */
@@ -199,7 +218,7 @@ function grown(parent, token) {
 /** Text and what is in it: emphasis, links, code. @param {Element} parent @param {Token[]} tokens */
 function inline(parent, tokens) {
   const open = [parent];
-  for (const token of tokens) {
+  for (const token of withoutBox(parent, tokens)) {
     const into = open[open.length - 1];
     if (token.nesting < 0) {
       open.pop();
@@ -213,6 +232,19 @@ function inline(parent, tokens) {
     into.append(node);
     if (token.nesting > 0 && node instanceof Element) open.push(node);
   }
+}
+
+/** What is left where an item of a list begins with a box, `[ ]` or `[x]`, which becomes one. @param {Element} parent @param {Token[]} tokens */
+function withoutBox(parent, tokens) {
+  const [first, ...others] = tokens;
+  const box = first?.type === "text" ? /^\[([ xX])\] /.exec(first.content) : null;
+  const item = parent.nodeName === "LI" ? parent : parent.previousSibling ? null : parent.parentElement;
+  if (!box || item?.nodeName !== "LI" || parent.firstChild) return tokens;
+  item.className = "task";
+  const done = box[1] !== " ";
+  const ariaLabel = done ? words.taskDone : words.taskOpen;
+  parent.append(Object.assign(document.createElement("input"), { type: "checkbox", disabled: true, checked: done, ariaLabel }));
+  return [{ ...first, content: first.content.slice(box[0].length) }, ...others];
 }
 
 /** @returns {HTMLElement} */
@@ -247,8 +279,22 @@ const SPECIAL = {
 function codeBlock(content, language) {
   const node = copyOf("code");
   find(node, ".language").textContent = language;
-  find(node, "code").textContent = content;
+  find(node, "code").append(...coloured(content, language.toLowerCase()));
   return node;
+}
+
+/** Code in its language's colours, which are classes. A long one, and one in an unknown language, has none. @param {string} code @param {string} language @returns {(Node | string)[]} */
+function coloured(code, language) {
+  if (!colours || code.length > MAX_COLOURED || !colours.registered(language)) return [code];
+  /** @type {(piece: Piece) => Node} */
+  const shown = ({ value, properties, children = [] }) => {
+    if (value !== undefined) return document.createTextNode(value);
+    const node = document.createElement("span");
+    node.className = (properties?.className ?? []).join(" ");
+    node.append(...children.map(shown));
+    return node;
+  };
+  return colours.highlight(language, code).children.map(shown);
 }
 
 function link(/** @type {string | null} */ href) {
@@ -311,7 +357,7 @@ function graft(parent, fresh, from = parent.firstChild) {
 
 /** Whether a node could be made like another. @param {Node} old @param {Node} node */
 function patched(old, node) {
-  if (old.nodeName !== node.nodeName || old.nodeName === "A") return false;
+  if (old.nodeName !== node.nodeName || old.nodeName === "A" || old.nodeName === "INPUT") return false;
   if (old instanceof Text && node instanceof Text) extend(old, node.data);
   else if (old.nodeName !== "BUTTON") graft(old, [...node.childNodes]);
   if (old instanceof HTMLOListElement && node instanceof HTMLOListElement) old.start = node.start;

@@ -1,5 +1,7 @@
 """Which call a piece belongs to; the transcripts of whole answers are in `tests/dialects/test_field.py`."""
 
+import pytest
+
 from gateway.core.pieces import MAX_CALLS, ToolCalls, chunk_of
 
 
@@ -18,6 +20,35 @@ def test_another_id_or_name_begins_another_call() -> None:
 
 def test_whole_arguments_behind_whole_arguments_begin_another_call() -> None:
     assert numbers((0, "a", "f", "{}"), (0, "a", "f", " {}"), (0, "a", "f", "")) == [0, 1, 1]
+
+
+@pytest.mark.parametrize(
+    ("pieces", "name"),
+    [
+        ([(0, "a", "get_", ""), (0, "", "weather", ""), (0, "", "", "{}")], "get_weather"),
+        ([(0, "a", "get_", ""), (0, "a", "weather", ""), (0, "a", "", "{}")], "get_weather"),
+        ([(None, "a", "get", ""), (None, "", "_wea", ""), (None, "", "ther", "")], "get_weather"),
+        ([(0, "a", "get", ""), (0, "a", "get_weather", ""), (0, "", "", "{}")], "get_weather"),
+        ([(0, "a", "f", ""), (0, "a", "f", "{"), (0, "a", "f", "}")], "f"),
+        ([(0, "a", "", ""), (0, "", "f", "{}")], "f"),
+    ],
+)
+def test_name_in_pieces_is_one_name(pieces: list[tuple[int | None, str, str, str]], name: str) -> None:
+    calls = ToolCalls()
+    assert {calls.number(*piece) for piece in pieces} == {0}
+    assert calls.name(0) == name
+
+
+def test_another_name_begins_another_call_where_it_is_no_piece() -> None:
+    assert numbers((0, "", "f", ""), (0, "", "g", "")) == [0, 1]
+    assert numbers((0, "a", "f", ""), (0, "b", "g", "")) == [0, 1]
+    assert numbers((0, "a", "f", ""), (0, "", "g", "{}")) == [0, 1]
+    assert numbers((0, "a", "f" * 200, ""), (0, "", "g" * 200, "")) == [0, 1]
+
+
+def test_another_id_alone_begins_nothing() -> None:
+    assert numbers((0, "a", "f", ""), (0, "b", "", '{"x"'), (0, "c", "", ":1}")) == [0, 0, 0]
+    assert numbers((0, "a", "f", "{"), (0, "b", "g", "{"), (0, "a", "", "}"), (0, "b", "", "}")) == [0, 1, 0, 1]
 
 
 def test_repeated_labels_begin_nothing() -> None:

@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.core import sentence as rules
+from gateway.core.errors import GatewayError
 from gateway.core.sentence import MARK, MAX_REQUEST, MAX_SENTENCE, hiding_quotes, plain, without_keys
 
 
@@ -195,3 +196,11 @@ def test_quotes_are_found_however_the_work_is_parted(content: str, step: int) ->
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(rules, "STEP", step)
         assert without_quotes(sentence, asked(content)) == whole
+
+
+@pytest.mark.parametrize("code", ["The_Secret_Garden_Party", "the-secret-garden-party", "TheSecretGardenParty"])
+def test_code_that_is_made_of_a_request_is_hidden_however_its_words_are_joined(code: str) -> None:
+    error = GatewayError(code, "No.", detail=f"HTTP 400 {code}", provider_code=code)
+    for _ in error.hiding(lambda said: hiding_quotes(said, b'{"messages":[{"content":"the secret garden party"}]}')):
+        pass
+    assert (error.code, error.detail, error.provider_code) == ("upstream_error", "HTTP 400 …", "")

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gateway.core.event import Event
-from gateway.core.sse import Decoder, LineSplitter, Oversize, clean_name, comment, data_lines
+from gateway.core.sse import MAX_EARLY, Decoder, LineSplitter, Oversize, clean_name, comment, data_lines
 
 FIELDS = [b"data: ", b"data:", b"data", b"event: t\n", b"id: 7\n", b"id: a\0b\n", b"retry: 9\n", b": c\n", b":", b" "]
 MARKS = [b"\n", b"\r", b"\r\n", b"\n\n", b"\xef\xbb\xbf", "好。".encode(), "🙂".encode(), b"\xff", b"\xe4\xbd", b"\0"]
@@ -299,3 +299,27 @@ def test_clean_name_drops_control_characters_and_is_bounded() -> None:
     assert clean_name("to\r\nken\0\x1b\x85\t") == "token"
     assert clean_name("消息 emoji🙂") == "消息 emoji🙂"
     assert len(clean_name("x" * 10_000)) == 256
+
+
+def test_early_end_is_looked_for_once_a_block_however_small_the_reads_are() -> None:
+    asked: list[str] = []
+
+    def ask(data: str) -> bool:
+        asked.append(data)
+        return False
+
+    decoder = Decoder(early=ask)
+    for byte in b"data: a\n" + b":\n" * 100 + b"data: b\n\n":
+        decoder.feed(bytes([byte]))
+    assert asked == ["a"]
+    lines: list[bytes] = []
+
+    def look(line: bytes) -> bool:
+        lines.append(line)
+        return False
+
+    splitter = LineSplitter(early=look)
+    for _ in range(1000):
+        splitter.feed(b"}")
+    assert len(lines) < 40
+    assert Decoder(early=lambda _: True).feed(b"data: " + b"x" * (MAX_EARLY + 1) + b"\n") == []

@@ -23,6 +23,14 @@ def test_model_keeps_the_language_when_only_a_hint_is_said() -> None:
     assert said(ask("你好", "/long")).startswith("你问的是：“（没有具体问题）”")
 
 
+@pytest.mark.parametrize("text", ["Write a haiku about a river", "Haiku, please!", "写一首关于河流的短诗"])
+def test_model_knows_one_poem(text: str) -> None:
+    lines = said(ask(text)).split("\n\n")[0].split("\n")
+    assert len(lines) == 3
+    assert all(line.startswith("> ") for line in lines)
+    assert said(ask(f"{text} /long")) != said(ask(text))
+
+
 @pytest.mark.parametrize("text", ["请/slow一点", "／slow please", "(/slow)"])
 def test_model_finds_a_hint_anywhere(text: str) -> None:
     assert answer(ask(text)).rate < answer(ask("x")).rate

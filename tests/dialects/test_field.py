@@ -92,6 +92,18 @@ ERRORS = {
     "a stream error": 'event: stream_error\ndata: {"message":"The engine broke."}\n\n',
     "no success": 'data: {"success":false,"message":"The engine broke."}\n\n',
     "error_msg": 'data: {"error_code":336100,"error_msg":"The engine broke."}\n\n',
+    "beside null": 'data: {"choices":null,"error_type":"x","error_message":"The engine broke."}\n\n',
+    "beside no choices": 'data: {"choices":[],"error_type":"x","error_msg":"The engine broke."}\n\n',
+    "a mark": 'data: {"is_error":true,"message":"The engine broke."}\n\n',
+    "named for its class": 'data: {"modelStreamErrorException":{"message":"The engine broke."}}\n\n',
+    "in a response": 'data: {"response":{"error":{"code":"server_error","message":"The engine broke."}}}\n\n',
+    "in data": 'data: {"data":{"error":{"message":"The engine broke."}}}\n\n',
+    "in a header": 'data: {"header":{"code":10907,"message":"The engine broke.","status":2}}\n\n',
+    "with capitals": 'data: {"Response":{"Error":{"Code":"Broke","Message":"The engine broke."}}}\n\n',
+    "ErrorMsg": 'data: {"ErrorMsg":{"Code":4001,"Msg":"The engine broke."}}\n\n',
+    "exception": 'data: {"exception":"The engine broke."}\n\n',
+    "retcode": 'data: {"retcode":1003,"msg":"The engine broke."}\n\n',
+    "a compound name": 'event: llm_error\ndata: {"message":"The engine broke."}\n\n',
     "in a delta": f'data: {{"choices":[{{"index":0,"delta":{{"content":"","error":{BROKEN}}}}}]}}\n\n',
     "beside choices": f'data: {{"error":{BROKEN},"choices":[{{"index":0,"delta":{{"content":"x"}}}}]}}\n\n',
 }
@@ -114,7 +126,14 @@ def test_error_reads_the_same_for_every_cut(make: Make, error: str) -> None:
 
 
 @BOTH
-@pytest.mark.parametrize("reason", ["error", "abort", "network_error", "insufficient_system_resource"])
+@pytest.mark.parametrize(
+    "reason",
+    [
+        *("error", "ERROR", "abort", "network_error", "insufficient_system_resource", "model_error", "timed_out"),
+        *("USER_CANCEL", "engine_shutdown", "rate_limit_exceeded", "MALFORMED_FUNCTION_CALL", "error_finish"),
+        *("function_call_filter: UNEXPECTED_TOOL_CALL", "malformed_model_output", "serverOverloaded"),
+    ],
+)
 def test_reason_that_says_failure_is_no_end(make: Make, reason: str) -> None:
     answer = make()
     events = told(answer, (ROLE + chunk({"content": "half"}) + chunk({}, finish_reason=reason) + DONE).encode())
@@ -259,6 +278,99 @@ def test_answer_of_another_dialect_makes_no_sense() -> None:
     assert failed(answer).code == "upstream_protocol"
 
 
+GOOD_OBJECTS = [
+    '{"code":0,"message":"success","data":{"id":1}}',
+    '{"header":{"code":0,"message":"Success","status":1}}',
+    '{"response":{"error":null,"status":"in_progress"}}',
+    '{"error_code":0,"error_msg":"ok"}',
+    '{"error":{},"choices":[]}',
+    '{"is_error":false,"message":"fine"}',
+    '{"message":"The model is warming up."}',
+    '{"type":"tool_error","message":"a tool failed, and the answer goes on"}',
+]
+
+
+@BOTH
+@pytest.mark.parametrize("good", GOOD_OBJECTS)
+def test_object_that_reports_no_failure_is_none(make: Make, good: str) -> None:
+    assert said(make(), ROLE, chunk({"content": "Hi"}), f"data: {good}\n\n", STOP, DONE) == "Hi"
+
+
+@BOTH
+@pytest.mark.parametrize(
+    "sentence", ["Input is too long for requested model.", "prompt is too long: 5 tokens > 4 maximum"]
+)
+def test_sentence_alone_is_heard_where_its_words_are_known(make: Make, sentence: str) -> None:
+    answer = make()
+    told(answer, f"data: {json.dumps({'message': sentence})}\n\n{DONE}".encode())
+    assert (failed(answer).code, failed(answer).status) == ("context_length_exceeded", 400)
+
+
+def test_report_in_many_envelopes_is_read_in_bounded_depth() -> None:
+    report = '{"response":' * 500 + '{"error":"The engine broke."}' + "}" * 500
+    answer = text()
+    told(answer, (chunk({"content": "Hi"}) + f"data: {report}\n\n" + STOP).encode())
+    assert (answer.failure, answer.skipped) == (None, 1)
+
+
+@pytest.mark.parametrize(
+    ("reason", "word"),
+    [
+        ("content_filter: PROHIBITED_CONTENT", "content_filter"),
+        ("RECITATION", "content_filter"),
+        ("content-filter", "content_filter"),
+        ("guardrail_intervened", "content_filter"),
+        ("ERROR_LIMIT", "length"),
+        ("token_limit", "length"),
+    ],
+)
+def test_reason_has_openais_word(reason: str, word: str) -> None:
+    for make in (text, kept):
+        answer = make()
+        told(answer, (ROLE + chunk({"content": "Hi"}) + chunk({}, finish_reason=reason) + DONE).encode())
+        assert (answer.finish_reason, answer.failure) == (word, None)
+
+
+NOTHING_UNDERSTOOD: list[tuple[Make, str]] = [
+    (text, 'data: {"response":"Hi"}\n\n' + STOP + DONE),
+    (kept, 'data: {"response":"Hi"}\n\n' + STOP + DONE),
+    (kept, ROLE + "data: {'choices': None}\n\n" + STOP + DONE),
+    (ollama, 'Hi\n{"message":{"content":""},"done":true,"done_reason":"stop"}\n'),
+]
+
+
+@pytest.mark.parametrize(("make", "stream"), NOTHING_UNDERSTOOD)
+def test_answer_of_which_nothing_was_understood_is_not_whole(make: Make, stream: str) -> None:
+    answer = make()
+    answer.may_be_empty = False
+    assert told(answer, stream.encode()) == []
+    assert failed(answer).code == "upstream_protocol"
+
+
+# -- last words without their line end ---------------------------------------------------------------------------------
+
+TORN: list[tuple[Make, str]] = [
+    (text, chunk({"content": "Hi"}) + STOP[:-1]),
+    (kept, chunk({"content": "Hi"}) + STOP[:-1]),
+    (text, chunk({"content": "Hi"}) + DONE[:-1]),
+    (kept, "event: x\n" + chunk({"content": "Hi"}) + "id: 4\n" + STOP[:-1]),
+    (anthropic, 'data: {"type":"content_block_delta","delta":{"text":"Hi"}}\n\ndata: {"type":"message_stop"}\n'),
+    (ollama, '{"message":{"content":"Hi"},"done":false}\n{"message":{"content":""},"done":true}'),
+    (ollama, '{"message":{"content":"Hi","thinking":"}"},"done":false}\n{"message":{},"done": true, "x":{}}'),
+]
+
+
+@pytest.mark.parametrize(("make", "stream"), TORN)
+def test_last_words_without_a_line_end_are_read_at_once(make: Make, stream: str) -> None:
+    answer = make()
+    completion = Completion()
+    for event in answer.feed(stream.encode()):
+        completion.add(event)
+    assert text_of(completion.result(View("s1", "", "", 0), None)["choices"][0]["message"]) == "Hi"
+    assert answer.complete
+    assert same_for_every_cut(make, (stream + "\n\n").encode())
+
+
 # -- no reason is made up ----------------------------------------------------------------------------------------------
 
 
@@ -288,6 +400,30 @@ def test_kept_chunks_that_say_nothing_wait_for_one_that_does() -> None:
     assert answer.feed((filtered + ROLE).encode()) == []
     assert len(answer.feed(chunk({"content": "Hi"}).encode())) == 3
     assert len(answer.feed(ROLE.encode())) == 1
+
+
+@pytest.mark.parametrize(
+    "delta",
+    [
+        {"role": "assistant", "content": "", "obfuscation": "abcd"},
+        {"role": "assistant", "content": [{"type": "text", "text": ""}]},
+        {"role": "assistant", "tool_calls": [{"index": 0, "type": "function", "function": {"arguments": ""}}]},
+        {"role": "assistant", "content": "", "annotations": [], "reasoning_details": [{"type": "x", "index": 0}]},
+    ],
+)
+def test_kept_chunk_without_any_text_waits_for_one_that_has_it(delta: dict[str, Any]) -> None:
+    answer = kept()
+    assert answer.feed(chunk(delta).encode()) == []
+    assert len(answer.feed(chunk({"content": "Hi"}).encode())) == 2
+
+
+@pytest.mark.parametrize("delta", [{}, {"role": "assistant", "content": ""}, {"tool_calls": []}, {"content": None}])
+def test_usage_beside_a_choice_without_any_text_is_hidden(delta: dict[str, Any]) -> None:
+    counted = chunk(delta).replace('"choices"', '"usage": {"prompt_tokens": 1, "completion_tokens": 2}, "choices"')
+    events = told(kept(), (ROLE + chunk({"content": "Hi"}) + STOP + counted + DONE).encode())
+    assert [data for _, data in events if "usage" in data] == []
+    first = told(kept(), (counted + chunk({"content": "Hi"}) + STOP + DONE).encode())
+    assert len(first) == 2 + ("role" in delta)
 
 
 def test_kept_chunks_that_say_nothing_are_given_out_with_the_end() -> None:
@@ -370,6 +506,13 @@ def without(*keys: str, **more: Any) -> Callable[[str], str]:
 ODD: dict[str, str] = {
     "index as a text": chunk({"content": "Hi"}, index="0"),
     "index as a float": chunk({"content": "Hi"}, index=0.0),
+    "index below 0": chunk({"content": "Hi"}, index=-1),
+    "text in the delta": chunk({"type": "text", "text": "Hi"}),
+    "a byte order mark": chunk({"content": "Hi"}).replace("data: ", "data: \ufeff"),
+    "a list of chunks": chunk({"content": "Hi"}).replace("data: ", "data: [").replace("\n\n", "]\n\n"),
+    "JSON in JSON": f"data: {json.dumps(chunk({'content': 'Hi'})[6:-2])}\n\n",
+    "two chunks in one": chunk({"content": "H"})[:-2] + chunk({"content": "i"})[6:],
+    "two chunks in one, each with its field": chunk({"content": "H"})[:-2] + chunk({"content": "i"}),
     "index not 0": chunk({"content": "Hi"}, index=1),
     "no index": without("index")(chunk({"content": "Hi"})),
     "index null": chunk({"content": "Hi"}, index=None),
@@ -747,6 +890,27 @@ CALLS: dict[str, tuple[str, list[tuple[str, str]]]] = {
     "arguments as an object": (pieces([piece("f", {"x": 1}, index=0, id="a")]), [("f", '{"x":1}')]),
     "arguments as an empty object": (pieces([piece("f", {}, index=0, id="a")]), [("f", "{}")]),
     "no function around it": (pieces([{"index": 0, "id": "a", "name": "f", "arguments": "{}"}]), [("f", "{}")]),
+    "its name in pieces": (
+        pieces([piece("get_", "", index=0, id="a")], [{"index": 0, "function": {"name": "weather"}}])
+        + pieces([{"index": 0, "function": {"arguments": "{}"}}]),
+        [("get_weather", "{}")],
+    ),
+    "its name grows": (
+        pieces([piece("get", "", index=0, id="a")], [piece("get_weather", "", index=0, id="a")])
+        + pieces([{"index": 0, "function": {"arguments": "{}"}}]),
+        [("get_weather", "{}")],
+    ),
+    "an id for every piece": (
+        pieces([piece("f", "", index=0, id="a")], [{"index": 0, "id": "b", "function": {"arguments": '{"x":1}'}}]),
+        [("f", '{"x":1}')],
+    ),
+    "empty arguments before the real ones": (
+        pieces([piece("f", "{}", index=0, id="a")], [{"index": 0, "function": {"arguments": '{"x"'}}])
+        + pieces([{"index": 0, "function": {"arguments": ":1}"}}]),
+        [("f", '{"x":1}')],
+    ),
+    "arguments null as a text": (pieces([piece("f", "null", index=0, id="a")]), [("f", "{}")]),
+    "arguments blank": (pieces([piece("f", " ", index=0, id="a")]), [("f", "{}")]),
     "one call as an object": (chunk({"tool_calls": piece("f", "{}", index=0, id="a")}), [("f", "{}")]),
     "an id that is a number": (pieces([piece("f", "{}", index=0, id=17)]), [("f", "{}")]),
     "no id": (pieces([piece("f", "{}", index=0)], [piece("g", "{}", index=1)]), [("f", "{}"), ("g", "{}")]),

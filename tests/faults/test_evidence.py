@@ -158,9 +158,13 @@ async def test_failure_quotes_neither_prompt_nor_key(stage: Stage, status: int) 
         check(line)
 
 
+ESCAPED = PROMPT.replace("-", "%2D")
+
+
+@pytest.mark.parametrize("code", [PROMPT, ESCAPED, ESCAPED.replace("%", "%25")])
 @pytest.mark.parametrize("in_stream", [False, True])
-async def test_code_that_is_made_of_prompt_or_key_is_not_told(stage: Stage, in_stream: bool) -> None:
-    said = error("No.", code=PROMPT, type=API_KEY)
+async def test_code_that_is_made_of_prompt_or_key_is_not_told(stage: Stage, in_stream: bool, code: str) -> None:
+    said = error("No.", code=code, type=API_KEY)
     stage.plays([sse_head(), chunk(f"data: {said}\n\n")] if in_stream else [response(400, said)])
     for heard in await stage.ask_all(ways(*CHATS)):
         told = await failures(stage, heard)

@@ -500,6 +500,9 @@ async def closed(gateway: Gateway) -> AsyncIterator[Gateway]:
 async def test_visitor_without_a_key_is_asked_for_one(page: Page, closed: Gateway) -> None:
     await ask(page, "/fast hello")
     await expect(page.get_by_role("dialog")).to_be_visible()
+    await page.get_by_role("textbox", name="Key").fill("a-key-that-is-wrong")
+    await page.get_by_role("button", name="Use this key").click()
+    await expect(page.get_by_role("dialog")).to_contain_text("not accepted")
     await page.get_by_role("textbox", name="Key").fill(KEY)
     await page.keyboard.press("Enter")
     await reach(page, "done")
@@ -593,3 +596,14 @@ async def test_visitor_behind_a_proxy_is_shown_no_details(
         await reach(page, "error")
         await expect(page.locator(".note span").last).to_contain_text("Tell the person who runs the gateway.")
         await expect(page.locator(".why")).to_be_hidden()
+
+
+async def test_visitor_saves_a_chat_as_a_file(page: Page) -> None:
+    await ask(page, "Keep this /fast")
+    await reach(page, "done")
+    async with page.expect_download() as saving:
+        await page.get_by_role("button", name="Save this chat").click()
+    saved = await saving.value
+    text = (await saved.path()).read_text(encoding="utf-8")
+    assert (saved.suggested_filename, text[:23]) == ("Keep this _fast.md", "# Keep this /fast\n\n## Q")
+    assert "You asked: “Keep this”" in text

@@ -380,3 +380,53 @@ async def test_page_without_the_parser_shows_plain_text(context: BrowserContext,
 async def test_page_refuses_markup_even_from_itself(page: Page) -> None:
     refused = "() => { try { document.body.innerHTML = '<b>x</b>'; } catch (error) { return error.name; } }"
     assert await page.evaluate(refused) == "TypeError"
+
+
+GROW = """
+async (text) => {
+  const { Prose, ready } = await import("/page/markdown.js");
+  await ready;
+  const root = document.querySelector("main").appendChild(document.createElement("div"));
+  root.className = "text";
+  const prose = new Prose(root);
+  const seen = new Set();
+  for (let end = 1; end <= text.length; end += 1) {
+    prose.write(text.slice(0, end), end < text.length);
+    for (const block of root.children) if (!block.matches(".table")) seen.add(block.tagName + ":" + block.textContent);
+  }
+  const items = [...root.querySelectorAll("li.task")];
+  const tasks = items.map((item) => [item.querySelector("input"), item.innerText.trim()]);
+  const boxes = tasks.map(([box, text]) => [box.checked, box.disabled, text]);
+  const margins = [...root.querySelectorAll("li > .code")].map((node) => getComputedStyle(node).marginLeft);
+  return {seen: [...seen], boxes, margins, html: root.innerHTML};
+}
+"""
+
+
+async def test_beginnings_of_tables_items_and_headings_do_not_flash(page: Page) -> None:
+    table = (
+        "Words:\n\n| one | two |\n|:---|---|\n| 1 | 2 |\n\nAnd\n- [ ] open\n- [x] done\n\n9. nine\n10. ten\n\n# Head"
+    )
+    grown = await page.evaluate(GROW, table)
+    assert not [text for text in grown["seen"] if "|" in text], grown["seen"]
+    assert not [text for text in grown["seen"] if re.search(r"[#\[-]|[0-9]\.?$", text.partition(":")[2])], grown["seen"]
+    assert not [text for text in grown["seen"] if text.startswith("H") and not text.startswith("H3:H")], grown["seen"]
+    assert grown["boxes"] == [[False, True, "open"], [True, True, "done"]]
+    assert '<ol start="9">' in grown["html"]
+
+
+async def test_code_in_an_item_stands_where_its_text_does(page: Page) -> None:
+    assert (await page.evaluate(GROW, "- item\n\n  ```sh\n  ls\n  ```\n"))["margins"] == ["0px"]
+
+
+COLOURED = "```python\ndef f(x):\n    return 'a' # <b>\n```\n"
+
+
+async def test_code_has_its_language_s_colours_while_it_grows_and_after(page: Page) -> None:
+    said = await write(page, COLOURED, 3)
+    assert said["html"] == said["once"]
+    for kind, text in (("keyword", "def"), ("keyword", "return"), ("string", "'a'"), ("comment", "# &lt;b&gt;")):
+        assert f'<span class="hljs-{kind}">{text}</span>' in said["html"], said["html"]
+    assert "hljs" in said["grown"]
+    plain = await write(page, COLOURED.replace("python", "klingon") + COLOURED.replace("x", "x" * 10_000), 5_000)
+    assert "hljs" not in plain["html"]

@@ -49,6 +49,12 @@ PLAIN = "The plain HTTP request was sent to HTTPS port"
         (GatewayError("upstream_unreachable", detail=NO_NAME), "http://nowhere/v1", "openai", "name is not known"),
         (GatewayError("upstream_unreachable"), "http://localhost:1/v1", "openai", "container"),
         (GatewayError("upstream_unreachable"), "http://10.0.0.1:1/v1", "openai", "firewall"),
+        (
+            GatewayError("upstream_unreachable", detail="ConnectionTimeoutError: "),
+            "https://h:8000/v1",
+            "openai",
+            "http://",
+        ),
         (refused(401, "upstream_auth"), "http://h/v1", "openai", "api_key"),
         (refused(402, "upstream_auth"), "http://h/v1", "openai", "balance"),
         (refused(400, "upstream_auth", "Your credit balance is too low"), "http://h/v1", "openai", "balance"),

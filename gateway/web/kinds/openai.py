@@ -25,6 +25,7 @@ from gateway.web.body import read_json_object
 from gateway.web.exchange import Endpoint, Exchange, Kind
 from gateway.web.kinds.base import Asked, RouteKind
 from gateway.web.kinds.chat_source import ChatSource, added_tokens
+from gateway.web.kinds.models import Models
 from gateway.web.rate_limit_headers import openai_rate_limit_headers
 from gateway.web.responses import json_response, json_text
 from gateway.web.streaming import stream_new
@@ -68,8 +69,11 @@ class OpenAI(RouteKind[OpenAIRoute]):
         self.added = added_tokens(chain)
         # An SDK has a base URL, and asks for all of OpenAI's paths below it.
         bases = {route.path, route.path.removesuffix("/chat/completions")} - {""}
+        base = route.path.removesuffix("/chat/completions")
+        models = Endpoint(f"{base}/models", Models(route, chain[0]))
         nothing = Endpoint("_none", Nothing(route.path), public=True)
-        self.beside = dict.fromkeys((f"{base}/{{path}}" for base in bases), nothing)
+        self.beside = dict.fromkeys((f"{base}/models", f"{base}/models/", f"{base}/models/{{path}}"), models)
+        self.beside |= dict.fromkeys((f"{base}/{{path}}" for base in bases), nothing)
 
     async def read(self, exchange: Exchange) -> Asked:
         """The chat request. Only the members that the gateway itself uses are checked."""

@@ -1,4 +1,4 @@
-/** The bundle that `make page` makes of markdown.mjs: what the chat page uses of markdown-it. */
+/** The bundle that `make page` makes of markdown.mjs: what the chat page uses of markdown-it and lowlight. */
 
 export interface Token {
   type: string;
@@ -17,3 +17,16 @@ export interface Token {
 }
 
 export const parser: { parse(text: string, env: object): Token[] };
+
+/** A piece of code: a text, or what stands in a colour. */
+export interface Piece {
+  type: string;
+  value?: string;
+  properties?: { className?: string[] };
+  children?: Piece[];
+}
+
+export const colours: {
+  registered(language: string): boolean;
+  highlight(language: string, code: string): { children: Piece[] };
+};

@@ -1,5 +1,7 @@
-/** The parser of the chat page: CommonMark with tables, no HTML, and emphasis beside Chinese punctuation. */
+/** What the chat page shows an answer with: CommonMark with tables, no HTML, emphasis beside Chinese punctuation; colours of code. */
+import { common, createLowlight } from "lowlight";
 import MarkdownIt from "markdown-it";
 import cjkFriendly from "markdown-it-cjk-friendly";
 
 export const parser = new MarkdownIt("default", { html: false, linkify: true, maxNesting: 40 }).use(cjkFriendly);
+export const colours = createLowlight(common);
