@@ -20,7 +20,7 @@ import msgspec
 
 from gateway.core.errors import KINDS, GatewayError
 from gateway.core.event import TOOL, Event, Usage
-from gateway.core.lenient import json_of
+from gateway.core.lenient import json_of, value_of
 from gateway.core.sse import MAX_EVENT, MAX_LINE, Decoder, Oversize
 from gateway.core.weight import LIGHT, is_heavy
 from gateway.dialects import failures
