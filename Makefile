@@ -85,7 +85,7 @@ coverage: setup page node_modules/.installed programs
 
 programs:
 	@.ci/need nginx:nginx curl:curl openssl:openssl libatomic.so.1:libatomic1 \
-		prometheus:prometheus promtool:prometheus \
+		prometheus:prometheus promtool:prometheus redis-server:redis-server \
 		chromium-headless-shell:chromium-headless-shell,fonts-noto-cjk \
 		firefox-esr:firefox-esr WebKitWebDriver:webkit2gtk-driver Xvfb:xvfb
 

@@ -21,6 +21,7 @@ ROOMS = (
     {"observe"},
     {"upstream"},
     {"identity", "streams"},
+    {"store"},
     {"web"},
     {"admin"},
     {"app"},
