@@ -77,6 +77,7 @@ class Connection:
         self._loop = asyncio.get_running_loop()
         self._commands = self.client(max_connections=MAX_CONNECTIONS, timeout=PATIENCE)
         self._returned: list[Returned] = []
+        self._beating: list[Returned] = []
         self._wanted = asyncio.Event()
         self._tried = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
@@ -95,7 +96,7 @@ class Connection:
             socket_timeout=timeout,
             socket_connect_timeout=CONNECT,
             retry=Retry(NoBackoff(), 0),
-            protocol=3,
+            protocol=2,  # replies of one shape, whatever the server speaks
             client_name=f"gateway-{self.node}",
         )
         return redis.Redis.from_pool(pool)
@@ -103,6 +104,10 @@ class Connection:
     def when_up(self, returned: Returned) -> None:
         """This is awaited whenever the store is there again, also the first time."""
         self._returned.append(returned)
+
+    def when_beating(self, beating: Returned) -> None:
+        """This is awaited at each beat while the store is there. What it raises of `StoreAwayError` ends that."""
+        self._beating.append(beating)
 
     async def start(self) -> None:
         """Begins to beat. Returns when the first try is over, well or not."""
@@ -159,10 +164,11 @@ class Connection:
         except NoScriptError:
             raise
         except (RedisError, OSError, TimeoutError) as error:
-            self._lose(error)
+            self.lose(error)
             raise StoreAwayError(type(error).__name__) from error
 
-    def _lose(self, error: BaseException) -> None:
+    def lose(self, error: BaseException) -> None:
+        """The store is away, for this reason. The beat finds out when it is back."""
         if self.up:
             self.up = False
             self._logger.warning("store_away", reason=type(error).__name__, detail=str(error)[:200])
@@ -174,7 +180,7 @@ class Connection:
             try:
                 await self._try()
             except (StoreAwayError, RedisError, OSError) as error:
-                self._lose(error)
+                self.lose(error)
             self._tried.set()
             pause = BEAT if self.up else PAUSE * random.uniform(0.5, 1.0)  # noqa: S311 - no secret
             try:
@@ -189,6 +195,8 @@ class Connection:
         await self._call(("SET", self.layout.lease(self.node), "1", "PX", round(LEASE * 1000)), within)
         self.last = self._loop.time()
         if self.up:
+            for beating in self._beating:
+                await beating()
             return
         self.up = True
         for returned in self._returned:

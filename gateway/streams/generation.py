@@ -117,9 +117,10 @@ class Generation:
         ended: done when it has ended.
         gate: limits how often readers come back; None until one does.
         id_sent: whether a client was sent the stream's id. Without the id, nobody can come back to the stream.
+        kept: seconds for which it can be read after its end.
     """
 
-    __slots__ = ("_engine", "_run", "account", "ended", "gate", "id_sent", "log", "stream")
+    __slots__ = ("_engine", "_run", "account", "ended", "gate", "id_sent", "kept", "log", "stream")
 
     def __init__(self, stream: Stream, log: MemoryLog, job: Job, lease: Lease, engine: Engine) -> None:
         self.stream = stream
@@ -127,6 +128,7 @@ class Generation:
         self.ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.gate: Gate | None = None
         self.id_sent = False
+        self.kept = job.stream.resume.ttl if job.stream.resume.enabled else 0.0
         self._engine = engine
         log.model = job.model
         started, dialect = engine.clock.now(), job.chain[0].config.dialect
@@ -175,6 +177,10 @@ class Generation:
         if run is not None and run.verdict is None and run.task is not None and not run.task.done():
             run.verdict = (error, outcome or OUTCOMES.get(error.code, "upstream_error"))
             run.task.cancel()
+
+    def lost(self) -> None:
+        """Another gateway writes this stream from now on, so that it ends here."""
+        self.abort(GatewayError("upstream_cut", detail="another node has taken the stream"))
 
     @property
     def commit_after(self) -> float:
@@ -288,10 +294,11 @@ class Generation:
         run.lease.settle(amounts(pump.spent, self.log.model), now)
         self._give_back(run, now)
 
+        if run.passed_through is not None:
+            self.kept = 0.0
         self.log.close(self._terminal(run, pump, failure, usage))
         del engine.running[self.stream.id]
-        resume = job.stream.resume
-        engine.registry.retire(self.stream.id, resume.ttl if resume.enabled and run.passed_through is None else 0)
+        engine.registry.retire(self.stream.id, self.kept)
         # The first call that decides wins: an answer that failed before it opened is an error, any other a stream.
         if failure is not None:
             run.opening.fail(failure)

@@ -100,6 +100,13 @@ class Log(Protocol):
         """An attached reader moved on or left, so there may be room again."""
 
 
+class Mirror(Protocol):
+    """What copies a log to somewhere else, and reads there what it lacks."""
+
+    def changed(self) -> None:
+        """Events were appended, or the log was closed. Called before any reader is offered the events."""
+
+
 class LogMemory:
     """Bytes that all logs of a process keep together.
 
@@ -126,6 +133,9 @@ class MemoryLog:
     Args:
         max_bytes: how much is kept.
         memory: the bytes of all logs. This one adds to it, and gives back in `discard`.
+
+    Attributes:
+        mirror: copies it, None where nothing does. It may lag behind: trimming does not wait for it.
     """
 
     __slots__ = (
@@ -137,6 +147,7 @@ class MemoryLog:
         "full",
         "last",
         "max_bytes",
+        "mirror",
         "model",
         "readers",
         "size",
@@ -146,6 +157,7 @@ class MemoryLog:
     def __init__(self, max_bytes: int, memory: LogMemory) -> None:
         self.max_bytes = max_bytes
         self.model = ""
+        self.mirror: Mirror | None = None
         self.first = 1
         self.last = 0
         self.size = 0
@@ -170,6 +182,8 @@ class MemoryLog:
         self._memory.used += size
         if self.size > self.max_bytes:
             self._trim()
+        if self.mirror is not None:
+            self.mirror.changed()
         for reader in self.readers:
             reader.offer(events)
 
@@ -184,6 +198,8 @@ class MemoryLog:
         self.terminal = terminal
         self.closed = True
         self.full = False
+        if self.mirror is not None:
+            self.mirror.changed()
 
     def discard(self) -> None:
         """Drops all events. To be called once, on a closed log without readers."""

@@ -76,6 +76,8 @@ def admit(exchange: Exchange, job: Job, max_tokens: int | None = None) -> Genera
     generation.hold_body(exchange.held)
     exchange.held = None
     generation.start()
+    if gateway.shared is not None and job.stream.resume.enabled:
+        gateway.shared.track(generation)
     exchange.account = generation.account
     return generation
 
