@@ -4,6 +4,7 @@ import asyncio
 import resource
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from importlib.metadata import version
 from types import MappingProxyType
 from typing import TYPE_CHECKING
@@ -31,6 +32,7 @@ from gateway.streams.inflight import Inflight
 from gateway.streams.registry import Registry
 from gateway.upstream.http import new_session
 from gateway.upstream.pool import Upstream
+from gateway.web.adoption import adopt
 from gateway.web.exchange import Endpoint
 from gateway.web.failure_details import FailureDetails
 from gateway.web.kinds import KINDS, KindFactory
@@ -90,6 +92,8 @@ class App:
 
     async def close(self) -> None:
         """Ends the streams that still run, and closes everything that was opened."""
+        if self.gateway.shared is not None:
+            await self.gateway.shared.hand_over()
         running = list(self.gateway.engine.running.values())
         for generation in running:
             generation.abort(GatewayError("drained"))
@@ -152,6 +156,8 @@ async def make_app(
         max_connections=max_connections,
         shared=await _shared(config, engine),
     )
+    if gateway.shared is not None:
+        gateway.shared.adoption.adopt = partial(adopt, gateway)
     return App(gateway, demo, kinds, tuple(verifiers), tokens, forwards)
 
 

@@ -31,7 +31,9 @@ from gateway.core.event import Event
 from gateway.store.connection import Connection, StoreAwayError
 from gateway.store.layout import ALIVE_MS, CLOSE, KEEP, OPEN, STANDS
 from gateway.store.pipe import Pipe, Replied, pack
+from gateway.store.sealed import Seal
 from gateway.streams.log import MemoryLog, State
+from gateway.streams.order import Order
 from gateway.streams.stream import Stream
 
 ENTRY_EVENTS: Final = 512
@@ -42,6 +44,8 @@ PATIENCE: Final = 1.0
 """Seconds without a reply after which the pipe counts as broken."""
 KEPT_EVERY: Final = 30.0
 """Seconds between two times that a node lets the keys of its running streams live on. They live `ALIVE_MS`."""
+MAX_ORDER: Final = 1024 * 1024
+"""Bytes of an order, at most: a stream with a longer prompt is not adopted."""
 CHUNK: Final = 200
 """Streams that one script is asked for."""
 
@@ -65,7 +69,7 @@ class Written(Protocol):
     def kept(self) -> float:
         """Seconds for which it can be read after its end; 0 for one that left nothing to come back to."""
 
-    def lost(self) -> None:
+    def move(self) -> None:
         """Another node writes it from now on: it ends here, and its readers come back to the other one."""
 
 
@@ -74,16 +78,20 @@ class Copy:
 
     Attributes:
         written: the stream.
+        order: what its generation was asked for, None where nobody could go on with it.
         epoch: of this node's ownership.
         sent: number of the last event that was written to Redis.
         opened: whether Redis was told of the stream.
         dirty: whether it is listed to be written.
     """
 
-    __slots__ = ("_journal", "closing", "dirty", "epoch", "opened", "sent", "written")
+    __slots__ = ("_journal", "closing", "dirty", "epoch", "opened", "order", "sent", "written")
 
-    def __init__(self, journal: "Journal", written: Written, epoch: int, sent: int, opened: bool) -> None:
+    def __init__(
+        self, journal: "Journal", written: Written, order: Order | None, epoch: int, sent: int, opened: bool
+    ) -> None:
         self._journal = journal
+        self.order = order
         self.written = written
         self.epoch = epoch
         self.sent = sent
@@ -103,12 +111,14 @@ class Journal:
 
     Args:
         connection: this process's way to Redis.
+        seal: seals orders; None where none is written.
         logger: the process's log.
     """
 
-    def __init__(self, connection: Connection, logger: FilteringBoundLogger) -> None:
+    def __init__(self, connection: Connection, seal: Seal | None, logger: FilteringBoundLogger) -> None:
         self._connection = connection
         self._layout = connection.layout
+        self._seal = seal
         self._logger = logger
         self._loop = asyncio.get_running_loop()
         self._pipe: Pipe | None = None
@@ -124,19 +134,31 @@ class Journal:
     def __len__(self) -> int:
         return len(self._copies)
 
-    def track(self, written: Written, *, epoch: int = 1, sent: int = 0, opened: bool = False) -> None:
+    def track(
+        self, written: Written, order: Order | None, *, epoch: int = 1, sent: int = 0, opened: bool = False
+    ) -> None:
         """From now on the stream's log is written to Redis, until it was closed and Redis has all of it.
 
         Args:
             written: the stream.
+            order: what another node needs in order to go on with it, None where none may.
             epoch: of this node's ownership.
             sent: number of the last event that Redis has.
             opened: whether Redis knows the stream.
         """
-        copy = Copy(self, written, epoch, sent, opened)
+        copy = Copy(self, written, order if self._seal is not None else None, epoch, sent, opened)
         self._copies[written.stream.id] = copy
         written.log.mirror = copy
         copy.changed()
+
+    def hand_over(self) -> list[Written]:
+        """The streams that another node can go on with once this node's lease is gone. From now on nothing of them is
+        written here."""
+        self.flush()
+        given = [copy for copy in self._copies.values() if copy.order is not None and copy.opened and not copy.closing]
+        for copy in given:
+            self._forget(copy)
+        return [copy.written for copy in given]
 
     def close(self) -> None:
         """Nothing more is written."""
@@ -202,12 +224,29 @@ class Journal:
 
     def _open(self, copy: Copy) -> bytes:
         stream, log = copy.written.stream, copy.written.log
-        keys = (self._layout.stream(stream.id).encode(), self._layout.log(stream.id).encode(), self._owned)
+        keys = self._keys(stream.id)
         about, model = stream.to_json(), log.model.encode("utf-8", "replace")
         number = b"%d" % (copy.sent + 1)
         kept = b"%d" % round(copy.written.kept * 1000)
-        arguments = (stream.id.encode(), about, self._node, b"%d" % copy.epoch, model, number, self._alive, kept)
-        return pack(b"EVAL", OPEN.text.encode(), b"3", *keys, *arguments)
+        owned = (self._node, b"%d" % copy.epoch, model, number, self._alive, kept)
+        return pack(b"EVAL", OPEN.text.encode(), b"4", *keys, stream.id.encode(), about, *owned, self._order(copy))
+
+    def _order(self, copy: Copy) -> bytes:
+        """The order as it stands in Redis; b"" where none does."""
+        data = copy.order.to_bytes() if copy.order is not None else b""
+        if self._seal is None or not data or len(data) > MAX_ORDER:
+            return b""
+        return self._seal.seal(self._layout.order(copy.written.stream.id), data)
+
+    def _keys(self, stream_id: str) -> tuple[bytes, bytes, bytes, bytes]:
+        """The keys of a stream, as the scripts want them: its hash, its log, the streams of this node, its order."""
+        layout = self._layout
+        return (
+            layout.stream(stream_id).encode(),
+            layout.log(stream_id).encode(),
+            self._owned,
+            layout.order(stream_id).encode(),
+        )
 
     def _closed(self, copy: Copy, key: bytes, replied: list[Replied]) -> list[bytes]:
         written, log = copy.written, copy.written.log
@@ -218,12 +257,11 @@ class Journal:
             commands.append(pack(b"XADD", key, b"NOMKSTREAM", *ended))
             replied.append(lambda reply: self._appended(copy, reply))
         stream_id = written.stream.id.encode()
-        keys = (self._layout.stream(written.stream.id).encode(), key, self._owned)
         model = log.model.encode("utf-8", "replace")
         kept = b"%d" % round(written.kept * 1000)
         state = written.state.encode()
         arguments = (stream_id, b"%d" % copy.epoch, state, model, kept)
-        commands.append(pack(b"EVAL", CLOSE.text.encode(), b"3", *keys, *arguments))
+        commands.append(pack(b"EVAL", CLOSE.text.encode(), b"4", *self._keys(written.stream.id), *arguments))
         replied.append(lambda reply: self._done(copy, reply))
         return commands
 
@@ -259,7 +297,7 @@ class Journal:
         if self._copies.get(copy.written.stream.id) is copy:
             self._forget(copy)
             self._logger.warning("stream_lost", stream_id=copy.written.stream.id)
-            copy.written.lost()
+            copy.written.move()
 
     def _forget(self, copy: Copy) -> None:
         self._copies.pop(copy.written.stream.id, None)
@@ -317,11 +355,8 @@ class Journal:
         self._kept_at = now
         ids = list(self._copies)
         for start in range(0, len(ids), CHUNK):
-            keys = [
-                key
-                for each in ids[start : start + CHUNK]
-                for key in (self._layout.stream(each), self._layout.log(each))
-            ]
+            chunk, layout = ids[start : start + CHUNK], self._layout
+            keys = [key for each in chunk for key in (layout.stream(each), layout.log(each), layout.order(each))]
             await self._connection.run(KEEP, [self._owned.decode(), *keys], (ALIVE_MS,))
 
 

@@ -9,6 +9,8 @@
                                       `k` the milliseconds for which it is kept after its end
     <prefix>:l:<id>          stream   its log; an entry is what was appended in one window
 
+    <prefix>:q:<id>          string   its order (`streams/order.py`), sealed; only while it runs
+
 An entry of a log has the id `<epoch>-<number of its last event>`. So Redis itself refuses to append a window twice, and
 refuses what an owner appends that has lost the stream: its epoch is older than the one that stands there. Fields:
 
@@ -70,6 +72,10 @@ class Layout:
         """What is known of a stream."""
         return f"{self.prefix}:s:{stream_id}"
 
+    def order(self, stream_id: str) -> str:
+        """What a stream's generation was asked for."""
+        return f"{self.prefix}:q:{stream_id}"
+
     def log(self, stream_id: str) -> str:
         """A stream's events."""
         return f"{self.prefix}:l:{stream_id}"
@@ -80,8 +86,9 @@ ALIVE_MS: Final = 120_000
 
 OPEN: Final = Script("""
 -- A stream begins here, or is put back after Redis lost it.
--- KEYS: its hash, its log, the streams of the node   ARGV: id, about, node, epoch, model, number of its next event, ms,
--- ms that it is kept after its end
+-- KEYS: its hash, its log, the streams of the node, its order
+-- ARGV: id, about, node, epoch, model, number of its next event, ms,
+-- ms that it is kept after its end, order or ''
 local stands = redis.call('HMGET', KEYS[1], 'e', 's')
 if stands[1] and tonumber(stands[1]) > tonumber(ARGV[4]) then return tonumber(stands[1]) end
 redis.call('HSET', KEYS[1], 'a', ARGV[2], 'n', ARGV[3], 'e', ARGV[4], 'm', ARGV[5], 's', stands[2] or '', 'k', ARGV[8])
@@ -91,12 +98,14 @@ redis.call('PEXPIRE', KEYS[1], ARGV[7])
 redis.call('PEXPIRE', KEYS[2], ARGV[7])
 redis.call('SADD', KEYS[3], ARGV[1])
 redis.call('PEXPIRE', KEYS[3], ARGV[7])
+if ARGV[9] ~= '' then redis.call('SET', KEYS[4], ARGV[9], 'PX', ARGV[7]) end
 return 0
 """)
 """0, or the epoch of a later owner: then the stream is lost to this node."""
 
 CLOSE: Final = Script("""
--- A stream has ended.   KEYS: its hash, its log, the streams of the node   ARGV: id, epoch, state, model, ms
+-- A stream has ended.
+-- KEYS: its hash, its log, the streams of the node, its order   ARGV: id, epoch, state, model, ms
 if redis.call('HGET', KEYS[1], 'e') ~= ARGV[2] then return 0 end
 if ARGV[5] == '0' then
   redis.call('DEL', KEYS[1], KEYS[2])
@@ -106,11 +115,12 @@ else
   redis.call('PEXPIRE', KEYS[2], ARGV[5])
 end
 redis.call('SREM', KEYS[3], ARGV[1])
+redis.call('DEL', KEYS[4])
 return 1
 """)
 
 KEEP: Final = Script("""
--- Streams of this node go on.   KEYS: its streams, then hash and log of each   ARGV: ms
+-- Streams of this node go on.   KEYS: its streams, then hash, log and order of each   ARGV: ms
 for i = 1, #KEYS do redis.call('PEXPIRE', KEYS[i], ARGV[1]) end
 return #KEYS
 """)
@@ -155,6 +165,7 @@ for _, id in ipairs(redis.call('SPOP', KEYS[2], ARGV[3])) do
     redis.call('XADD', log, string.format('%d-%d', epoch, number), 'f', string.format('%d', number + 1))
     redis.call('PEXPIRE', hash, ARGV[4])
     redis.call('PEXPIRE', log, ARGV[4])
+    redis.call('PEXPIRE', ARGV[5] .. ':q:' .. id, ARGV[4])
     redis.call('SADD', KEYS[3], id)
     redis.call('PEXPIRE', KEYS[3], ARGV[4])
     taken[#taken + 1] = {id, epoch, number, stands[3], stands[4]}

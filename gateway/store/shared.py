@@ -5,12 +5,14 @@ from structlog.typing import FilteringBoundLogger
 from gateway.clock import Clock
 from gateway.config import Store
 from gateway.core.errors import GatewayError
-from gateway.store.connection import Connection
-from gateway.store.ends import Ends
+from gateway.store.adoption import Adoption
+from gateway.store.connection import Connection, StoreAwayError
 from gateway.store.journal import Journal
+from gateway.store.sealed import Seal
 from gateway.store.watcher import Watcher
 from gateway.streams.engine import Engine
 from gateway.streams.generation import Generation
+from gateway.streams.order import Order
 from gateway.streams.stream import Followed
 
 
@@ -26,14 +28,16 @@ class Shared:
     Attributes:
         connection: this process's way to Redis.
         watcher: follows other nodes' streams, and reads this node's mailbox.
+        adoption: goes on with the streams of dead nodes.
     """
 
     def __init__(self, config: Store, engine: Engine, clock: Clock, logger: FilteringBoundLogger) -> None:
         self.connection = Connection(config, logger)
         self._engine = engine
-        self._journal = Journal(self.connection, logger)
+        seal = Seal(config.secret) if config.secret and config.adopt else None
+        self._journal = Journal(self.connection, seal, logger)
         self.watcher = Watcher(self.connection, engine.registry, clock.wheel, logger)
-        self._ends = Ends(self.connection, logger)
+        self.adoption = Adoption(self.connection, self._journal, engine.registry, seal, engine.metrics, logger)
         self.watcher.on(b"stop", self._stop)
         clock.before_writes = self._journal.flush
 
@@ -43,13 +47,41 @@ class Shared:
 
     async def close(self) -> None:
         """To be called when no stream runs any more."""
+        await self.adoption.close()
         self._journal.close()
         await self.watcher.close()
         await self.connection.close()
 
-    def track(self, generation: Generation) -> None:
-        """The stream of this generation can be read at every node from now on."""
-        self._journal.track(generation)
+    def track(self, generation: Generation, order: Order | None) -> None:
+        """The stream of this generation can be read at every node from now on.
+
+        Args:
+            generation: what writes it.
+            order: what another node needs in order to go on with it, None where none may.
+        """
+        self._journal.track(generation, order)
+
+    async def hand_over(self) -> int:
+        """Leaves the running streams that another node can go on with to the other nodes. Returns how many.
+
+        Their readers are cut off, and come back to another node. It takes them once this node has given its lease back.
+        """
+        if not await self._others():
+            return 0
+        given = self._journal.hand_over()
+        for written in given:
+            written.move()
+        return len(given)
+
+    async def _others(self) -> bool:
+        """Whether another node is alive."""
+        layout = self.connection.layout
+        try:
+            nodes = await self.connection.call("SMEMBERS", layout.nodes)
+            leases = [layout.lease(node.decode()) for node in nodes if node.decode() != self.connection.node]
+            return bool(leases) and bool(await self.connection.call("EXISTS", *leases))
+        except StoreAwayError:
+            return False
 
     async def find(self, stream_id: str, owner: str) -> Followed | None:
         """The owner's stream, which another node writes. See `Watcher.find`."""

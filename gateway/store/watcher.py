@@ -123,7 +123,7 @@ class Watcher:
             model.decode(),
             self._registry.memory,
             self._wheel,
-            parted=lambda: self._registry.retire(stream_id, LINGER),
+            parted=lambda: self._part(remote),
             stop=lambda: self._ask_to_stop(stream_id),
             discarded=lambda: self._unwatch(stream_id),
         )
@@ -149,6 +149,10 @@ class Watcher:
             remote.take(id_, read_entry(id_, fields))
         except ValueError as error:
             self._logger.error("store_entry_unread", stream_id=remote.stream.id, entry=id_.decode(), reason=str(error))
+
+    def _part(self, remote: Remote) -> None:
+        if self._registry.holds(remote):
+            self._registry.retire(remote.stream.id, LINGER)
 
     def _unwatch(self, stream_id: str) -> None:
         self._watched.pop(stream_id, None)

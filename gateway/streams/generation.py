@@ -149,8 +149,12 @@ class Generation:
         """The memory that the request takes is given back when this ends. To be called before `start`."""
         self._running.held = held
 
-    def start(self) -> None:
-        """Starts the pump. The generation is listed as running until it ends."""
+    def start(self, broken: GatewayError | None = None) -> None:
+        """Starts the pump. The generation is listed as running until it ends.
+
+        Args:
+            broken: how the answer broke off whose beginning is in the log already; None where none is.
+        """
         run, engine = self._running, self._engine
         job = run.job
         engine.running[self.stream.id] = self
@@ -160,9 +164,11 @@ class Generation:
             self._limit("auth_expired", job.expires_in)
         if job.standing is not None:
             job.standing.rely(self)
-        if job.announce:
+        if job.announce and not self.log.last:
             self.log.append([Event(START, "")])
         run.pump = Pump(Work(job, run.transcript, run.lease, self.account, engine, self))
+        if broken is not None:
+            run.pump.go_on(broken)
         run.task = asyncio.get_running_loop().create_task(run.pump.run(), name=f"generation {self.stream.id}")
         # A callback of the task, because a task that is cancelled before its first step runs no code of its own.
         run.task.add_done_callback(self._end)
@@ -178,9 +184,12 @@ class Generation:
             run.verdict = (error, outcome or OUTCOMES.get(error.code, "upstream_error"))
             run.task.cancel()
 
-    def lost(self) -> None:
-        """Another gateway writes this stream from now on, so that it ends here."""
-        self.abort(GatewayError("upstream_cut", detail="another node has taken the stream"))
+    def move(self) -> None:
+        """Another node writes this stream from now on. It ends here, and its readers are cut off to come back to it."""
+        for reader in self.log.readers:
+            reader.cut()
+        self._engine.registry.hide(self.stream.id)
+        self.abort(GatewayError("drained"))
 
     @property
     def commit_after(self) -> float:

@@ -60,6 +60,9 @@ class Attached(Protocol):
     def interrupt(self) -> None:
         """Wakes a waiting read, which returns what is there now."""
 
+    def cut(self) -> None:
+        """Its connection ends now, without another event: the client is to come back."""
+
 
 class Log(Protocol):
     """What readers and the writer may rely on, wherever the events are kept.
