@@ -71,6 +71,7 @@ class _Run:
         verdict: the error and the outcome of the first `abort`, None before.
         passed_through: done when the body of an answer that is no stream was relayed; None without such an answer.
         left: why the last reader left.
+        moved: whether another process goes on with it.
     """
 
     __slots__ = (
@@ -78,6 +79,7 @@ class _Run:
         "job",
         "lease",
         "left",
+        "moved",
         "opening",
         "passed_through",
         "pump",
@@ -99,6 +101,7 @@ class _Run:
         self.verdict: tuple[GatewayError, Outcome] | None = None
         self.passed_through: asyncio.Future[None] | None = None
         self.left: Outcome = "client_gone"
+        self.moved = False
 
 
 class Generation:
@@ -186,6 +189,8 @@ class Generation:
 
     def move(self) -> None:
         """Another node writes this stream from now on. It ends here, and its readers are cut off to come back to it."""
+        if self._run is not None:
+            self._run.moved = True
         for reader in self.log.readers:
             reader.cut()
         self._engine.registry.hide(self.stream.id)
@@ -319,7 +324,7 @@ class Generation:
         account.finish_reason = pump.finish_reason or ""
         if outcome == "completed" and job.canonical:
             engine.metrics.route(job.route).finished(account.finish_reason)
-        if failure is not None and outcome not in AS_WANTED:
+        if failure is not None and outcome not in AS_WANTED and not run.moved:
             # Before the account ends, which closes the span and forgets the trace.
             note_failed_stream(engine.failures, account, pump.blamed(failure), failure, outcome)
         account.ended(outcome, failure, now)
