@@ -86,7 +86,7 @@ coverage: setup page node_modules/.installed programs
 
 programs:
 	@.ci/need nginx:nginx curl:curl openssl:openssl libatomic.so.1:libatomic1 \
-		prometheus:prometheus promtool:prometheus \
+		prometheus:prometheus promtool:prometheus redis-server:redis-server \
 		chromium-headless-shell:chromium-headless-shell,fonts-noto-cjk \
 		firefox-esr:firefox-esr WebKitWebDriver:webkit2gtk-driver Xvfb:xvfb
 
@@ -133,7 +133,7 @@ docs: setup
 
 lock: setup
 	$(LOCK) pyproject.toml --upgrade --all-extras --output-file requirements.lock
-	$(LOCK) pyproject.toml --extra uvloop --extra otel --constraint requirements.lock --output-file requirements-run.lock
+	$(LOCK) pyproject.toml --extra uvloop --extra otel --extra redis --constraint requirements.lock --output-file requirements-run.lock
 	echo hatchling | $(LOCK) - --constraint requirements.lock --output-file requirements-build.lock
 	$(LOCK) $(LIBRARIES).in --upgrade --output-file $(LIBRARIES).lock
 	npm install --package-lock-only --loglevel=error

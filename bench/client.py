@@ -29,6 +29,7 @@ MAX_CHUNK: Final = 1 << 20
 MAX_HEAD: Final = 1 << 16
 
 PATHS: Final = {"openai": "/v1/chat/completions", "chat": "/api/chat"}
+_STREAM_ID: Final = re.compile(rb"\r\nx-stream-id: *([\w-]+)", re.IGNORECASE)
 _CHUNKED: Final = re.compile(rb"\r\ntransfer-encoding: *chunked", re.IGNORECASE)
 
 
@@ -51,6 +52,14 @@ def request(api: str, prompt: str) -> bytes:
     return (
         f"POST {PATHS[api]} HTTP/1.1\r\nHost: bench\r\nAuthorization: Bearer {KEY}\r\n"
         f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n{body}"
+    ).encode()
+
+
+def following(stream_id: str) -> bytes:
+    """A whole HTTP request for the events of a stream, from its first one on."""
+    return (
+        f"GET /streams/{stream_id} HTTP/1.1\r\nHost: bench\r\nAuthorization: Bearer {KEY}\r\n"
+        "Accept: text/event-stream\r\n\r\n"
     ).encode()
 
 
@@ -98,6 +107,7 @@ class Stream(asyncio.Protocol):
         sent, first_event: when the request went out and the first mark came in, by `micros`; 0 before.
         latencies: from writing at the upstream to the receipt here, in microseconds; of sampled streams only.
         gap: the longest time without a byte since `first_event` or since it was last set to 0, in microseconds.
+        stream_id: the gateway's name for it, "" before the head and where there is none.
         opened: done with the first mark.
         closed: done with the answer or with the connection, whichever ends first.
     """
@@ -113,6 +123,7 @@ class Stream(asyncio.Protocol):
         self.bytes = 0
         self.sent = 0
         self.first_event = 0
+        self.stream_id = ""
         self.gap = 0
         self._latest = 0
         self.latencies: list[int] = []
@@ -152,6 +163,8 @@ class Stream(asyncio.Protocol):
             return b""
         if head[9:12] != b"200" or not _CHUNKED.search(head):
             raise StreamError(f"not a stream: {self._head[:500]!r}")
+        if found := _STREAM_ID.search(head):
+            self.stream_id = found[1].decode()
         self._chunks = Chunks()
         return rest
 

@@ -117,6 +117,9 @@ class Measurement:
         shares: CPU during the window.
         events: that the client received a second.
         cpu: microseconds of the program's CPU for each event.
+        answer: milliseconds of the program's CPU for each answer.
+        store: microseconds of the store's CPU for each event.
+        stored: bytes that each event takes in the store.
         bytes: sent to the client for each event.
         kib: of resident memory for each stream.
         latencies: in milliseconds, sorted.
@@ -129,6 +132,9 @@ class Measurement:
     shares: Shares | None = None
     events: float | None = None
     cpu: float | None = None
+    answer: float | None = None
+    store: float | None = None
+    stored: float | None = None
     bytes: float | None = None
     kib: float | None = None
     latencies: tuple[float, ...] = ()

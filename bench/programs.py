@@ -71,6 +71,7 @@ class Program:
         settings: further values for the template.
         heartbeat: seconds after which it says something on a quiet stream, None where it never does.
         environment: added to the bench's own.
+        store: whether it shares a Redis, which is started with it, with a second process of its own.
     """
 
     name: str
@@ -82,6 +83,7 @@ class Program:
     settings: Mapping[str, str] = field(default_factory=dict)
     heartbeat: float | None = None
     environment: Mapping[str, str] = field(default_factory=dict)
+    store: bool = False
 
     def describe(self) -> str:
         """Its version, as it tells it."""
@@ -91,12 +93,12 @@ class Program:
         line = (told.stdout + told.stderr).strip().splitlines()[0]
         return " ".join(line.replace(executable, self.name).split())
 
-    def configure(self, port: int, upstream: int, admin: int) -> Path:
-        """The file with its configuration for these ports."""
-        values = {"port": port, "upstream": upstream, "admin": admin, "key": KEY, "directory": OUT}
+    def configure(self, port: int, upstream: int, admin: int, store: str = "memory") -> Path:
+        """The file with its configuration for these ports, and for this store."""
+        values = {"port": port, "upstream": upstream, "admin": admin, "key": KEY, "directory": OUT, "store": store}
         values["files"] = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
         text = Template((HERE / self.template).read_text()).substitute(values | dict(self.settings))
-        path = OUT / f"{self.template.removesuffix('.conf.in')}.yaml"
+        path = OUT / f"{self.template.removesuffix('.conf.in')}-{port}.yaml"
         path.write_text(text)
         return path
 
@@ -115,19 +117,21 @@ def _find_litellm() -> str | None:
     return str(installed) if installed.exists() else None
 
 
-def _gateway(name: str, features: str, *, heartbeat: int = 15, interval: str = "auto") -> Program:
+def _gateway(name: str, features: str, *, heartbeat: int = 15, interval: str = "auto", store: bool = False) -> Program:
     return Program(
         name,
         features,
         "gateway.conf.in",
-        lambda: sys.executable,
+        lambda: sys.executable if _REDIS() or not store else None,
         lambda python, config, _: [python, "-m", "gateway", "serve", "-c", str(config)],
         ("-c", _GATEWAY_VERSION),
         {"heartbeat": f"{heartbeat}s", "interval": interval},
         heartbeat,
+        store=store,
     )
 
 
+_REDIS: Final = _on_path("redis-server")
 _GATEWAY_VERSION: Final = (
     "import platform\nfrom importlib.metadata import version as v\n"
     "print('gateway', v('sse-gateway'), 'on aiohttp', v('aiohttp') + ', uvloop', v('uvloop') + ', Python',"
@@ -155,6 +159,7 @@ ENVOY: Final = Program(
 GATEWAY: Final = _gateway("gateway", f"{_ON}; the default interval, auto")
 GATEWAY_WINDOWS: Final = _gateway("gateway, interval 50ms", f"{_ON}; windows at any load", interval="50ms")
 GATEWAY_HEARTBEAT: Final = _gateway("gateway, heartbeat 5s", f"{_ON}; heartbeats three times as often", heartbeat=5)
+GATEWAY_SHARED: Final = _gateway("gateway, store on Redis", f"{_ON}; two nodes share a Redis", store=True)
 LITELLM: Final = Program(
     "LiteLLM",
     "one key, no database, 1 worker",
@@ -225,6 +230,9 @@ class Stage:
         port, upstream_port: where they listen.
         admin_port: where the gateway tells of itself.
         program, upstream: the process ids; no program's for `DIRECT`.
+        second: where a second process of the program listens that shares its store; its own port where there is none.
+        store: the process ids of the Redis, none where there is none.
+        store_port: where the Redis listens, 0 where there is none.
     """
 
     port: int
@@ -232,6 +240,9 @@ class Stage:
     admin_port: int
     program: list[int]
     upstream: list[int]
+    second: int = 0
+    store: list[int] = field(default_factory=list)
+    store_port: int = 0
 
 
 @asynccontextmanager
@@ -254,11 +265,38 @@ async def stage(program: Program, port: int, pid: int) -> AsyncIterator[Stage]:
     if executable is None:
         yield Stage(port, port, 0, [], [pid])
         return
+    if program.store:
+        async with _shared(program, executable, port, pid) as shared:
+            yield shared
+        return
+    async with _node(program, executable, port, "memory") as (own, admin, pids):
+        yield Stage(own, port, admin, pids, [pid], second=own)
+
+
+@asynccontextmanager
+async def _shared(program: Program, executable: str, port: int, pid: int) -> AsyncIterator[Stage]:
+    redis, address = _REDIS(), free_port()
+    assert redis is not None, "it was found before"
+    options = ["--port", str(address), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"]
+    async with started("redis", [redis, *options, "--maxmemory-policy", "noeviction"], {}) as process:
+        store = f'{{url: "redis://127.0.0.1:{address}/0", secret: sixteen-letters-and-more}}'
+        async with (
+            _node(program, executable, port, store) as (own, admin, pids),
+            _node(program, executable, port, store) as (second, _, _),
+        ):
+            yield Stage(own, port, admin, pids, [pid], second, process.pids, address)
+
+
+@asynccontextmanager
+async def _node(
+    program: Program, executable: str, upstream: int, store: str
+) -> AsyncIterator[tuple[int, int, list[int]]]:
+    """One process of the program: its port, its admin port, its process ids."""
     own, admin = free_port(), free_port()
-    command = program.command(executable, program.configure(own, port, admin), own)
+    command = program.command(executable, program.configure(own, upstream, admin, store), own)
     async with started(program.name, command, program.environment) as process:
         await _first_event(own, process, program.name)
-        yield Stage(own, port, admin, process.pids, [pid])
+        yield own, admin, process.pids
 
 
 async def _first_event(port: int, process: Process, name: str) -> None:

@@ -111,6 +111,9 @@ def kib(measurement: Measurement) -> float | None:
 COLUMNS: Final = (
     Column("events/s", lambda m: m.events),
     Column("µs CPU / event", cpu, 1, base=NGINX, spread=True),
+    Column("ms CPU / answer", lambda m: m.answer, 3, spread=True),
+    Column("µs CPU of Redis / event", lambda m: m.store, 1),
+    Column("bytes in Redis / event", lambda m: m.stored),
     Column("KiB / stream", kib, 0, base=NGINX),
     Column("bytes / event", lambda m: m.bytes, 0, base=NGINX),
     Column("p50 ms", lambda m: percentile(m.latencies, 50), 2, base=DIRECT),

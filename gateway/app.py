@@ -4,6 +4,7 @@ import asyncio
 import resource
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from importlib.metadata import version
 from types import MappingProxyType
 from typing import TYPE_CHECKING
@@ -31,6 +32,7 @@ from gateway.streams.inflight import Inflight
 from gateway.streams.registry import Registry
 from gateway.upstream.http import new_session
 from gateway.upstream.pool import Upstream
+from gateway.web.adoption import adopt
 from gateway.web.exchange import Endpoint
 from gateway.web.failure_details import FailureDetails
 from gateway.web.kinds import KINDS, KindFactory
@@ -43,6 +45,7 @@ from gateway.web.tickets import IssueTicket
 
 if TYPE_CHECKING:
     from gateway.identity.jwt import JwtVerifier
+    from gateway.store.shared import Shared
 
 FD_RESERVE = 64
 """File descriptors that clients and streams never get: for the listeners, the log and the admin listener's clients."""
@@ -89,10 +92,14 @@ class App:
 
     async def close(self) -> None:
         """Ends the streams that still run, and closes everything that was opened."""
+        if self.gateway.shared is not None:
+            await self.gateway.shared.hand_over()
         running = list(self.gateway.engine.running.values())
         for generation in running:
             generation.abort(GatewayError("drained"))
         await asyncio.gather(*(generation.ended for generation in running))
+        if self.gateway.shared is not None:
+            await self.gateway.shared.close()
         for forward in self.forwards:
             forward.close()
         self.gateway.refusals.flush()
@@ -147,8 +154,22 @@ async def make_app(
         snapshot=snapshot,
         max_streams=max_streams,
         max_connections=max_connections,
+        shared=await _shared(config, engine),
     )
+    if gateway.shared is not None:
+        gateway.shared.adoption.adopt = partial(adopt, gateway)
     return App(gateway, demo, kinds, tuple(verifiers), tokens, forwards)
+
+
+async def _shared(config: Config, engine: Engine) -> "Shared | None":
+    """The store that other gateways share, None where the memory of this process is the store."""
+    if not config.store.shared:
+        return None
+    from gateway.store.shared import Shared  # it needs redis, which only those install who share a store
+
+    shared = Shared(config.store, engine, engine.clock, engine.logger)
+    await shared.start()
+    return shared
 
 
 def _tokens(config: Config, logger: FilteringBoundLogger, before: "JwtVerifier | None") -> "JwtVerifier | None":

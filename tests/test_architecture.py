@@ -21,6 +21,7 @@ ROOMS = (
     {"observe"},
     {"upstream"},
     {"identity", "streams"},
+    {"store"},
     {"web"},
     {"admin"},
     {"app"},
@@ -32,7 +33,7 @@ RANK = {room: rank for rank, rooms in enumerate(ROOMS) for room in rooms}
 PURE = ("core", "dialects", "formats")
 IMPURE = {"asyncio", "aiohttp", "time", "random", "logging", "structlog", "prometheus_client", "socket", "threading"}
 
-INTERNALS = {"gateway.upstream.aiohttp_internals", "gateway.web.aiohttp_internals"}
+INTERNALS = {"gateway.upstream.aiohttp_internals", "gateway.web.aiohttp_internals", "gateway.store.pipe"}
 
 Sources = dict[str, ast.Module]
 

@@ -55,7 +55,7 @@ def test_engine_accepts_the_file() -> None:
 
 def test_every_mounted_file_is_there_and_read_only() -> None:
     for service in SERVICES.values():
-        for volume in service["volumes"]:
+        for volume in service.get("volumes", ()):
             outside, _, *mode = volume.split(":")
             if outside.startswith("."):
                 assert (ROOT / outside).exists(), outside
@@ -65,14 +65,14 @@ def test_every_mounted_file_is_there_and_read_only() -> None:
 
 
 def test_nothing_is_open_to_other_machines() -> None:
-    ports = [port for service in SERVICES.values() for port in service["ports"]]
+    ports = [port for service in SERVICES.values() for port in service.get("ports", ())]
     assert all(port.startswith("127.0.0.1:") for port in ports)
     assert len({port.split(":")[1] for port in ports}) == len(ports)
 
 
 def test_images_are_pinned_and_every_service_is_watched() -> None:
     for name, service in SERVICES.items():
-        if name != "gateway":
+        if not name.startswith("gateway"):
             assert re.fullmatch(r"[a-z/]+:v?\d+\.\d+\.\d+(-alpine)?", service["image"]), service["image"]
             assert "healthcheck" in service, name
     assert "HEALTHCHECK" in (ROOT / "Dockerfile").read_text(encoding="utf-8")
@@ -93,6 +93,17 @@ def test_gateway_takes_its_configuration_and_outlives_its_drain() -> None:
     assert config.server.drain < int(SERVICES["gateway"]["stop_grace_period"].removesuffix("s"))
 
 
+def test_gateways_differ_in_their_port_alone_and_share_the_store() -> None:
+    first, second = SERVICES["gateway"], SERVICES["gateway-2"]
+    assert first | {"ports": second["ports"]} == second
+    assert (port_inside("gateway", 9090), port_inside("gateway-2", 9092)) == (9090, 9090)
+    store = load(mounted("gateway", "/etc/gateway/config.yaml")).store
+    assert store.url == "redis://redis:6379/0"
+    assert SERVICES["redis"]["command"][-2:] == ["--maxmemory-policy", "noeviction"]
+    for name in ("gateway", "gateway-2"):
+        assert f"server {name}:8080 max_fails=0;" in NGINX
+
+
 def test_dockerfile_copies_what_is_there_and_not_ignored() -> None:
     ignored = (ROOT / ".dockerignore").read_text(encoding="utf-8").splitlines()
     sent = {line.removeprefix("!") for line in ignored if line.startswith("!")}
@@ -110,7 +121,7 @@ def test_prometheus_finds_its_rules_and_the_gateway() -> None:
     for pattern in config["rule_files"]:
         assert list((ROOT / "prometheus").glob(pattern)), pattern
     [targets] = [one["static_configs"] for one in config["scrape_configs"] if one["job_name"] == "gateway"]
-    assert targets == [{"targets": ["gateway:9090"]}]
+    assert targets == [{"targets": ["gateway:9090", "gateway-2:9090"]}]
 
 
 def test_grafana_finds_prometheus_and_the_dashboards() -> None:
@@ -148,7 +159,8 @@ class LocalNginx(Nginx):
     def _edited(self, port: int, plain_port: int) -> str:
         text = NGINX
         edits = {
-            "gateway:8080": self._upstream,
+            "server gateway:8080": f"server {self._upstream}",
+            "server gateway-2:8080": f"server {self._upstream}",
             "listen 80;": f"listen 127.0.0.1:{plain_port};",
             "/dev/stdout": str(self.access_log),
             "/dev/stderr": str(self.error_log),
@@ -162,6 +174,7 @@ class LocalNginx(Nginx):
 async def test_browser_chats_through_both_configurations(tmp_path: Path) -> None:
     config = read("compose/gateway.yaml")
     config["server"] = {"trusted_proxies": ["127.0.0.1"]}
+    del config["store"]
     async with Gateway(config, tmp_path) as gateway:
         async with LocalNginx(gateway.url.removeprefix("http://"), tmp_path) as nginx:
             async with await request(f"{nginx.plain_url}/") as page:

@@ -55,12 +55,16 @@ class Clock:
     """The wheel, the ticks and the load of one event loop. Whoever runs the loop calls `load.note`.
 
     There is one tick for each interval; a configuration has few of them, and an idle one costs nothing.
+
+    Attributes:
+        before_writes: called before what was left to `soon` is written; None for nothing.
     """
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
         self._ticks: dict[float, Tick] = {}
         self._late: list[tuple[asyncio.WriteTransport, bytes]] = []
+        self.before_writes: Callable[[], None] | None = None
         self.wheel = Wheel(loop)
         self.now: Callable[[], float] = time.monotonic
         self.load = Load()
@@ -82,6 +86,8 @@ class Clock:
         self._late.append((transport, data))
 
     def _catch_up(self) -> None:
+        if self.before_writes is not None:
+            self.before_writes()
         late, self._late = self._late, []
         for transport, data in late:
             try:

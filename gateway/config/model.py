@@ -21,7 +21,19 @@ from typing import Annotated, Any, Final, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from gateway.config.addresses import DEMO, Address, Listen, Location, Moment, Network, Origin, Path, Url
+from gateway.config.addresses import (
+    DEMO,
+    MEMORY,
+    Address,
+    Listen,
+    Location,
+    Moment,
+    Network,
+    Origin,
+    Path,
+    StoreUrl,
+    Url,
+)
 from gateway.config.formatting import FormatRule
 from gateway.config.keys import KeyFile, KeyFileRule
 from gateway.config.rules import Bytes, Json, OneOf, PerTime, QueryValue, Seconds, Text, Whole
@@ -538,13 +550,41 @@ Route = ProxyRoute | OpenAIRoute | ChatRoute
 ROUTES: Final[dict[str, type[BaseRoute]]] = {"proxy": ProxyRoute, "openai": OpenAIRoute, "chat": ChatRoute}
 
 
+class Store(Section):
+    """Where resume logs, limits and sessions are kept. A text alone is its `url`."""
+
+    url: Annotated[str, StoreUrl()] = Field(MEMORY, repr=False)
+    """memory: the memory of the process, which nobody shares. redis://…, rediss://… (TLS) or
+    redis+sentinel://host1,host2/name/0: a Redis 7 or Valkey 8 that several gateways share."""
+    prefix: Word = "gateway"
+    """What the names of all keys in Redis begin with."""
+    required: bool = False
+    """Whether /readyz fails while Redis is away. false by default: streams go on, with limits of their own."""
+    adopt: bool = True
+    """Whether a node that notices the death of another one finishes its answers. It needs `secret`."""
+    secret: Annotated[str, Text(0, 8192, r"[^\x00-\x1f\x7f]*", "one line")] = Field("", repr=False)
+    """What prompts in Redis are encrypted with, the same on all nodes. Empty, the default: no prompt is kept there, and
+    no answer adopted."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _of_text(cls, data: Any) -> Any:
+        return {"url": data} if isinstance(data, str) else data
+
+    @property
+    def shared(self) -> bool:
+        """Whether other gateways may have it too."""
+        return self.url != MEMORY
+
+
 class Config(Section):
     """The whole file."""
 
     server: Server = Field(default_factory=Server)
     """The process: where it listens and how much it takes on."""
-    store: Literal["memory"] = "memory"
-    """Where resume logs, limits and sessions are kept. This version has one store: the memory of the process."""
+    store: Store = Field(default_factory=Store)
+    """Where resume logs, limits and sessions are kept: `memory`, that of the process, or a Redis that several gateways
+    share, by its URL or with the keys below."""
     log: Log = Field(default_factory=Log)
     """What the program writes about itself."""
     auth: Auth = Field(default_factory=Auth)

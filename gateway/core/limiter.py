@@ -130,6 +130,11 @@ class Lease:
         self._ledger = ledger
         self._holds = holds
 
+    @classmethod
+    def unlimited(cls, now: float) -> "Lease":
+        """A lease that holds nothing and refuses nothing."""
+        return cls(Ledger(Plan("", ()), now), ())
+
     def reserved(self, name: str) -> float:
         """Units taken of this limit so far, infinite where the plan has no such limit."""
         return min((hold.reserved for hold in self._holds if hold.limit.name == name), default=math.inf)

@@ -5,6 +5,7 @@ When a client goes away, its answer ends at once. No credential is needed and no
 """
 
 import asyncio
+import contextlib
 import itertools
 import time
 from collections.abc import Iterator
@@ -113,12 +114,13 @@ async def _stream(
     await response.prepare(request)
     clock, half = asyncio.get_running_loop().time, len(script.deltas) // 2
     begun, pause = clock(), 1 / script.rate / request.app[_SPEED]
-    for index, frame in enumerate(protocol.frames(reply, chat.wants_usage)):
-        await asyncio.sleep(begun + index * pause - clock())  # from the beginning, so that delays do not add up
-        await response.write(frame)
-        if index == half and await _broken(request, script):
-            return response
-    await response.write(protocol.DONE)
+    with contextlib.suppress(ConnectionError):  # whoever asked has left
+        for index, frame in enumerate(protocol.frames(reply, chat.wants_usage)):
+            await asyncio.sleep(begun + index * pause - clock())  # from the beginning, so that delays do not add up
+            await response.write(frame)
+            if index == half and await _broken(request, script):
+                return response
+        await response.write(protocol.DONE)
     return response
 
 

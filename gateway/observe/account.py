@@ -50,6 +50,8 @@ class Account:
         sent_bytes: bytes sent to readers that have left.
         connections: readers that there ever were.
         finish_reason: the upstream's, "" if it gave none; known at the end.
+        taken_over: of `events`, those that another process wrote.
+        restarted: whether the answer began anew.
         span: its span in a tracing system; `UNTRACED` after its end.
     """
 
@@ -73,6 +75,8 @@ class Account:
     usage: Usage = field(default_factory=lambda: Usage(0, 0, "estimate"))
     reported: bool = False
     finish_reason: str = ""
+    taken_over: int = 0
+    restarted: bool = False
     span: Span = UNTRACED
     _inter_token: Distribution | None = None
 
@@ -108,8 +112,14 @@ class Account:
 
     def rescue(self, kind: Rescue, result: RescueResult) -> None:
         """A broken answer was continued, begun again, or given up."""
+        self.restarted = self.restarted or result == "restarted"
         self.metrics.rescue(kind, result)
         self.span.rescue(kind, result)
+
+    def take_over(self, events: int) -> None:
+        """The log has so many events already; another process wrote them, and counted them there."""
+        self.taken_over = self.events = events
+        self.first = self.last = self.started
 
     def read(self, count: int, model: str, now: float) -> None:
         """`count` events came in one read."""
@@ -132,7 +142,10 @@ class Account:
         model = self.model if self.first else ""
         route = self.metrics.route(self.route)
         route.stream_ended(self.upstream, outcome, now - self.started)
-        route.events.inc(self.events)
+        route.events.inc(self.events - self.taken_over)
+        if self.taken_over:
+            wanted: RescueResult = "restarted" if self.restarted else "completed"
+            self.metrics.adoption(wanted if outcome in AS_WANTED else "failed")
         if self.asked:
             route.overhead.observe(self.asked - self.started)
             operation = Operation(

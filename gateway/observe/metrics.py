@@ -134,6 +134,10 @@ class Metrics:
     def _named_model(self, model: str) -> str:
         return self._model_label(model) if model else ""
 
+    def adoption(self, result: RescueResult) -> None:
+        """A stream of a dead node got its end here."""
+        self.adoptions.labels(result).inc()
+
     def upstream_request(self, upstream: str, status: int | None) -> None:
         """One attempt was answered with an HTTP status, or not at all (None)."""
         self.upstream_requests.labels(self.upstream_label(upstream), _status(status)).inc()
@@ -207,6 +211,9 @@ class Metrics:
         )
         self.batch_events = HistogramMeter(
             "gateway_batch_events", "Events in one write.", ["route"], _BATCH, self.registry
+        )
+        self.adoptions = counter(
+            "gateway_adoptions_total", "Streams of dead nodes that were taken, by what became of them.", "result"
         )
         self.heartbeats = counter("gateway_heartbeats_total", "Heartbeats written to readers.", "route")
         self.resumes = counter("gateway_resumes_total", "Readers that came with a cursor, by what it led to.", "result")

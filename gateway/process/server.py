@@ -232,12 +232,14 @@ class _Process:
             if (await asyncio.wait([hurry], timeout=min(left, DRAIN_LOOK)))[0]:
                 break
         hurry.cancel()
-        # 3. The rest is ended with an error that says when to come back, for each stream another time.
+        # 3. The rest goes on at another node, where there is one. What cannot is ended with an error that says when to
+        #    come back, for each stream another time.
+        handed = await gateway.shared.hand_over() if gateway.shared is not None else 0
         running = list(gateway.engine.running.values())
         for generation in running:
             generation.abort(GatewayError("drained", retry_after=random.uniform(*COMEBACK)))  # noqa: S311
         await asyncio.gather(*(generation.ended for generation in running))
-        self._logger.info("drained", ended=len(running))
+        self._logger.info("drained", ended=len(running) - handed, handed_over=handed)
 
     # -- reload ----------------------------------------------------------------------------------------------------
 

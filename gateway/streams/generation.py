@@ -71,6 +71,7 @@ class _Run:
         verdict: the error and the outcome of the first `abort`, None before.
         passed_through: done when the body of an answer that is no stream was relayed; None without such an answer.
         left: why the last reader left.
+        moved: whether another process goes on with it.
     """
 
     __slots__ = (
@@ -78,6 +79,7 @@ class _Run:
         "job",
         "lease",
         "left",
+        "moved",
         "opening",
         "passed_through",
         "pump",
@@ -99,6 +101,7 @@ class _Run:
         self.verdict: tuple[GatewayError, Outcome] | None = None
         self.passed_through: asyncio.Future[None] | None = None
         self.left: Outcome = "client_gone"
+        self.moved = False
 
 
 class Generation:
@@ -117,9 +120,10 @@ class Generation:
         ended: done when it has ended.
         gate: limits how often readers come back; None until one does.
         id_sent: whether a client was sent the stream's id. Without the id, nobody can come back to the stream.
+        kept: seconds for which it can be read after its end.
     """
 
-    __slots__ = ("_engine", "_run", "account", "ended", "gate", "id_sent", "log", "stream")
+    __slots__ = ("_engine", "_run", "account", "ended", "gate", "id_sent", "kept", "log", "stream")
 
     def __init__(self, stream: Stream, log: MemoryLog, job: Job, lease: Lease, engine: Engine) -> None:
         self.stream = stream
@@ -127,6 +131,7 @@ class Generation:
         self.ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.gate: Gate | None = None
         self.id_sent = False
+        self.kept = job.stream.resume.ttl if job.stream.resume.enabled else 0.0
         self._engine = engine
         log.model = job.model
         started, dialect = engine.clock.now(), job.chain[0].config.dialect
@@ -147,8 +152,12 @@ class Generation:
         """The memory that the request takes is given back when this ends. To be called before `start`."""
         self._running.held = held
 
-    def start(self) -> None:
-        """Starts the pump. The generation is listed as running until it ends."""
+    def start(self, broken: GatewayError | None = None) -> None:
+        """Starts the pump. The generation is listed as running until it ends.
+
+        Args:
+            broken: how the answer broke off whose beginning is in the log already; None where none is.
+        """
         run, engine = self._running, self._engine
         job = run.job
         engine.running[self.stream.id] = self
@@ -158,9 +167,11 @@ class Generation:
             self._limit("auth_expired", job.expires_in)
         if job.standing is not None:
             job.standing.rely(self)
-        if job.announce:
+        if job.announce and not self.log.last:
             self.log.append([Event(START, "")])
         run.pump = Pump(Work(job, run.transcript, run.lease, self.account, engine, self))
+        if broken is not None:
+            run.pump.go_on(broken)
         run.task = asyncio.get_running_loop().create_task(run.pump.run(), name=f"generation {self.stream.id}")
         # A callback of the task, because a task that is cancelled before its first step runs no code of its own.
         run.task.add_done_callback(self._end)
@@ -175,6 +186,15 @@ class Generation:
         if run is not None and run.verdict is None and run.task is not None and not run.task.done():
             run.verdict = (error, outcome or OUTCOMES.get(error.code, "upstream_error"))
             run.task.cancel()
+
+    def move(self) -> None:
+        """Another node writes this stream from now on. It ends here, and its readers are cut off to come back to it."""
+        if self._run is not None:
+            self._run.moved = True
+        for reader in self.log.readers:
+            reader.cut()
+        self._engine.registry.hide(self.stream.id)
+        self.abort(GatewayError("drained"))
 
     @property
     def commit_after(self) -> float:
@@ -288,10 +308,11 @@ class Generation:
         run.lease.settle(amounts(pump.spent, self.log.model), now)
         self._give_back(run, now)
 
+        if run.passed_through is not None:
+            self.kept = 0.0
         self.log.close(self._terminal(run, pump, failure, usage))
         del engine.running[self.stream.id]
-        resume = job.stream.resume
-        engine.registry.retire(self.stream.id, resume.ttl if resume.enabled and run.passed_through is None else 0)
+        engine.registry.retire(self.stream.id, self.kept)
         # The first call that decides wins: an answer that failed before it opened is an error, any other a stream.
         if failure is not None:
             run.opening.fail(failure)
@@ -303,7 +324,7 @@ class Generation:
         account.finish_reason = pump.finish_reason or ""
         if outcome == "completed" and job.canonical:
             engine.metrics.route(job.route).finished(account.finish_reason)
-        if failure is not None and outcome not in AS_WANTED:
+        if failure is not None and outcome not in AS_WANTED and not run.moved:
             # Before the account ends, which closes the span and forgets the trace.
             note_failed_stream(engine.failures, account, pump.blamed(failure), failure, outcome)
         account.ended(outcome, failure, now)

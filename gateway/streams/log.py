@@ -60,6 +60,9 @@ class Attached(Protocol):
     def interrupt(self) -> None:
         """Wakes a waiting read, which returns what is there now."""
 
+    def cut(self) -> None:
+        """Its connection ends now, without another event: the client is to come back."""
+
 
 class Log(Protocol):
     """What readers and the writer may rely on, wherever the events are kept.
@@ -100,6 +103,13 @@ class Log(Protocol):
         """An attached reader moved on or left, so there may be room again."""
 
 
+class Mirror(Protocol):
+    """What copies a log to somewhere else, and reads there what it lacks."""
+
+    def changed(self) -> None:
+        """Events were appended, or the log was closed. Called before any reader is offered the events."""
+
+
 class LogMemory:
     """Bytes that all logs of a process keep together.
 
@@ -126,6 +136,9 @@ class MemoryLog:
     Args:
         max_bytes: how much is kept.
         memory: the bytes of all logs. This one adds to it, and gives back in `discard`.
+
+    Attributes:
+        mirror: copies it, None where nothing does. It may lag behind: trimming does not wait for it.
     """
 
     __slots__ = (
@@ -137,6 +150,7 @@ class MemoryLog:
         "full",
         "last",
         "max_bytes",
+        "mirror",
         "model",
         "readers",
         "size",
@@ -146,6 +160,7 @@ class MemoryLog:
     def __init__(self, max_bytes: int, memory: LogMemory) -> None:
         self.max_bytes = max_bytes
         self.model = ""
+        self.mirror: Mirror | None = None
         self.first = 1
         self.last = 0
         self.size = 0
@@ -170,6 +185,8 @@ class MemoryLog:
         self._memory.used += size
         if self.size > self.max_bytes:
             self._trim()
+        if self.mirror is not None:
+            self.mirror.changed()
         for reader in self.readers:
             reader.offer(events)
 
@@ -184,6 +201,8 @@ class MemoryLog:
         self.terminal = terminal
         self.closed = True
         self.full = False
+        if self.mirror is not None:
+            self.mirror.changed()
 
     def discard(self) -> None:
         """Drops all events. To be called once, on a closed log without readers."""

@@ -84,6 +84,19 @@ class Pump:
         while not whole:
             whole = await self._ask(await self._choose())
 
+    def go_on(self, broken: GatewayError) -> None:
+        """The log has the beginning of the answer, which another process wrote; it broke off with this error.
+
+        To be called before `run`, and only where `delivered_text` is not None.
+        """
+        work = self._work
+        delivered = delivered_text(work.job, work.transcript.log, broken)
+        assert delivered is not None, "nobody can go on with it"
+        work.transcript.take_over(delivered)
+        writer, tokens = work.job.chain[0].name, delivered_tokens(work.transcript.log)
+        self._rescue = Rescue(broken, delivered, writer, work.account, restarts=work.job.restarts, tokens=tokens)
+        self._rescues = 1
+
     # -- what came of it ---------------------------------------------------------------------------------------------
 
     @property

@@ -44,7 +44,7 @@ class Reader:
         held: number of events after the place that the caller has read and keeps for later.
     """
 
-    __slots__ = ("_follow", "_timer", "_waiter", "_wheel", "held", "log", "place")
+    __slots__ = ("_cut", "_follow", "_timer", "_waiter", "_wheel", "held", "log", "place")
 
     def __init__(self, log: Log, place: Place, wheel: Wheel) -> None:
         self.log = log
@@ -54,6 +54,7 @@ class Reader:
         self._timer: Timer | None = None
         self._waiter: asyncio.Future[None] | None = None
         self._follow: Follow | None = None
+        self._cut = False
         log.readers += (self,)
 
     @property
@@ -69,11 +70,16 @@ class Reader:
             timeout: seconds to wait for the first of them. `NOTHING` is returned after that, at most a granule late.
             follow: called while the read waits, with the events that are appended. If it returns True, it has dealt
                 with them, and the read waits for the rest of its time. What it raises, the read raises.
+
+        Raises:
+            ConnectionError: `cut` was called.
         """
         got = self.log.read(self.place.seq + self.held, limit)
-        if got is NOTHING and timeout > 0:
+        if got is NOTHING and timeout > 0 and not self._cut:
             await self._wait_for(timeout, follow)
             got = self.log.read(self.place.seq + self.held, limit)
+        if self._cut:
+            raise ConnectionAbortedError("the stream goes on elsewhere")
         return got
 
     def move(self, place: Place) -> None:
@@ -108,6 +114,11 @@ class Reader:
         self._follow = None
         if self._waiter is not None and not self._waiter.done():
             self._waiter.set_result(None)
+
+    def cut(self) -> None:
+        """Every read from now on raises `ConnectionError`, one that waits too."""
+        self._cut = True
+        self.interrupt()
 
     def offer(self, events: Sequence[Event]) -> None:
         """These events were appended. Called by the log."""

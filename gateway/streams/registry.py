@@ -73,7 +73,23 @@ class Registry:
 
     def add(self, kept: Kept) -> None:
         """Makes this stream readable here, wherever it is written. You must call `retire` when it has ended."""
+        self.hide(kept.stream.id)
         self._kept[kept.stream.id] = kept
+
+    def hide(self, stream_id: str) -> None:
+        """Nobody finds this stream here any more, if there is one; readers that it has go on."""
+        kept = self._kept.pop(stream_id, None)
+        if kept is None:
+            return
+        if timer := self._ended.pop(stream_id, None):
+            timer.cancel()
+        name = f"~{stream_id}.{id(kept)}"  # no id of a stream looks like that
+        self._kept[name] = kept
+        self._keep(name, STILL_READ)
+
+    def holds(self, kept: Kept) -> bool:
+        """Whether this is what is found by its id."""
+        return self._kept.get(kept.stream.id) is kept
 
     def find(self, stream_id: str, owner: str) -> Kept | None:
         """The owner's stream with this id; None, for whatever reason, if there is none."""

@@ -61,6 +61,11 @@ class Transcript:
         if self.empty and self._keeps_text and not announced:
             self.log.append([Event(START, "")])
 
+    def take_over(self, text: str) -> None:
+        """The log has events of an answer already, with this text; another process wrote them."""
+        self._texts, self._characters = [text], len(text)
+        self._account.take_over(self.log.last)
+
     def write(self, events: list[Event], now: float) -> None:
         """Counts the events and appends them to the log.
 

@@ -7,7 +7,7 @@ Invariants:
 """
 
 import time
-from typing import Final
+from typing import Any, Final
 
 from gateway.core.cost import amounts
 from gateway.core.errors import GatewayError
@@ -17,6 +17,7 @@ from gateway.core.limits import REQUESTS, STREAMS, Amounts, Plan
 from gateway.streams.generation import Generation
 from gateway.streams.job import Job
 from gateway.streams.log import MemoryLog
+from gateway.streams.order import Order
 from gateway.streams.stream import Stream
 from gateway.web.exchange import Exchange
 from gateway.web.refusals import limit_of
@@ -28,13 +29,16 @@ OUTPUT_RESERVE: Final = 256
 """Output tokens that are reserved before the answer begins; a longer answer takes more as it grows."""
 
 
-def admit(exchange: Exchange, job: Job, max_tokens: int | None = None) -> Generation:
+def admit(
+    exchange: Exchange, job: Job, max_tokens: int | None = None, again: dict[str, Any] | None = None
+) -> Generation:
     """A running generation for this request.
 
     Args:
         exchange: the request, authenticated.
         job: what the request asks for.
         max_tokens: output tokens that the client allows, None where it gives no number.
+        again: what the kind of the route needs to ask the same again at another node; None where that cannot be.
 
     Raises:
         GatewayError: `draining`, `overloaded`, or one of the plan's limits, with the headers that say when to retry.
@@ -76,8 +80,24 @@ def admit(exchange: Exchange, job: Job, max_tokens: int | None = None) -> Genera
     generation.hold_body(exchange.held)
     exchange.held = None
     generation.start()
+    if gateway.shared is not None and job.stream.resume.enabled:
+        gateway.shared.track(generation, None if again is None else _order(exchange, job, again))
     exchange.account = generation.account
     return generation
+
+
+def _order(exchange: Exchange, job: Job, again: dict[str, Any]) -> Order:
+    left = expires_in(exchange)
+    return Order(
+        route=job.route,
+        asked=again,
+        model=job.model,
+        principal=job.principal,
+        plan=exchange.caller.plan,
+        request_id=job.request_id,
+        expires=None if left is None else time.time() + left,
+        input_tokens=job.input_tokens,
+    )
 
 
 def admit_reader(exchange: Exchange) -> Lease:

@@ -30,6 +30,7 @@ from gateway.streams.turns import Turns
 from gateway.upstream.pool import Upstream
 
 if TYPE_CHECKING:
+    from gateway.store.shared import Shared
     from gateway.web.router import Router
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
@@ -71,6 +72,7 @@ class Gateway:
         draining: whether new streams are refused because the process is about to end.
         sessions: the chat histories by route path.
         ask_workers: asks all other workers of the gateway (`handover.Siblings.ask`); None if there are none.
+        shared: the store that several gateways share, None where `store` is the memory of the process.
     """
 
     clock: Clock
@@ -91,6 +93,7 @@ class Gateway:
     arriving: Turns = field(default_factory=Turns)
     sessions: dict[str, Sessions] = field(default_factory=dict)
     ask_workers: Callable[[bytes], Awaitable[list[bytes | None]]] | None = None
+    shared: "Shared | None" = None
 
     def history(self, path: str, history: History | None) -> Sessions | None:
         """The sessions of the route at this path, with the bounds of `history`; None if the route keeps no history."""

@@ -125,7 +125,7 @@ async def resume(exchange: Exchange, cursor_text: str, stream_id: str | None = N
     if cursor.is_final:
         exchange.gateway.metrics.resume("ended")
         return web.Response(status=204, headers=exchange.headers)
-    followed = find_stream(exchange, cursor.stream_id)
+    followed = await find_stream(exchange, cursor.stream_id)
     if stream_id not in (None, cursor.stream_id):
         raise _expired(exchange)
     return await follow(exchange, followed, cursor.place)
@@ -156,16 +156,19 @@ async def follow(exchange: Exchange, followed: Followed, place: Place) -> web.St
             slot.close(exchange.gateway.clock.now())
 
 
-def find_stream(exchange: Exchange, stream_id: str) -> Followed:
-    """The caller's stream with this id.
+async def find_stream(exchange: Exchange, stream_id: str) -> Followed:
+    """The caller's stream with this id, whichever node writes it.
 
     Raises:
-        GatewayError: `cursor_expired`, the same for an unknown id, an expired stream and another principal's stream.
+        GatewayError: `cursor_expired`, the same for an unknown id, an expired stream and another principal's stream;
+            `overloaded` where only the shared store knows, and it is away.
     """
     gateway, ticket = exchange.gateway, exchange.ticket
     if ticket is not None and ticket.stream_id not in ("", stream_id):
         raise _expired(exchange)
-    followed = gateway.registry.find(stream_id, exchange.caller.owner)
+    followed: Followed | None = gateway.registry.find(stream_id, exchange.caller.owner)
+    if followed is None and gateway.shared is not None:
+        followed = await gateway.shared.find(stream_id, exchange.caller.owner)
     if followed is None:
         raise _expired(exchange)
     if ticket is not None:
@@ -179,7 +182,7 @@ async def read_by_ticket(exchange: Exchange, stream_id: str) -> web.StreamRespon
     Raises:
         GatewayError: as `resume`.
     """
-    followed = find_stream(exchange, stream_id)
+    followed = await find_stream(exchange, stream_id)
     if not followed.stream.settings.resumable:
         raise _expired(exchange)
     return await follow(exchange, followed, BEGINNING)

@@ -22,10 +22,10 @@ class ReadStream(Kind):
     async def answer(self, exchange: Exchange) -> web.StreamResponse:
         stream_id = _stream_id(exchange)
         if exchange.request.method == "DELETE":
-            return await _stop(exchange, find_stream(exchange, stream_id))
+            return await _stop(exchange, await find_stream(exchange, stream_id))
         if cursor := cursor_of(exchange):
             return await resume(exchange, cursor, stream_id)
-        return await follow(exchange, find_stream(exchange, stream_id), BEGINNING)
+        return await follow(exchange, await find_stream(exchange, stream_id), BEGINNING)
 
 
 class StopStream(Kind):
@@ -34,7 +34,7 @@ class StopStream(Kind):
     methods = frozenset({"POST"})
 
     async def answer(self, exchange: Exchange) -> web.StreamResponse:
-        return await _stop(exchange, find_stream(exchange, _stream_id(exchange)))
+        return await _stop(exchange, await find_stream(exchange, _stream_id(exchange)))
 
 
 async def _stop(exchange: Exchange, followed: Followed) -> web.StreamResponse:

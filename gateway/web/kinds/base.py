@@ -10,6 +10,7 @@ A kind says how a request is read and how its answer looks. What a caller may st
 events are sent in `streaming.py`.
 """
 
+import time
 from abc import abstractmethod
 from collections.abc import Awaitable, Callable
 from typing import Any, Generic, NamedTuple, TypeVar
@@ -20,11 +21,13 @@ from gateway.config import Route
 from gateway.formats import Format
 from gateway.streams.generation import Generation
 from gateway.streams.job import Job, Source
-from gateway.streams.stream import reader_settings
+from gateway.streams.order import Order
+from gateway.streams.stream import Stream, reader_settings
 from gateway.upstream.pool import Upstream
 from gateway.web.admission import admit, expires_in
 from gateway.web.exchange import Exchange, Kind
 from gateway.web.kinds.chat_source import estimate_tokens
+from gateway.web.state import Gateway
 from gateway.web.streaming import cursor_of, read_by_ticket, resume, stream_new
 
 R = TypeVar("R", bound=Route)
@@ -37,11 +40,13 @@ class Asked(NamedTuple):
         job: what the generation is to do.
         max_tokens: output tokens that the client allows, None where it gives no number.
         stream: whether the client wants events, and nothing else.
+        again: what `RouteKind.again` needs to ask the same again at another node; None where that cannot be.
     """
 
     job: Job
     max_tokens: int | None = None
     stream: bool = True
+    again: dict[str, Any] | None = None
 
 
 class RouteKind(Kind, Generic[R]):
@@ -73,7 +78,7 @@ class RouteKind(Kind, Generic[R]):
         if isinstance(asked, str):
             exchange.free_body()
             return await resume(exchange, asked)
-        response = self.respond(exchange, asked, admit(exchange, asked.job, asked.max_tokens))
+        response = self.respond(exchange, asked, admit(exchange, asked.job, asked.max_tokens, asked.again))
         del asked  # it holds the prompt, which is needed no longer than its answer; a slow reader may stay on
         return await response
 
@@ -110,12 +115,8 @@ class RouteKind(Kind, Generic[R]):
             model: the model asked for, "" where none was named.
             more: further fields of `Job`.
         """
-        return Job(
-            route=self.route.path,
+        return self._job(
             source=source,
-            chain=self.chain,
-            stream=self.route.stream,
-            timeouts=self.route.timeouts,
             model=model,
             principal=str(exchange.caller),
             request_id=exchange.id,
@@ -127,6 +128,35 @@ class RouteKind(Kind, Generic[R]):
             long=exchange.long,
             **more,
         )
+
+    def again(self, gateway: Gateway, order: Order, stream: Stream) -> Job | None:
+        """The job of a stream that another node began, by this node's configuration; None where this kind cannot go on.
+
+        Args:
+            gateway: the process's parts.
+            order: what was asked for; `asked` is what the kind gave as `Asked.again`.
+            stream: what its readers need to know.
+        """
+        return None
+
+    def _job_again(self, order: Order, stream: Stream, source: Source, **more: Any) -> Job:
+        """A job for `again`, with the fields filled in that are the same for all kinds of route."""
+        return self._job(
+            source=source,
+            model=order.model,
+            principal=order.principal,
+            request_id=order.request_id,
+            format=stream.format,
+            readers=stream.settings,
+            session_id=stream.session_id,
+            input_tokens=order.input_tokens,
+            expires_in=None if order.expires is None else max(0.0, order.expires - time.time()),
+            **more,
+        )
+
+    def _job(self, **more: Any) -> Job:
+        route = self.route
+        return Job(route=route.path, chain=self.chain, stream=route.stream, timeouts=route.timeouts, **more)
 
 
 KindFactory = Callable[[Any, tuple[Upstream, ...]], Kind]

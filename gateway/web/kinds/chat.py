@@ -1,6 +1,6 @@
 """`api: chat`: a browser sends one message, and reads the answer as events of the route's format."""
 
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 from aiohttp import web
@@ -11,6 +11,9 @@ from gateway.core.errors import GatewayError
 from gateway.core.sessions import valid_session_id
 from gateway.formats import UIFormat, compile_format
 from gateway.formats.ui import HEADERS
+from gateway.streams.job import Job
+from gateway.streams.order import Order
+from gateway.streams.stream import Stream
 from gateway.upstream.pool import Upstream
 from gateway.web.body import read_fields
 from gateway.web.exchange import Endpoint, Exchange
@@ -18,6 +21,7 @@ from gateway.web.kinds.base import Asked, RouteKind
 from gateway.web.kinds.chat_source import ChatSource, added_tokens
 from gateway.web.kinds.ui import FIELDS, FollowChat, continued, message_of, messages_of
 from gateway.web.responses import STREAM_HEADERS
+from gateway.web.state import Gateway
 
 MAX_MESSAGES = 1000
 """Messages of one request, at most."""
@@ -61,13 +65,6 @@ class Chat(RouteKind[ChatRoute]):
                 messages += history.get(str(exchange.caller), session, exchange.started)
             messages.append({"role": "user", "content": message})
 
-        remember = None
-        if history is not None and message:
-            clock = exchange.gateway.clock
-
-            def remember(answer: str) -> None:
-                history.add(str(exchange.caller), session, message, answer, clock.now())
-
         format_ = self.format
         if self.ui and (message_id := continued(question.get("messages"))):
             format_ = UIFormat(message_id)
@@ -82,9 +79,29 @@ class Chat(RouteKind[ChatRoute]):
                 announce=True,
                 restarts=not self.ui,  # nothing in its stream makes text void
                 input_tokens=await self.estimate(exchange, chat) + self.added,
-                on_answer=remember,
-            )
+                on_answer=self._remember(exchange.gateway, str(exchange.caller), session, message),
+            ),
+            again={"chat": chat, "message": message},
         )
+
+    def again(self, gateway: Gateway, order: Order, stream: Stream) -> Job:
+        """The job of a stream that another node began."""
+        session = stream.session_id
+        return self._job_again(
+            order,
+            stream,
+            ChatSource(order.asked["chat"], session_id=session),
+            announce=True,
+            restarts=not self.ui,
+            on_answer=self._remember(gateway, order.principal, session, order.asked["message"]),
+        )
+
+    def _remember(self, gateway: Gateway, principal: str, session: str, message: str) -> Callable[[str], None] | None:
+        """What adds the answer to the session; None where nothing is to be remembered."""
+        history = gateway.history(self.route.path, self.route.history) if session and message else None
+        if history is None:
+            return None
+        return lambda answer: history.add(principal, session, message, answer, gateway.clock.now())
 
     async def _question(self, exchange: Exchange) -> dict[str, Any]:
         """The parameters of the request: of the query in a `GET`, or in a `POST` without a body; else of the body."""

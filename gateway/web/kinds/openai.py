@@ -18,8 +18,11 @@ from gateway.core.limiter import Refusal
 from gateway.core.limits import Quota
 from gateway.formats import Completion, OpenAIFormat, error_object
 from gateway.streams.generation import Generation
+from gateway.streams.job import Job
 from gateway.streams.log import END, NOTHING, State
+from gateway.streams.order import Order
 from gateway.streams.reader import BEGINNING, Reader
+from gateway.streams.stream import Stream
 from gateway.upstream.pool import Upstream
 from gateway.web.body import read_json_object
 from gateway.web.exchange import Endpoint, Exchange, Kind
@@ -28,6 +31,7 @@ from gateway.web.kinds.chat_source import ChatSource, added_tokens
 from gateway.web.kinds.models import Models
 from gateway.web.rate_limit_headers import openai_rate_limit_headers
 from gateway.web.responses import json_response, json_text
+from gateway.web.state import Gateway
 from gateway.web.streaming import stream_new
 
 READ_LIMIT = 512
@@ -90,16 +94,21 @@ class OpenAI(RouteKind[OpenAIRoute]):
         limits = [chat.get(name) for name in ("max_completion_tokens", "max_tokens")]
         job = self.job(
             exchange,
-            ChatSource(
-                chat, keep_chunks=True, keep_usage=usage or not chat.get("stream"), plain=not chat.get("stream")
-            ),
+            _source(chat, usage=usage),
             OpenAIFormat(include_usage=usage),
             chat["model"],
             several=chat.get("n") not in (None, 1),
             input_tokens=await self.estimate(exchange, chat) + self.added,
         )
         max_tokens = next((limit for limit in limits if isinstance(limit, int) and limit > 0), None)
-        return Asked(job, max_tokens, stream=chat.get("stream") is True)
+        streams = chat.get("stream") is True
+        return Asked(job, max_tokens, stream=streams, again={"chat": chat, "usage": usage} if streams else None)
+
+    def again(self, gateway: Gateway, order: Order, stream: Stream) -> Job:
+        """The job of a stream that another node began."""
+        chat = order.asked["chat"]
+        source = _source(chat, usage=order.asked["usage"])
+        return self._job_again(order, stream, source, several=chat.get("n") not in (None, 1))
 
     def respond(self, exchange: Exchange, asked: Asked, generation: Generation) -> Awaitable[web.StreamResponse]:
         return stream_new(exchange, generation) if asked.stream else _whole(exchange, generation)
@@ -111,6 +120,12 @@ class OpenAI(RouteKind[OpenAIRoute]):
     def limit_headers(self, quotas: Sequence[Quota], refusal: Refusal | None = None) -> dict[str, str]:
         """The usual headers, and OpenAI's own."""
         return super().limit_headers(quotas, refusal) | openai_rate_limit_headers(quotas)
+
+
+def _source(chat: dict[str, Any], *, usage: bool) -> ChatSource:
+    """What asks with this chat; `usage`: whether the client wants the chunk that holds nothing but the usage."""
+    plain = not chat.get("stream")
+    return ChatSource(chat, keep_chunks=True, keep_usage=usage or plain, plain=plain)
 
 
 async def _whole(exchange: Exchange, generation: Generation) -> web.StreamResponse:

@@ -1,0 +1,181 @@
+"""The streams of dead nodes: whoever notices takes them, and another generation goes on with each.
+
+    the lease of a node lapsed, or it gave it back with streams that still ran
+        |
+        v                        the order can be read, and nothing forbids to go on
+    TAKE: a new epoch --> loaded -------------------------------------------------------> adopted: a rescue here
+                            |
+                            +--no order, no rescue, tool calls, its beginning is gone---> one error, `upstream_cut`
+
+Invariants:
+
+- One node takes a stream, in one script; from that moment nothing that the dead node appends is accepted.
+- A stream that was taken gets its end, whatever happens here. If this node dies as well, the next one takes it.
+"""
+
+import asyncio
+from collections.abc import Callable
+from typing import Any, Final, NamedTuple
+
+from structlog.typing import FilteringBoundLogger
+
+from gateway.core.errors import GatewayError
+from gateway.core.event import ERROR, Event
+from gateway.observe.metrics import Metrics
+from gateway.store.connection import Connection, StoreAwayError
+from gateway.store.journal import Journal, packed
+from gateway.store.layout import ALIVE_MS, CLOSE, DEAD, TAKE
+from gateway.store.remote import read_entry
+from gateway.store.sealed import Seal
+from gateway.streams.generation import Generation
+from gateway.streams.log import MemoryLog
+from gateway.streams.order import Order
+from gateway.streams.registry import Registry
+from gateway.streams.stream import Stream
+
+AT_ONCE: Final = 8
+"""Streams of a dead node that are taken in one script: the others are for other nodes, too."""
+PAUSE: Final = 0.02
+"""Seconds between two such scripts."""
+COUNT: Final = 256
+"""Entries of a log that are read at once."""
+MAX_BYTES: Final = 8 * 1024 * 1024
+"""Bytes that are kept of the log of an adopted stream."""
+
+Adopt = Callable[[Order, Stream, MemoryLog], Generation]
+"""Starts a generation that goes on with this log. Raises `GatewayError` where that cannot be."""
+
+
+class Taken(NamedTuple):
+    """A stream that was a dead node's.
+
+    Attributes:
+        epoch: of this node's ownership.
+        last: number of its last event.
+        kept_ms: milliseconds for which it is kept after its end.
+        model: the model that answers.
+    """
+
+    id: bytes
+    epoch: int
+    last: int
+    kept_ms: bytes
+    model: bytes
+
+
+class Adoption:
+    """Looks for dead nodes at each beat.
+
+    Args:
+        connection: this process's way to Redis.
+        journal: writes the logs of this node.
+        registry: where streams can be found here.
+        seal: unseals orders; None where nothing is adopted.
+        metrics: counts adoptions.
+        logger: the process's log.
+
+    Attributes:
+        adopt: starts the generation that goes on with a stream; None until it is set.
+    """
+
+    def __init__(
+        self,
+        connection: Connection,
+        journal: Journal,
+        registry: Registry,
+        seal: Seal | None,
+        metrics: Metrics,
+        logger: FilteringBoundLogger,
+    ) -> None:
+        self.adopt: Adopt | None = None
+        self._connection = connection
+        self._layout = connection.layout
+        self._journal = journal
+        self._registry = registry
+        self._seal = seal
+        self._metrics = metrics
+        self._logger = logger
+        self._task: asyncio.Task[None] | None = None
+        connection.when_beating(self._begin)
+
+    async def close(self) -> None:
+        """Nothing more is taken."""
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.wait([self._task])
+
+    async def _begin(self) -> None:
+        # A task of its own: the beat must go on.
+        if self._task is None or self._task.done():
+            self._task = asyncio.get_running_loop().create_task(self._look(), name="store adoption")
+
+    async def _look(self) -> None:
+        layout, node = self._layout, self._connection.node
+        try:
+            for dead in await self._connection.run(DEAD, [layout.nodes], (node, ALIVE_MS, layout.lease(""))):
+                name = dead.decode()
+                keys = [layout.lease(name), layout.owned(name), layout.owned(node), layout.nodes]
+                while taken := await self._connection.run(TAKE, keys, (dead, node, AT_ONCE, ALIVE_MS, layout.prefix)):
+                    self._logger.warning("streams_taken", node=name, streams=len(taken))
+                    for stream in taken:
+                        await self._go_on(Taken(*stream))
+                    await asyncio.sleep(PAUSE)
+        except StoreAwayError as error:
+            self._logger.warning("store_adoption_stopped", reason=str(error))  # the next beat goes on
+
+    async def _go_on(self, taken: Taken) -> None:
+        stream_id = taken.id.decode()
+        log = MemoryLog(MAX_BYTES, self._registry.memory)
+        try:
+            order, stream = await self._order(stream_id)
+            await self._load(stream_id, log)
+            log.model = taken.model.decode()
+            assert self.adopt is not None, "it is set before anything is served"
+            generation = self.adopt(order, stream, log)
+        except (GatewayError, ValueError) as error:
+            log.discard()
+            cut = error if isinstance(error, GatewayError) else GatewayError("upstream_cut", detail=str(error))
+            self._metrics.adoption("failed")
+            self._logger.warning("stream_not_adopted", stream_id=stream_id, code=cut.code, detail=cut.detail)
+            await self._end(taken, cut)
+            return
+        self._logger.info("stream_adopted", **generation.account.facts)
+        self._journal.track(generation, order, epoch=taken.epoch, sent=taken.last, opened=True)
+
+    async def _order(self, stream_id: str) -> tuple[Order, Stream]:
+        """What was asked for, and what readers need.
+
+        Raises:
+            GatewayError: `upstream_cut`, nobody here can know.
+        """
+        key = self._layout.order(stream_id)
+        sealed = await self._connection.call("GET", key)
+        about = await self._connection.call("HGET", self._layout.stream(stream_id), "a")
+        order = self._seal.unseal(key, sealed) if self._seal is not None and sealed is not None else None
+        if order is None or about is None:
+            raise GatewayError("upstream_cut", detail="its order is not there, or sealed with another secret")
+        return Order.from_bytes(order), Stream.from_json(about)
+
+    async def _load(self, stream_id: str, log: MemoryLog) -> None:
+        key, after = self._layout.log(stream_id), "0-0"
+        while found := await self._connection.call("XRANGE", key, f"({after}", "+", "COUNT", COUNT):
+            for id_, fields in found:
+                entry = read_entry(id_, fields)
+                if entry.first > log.last + 1:
+                    raise GatewayError("upstream_cut", detail="its beginning is gone")
+                if events := entry.events[log.last + 1 - entry.first :]:
+                    log.append(events)
+            after = found[-1][0].decode()
+
+    async def _end(self, taken: Taken, error: GatewayError) -> None:
+        layout, stream_id, number = self._layout, taken.id.decode(), taken.last + 1
+        entry = ("f", number, "e", packed([Event(ERROR, error.to_json())]), "t", "1")
+        await self._connection.call("XADD", layout.log(stream_id), "NOMKSTREAM", f"{taken.epoch}-{number}", *entry)
+        keys = [
+            layout.stream(stream_id),
+            layout.log(stream_id),
+            layout.owned(self._connection.node),
+            layout.order(stream_id),
+        ]
+        state: tuple[Any, ...] = (taken.id, taken.epoch, "upstream_error", taken.model, taken.kept_ms)
+        await self._connection.run(CLOSE, keys, state)

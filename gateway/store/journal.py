@@ -1,0 +1,379 @@
+"""The writer's side: what is appended to the logs of this node is written to Redis as well.
+
+    a copy of one log:
+
+        new --open--> copied --the log was closed, and Redis has all of it--> done
+         ^              |
+         |              +--another node took the stream (a higher epoch stands there)--> lost
+         |              |
+         +--Redis does not have it (any more): it was away, lost its data, or was started empty
+
+Invariants:
+
+- An append is written to Redis's socket in the turn of the loop in which it is made, and before anything of it is
+  written to a reader. All appends of a turn, of all logs, are one write. Nobody waits for the reply.
+- What Redis has of a log is the log's events in order, each once, with the numbers that they have here; where some had
+  to be left out, the entry behind them says so by its first number.
+- Nothing is kept for Redis: what it lacks is read from the log again. Whenever Redis was away, each copy is compared
+  with what stands there before it goes on.
+"""
+
+import asyncio
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any, Final, Protocol
+
+import msgspec
+from redis.exceptions import RedisError
+from structlog.typing import FilteringBoundLogger
+
+from gateway.core.event import Event
+from gateway.store.connection import Connection, StoreAwayError
+from gateway.store.layout import ALIVE_MS, CLOSE, KEEP, OPEN, STANDS
+from gateway.store.pipe import Pipe, Replied, pack
+from gateway.store.sealed import Seal
+from gateway.streams.log import MemoryLog, State
+from gateway.streams.order import Order
+from gateway.streams.stream import Stream
+
+ENTRY_EVENTS: Final = 512
+"""Events of one entry, at most."""
+ENTRIES: Final = 16
+"""Entries of one log that are written at once, at most: what is put back after an outage leaves room for other logs."""
+PATIENCE: Final = 1.0
+"""Seconds without a reply after which the pipe counts as broken."""
+KEPT_EVERY: Final = 30.0
+"""Seconds between two times that a node lets the keys of its running streams live on. They live `ALIVE_MS`."""
+MAX_ORDER: Final = 1024 * 1024
+"""Bytes of an order, at most: a stream with a longer prompt is not adopted."""
+CHUNK: Final = 200
+"""Streams that one script is asked for."""
+
+
+class Written(Protocol):
+    """A stream that is written here."""
+
+    @property
+    def stream(self) -> Stream:
+        """What its readers need to know."""
+
+    @property
+    def log(self) -> MemoryLog:
+        """Its events."""
+
+    @property
+    def state(self) -> str:
+        """How it stands, or how it ended."""
+
+    @property
+    def kept(self) -> float:
+        """Seconds for which it can be read after its end; 0 for one that left nothing to come back to."""
+
+    def move(self) -> None:
+        """Another node writes it from now on: it ends here, and its readers come back to the other one."""
+
+
+class Copy:
+    """What Redis has of one log.
+
+    Attributes:
+        written: the stream.
+        order: what its generation was asked for, None where nobody could go on with it.
+        epoch: of this node's ownership.
+        sent: number of the last event that was written to Redis.
+        opened: whether Redis was told of the stream.
+        dirty: whether it is listed to be written.
+    """
+
+    __slots__ = ("_journal", "closing", "dirty", "epoch", "opened", "order", "sent", "written")
+
+    def __init__(
+        self, journal: "Journal", written: Written, order: Order | None, epoch: int, sent: int, opened: bool
+    ) -> None:
+        self._journal = journal
+        self.order = order
+        self.written = written
+        self.epoch = epoch
+        self.sent = sent
+        self.opened = opened
+        self.closing = False
+        self.dirty = False
+
+    def changed(self) -> None:
+        """Events were appended to the log, or it was closed."""
+        if not self.dirty:
+            self.dirty = True
+            self._journal.note(self)
+
+
+class Journal:
+    """Writes the logs of this node to Redis.
+
+    Args:
+        connection: this process's way to Redis.
+        seal: seals orders; None where none is written.
+        logger: the process's log.
+    """
+
+    def __init__(self, connection: Connection, seal: Seal | None, logger: FilteringBoundLogger) -> None:
+        self._connection = connection
+        self._layout = connection.layout
+        self._seal = seal
+        self._logger = logger
+        self._loop = asyncio.get_running_loop()
+        self._pipe: Pipe | None = None
+        self._copies: dict[str, Copy] = {}
+        self._dirty: list[Copy] = []
+        self._node = connection.node.encode()
+        self._owned = self._layout.owned(connection.node).encode()
+        self._alive = str(ALIVE_MS).encode()
+        self._kept_at = 0.0
+        connection.when_up(self._resume)
+        connection.when_beating(self._beat)
+
+    def __len__(self) -> int:
+        return len(self._copies)
+
+    def track(
+        self, written: Written, order: Order | None, *, epoch: int = 1, sent: int = 0, opened: bool = False
+    ) -> None:
+        """From now on the stream's log is written to Redis, until it was closed and Redis has all of it.
+
+        Args:
+            written: the stream.
+            order: what another node needs in order to go on with it, None where none may.
+            epoch: of this node's ownership.
+            sent: number of the last event that Redis has.
+            opened: whether Redis knows the stream.
+        """
+        copy = Copy(self, written, order if self._seal is not None else None, epoch, sent, opened)
+        self._copies[written.stream.id] = copy
+        written.log.mirror = copy
+        copy.changed()
+
+    def hand_over(self) -> list[Written]:
+        """The streams that another node can go on with once this node's lease is gone. From now on nothing of them is
+        written here."""
+        self.flush()
+        given = [copy for copy in self._copies.values() if copy.order is not None and copy.opened and not copy.closing]
+        for copy in given:
+            self._forget(copy)
+        return [copy.written for copy in given]
+
+    def close(self) -> None:
+        """Nothing more is written."""
+        if self._pipe is not None:
+            self.flush()
+            self._pipe.close()
+            self._pipe = None
+
+    def note(self, copy: Copy) -> None:
+        """This copy is behind its log."""
+        if not self._dirty:
+            # Scheduled before any write to a reader is: those follow the append. `Clock.soon` may run sooner, for
+            # another stream; it calls `flush` first.
+            self._loop.call_soon(self.flush)
+        self._dirty.append(copy)
+
+    def flush(self) -> None:
+        """Writes what the copies lack. While Redis is away they stay listed."""
+        pipe = self._pipe
+        if pipe is None or not self._dirty:
+            return
+        dirty, self._dirty = self._dirty, []
+        commands: list[bytes] = []
+        replied: list[Replied] = []
+        for copy in dirty:
+            copy.dirty = False
+            self._write(copy, commands, replied)
+        pipe.send(b"".join(commands), replied)
+        if pipe.oldest > PATIENCE:
+            self._connection.lose(TimeoutError("no reply"))
+
+    # -- one copy --------------------------------------------------------------------------------------------------
+
+    def _write(self, copy: Copy, commands: list[bytes], replied: list[Replied]) -> None:
+        log, stream = copy.written.log, copy.written.stream
+        if copy.closing:
+            return
+        key = self._layout.log(stream.id).encode()
+        copy.sent = max(copy.sent, log.first - 1)
+        if not copy.opened:
+            copy.opened = True
+            commands.append(self._open(copy))
+            replied.append(lambda reply: self._opened(copy, reply))
+        for _ in range(ENTRIES):
+            events = log.read(copy.sent, ENTRY_EVENTS)
+            if isinstance(events, State):
+                break
+            last = copy.sent + len(events)
+            parts = [
+                *(b"XADD", key, b"NOMKSTREAM", b"%d-%d" % (copy.epoch, last)),
+                *(b"f", b"%d" % (copy.sent + 1), b"e", packed(events)),
+            ]
+            if log.terminal is not None and last == log.last:
+                parts += (b"t", b"1")
+            commands.append(pack(*parts))
+            replied.append(lambda reply: self._appended(copy, reply))
+            copy.sent = last
+        if copy.sent < log.last:
+            copy.changed()
+        elif log.closed:
+            copy.closing = True
+            commands += self._closed(copy, key, replied)
+
+    def _open(self, copy: Copy) -> bytes:
+        stream, log = copy.written.stream, copy.written.log
+        keys = self._keys(stream.id)
+        about, model = stream.to_json(), log.model.encode("utf-8", "replace")
+        number = b"%d" % (copy.sent + 1)
+        kept = b"%d" % round(copy.written.kept * 1000)
+        owned = (self._node, b"%d" % copy.epoch, model, number, self._alive, kept)
+        return pack(b"EVAL", OPEN.text.encode(), b"4", *keys, stream.id.encode(), about, *owned, self._order(copy))
+
+    def _order(self, copy: Copy) -> bytes:
+        """The order as it stands in Redis; b"" where none does."""
+        data = copy.order.to_bytes() if copy.order is not None else b""
+        if self._seal is None or not data or len(data) > MAX_ORDER:
+            return b""
+        return self._seal.seal(self._layout.order(copy.written.stream.id), data)
+
+    def _keys(self, stream_id: str) -> tuple[bytes, bytes, bytes, bytes]:
+        """The keys of a stream, as the scripts want them: its hash, its log, the streams of this node, its order."""
+        layout = self._layout
+        return (
+            layout.stream(stream_id).encode(),
+            layout.log(stream_id).encode(),
+            self._owned,
+            layout.order(stream_id).encode(),
+        )
+
+    def _closed(self, copy: Copy, key: bytes, replied: list[Replied]) -> list[bytes]:
+        written, log = copy.written, copy.written.log
+        commands = []
+        if log.terminal is None and written.kept:
+            # The end of the body is the end of this stream, so there is no last event. An entry without any says so.
+            ended = (b"%d-%d" % (copy.epoch, log.last + 1), b"f", b"%d" % (log.last + 1), b"t", b"0")
+            commands.append(pack(b"XADD", key, b"NOMKSTREAM", *ended))
+            replied.append(lambda reply: self._appended(copy, reply))
+        stream_id = written.stream.id.encode()
+        model = log.model.encode("utf-8", "replace")
+        kept = b"%d" % round(written.kept * 1000)
+        state = written.state.encode()
+        arguments = (stream_id, b"%d" % copy.epoch, state, model, kept)
+        commands.append(pack(b"EVAL", CLOSE.text.encode(), b"4", *self._keys(written.stream.id), *arguments))
+        replied.append(lambda reply: self._done(copy, reply))
+        return commands
+
+    def _opened(self, copy: Copy, reply: Any) -> None:
+        if isinstance(reply, Exception):
+            self._connection.lose(reply)
+        elif reply:
+            self._lose(copy)
+
+    def _appended(self, copy: Copy, reply: Any) -> None:
+        if isinstance(reply, bytes):
+            return
+        if reply is None:  # Redis has lost it
+            self._again(copy)
+        elif "equal or smaller" in str(reply):
+            self._loop.create_task(self._compare([copy]), name="store compare")
+        else:
+            self._connection.lose(reply)
+
+    def _done(self, copy: Copy, reply: Any) -> None:
+        if isinstance(reply, Exception):
+            self._connection.lose(reply)
+        elif copy.closing:
+            self._forget(copy)
+
+    def _again(self, copy: Copy) -> None:
+        """The stream is written to Redis anew, as far as the log still has it."""
+        copy.opened = copy.closing = False
+        copy.sent = copy.written.log.first - 1
+        copy.changed()
+
+    def _lose(self, copy: Copy) -> None:
+        if self._copies.get(copy.written.stream.id) is copy:
+            self._forget(copy)
+            self._logger.warning("stream_lost", stream_id=copy.written.stream.id)
+            copy.written.move()
+
+    def _forget(self, copy: Copy) -> None:
+        self._copies.pop(copy.written.stream.id, None)
+        copy.closing = True
+        copy.written.log.mirror = None
+
+    # -- all copies ------------------------------------------------------------------------------------------------
+
+    async def _resume(self) -> None:
+        """Redis is there (again): it gets what it lacks."""
+        if self._pipe is not None:
+            self._pipe.close()
+        self._pipe = None
+        pipe = Pipe(self._connection.lose)
+        try:
+            await pipe.open(self._connection.client().connection_pool.make_connection())  # type: ignore[no-untyped-call]
+        except (RedisError, OSError) as error:
+            raise StoreAwayError(str(error)) from error
+        # Copies whose log is gone meanwhile have nothing left to write.
+        for copy in [each for each in self._copies.values() if each.written.log.first > each.written.log.last > 0]:
+            self._forget(copy)
+        copies = [copy for copy in self._copies.values() if copy.opened]
+        for start in range(0, len(copies), CHUNK):
+            await self._compare(copies[start : start + CHUNK])
+        self._pipe = pipe
+        self.flush()
+
+    async def _compare(self, copies: list[Copy]) -> None:
+        """Each copy goes on where Redis stands."""
+        keys = [
+            key
+            for copy in copies
+            for key in (self._layout.stream(copy.written.stream.id), self._layout.log(copy.written.stream.id))
+        ]
+        stands = await self._connection.run(STANDS, keys, ())
+        for copy, epoch, last in zip(copies, stands[::2], stands[1::2], strict=True):
+            if self._copies.get(copy.written.stream.id) is not copy:
+                continue
+            if not epoch or not last:
+                self._again(copy)
+            elif int(epoch) > copy.epoch:
+                self._lose(copy)
+            else:
+                copy.sent = min(int(last.partition(b"-")[2]), copy.written.log.last)
+                copy.closing = False
+                copy.changed()
+
+    async def _beat(self) -> None:
+        """To be called about once a second while Redis is there."""
+        if self._pipe is not None and self._pipe.oldest > PATIENCE:
+            raise StoreAwayError("no reply")
+        now = self._loop.time()
+        if now - self._kept_at < KEPT_EVERY:
+            return
+        self._kept_at = now
+        ids = list(self._copies)
+        for start in range(0, len(ids), CHUNK):
+            chunk, layout = ids[start : start + CHUNK], self._layout
+            keys = [key for each in chunk for key in (layout.stream(each), layout.log(each), layout.order(each))]
+            await self._connection.run(KEEP, [self._owned.decode(), *keys], (ALIVE_MS,))
+
+
+_ENCODE: Final[Callable[[Any], bytes]] = msgspec.msgpack.Encoder().encode
+_DECODE: Final[Callable[[bytes], list[list[str]]]] = msgspec.msgpack.Decoder(list[list[str]]).decode
+
+
+def packed(events: Sequence[Event]) -> bytes:
+    """Events as they stand in an entry."""
+    return _ENCODE([(event.type, event.data, event.id) if event.id else (event.type, event.data) for event in events])
+
+
+def unpacked(data: bytes) -> list[Event]:
+    """The events of an entry.
+
+    Raises:
+        ValueError: it holds no events.
+    """
+    # Types are few and repeat: each is kept once.
+    return [Event(sys.intern(type_), *rest) for type_, *rest in _DECODE(data)]

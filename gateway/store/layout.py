@@ -1,0 +1,178 @@
+"""The keys in Redis, what stands in them, and the scripts that change several at once.
+
+    <prefix>:n:<node>        string   the node's lease: it lapses when the node has not beaten for a while
+    <prefix>:nodes           set      all nodes that have not been found dead
+    <prefix>:o:<node>        set      ids of the streams that this node writes
+    <prefix>:b:<node>        stream   the node's mailbox: what other nodes ask of it, and its own nudges
+    <prefix>:s:<id>          hash     a stream: `a` what a reader needs of it (`Stream.to_json`), `n` the node that
+                                      writes it, `e` the epoch, `m` the model, `s` its state,
+                                      `k` the milliseconds for which it is kept after its end
+    <prefix>:l:<id>          stream   its log; an entry is what was appended in one window
+
+    <prefix>:q:<id>          string   its order (`streams/order.py`), sealed; only while it runs
+
+An entry of a log has the id `<epoch>-<number of its last event>`. So Redis itself refuses to append a window twice, and
+refuses what an owner appends that has lost the stream: its epoch is older than the one that stands there. Fields:
+
+    f      number of its first event
+    e      the events, as MessagePack: [[type, data], …] or [type, data, id]
+    t      present in the last entry of all: `1` if its last event is the terminal one, `0` if there is none
+
+Invariants:
+
+- No key names a person, a credential or a prompt: ids of streams and nodes are random.
+- Every key expires. A log and its hash live for `ttl` seconds after the end; while it runs, its node lets them live on.
+"""
+
+import hashlib
+from dataclasses import dataclass
+from typing import Final
+
+
+@dataclass(frozen=True, slots=True)
+class Script:
+    """One Lua script.
+
+    Attributes:
+        text: the script.
+        sha: what Redis calls it by.
+    """
+
+    text: str
+
+    @property
+    def sha(self) -> str:
+        return hashlib.sha1(self.text.encode(), usedforsecurity=False).hexdigest()
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """The names of the keys."""
+
+    prefix: str
+
+    def lease(self, node: str) -> str:
+        """A node's lease."""
+        return f"{self.prefix}:n:{node}"
+
+    def owned(self, node: str) -> str:
+        """The streams that a node writes."""
+        return f"{self.prefix}:o:{node}"
+
+    @property
+    def nodes(self) -> str:
+        """All nodes that have not been found dead."""
+        return f"{self.prefix}:nodes"
+
+    def mailbox(self, node: str) -> str:
+        """What other nodes ask of a node."""
+        return f"{self.prefix}:b:{node}"
+
+    def stream(self, stream_id: str) -> str:
+        """What is known of a stream."""
+        return f"{self.prefix}:s:{stream_id}"
+
+    def order(self, stream_id: str) -> str:
+        """What a stream's generation was asked for."""
+        return f"{self.prefix}:q:{stream_id}"
+
+    def log(self, stream_id: str) -> str:
+        """A stream's events."""
+        return f"{self.prefix}:l:{stream_id}"
+
+
+ALIVE_MS: Final = 120_000
+"""Milliseconds for which the keys of a running stream live on without a word from its node."""
+
+OPEN: Final = Script("""
+-- A stream begins here, or is put back after Redis lost it.
+-- KEYS: its hash, its log, the streams of the node, its order
+-- ARGV: id, about, node, epoch, model, number of its next event, ms,
+-- ms that it is kept after its end, order or ''
+local stands = redis.call('HMGET', KEYS[1], 'e', 's')
+if stands[1] and tonumber(stands[1]) > tonumber(ARGV[4]) then return tonumber(stands[1]) end
+redis.call('HSET', KEYS[1], 'a', ARGV[2], 'n', ARGV[3], 'e', ARGV[4], 'm', ARGV[5], 's', stands[2] or '', 'k', ARGV[8])
+local before = string.format('%s-%d', ARGV[4], tonumber(ARGV[6]) - 1)
+redis.pcall('XADD', KEYS[2], before, 'f', ARGV[6])  -- refused where the log is there already
+redis.call('PEXPIRE', KEYS[1], ARGV[7])
+redis.call('PEXPIRE', KEYS[2], ARGV[7])
+redis.call('SADD', KEYS[3], ARGV[1])
+redis.call('PEXPIRE', KEYS[3], ARGV[7])
+if ARGV[9] ~= '' then redis.call('SET', KEYS[4], ARGV[9], 'PX', ARGV[7]) end
+return 0
+""")
+"""0, or the epoch of a later owner: then the stream is lost to this node."""
+
+CLOSE: Final = Script("""
+-- A stream has ended.
+-- KEYS: its hash, its log, the streams of the node, its order   ARGV: id, epoch, state, model, ms
+if redis.call('HGET', KEYS[1], 'e') ~= ARGV[2] then return 0 end
+if ARGV[5] == '0' then
+  redis.call('DEL', KEYS[1], KEYS[2])
+else
+  redis.call('HSET', KEYS[1], 's', ARGV[3], 'm', ARGV[4])
+  redis.call('PEXPIRE', KEYS[1], ARGV[5])
+  redis.call('PEXPIRE', KEYS[2], ARGV[5])
+end
+redis.call('SREM', KEYS[3], ARGV[1])
+redis.call('DEL', KEYS[4])
+return 1
+""")
+
+KEEP: Final = Script("""
+-- Streams of this node go on.   KEYS: its streams, then hash, log and order of each   ARGV: ms
+for i = 1, #KEYS do redis.call('PEXPIRE', KEYS[i], ARGV[1]) end
+return #KEYS
+""")
+
+STANDS: Final = Script("""
+-- What Redis has of streams.   KEYS: hash and log of each
+local found = {}
+for i = 1, #KEYS, 2 do
+  local last = redis.call('XREVRANGE', KEYS[i + 1], '+', '-', 'COUNT', 1)
+  found[i] = redis.call('HGET', KEYS[i], 'e') or ''
+  found[i + 1] = last[1] and last[1][1] or ''
+end
+return found
+""")
+"""For each stream: its epoch, and the id of the last entry of its log; empty where they are not there."""
+
+DEAD: Final = Script("""
+-- Nodes whose lease has lapsed; this node is entered, too.
+-- KEYS: the nodes   ARGV: this node, ms, what leases begin with
+redis.call('SADD', KEYS[1], ARGV[1])
+redis.call('PEXPIRE', KEYS[1], ARGV[2])
+local dead = {}
+for _, node in ipairs(redis.call('SMEMBERS', KEYS[1])) do
+  if redis.call('EXISTS', ARGV[3] .. node) == 0 then dead[#dead + 1] = node end
+end
+return dead
+""")
+
+TAKE: Final = Script("""
+-- Streams of a dead node become this node's, each with a new epoch that no append of the dead one gets past.
+-- KEYS: the dead node's lease, its streams, this node's, the nodes   ARGV: dead node, this node, at most, ms, prefix
+if redis.call('EXISTS', KEYS[1]) == 1 then return {} end
+local taken = {}
+for _, id in ipairs(redis.call('SPOP', KEYS[2], ARGV[3])) do
+  local hash, log = ARGV[5] .. ':s:' .. id, ARGV[5] .. ':l:' .. id
+  local stands = redis.call('HMGET', hash, 'n', 'e', 'k', 'm')
+  local last = redis.call('XREVRANGE', log, '+', '-', 'COUNT', 1)
+  if stands[1] == ARGV[1] and last[1] then
+    local epoch = tonumber(stands[2]) + 1
+    local number = tonumber(string.match(last[1][1], '-(%d+)$'))
+    redis.call('HSET', hash, 'n', ARGV[2], 'e', epoch)
+    redis.call('XADD', log, string.format('%d-%d', epoch, number), 'f', string.format('%d', number + 1))
+    redis.call('PEXPIRE', hash, ARGV[4])
+    redis.call('PEXPIRE', log, ARGV[4])
+    redis.call('PEXPIRE', ARGV[5] .. ':q:' .. id, ARGV[4])
+    redis.call('SADD', KEYS[3], id)
+    redis.call('PEXPIRE', KEYS[3], ARGV[4])
+    taken[#taken + 1] = {id, epoch, number, stands[3], stands[4]}
+  end
+end
+if redis.call('EXISTS', KEYS[2]) == 0 then redis.call('SREM', KEYS[4], ARGV[1]) end
+return taken
+""")
+"""For each stream that was taken: its id, the new epoch, the number of its last event, the
+milliseconds for which it is kept after its end, the model."""

@@ -1,0 +1,180 @@
+"""A stream of another node, as its readers here see it: its log is filled by the watcher, from Redis.
+
+    loading --all that Redis has was read--> watched --the last entry came--> ended
+                                                |
+                                                +--Redis has lost it----------> ended, with `cursor_expired`
+
+It is forgotten when its readers have gone, ended or not; the next one loads it again.
+"""
+
+import asyncio
+from collections.abc import Callable
+from typing import Final, NamedTuple
+
+import msgspec
+
+from gateway.clock import Wheel
+from gateway.core.bucket import Gate
+from gateway.core.cursor import Place
+from gateway.core.errors import Failure, GatewayError
+from gateway.core.event import DONE, ERROR, Done, Event
+from gateway.observe.metrics import Outcome
+from gateway.store.journal import unpacked
+from gateway.streams.log import LogMemory, MemoryLog
+from gateway.streams.reader import Reader
+from gateway.streams.stream import Stream
+
+MAX_BYTES: Final = 8 * 1024 * 1024
+"""Bytes that are kept of the log of another node's stream."""
+
+
+class Entry(NamedTuple):
+    """One entry of a log in Redis.
+
+    Attributes:
+        epoch: of the node that wrote it.
+        first: number of its first event, or of the next one where it has none.
+        events: what was appended.
+        terminal: None while the log goes on; else whether its last event is the terminal one.
+    """
+
+    epoch: int
+    first: int
+    events: list[Event]
+    terminal: bool | None
+
+
+def read_entry(id_: bytes, fields: dict[bytes, bytes]) -> Entry:
+    """The entry with this id and these fields.
+
+    Raises:
+        ValueError: it is none of ours.
+    """
+    try:
+        terminal = {None: None, b"0": False, b"1": True}[fields.get(b"t")]
+        events = unpacked(fields[b"e"]) if b"e" in fields else []
+        return Entry(int(id_.partition(b"-")[0]), int(fields[b"f"]), events, terminal)
+    except (KeyError, TypeError) as error:
+        raise ValueError(f"no entry of a log: {error}") from None
+
+
+class RemoteLog(MemoryLog):
+    """The log of another node's stream, as far as it came.
+
+    Args:
+        discarded: called when it is no longer kept here.
+    """
+
+    __slots__ = ("_discarded",)
+
+    def __init__(self, memory: LogMemory, discarded: Callable[[], None]) -> None:
+        super().__init__(MAX_BYTES, memory)
+        self._discarded = discarded
+
+    def discard(self) -> None:
+        """Drops all events; nothing follows it any more."""
+        super().discard()
+        self._discarded()
+
+    def skip_to(self, number: int) -> None:
+        """Events before this number are not to be had: a reader that lacks them is told so."""
+        self._account(-self.size)
+        self._events = []
+        self.first, self.last = number, number - 1
+        for reader in self.readers:
+            reader.interrupt()
+
+
+class Remote:
+    """A stream that another node writes. See `Followed`.
+
+    Args:
+        stream: what its readers need to know.
+        model: the model that answers, as far as it is known.
+        memory: the bytes of all logs.
+        wheel: the timers.
+        parted: called when its last reader has left.
+        stop: asks its node to stop it.
+        discarded: called when it is no longer kept here.
+
+    Attributes:
+        last_id: of the last entry that was read, as Redis writes it.
+    """
+
+    def __init__(
+        self,
+        stream: Stream,
+        model: str,
+        memory: LogMemory,
+        wheel: Wheel,
+        *,
+        parted: Callable[[], None],
+        stop: Callable[[], None],
+        discarded: Callable[[], None],
+    ) -> None:
+        self.stream = stream
+        self.log = RemoteLog(memory, discarded)
+        self.log.model = model
+        self.gate: Gate | None = None
+        self.ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self.last_id = "0-0"
+        self._wheel = wheel
+        self._parted = parted
+        self._stop = stop
+
+    @property
+    def state(self) -> str:
+        """`waiting` for the first event, `streaming`, or how it ended, as far as its last event says that."""
+        log = self.log
+        if not log.closed:
+            return "streaming" if log.last else "waiting"
+        if log.terminal is None:
+            return "completed"
+        if log.terminal.type == DONE:
+            reason = msgspec.json.decode(log.terminal.data, type=Done).finish_reason
+            return "stopped" if reason == "stopped" else "completed"
+        code = msgspec.json.decode(log.terminal.data, type=Failure).code
+        return code if code in ("stopped", "budget", "auth_expired", "drained") else "upstream_error"
+
+    def attach(self, place: Place) -> Reader:
+        """A reader at this place. After this you must call `detach`, however the reader ends."""
+        return Reader(self.log, place, self._wheel)
+
+    def detach(self, reader: Reader, sent_bytes: int, reason: Outcome = "client_gone") -> None:
+        """The reader has left."""
+        reader.close()
+        if not self.log.readers:
+            self._parted()
+
+    def stop(self) -> None:
+        """Asks its node to end it. `ended` is done when that is seen here."""
+        if not self.log.closed:
+            self._stop()
+
+    def take(self, id_: bytes, entry: Entry) -> None:
+        """This entry follows the last one in Redis."""
+        log, self.last_id = self.log, id_.decode()
+        if log.closed:
+            return
+        known = log.last + 1 - entry.first
+        if known < 0:
+            log.skip_to(entry.first)
+        events = entry.events[max(0, known) :]
+        if entry.terminal is None:
+            if events:
+                log.append(events)
+            return
+        terminal = events.pop() if entry.terminal and events else None
+        if events:
+            log.append(events)
+        self._close(terminal)
+
+    def lose(self) -> None:
+        """Redis has nothing of it any more, and nobody writes it."""
+        if not self.log.closed:
+            self._close(Event(ERROR, GatewayError("cursor_expired").to_json()))
+
+    def _close(self, terminal: Event | None) -> None:
+        self.log.close(terminal)
+        if not self.ended.done():
+            self.ended.set_result(None)

@@ -1,0 +1,93 @@
+"""The store that several gateways share, as the rest of the program sees it."""
+
+from structlog.typing import FilteringBoundLogger
+
+from gateway.clock import Clock
+from gateway.config import Store
+from gateway.core.errors import GatewayError
+from gateway.store.adoption import Adoption
+from gateway.store.connection import Connection, StoreAwayError
+from gateway.store.journal import Journal
+from gateway.store.sealed import Seal
+from gateway.store.watcher import Watcher
+from gateway.streams.engine import Engine
+from gateway.streams.generation import Generation
+from gateway.streams.order import Order
+from gateway.streams.stream import Followed
+
+
+class Shared:
+    """Logs, and what nodes ask of each other, in Redis.
+
+    Args:
+        config: where Redis is.
+        engine: what all generations share.
+        clock: the shared timers.
+        logger: the process's log.
+
+    Attributes:
+        connection: this process's way to Redis.
+        watcher: follows other nodes' streams, and reads this node's mailbox.
+        adoption: goes on with the streams of dead nodes.
+    """
+
+    def __init__(self, config: Store, engine: Engine, clock: Clock, logger: FilteringBoundLogger) -> None:
+        self.connection = Connection(config, logger)
+        self._engine = engine
+        seal = Seal(config.secret) if config.secret and config.adopt else None
+        self._journal = Journal(self.connection, seal, logger)
+        self.watcher = Watcher(self.connection, engine.registry, clock.wheel, logger)
+        self.adoption = Adoption(self.connection, self._journal, engine.registry, seal, engine.metrics, logger)
+        self.watcher.on(b"stop", self._stop)
+        clock.before_writes = self._journal.flush
+
+    async def start(self) -> None:
+        """Returns when the first try to reach Redis is over, well or not."""
+        await self.connection.start()
+
+    async def close(self) -> None:
+        """To be called when no stream runs any more."""
+        await self.adoption.close()
+        self._journal.close()
+        await self.watcher.close()
+        await self.connection.close()
+
+    def track(self, generation: Generation, order: Order | None) -> None:
+        """The stream of this generation can be read at every node from now on.
+
+        Args:
+            generation: what writes it.
+            order: what another node needs in order to go on with it, None where none may.
+        """
+        self._journal.track(generation, order)
+
+    async def hand_over(self) -> int:
+        """Leaves the running streams that another node can go on with to the other nodes. Returns how many.
+
+        Their readers are cut off, and come back to another node. It takes them once this node has given its lease back.
+        """
+        if not await self._others():
+            return 0
+        given = self._journal.hand_over()
+        for written in given:
+            written.move()
+        return len(given)
+
+    async def _others(self) -> bool:
+        """Whether another node is alive."""
+        layout = self.connection.layout
+        try:
+            nodes = await self.connection.call("SMEMBERS", layout.nodes)
+            leases = [layout.lease(node.decode()) for node in nodes if node.decode() != self.connection.node]
+            return bool(leases) and bool(await self.connection.call("EXISTS", *leases))
+        except StoreAwayError:
+            return False
+
+    async def find(self, stream_id: str, owner: str) -> Followed | None:
+        """The owner's stream, which another node writes. See `Watcher.find`."""
+        return await self.watcher.find(stream_id, owner)
+
+    def _stop(self, message: dict[bytes, bytes]) -> None:
+        running = self._engine.running.get(message.get(b"id", b"").decode())
+        if running is not None:
+            running.abort(GatewayError("stopped"))

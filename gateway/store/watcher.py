@@ -1,0 +1,229 @@
+"""The reader's side: logs of other nodes are followed here, and what other nodes ask of this one.
+
+One task, one connection, one blocking `XREAD` over this node's mailbox and the logs of all streams that have readers
+here. To watch one more log, the node sends a nudge to its own mailbox, so that the read returns and begins anew.
+
+Invariants:
+
+- Nothing is watched that has no readers here, and no log that is full: Redis keeps what comes meanwhile.
+- An unknown stream, another owner's and one that has expired are the same answer.
+- Finding a stream waits for Redis no longer than one command may take, and fails at once while that is away.
+"""
+
+import asyncio
+from collections.abc import Callable
+from typing import Any, Final
+
+from redis.exceptions import RedisError
+from structlog.typing import FilteringBoundLogger
+
+from gateway.clock import Wheel
+from gateway.core.errors import GatewayError
+from gateway.store.connection import Connection, StoreAwayError
+from gateway.store.layout import ALIVE_MS
+from gateway.store.remote import Remote, read_entry
+from gateway.streams.registry import Registry
+from gateway.streams.stream import Followed, Stream
+
+BLOCK_MS: Final = 2000
+"""Milliseconds that one read waits for something to come."""
+COUNT: Final = 64
+"""Entries of one log that are read at once, at most."""
+GATHER: Final = 0.005
+"""Seconds between two reads: what comes meanwhile is read together."""
+MAX_MAIL: Final = 1000
+"""Messages in a mailbox, about; the oldest are dropped beyond that."""
+LINGER: Final = 5.0
+"""Seconds for which a stream without readers is watched on, for one that comes back."""
+LOOKED_EVERY: Final = 5
+"""Beats between two looks whether what is watched still exists."""
+NUDGE: Final = b"nudge"
+
+Handler = Callable[[dict[bytes, bytes]], None]
+"""Gets the fields of a message."""
+
+
+class Watcher:
+    """Follows streams of other nodes, and reads this node's mailbox.
+
+    Args:
+        connection: this process's way to Redis.
+        registry: where the streams can be found, local and remote ones.
+        wheel: the timers.
+        logger: the process's log.
+    """
+
+    def __init__(self, connection: Connection, registry: Registry, wheel: Wheel, logger: FilteringBoundLogger) -> None:
+        self._connection = connection
+        self._layout = connection.layout
+        self._registry = registry
+        self._wheel = wheel
+        self._logger = logger
+        self._loop = asyncio.get_running_loop()
+        self._watched: dict[str, Remote] = {}
+        self._finding: dict[str, asyncio.Task[Remote | None]] = {}
+        self._missing: set[str] = set()
+        self._handlers: dict[bytes, Handler] = {NUDGE: lambda _: None}
+        self._mail_id = "$"
+        self._beats = 0
+        self._task: asyncio.Task[None] | None = None
+        self._asked: set[asyncio.Task[None]] = set()
+        connection.when_up(self._begin)
+        connection.when_beating(self._look)
+
+    def on(self, kind: bytes, handler: Handler) -> None:
+        """Messages of this kind go to this handler, one after the other; it must not raise."""
+        self._handlers[kind] = handler
+
+    async def post(self, node: str, kind: bytes, **fields: bytes | str) -> None:
+        """Sends a message to a node, which may be this one.
+
+        Raises:
+            StoreAwayError: it was not sent, or nobody knows.
+        """
+        mailbox = self._layout.mailbox(node)
+        parts = [part for name, value in fields.items() for part in (name, value)]
+        await self._connection.call("XADD", mailbox, "MAXLEN", "~", MAX_MAIL, "*", "k", kind, *parts)
+        await self._connection.call("PEXPIRE", mailbox, ALIVE_MS)
+
+    async def find(self, stream_id: str, owner: str) -> Followed | None:
+        """The owner's stream with this id, wherever it is written; None, for whatever reason, if there is none.
+
+        Raises:
+            GatewayError: `overloaded`: Redis is away, so nobody can say.
+        """
+        task = self._finding.get(stream_id)
+        if task is None:
+            task = self._finding[stream_id] = self._loop.create_task(self._load(stream_id))
+            task.add_done_callback(lambda _: self._finding.pop(stream_id, None))
+        try:
+            remote = await asyncio.shield(task)
+        except StoreAwayError as error:
+            raise GatewayError("overloaded", retry_after=1, detail=f"the store is away: {error}") from None
+        return remote if remote is not None and remote.stream.owner == owner else None
+
+    async def close(self) -> None:
+        """Nothing is watched any more."""
+        tasks = [task for task in (self._task, *self._asked, *self._finding.values()) if task is not None]
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            await asyncio.wait(tasks)
+
+    # -- finding a stream ------------------------------------------------------------------------------------------
+
+    async def _load(self, stream_id: str) -> Remote | None:
+        about, model = await self._connection.call("HMGET", self._layout.stream(stream_id), "a", "m")
+        if about is None:
+            return None
+        if self._registry.memory.spent:
+            raise GatewayError("overloaded", retry_after=5, detail="server.max_log_bytes is used up by running streams")
+        remote = Remote(
+            Stream.from_json(about),
+            model.decode(),
+            self._registry.memory,
+            self._wheel,
+            parted=lambda: self._part(remote),
+            stop=lambda: self._ask_to_stop(stream_id),
+            discarded=lambda: self._unwatch(stream_id),
+        )
+        await self._read_all(remote)
+        self._registry.add(remote)
+        self._registry.retire(stream_id, LINGER)  # where nobody attaches
+        if not remote.log.closed:
+            self._watched[stream_id] = remote
+            await self.post(self._connection.node, NUDGE)
+        return remote
+
+    async def _read_all(self, remote: Remote) -> None:
+        key = self._layout.log(remote.stream.id)
+        while not remote.log.closed:
+            found = await self._connection.call("XRANGE", key, f"({remote.last_id}", "+", "COUNT", COUNT)
+            for id_, fields in found:
+                self._take(remote, id_, fields)
+            if len(found) < COUNT:
+                return
+
+    def _take(self, remote: Remote, id_: bytes, fields: dict[bytes, bytes]) -> None:
+        try:
+            remote.take(id_, read_entry(id_, fields))
+        except ValueError as error:
+            self._logger.error("store_entry_unread", stream_id=remote.stream.id, entry=id_.decode(), reason=str(error))
+
+    def _part(self, remote: Remote) -> None:
+        if self._registry.holds(remote):
+            self._registry.retire(remote.stream.id, LINGER)
+
+    def _unwatch(self, stream_id: str) -> None:
+        self._watched.pop(stream_id, None)
+        self._missing.discard(stream_id)
+
+    def _ask_to_stop(self, stream_id: str) -> None:
+        task = self._loop.create_task(self._stop(stream_id), name="store stop")
+        self._asked.add(task)
+        task.add_done_callback(self._asked.discard)
+
+    async def _stop(self, stream_id: str) -> None:
+        try:
+            node = await self._connection.call("HGET", self._layout.stream(stream_id), "n")
+            if node is not None:
+                await self.post(node.decode(), b"stop", id=stream_id)
+        except StoreAwayError as error:
+            self._logger.warning("store_stop_unsent", stream_id=stream_id, reason=str(error))
+
+    # -- the blocking read -----------------------------------------------------------------------------------------
+
+    async def _begin(self) -> None:
+        """Redis is there (again)."""
+        if self._task is None or self._task.done():
+            self._task = self._loop.create_task(self._run(), name="store watcher")
+
+    async def _run(self) -> None:
+        client = self._connection.client()
+        try:
+            while self._connection.up:
+                await self._read(client)
+                await asyncio.sleep(GATHER)
+        except (RedisError, OSError) as error:
+            self._connection.lose(error)
+        finally:
+            await client.aclose()
+
+    async def _read(self, client: Any) -> None:
+        mailbox = self._layout.mailbox(self._connection.node)
+        followed = {self._layout.log(id_): remote for id_, remote in self._watched.items() if not remote.log.full}
+        keys = [mailbox, *followed]
+        after = [self._mail_id, *(remote.last_id for remote in followed.values())]
+        got = await client.execute_command("XREAD", "COUNT", COUNT, "BLOCK", BLOCK_MS, "STREAMS", *keys, *after)
+        for key, entries in got:
+            remote = followed.get(key.decode())
+            for id_, fields in entries:
+                if remote is not None:
+                    self._take(remote, id_, fields)
+                else:
+                    self._mail_id = id_.decode()
+                    self._deliver(fields)
+            if remote is not None and remote.log.closed:
+                self._unwatch(remote.stream.id)
+
+    def _deliver(self, message: dict[bytes, bytes]) -> None:
+        handler = self._handlers.get(message.get(b"k", b""))
+        if handler is None:
+            self._logger.warning("store_message_unknown", kind=message.get(b"k", b"")[:32].decode("utf-8", "replace"))
+        else:
+            handler(message)
+
+    async def _look(self) -> None:
+        """What Redis has lost, and nobody has put back for two looks, has ended."""
+        self._beats += 1
+        if self._beats % LOOKED_EVERY or not self._watched:
+            return
+        missing: set[str] = set()
+        for stream_id in list(self._watched):
+            if not await self._connection.call("EXISTS", self._layout.stream(stream_id)):
+                missing.add(stream_id)
+        for stream_id in missing & self._missing:
+            if remote := self._watched.get(stream_id):
+                self._unwatch(stream_id)
+                remote.lose()
+        self._missing = missing & self._watched.keys()
