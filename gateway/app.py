@@ -43,6 +43,7 @@ from gateway.web.tickets import IssueTicket
 
 if TYPE_CHECKING:
     from gateway.identity.jwt import JwtVerifier
+    from gateway.store.shared import Shared
 
 FD_RESERVE = 64
 """File descriptors that clients and streams never get: for the listeners, the log and the admin listener's clients."""
@@ -93,6 +94,8 @@ class App:
         for generation in running:
             generation.abort(GatewayError("drained"))
         await asyncio.gather(*(generation.ended for generation in running))
+        if self.gateway.shared is not None:
+            await self.gateway.shared.close()
         for forward in self.forwards:
             forward.close()
         self.gateway.refusals.flush()
@@ -147,8 +150,20 @@ async def make_app(
         snapshot=snapshot,
         max_streams=max_streams,
         max_connections=max_connections,
+        shared=await _shared(config, engine),
     )
     return App(gateway, demo, kinds, tuple(verifiers), tokens, forwards)
+
+
+async def _shared(config: Config, engine: Engine) -> "Shared | None":
+    """The store that other gateways share, None where the memory of this process is the store."""
+    if not config.store.shared:
+        return None
+    from gateway.store.shared import Shared  # it needs redis, which only those install who share a store
+
+    shared = Shared(config.store, engine, engine.clock, engine.logger)
+    await shared.start()
+    return shared
 
 
 def _tokens(config: Config, logger: FilteringBoundLogger, before: "JwtVerifier | None") -> "JwtVerifier | None":

@@ -30,6 +30,7 @@ from gateway.streams.registry import Registry
 from gateway.upstream.pool import Upstream
 
 if TYPE_CHECKING:
+    from gateway.store.shared import Shared
     from gateway.web.router import Router
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
@@ -70,6 +71,7 @@ class Gateway:
         refusals: logs refusals of clients.
         draining: whether new streams are refused because the process is about to end.
         sessions: the chat histories by route path.
+        shared: the store that several gateways share, None where `store` is the memory of the process.
     """
 
     clock: Clock
@@ -89,6 +91,7 @@ class Gateway:
     draining: bool = False
     parsing: asyncio.Lock = field(default_factory=asyncio.Lock)
     sessions: dict[str, Sessions] = field(default_factory=dict)
+    shared: "Shared | None" = None
 
     def history(self, path: str, history: History | None) -> Sessions | None:
         """The sessions of the route at this path, with the bounds of `history`; None if the route keeps no history."""

@@ -31,8 +31,9 @@ def test_schema_accepts_a_store_as_text_and_as_mapping() -> None:
         {"url": "${R}", "secret": "s"},
     ):
         VALIDATOR.validate(config | {"store": store})
-    for store in ("http://h", 5, ["memory"], {"url": "http://h"}, {"uri": "memory"}):
-        assert not VALIDATOR.is_valid(config | {"store": store})
+    bad: tuple[object, ...] = ("http://h", 5, ["memory"], {"url": "http://h"}, {"uri": "memory"})
+    for wrong in bad:
+        assert not VALIDATOR.is_valid(config | {"store": wrong})
 
 
 def test_shipped_config_needs_no_environment_and_shows_every_default() -> None:
