@@ -36,16 +36,15 @@ class StoreMetrics:
         self.limit = Gauge(
             "gateway_store_memory_limit_bytes", "Memory that Redis may use; 0 for no limit.", registry=registry
         )
-        seconds = HistogramMeter(
+        self._commands = commands
+        self._seconds = HistogramMeter(
             "gateway_store_command_duration_seconds",
             "Time from a command to its reply.",
             ["command"],
             _SECONDS,
             registry,
         )
-        self._seconds = {name: seconds.labels(name.lower()) for name in sorted(commands)}
-        self._others = seconds.labels(OTHER)
 
     def replied(self, command: str, seconds: float) -> None:
         """A command, in capitals, was replied to."""
-        self._seconds.get(command, self._others).observe(seconds)
+        self._seconds.labels(command.lower() if command in self._commands else OTHER).observe(seconds)

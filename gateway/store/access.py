@@ -23,12 +23,16 @@ from gateway.store.wire import Wire
 
 CONNECT: Final = 1.0
 """Seconds that a connection may take to open, with all that is checked on it."""
+HANDSHAKE: Final = 0.8
+"""Seconds of them for TLS. A Redis without TLS says nothing to its greeting."""
 ASK_SENTINEL: Final = 0.3
 """Seconds for a connection to one Sentinel, and for its answer. The next one is asked then."""
 WAIT_FREE: Final = 0.25
 """Seconds that a client waits for a free connection of its own."""
 
 OLD: Final = Trouble("unfit", "Redis is too old; version 7 or newer is needed, or Valkey 8 or newer")
+PERHAPS_TLS: Final = Trouble("connection", "Redis closed the connection; does it speak TLS (rediss://)?")
+NO_TLS: Final = Trouble("connection", "TLS with Redis fails; is it a port that speaks TLS?")
 
 Hello = dict[bytes, Any]
 """What Redis says of itself: its server, version, role and mode."""
@@ -72,7 +76,7 @@ class Access:
         try:
             await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
             if failed.done():
-                failed.result()
+                self._explain(failed)
             greeting = hello.result()
         except BaseException:
             wire.close()
@@ -113,17 +117,31 @@ class Access:
             )
         )
 
+    def _explain(self, failed: asyncio.Future[None]) -> None:
+        try:
+            failed.result()
+        except ConnectionResetError as error:
+            if self._to.tls or self._to.path:
+                raise
+            raise UnfitError(PERHAPS_TLS) from error
+
     async def _connect(self, broken: Callable[[Exception], None]) -> Wire:
         loop, to = asyncio.get_running_loop(), self._to
         if to.path:
             return (await loop.create_unix_connection(lambda: Wire(broken), to.path))[1]
         host, port = await self._master() if to.master else to.hosts[0]
-        context = self._tls() if to.tls else None
+        if not to.tls:
+            return (await loop.create_connection(lambda: Wire(broken), host, port))[1]
         try:
-            return (await loop.create_connection(lambda: Wire(broken), host, port, ssl=context))[1]
+            connecting = loop.create_connection(
+                lambda: Wire(broken), host, port, ssl=self._tls(), ssl_handshake_timeout=HANDSHAKE
+            )
+            return (await connecting)[1]
         except ssl.SSLError:
             self._context = None  # the file of the authority may be another one by now
             raise
+        except ConnectionAbortedError as error:
+            raise UnfitError(NO_TLS) from error
 
     async def _greet(self, wire: Wire) -> Hello:
         to = self._to
@@ -133,7 +151,7 @@ class Access:
         select: list[list[str | int]] = [["SELECT", to.database]] if to.database else []
         hello, *rest = await wire.ask(["HELLO", 3, *credential, "SETNAME", self._name], *select)
         if isinstance(hello, hiredis.ReplyError):
-            raise UnfitError(of_reply(hello) or OLD)
+            raise UnfitError(_refused(hello))
         for selected in rest:
             if isinstance(selected, hiredis.ReplyError):
                 wrong = Trouble("unfit", "Redis has no database of the number in store.url")
@@ -175,17 +193,33 @@ class Access:
     def _tls(self) -> ssl.SSLContext:
         """By the authorities of the system and those of the URL."""
         if self._context is None:
-            options = self._to.options
-            context = ssl.create_default_context()
-            if options.get("ssl_cert_reqs") == "none" or options.get("ssl_check_hostname") == "false":
-                context.check_hostname = False
-            if options.get("ssl_cert_reqs") == "none":
-                context.verify_mode = ssl.CERT_NONE
-            if "ssl_ca_certs" in options or "ssl_ca_path" in options:
-                context.load_verify_locations(options.get("ssl_ca_certs"), options.get("ssl_ca_path"))
-            if "ssl_certfile" in options:
-                context.load_cert_chain(
-                    options["ssl_certfile"], options.get("ssl_keyfile"), options.get("ssl_password")
-                )
-            self._context = context
+            try:
+                self._context = self._new_context()
+            except OSError as error:  # an `ssl.SSLError` is one, too
+                why = error.strerror if not isinstance(error, ssl.SSLError) else "it is no certificate or key"
+                wrong = f"a file that store.url names cannot be read: {why}"
+                raise UnfitError(Trouble("unfit", wrong)) from error
         return self._context
+
+    def _new_context(self) -> ssl.SSLContext:
+        options = self._to.options
+        context = ssl.create_default_context()
+        if options.get("ssl_cert_reqs") == "none" or options.get("ssl_check_hostname") == "false":
+            context.check_hostname = False
+        if options.get("ssl_cert_reqs") == "none":
+            context.verify_mode = ssl.CERT_NONE
+        if "ssl_ca_certs" in options or "ssl_ca_path" in options:
+            context.load_verify_locations(options.get("ssl_ca_certs"), options.get("ssl_ca_path"))
+        if "ssl_certfile" in options:
+            context.load_cert_chain(options["ssl_certfile"], options.get("ssl_keyfile"), options.get("ssl_password"))
+        return context
+
+
+def _refused(hello: Exception) -> Trouble:
+    """Why Redis did not greet back."""
+    text = str(hello)
+    if "unknown command" in text or text.startswith("NOPROTO"):
+        return OLD
+    if "max number of clients" in text:
+        return Trouble("other", "Redis has as many clients as it takes (maxclients)")
+    return of_reply(hello) or Trouble("other", "Redis refuses the greeting of the gateway")

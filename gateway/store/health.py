@@ -18,14 +18,14 @@ _KEY: Final = "KEY"
 """Stands for the key that is tried."""
 
 USED: Final[tuple[Command, ...]] = (
+    ("DEL", _KEY),
+    ("UNLINK", _KEY),
     ("SET", _KEY, "1", "PX", 5000),
     ("GET", _KEY),
     ("INCRBY", _KEY, 1),
     ("EXISTS", _KEY),
     ("PEXPIRE", _KEY, 5000),
     ("PTTL", _KEY),
-    ("DEL", _KEY),
-    ("UNLINK", _KEY),
     ("HSET", _KEY, "f", "1"),
     ("HGET", _KEY, "f"),
     ("HMGET", _KEY, "f"),
@@ -47,13 +47,13 @@ USED: Final[tuple[Command, ...]] = (
     ("XREAD", "COUNT", 1, "STREAMS", _KEY, "0"),
     ("XDEL", _KEY, "1-1"),
     ("XTRIM", _KEY, "MAXLEN", 0),
-    ("DEL", _KEY),
     ("EVALSHA", "0" * 40, 1, _KEY),
-    ("EVAL", "return redis.call('SET', KEYS[1], '1', 'PX', 1000)", 1, _KEY),
+    ("EVAL", "return redis.call('GET', KEYS[1])", 1, _KEY),
     ("DEL", _KEY),
 )
-"""The commands that are used, each with arguments that do no harm. Their errors do not matter, but for those that say
-that nothing can be done here. tests/store/test_health.py looks for commands that are missing here."""
+"""The commands that are used, each with arguments that do no harm. The key is a text that expires, also if the
+connection breaks in between, so most commands are answered with an error: it is of the wrong type. Only errors that say
+that nothing can be done here matter. tests/store/test_health.py looks for commands that are missing here."""
 
 NAMES: Final = frozenset(str(command[0]) for command in USED)
 MEMORY: Final[Command] = ("INFO", "memory")

@@ -11,6 +11,8 @@ from typing import Final, Literal, NamedTuple
 from redis import exceptions
 from redis.asyncio.sentinel import MasterNotFoundError
 
+from gateway.store.wire import NoRedisError
+
 Kind = Literal["timeout", "connection", "credential", "permission", "read_only", "full", "loading", "unfit", "other"]
 
 
@@ -85,12 +87,14 @@ def of(error: BaseException) -> Trouble:
                 return WORDS[word]
         if (found := _of_system(cause)) is not None:
             return found
-    return of_reply(error) if isinstance(error, Exception) and of_reply(error) else _unknown(error)  # type: ignore[return-value]
+    return (of_reply(error) if isinstance(error, Exception) else None) or _unknown(error)
 
 
 def _of_system(error: BaseException) -> Trouble | None:
     if isinstance(error, MasterNotFoundError):
         return Trouble("connection", "no Sentinel could be reached that knows a master of the name in store.url")
+    if isinstance(error, NoRedisError):
+        return Trouble("unfit", "what answers at the address of store.url is no Redis")
     if isinstance(error, ssl.SSLCertVerificationError):
         reason = re.sub(r"[^ -~]", "", error.verify_message or "")[:100]
         return Trouble("connection", f"the certificate of Redis is not trusted ({reason}); name its authority")
@@ -110,7 +114,7 @@ def _of_system(error: BaseException) -> Trouble | None:
 
 
 def _unknown(error: BaseException) -> Trouble:
-    if isinstance(error, ConnectionError | exceptions.ConnectionError):
+    if isinstance(error, OSError | exceptions.ConnectionError):
         return Trouble("connection", "the connection to Redis fails")
     return Trouble("other", f"Redis cannot be used ({type(error).__name__})")
 

@@ -26,6 +26,10 @@ Replied = Callable[[Any], None]
 _INCOMPLETE: Final = object()
 
 
+class NoRedisError(ConnectionError):
+    """What answers is no Redis."""
+
+
 class Wire(asyncio.Protocol):
     """Commands out, replies in.
 
@@ -87,14 +91,14 @@ class Wire(asyncio.Protocol):
             try:
                 reply = self._reader.gets()
             except hiredis.ProtocolError:
-                self._break(ConnectionError("it does not speak the protocol of Redis"))
+                self._break(NoRedisError("it does not speak the protocol of Redis"))
                 return
             if reply is _INCOMPLETE:
                 return
             if isinstance(reply, hiredis.PushNotification):
                 continue  # nobody asked for one
             if not self._replied:
-                self._break(ConnectionError("it replied to nothing"))
+                self._break(NoRedisError("it replied to nothing"))
                 return
             self._replied.popleft()[0](reply)
 
