@@ -23,7 +23,7 @@ from gateway.store.wire import Wire
 
 CONNECT: Final = 1.0
 """Seconds that a connection may take to open, with all that is checked on it."""
-HANDSHAKE: Final = 0.8
+HANDSHAKE: Final = 0.6
 """Seconds of them for TLS. A Redis without TLS says nothing to its greeting."""
 ASK_SENTINEL: Final = 0.3
 """Seconds for a connection to one Sentinel, and for its answer. The next one is asked then."""
@@ -103,9 +103,8 @@ class Access:
             "maint_notifications_config": MaintNotificationsConfig(enabled=False),
         }
         if to.master:
-            sentinel = self._sentinel()
             pool: redis.ConnectionPool = SentinelConnectionPool(  # type: ignore[no-untyped-call]
-                to.master, sentinel, max_connections=max_connections, ssl=to.tls, **options
+                to.master, self, max_connections=max_connections, ssl=to.tls, **options
             )
             pool.connection_kwargs["connection_pool"] = pool  # its own reference is weak
             return redis.Redis.from_pool(pool)
@@ -116,6 +115,29 @@ class Access:
                 max_connections=max_connections, timeout=WAIT_FREE, connection_class=kind, **place, **options
             )
         )
+
+    async def discover_master(self, name: str) -> Address:
+        """Where the master of this name is now, as the first Sentinel says that knows it.
+
+        redis-py's pool calls it by this name, too. Its own `Sentinel` would keep connections that nobody closes.
+
+        Raises:
+            redis.exceptions.RedisError: none could be asked, or none knows it.
+        """
+        to = self._to
+        options = self._options() | {
+            "username": to.options.get("sentinel_username"),
+            "password": to.options.get("sentinel_password"),
+            "protocol": 2,
+            "socket_timeout": ASK_SENTINEL,
+            "socket_connect_timeout": ASK_SENTINEL,
+            "ssl": to.tls,
+        }
+        sentinel = Sentinel(list(to.hosts), sentinel_kwargs=options)  # type: ignore[no-untyped-call]
+        try:
+            return Address(*await sentinel.discover_master(name))
+        finally:
+            await sentinel.aclose()
 
     def _explain(self, failed: asyncio.Future[None]) -> None:
         try:
@@ -129,7 +151,7 @@ class Access:
         loop, to = asyncio.get_running_loop(), self._to
         if to.path:
             return (await loop.create_unix_connection(lambda: Wire(broken), to.path))[1]
-        host, port = await self._master() if to.master else to.hosts[0]
+        host, port = await self.discover_master(to.master) if to.master else to.hosts[0]
         if not to.tls:
             return (await loop.create_connection(lambda: Wire(broken), host, port))[1]
         try:
@@ -163,25 +185,6 @@ class Access:
         if hello[b"role"] != b"master":
             raise UnfitError(WORDS["READONLY"])
         return dict(hello)
-
-    async def _master(self) -> Address:
-        sentinel = self._sentinel()
-        try:
-            return Address(*await sentinel.discover_master(self._to.master))
-        finally:
-            await sentinel.aclose()
-
-    def _sentinel(self) -> Sentinel:
-        to = self._to
-        options = self._options() | {
-            "username": to.options.get("sentinel_username"),
-            "password": to.options.get("sentinel_password"),
-            "protocol": 2,
-            "socket_timeout": ASK_SENTINEL,
-            "socket_connect_timeout": ASK_SENTINEL,
-            "ssl": to.tls,
-        }
-        return Sentinel(list(to.hosts), sentinel_kwargs=options)  # type: ignore[no-untyped-call]
 
     def _options(self) -> dict[str, Any]:
         """What all of redis-py's connections have in common."""

@@ -36,6 +36,9 @@ class UnfitError(Exception):
         self.trouble = trouble
 
 
+_DENIED_IN_SCRIPT: Final = re.compile("ACL failure in script|The user executing the script can't")
+"""How Redis says NOPERM inside a script; the second one is version 7.0's."""
+
 NO_ANSWER: Final = Trouble("timeout", "Redis does not answer in time")
 
 WORDS: Final[dict[str, Trouble]] = {
@@ -72,7 +75,7 @@ _CLASSES: Final[tuple[tuple[type[Exception], str], ...]] = (
 def of_reply(error: Exception) -> Trouble | None:
     """What an error that Redis replied with says about Redis; None if it concerns the one command only."""
     text = str(error)
-    if "ACL failure in script" in text:
+    if _DENIED_IN_SCRIPT.search(text):
         return WORDS["NOPERM"]
     return WORDS.get(text.partition(" ")[0])
 

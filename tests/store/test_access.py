@@ -96,13 +96,9 @@ async def test_one_sentence_says_why_redis_cannot_be_used(redis: Redis) -> None:
 
 
 async def test_replica_full_redis_and_cluster_are_refused(tmp_path: Path, redis: Redis) -> None:
-    replicated: dict[str, Any] = {
-        "replicaof": f"127.0.0.1 {redis.port}",
-        "masteruser": KIT_USER,
-        "masterauth": KIT_PASSWORD,
-    }
+    replicated: dict[str, Any] = {"masteruser": KIT_USER, "masterauth": KIT_PASSWORD}
     async with (
-        Redis(tmp_path / "replica", **replicated) as replica,
+        Redis(tmp_path / "replica", replicaof=f"127.0.0.1 {redis.port}", **replicated) as replica,
         Redis(tmp_path / "full", maxmemory="1mb") as full,
         Redis(tmp_path / "cluster", cluster_enabled="yes", cluster_port=str(free_port())) as cluster,
     ):
