@@ -13,7 +13,7 @@ from tests.kit.redis import KIT_PASSWORD, KIT_USER, Redis, Sentinel
 from tests.store.serving import Stage, connected
 
 PASSWORD = "p/w:?#@%-not-to-be-printed"
-RULES = re.findall(r"^ACL SETUSER gateway on >\S+ (.+)$", (ROOT / "docs/scaling.md").read_text("utf-8"), re.MULTILINE)
+RULES = re.findall(r"^ +ACL SETUSER gateway on >\S+ (.+)$", (ROOT / "docs/scaling.md").read_text("utf-8"), re.MULTILINE)
 
 
 @pytest.fixture
