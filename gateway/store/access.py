@@ -98,7 +98,7 @@ class Access:
             "username": to.user,
             "password": to.password,
             "db": to.database,
-            "protocol": 3,
+            "protocol": 2,  # replies of one shape, whatever the server speaks
             "socket_timeout": timeout,
             "maint_notifications_config": MaintNotificationsConfig(enabled=False),
         }
@@ -171,20 +171,21 @@ class Access:
             [] if to.user is None and to.password is None else ["AUTH", to.user or "default", to.password or ""]
         )
         select: list[list[str | int]] = [["SELECT", to.database]] if to.database else []
-        hello, *rest = await wire.ask(["HELLO", 3, *credential, "SETNAME", self._name], *select)
-        if isinstance(hello, hiredis.ReplyError):
-            raise UnfitError(_refused(hello))
+        said, *rest = await wire.ask(["HELLO", 2, *credential, "SETNAME", self._name], *select)
+        if isinstance(said, hiredis.ReplyError):
+            raise UnfitError(_refused(said))
         for selected in rest:
             if isinstance(selected, hiredis.ReplyError):
                 wrong = Trouble("unfit", "Redis has no database of the number in store.url")
                 raise UnfitError(of_reply(selected) or wrong)
+        hello: Hello = dict(zip(said[::2], said[1::2], strict=True))
         if int(hello[b"version"].partition(b".")[0]) < (8 if hello[b"server"] == b"valkey" else 7):
             raise UnfitError(OLD)
         if hello[b"mode"] == b"cluster":
             raise UnfitError(WORDS["MOVED"])
         if hello[b"role"] != b"master":
             raise UnfitError(WORDS["READONLY"])
-        return dict(hello)
+        return hello
 
     def _options(self) -> dict[str, Any]:
         """What all of redis-py's connections have in common."""

@@ -99,7 +99,7 @@ class Connection:
         self._metrics = StoreMetrics(metrics.registry if metrics else CollectorRegistry(), health.NAMES)
         self._loop = asyncio.get_running_loop()
         self._state = _State()
-        self._callbacks = redis.Redis(protocol=3).response_callbacks
+        self._callbacks = redis.Redis(protocol=2).response_callbacks
         self._wire: Wire | None = None
         self._waiting: set[asyncio.Future[Any]] = set()
         self._returned: list[Returned] = []

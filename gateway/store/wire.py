@@ -21,7 +21,7 @@ import hiredis
 MAX_UNSENT: Final = 8 << 20
 
 Replied = Callable[[Any], None]
-"""Gets the reply: bytes, a number, a list, a dict, None; or a `hiredis.ReplyError` where Redis refused the command."""
+"""Gets the reply: bytes, a number, a list, None; or a `hiredis.ReplyError` where Redis refused the command."""
 
 _INCOMPLETE: Final = object()
 
@@ -95,8 +95,6 @@ class Wire(asyncio.Protocol):
                 return
             if reply is _INCOMPLETE:
                 return
-            if isinstance(reply, hiredis.PushNotification):
-                continue  # nobody asked for one
             if not self._replied:
                 self._break(NoRedisError("it replied to nothing"))
                 return

@@ -13,7 +13,7 @@ from tests.kit.redis import KIT_PASSWORD, KIT_USER, Redis, Sentinel
 from tests.store.serving import Stage, connected
 
 PASSWORD = "p/w:?#@%-not-to-be-printed"
-RULES = re.findall(r"^ +ACL SETUSER gateway on >\S+ (.+)$", (ROOT / "docs/scaling.md").read_text("utf-8"), re.MULTILINE)
+RULES = re.findall(r"^ +ACL SETUSER gateway on >\S+ (.+)$", (ROOT / "docs/redis.md").read_text("utf-8"), re.MULTILINE)
 
 
 @pytest.fixture
@@ -124,7 +124,7 @@ async def test_doubtful_policy_is_only_said(redis: Redis) -> None:
 
 def hello(server: str, version: str) -> bytes:
     fields = {"server": server, "version": version, "mode": "standalone", "role": "master"}
-    return b"%%%d\r\n" % len(fields) + b"".join(
+    return b"*%d\r\n" % (2 * len(fields)) + b"".join(
         b"$%d\r\n%b\r\n$%d\r\n%b\r\n" % (len(name), name.encode(), len(value), value.encode())
         for name, value in fields.items()
     )
@@ -138,6 +138,7 @@ def hello(server: str, version: str) -> bytes:
         (b"-ERR unknown command `HELLO`\r\n", "Redis is too old; version 7 or newer is needed, or Valkey 8 or newer"),
         (b"-DENIED Redis is running in protected mode\r\n", "Redis is in protected mode and takes no connection"),
         (b"-LOADING Redis is loading the dataset in memory\r\n", "Redis is still reading its data from the disk"),
+        (b"-ERR max number of clients reached\r\n", "Redis has as many clients as it takes (maxclients)"),
         (b"HTTP/1.1 400 Bad Request\r\n\r\n", "what answers at the address of store.url is no Redis"),
         (b"", "Redis closed the connection"),
     ],

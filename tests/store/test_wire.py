@@ -56,21 +56,16 @@ def test_command_is_packed_as_bulk_strings() -> None:
     assert pack(("SET", b"\xff", 7)) == b"*3\r\n$3\r\nSET\r\n$1\r\n\xff\r\n$1\r\n7\r\n"
 
 
-REPLIES = (
-    b"+OK\r\n:7\r\n$2\r\nab\r\n_\r\n#f\r\n-ERR no\r\n"
-    b">2\r\n+invalidate\r\n*0\r\n"  # a push, which nobody asked for
-    b"*2\r\n:1\r\n*1\r\n$0\r\n\r\n%1\r\n+k\r\n:1\r\n"
-)
+REPLIES = b"+OK\r\n:7\r\n$2\r\nab\r\n$-1\r\n*-1\r\n-ERR no\r\n*2\r\n:1\r\n*1\r\n$0\r\n\r\n"
 
 
 @pytest.mark.parametrize("size", [1, 5, len(REPLIES)])
 async def test_replies_come_in_order_however_they_are_cut(size: int) -> None:
     cuts = [REPLIES[at : at + size] for at in range(0, len(REPLIES), size)]
     async with wired(saying(*cuts)) as (wire, _):
-        replies: list[Any] = await wire.ask(*[["X"]] * 8)
+        replies: list[Any] = await wire.ask(*[["X"]] * 7)
         assert [str(reply) if isinstance(reply, hiredis.ReplyError) else reply for reply in replies] == [
-            *(b"OK", 7, b"ab", None, False),
-            *("ERR no", [1, [b""]], {b"k": 1}),
+            *(b"OK", 7, b"ab", None, None, "ERR no", [1, [b""]]),
         ]
 
 
