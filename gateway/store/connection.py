@@ -23,6 +23,7 @@ Invariants:
 import asyncio
 import random
 import secrets
+import time
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Final
 
@@ -96,7 +97,7 @@ class Connection:
         self.last = float("-inf")
         self._access = Access(config.url, f"gateway-{self.node}")
         self._logger = logger
-        self._metrics = StoreMetrics(metrics.registry if metrics else CollectorRegistry(), health.NAMES)
+        self._metrics = StoreMetrics(metrics.registry if metrics else CollectorRegistry(), health.NAMES | {"INFO"})
         self._loop = asyncio.get_running_loop()
         self._state = _State()
         self._callbacks = redis.Redis(protocol=2).response_callbacks
@@ -212,7 +213,7 @@ class Connection:
             self._metrics.errors.labels("timeout").inc()
             raise StoreAwayError("too many commands wait for the store")
         future: asyncio.Future[Any] = self._loop.create_future()
-        begun = self._loop.time()
+        begun = time.perf_counter()  # uvloop's clock knows whole milliseconds only
 
         def replied(reply: Any) -> None:
             if not future.done():  # whoever asked may be gone
@@ -226,7 +227,7 @@ class Connection:
         finally:
             limit.cancel()
             self._waiting.discard(future)
-        self._metrics.replied(name, self._loop.time() - begun)
+        self._metrics.replied(name, time.perf_counter() - begun)
         if isinstance(reply, hiredis.ReplyError) and (found := trouble.of_reply(reply)) is not None:
             self._lose(found)
             raise StoreAwayError(found.says)
@@ -264,7 +265,7 @@ class Connection:
             await self.call(*self._lease())
             self.last = self._loop.time()
             if look and self._state.may_look:
-                self._remember(await self.call(*health.MEMORY))
+                self._remember(await self._ask(str(health.MEMORY[0]), health.MEMORY, PATIENCE))
         except StoreAwayError as error:
             self.lose(error)
         else:

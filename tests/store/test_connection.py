@@ -199,6 +199,20 @@ async def test_lease_is_written_at_each_beat_expires_and_is_given_back(redis: Re
     assert await redis.keys() == []
 
 
+async def test_memory_of_redis_is_looked_at_again(redis: Redis, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gateway.store.connection.LOOK", 1)
+    async with connected(redis.url) as stage:
+        assert stage.count("gateway_store_memory_bytes") > 0
+        assert stage.count("gateway_store_memory_limit_bytes") == 0
+        await redis.ask("CONFIG", "SET", "maxmemory", "64mb", "maxmemory-policy", "allkeys-lru")
+        async with asyncio.timeout(PATIENT):
+            while not stage.said("store_warning"):  # noqa: ASYNC110
+                await asyncio.sleep(0.02)
+        assert "allkeys-lru" in stage.connection.says
+        assert stage.count("gateway_store_memory_limit_bytes") == 64 << 20
+        assert stage.count("gateway_store_command_duration_seconds_count", command="info") >= 1
+
+
 async def test_long_work_at_the_return_does_not_hold_the_lease_up(redis: Redis) -> None:
     async with connected(redis.url) as stage:
         connection, released = stage.connection, asyncio.Event()
