@@ -4,6 +4,8 @@ With Sentinels the master is asked for before each connection, so that a failove
 """
 
 import asyncio
+import ipaddress
+import socket
 import ssl
 from collections.abc import Callable
 from typing import Any, Final
@@ -50,6 +52,7 @@ class Access:
         self._to = read_store_url(url)
         self._name = name
         self._context: ssl.SSLContext | None = None
+        self._lookups: dict[str, asyncio.Task[list[str]]] = {}
 
     async def open(self, broken: Callable[[Exception], None]) -> tuple[Wire, Hello]:
         """A connection on which this process has said who it is, and what Redis said of itself.
@@ -152,18 +155,41 @@ class Access:
         if to.path:
             return (await loop.create_unix_connection(lambda: Wire(broken), to.path))[1]
         host, port = await self.discover_master(to.master) if to.master else to.hosts[0]
-        if not to.tls:
-            return (await loop.create_connection(lambda: Wire(broken), host, port))[1]
+        options: dict[str, Any] = {}
+        if to.tls:
+            options = {"ssl": self._tls(), "server_hostname": host, "ssl_handshake_timeout": HANDSHAKE}
+        failed: OSError = socket.gaierror(socket.EAI_NONAME, "no address")
+        for address in await self._addresses(host):
+            try:
+                return (await loop.create_connection(lambda: Wire(broken), address, port, **options))[1]
+            except ConnectionAbortedError as error:
+                raise UnfitError(NO_TLS) from error
+            except ssl.SSLError:
+                self._context = None  # the file of the authority may be another one by now
+                raise
+            except OSError as error:
+                failed = error
+        raise failed
+
+    async def _addresses(self, host: str) -> list[str]:
+        """The IP addresses of a host.
+
+        A lookup that takes longer than its caller waits goes on, and answers the next caller: while a name server is
+        silent, the threads that wait for it must not become more and more.
+        """
         try:
-            connecting = loop.create_connection(
-                lambda: Wire(broken), host, port, ssl=self._tls(), ssl_handshake_timeout=HANDSHAKE
-            )
-            return (await connecting)[1]
-        except ssl.SSLError:
-            self._context = None  # the file of the authority may be another one by now
-            raise
-        except ConnectionAbortedError as error:
-            raise UnfitError(NO_TLS) from error
+            return [str(ipaddress.ip_address(host))]
+        except ValueError:
+            lookup = self._lookups.get(host)
+        if lookup is None:
+            lookup = self._lookups[host] = asyncio.get_running_loop().create_task(_look_up(host))
+            lookup.add_done_callback(lambda done: self._looked_up(host, done))
+        return await asyncio.shield(lookup)
+
+    def _looked_up(self, host: str, lookup: "asyncio.Task[list[str]]") -> None:
+        del self._lookups[host]
+        if not lookup.cancelled():
+            lookup.exception()  # whoever waited for it may be gone
 
     async def _greet(self, wire: Wire) -> Hello:
         to = self._to
@@ -217,6 +243,11 @@ class Access:
         if "ssl_certfile" in options:
             context.load_cert_chain(options["ssl_certfile"], options.get("ssl_keyfile"), options.get("ssl_password"))
         return context
+
+
+async def _look_up(host: str) -> list[str]:
+    found = await asyncio.get_running_loop().getaddrinfo(host, None, type=socket.SOCK_STREAM)
+    return list(dict.fromkeys(str(address[0]) for *_, address in found))
 
 
 def _refused(hello: Exception) -> Trouble:

@@ -2,12 +2,17 @@
 
 import asyncio
 import re
+import socket
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from gateway.config import Store
+from gateway.store.access import Access
+from gateway.store.inquiry import inquire
+from gateway.store.trouble import of
 from tests.kit.program import ROOT, free_port, throwaway_certificate
 from tests.kit.redis import KIT_PASSWORD, KIT_USER, Redis, Sentinel
 from tests.store.serving import Stage, connected
@@ -120,6 +125,42 @@ async def test_doubtful_policy_is_only_said(redis: Redis) -> None:
         async with connected(url) as stage:
             assert (stage.connection.up, stage.connection.says) == (True, says)
             assert stage.said("store_warning") == [says]
+
+
+async def test_name_that_nobody_answers_for_is_looked_up_once_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    loop, asked, answered = asyncio.get_running_loop(), list[str](), asyncio.Event()
+
+    async def silent(host: str, *_: object, **__: object) -> list[object]:
+        asked.append(host)
+        await answered.wait()
+        return []
+
+    monkeypatch.setattr(loop, "getaddrinfo", silent)
+    access = Access("redis://redis.example.com", "gateway-x")
+    for _ in range(3):
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.01):
+                await access.open(lambda error: None)
+    assert asked == ["redis.example.com"]
+    answered.set()
+    with pytest.raises(socket.gaierror) as raised:
+        await access.open(lambda error: None)
+    assert of(raised.value).says == "the host of store.url is not known"
+
+
+async def test_localhost_is_reached_at_the_address_that_listens(tmp_path: Path) -> None:
+    async with Redis(tmp_path / "r") as redis, connected(redis.url.replace("127.0.0.1", "localhost")) as stage:
+        assert stage.connection.up, stage.lines
+
+
+async def test_check_asks_the_store(redis: Redis) -> None:
+    version = (await redis.info("server"))["redis_version"]
+    assert await inquire(Store(url=redis.url)) == (True, f"Redis {version} allows all that is needed")
+    says = "Redis refuses the user or the password of store.url"
+    assert await inquire(Store(url=redis.url.replace("-not-", "-"))) == (False, says)
+    other = Store(url=redis.url, prefix="other")
+    assert not (await inquire(other)).serves
+    assert await redis.keys() == []
 
 
 def hello(server: str, version: str) -> bytes:
