@@ -21,7 +21,7 @@ from redis.maint_notifications import MaintNotificationsConfig
 from gateway.config.addresses import Address
 from gateway.config.store_url import read_store_url
 from gateway.store.trouble import WORDS, Trouble, UnfitError, of_reply
-from gateway.store.wire import Wire
+from gateway.store.wire import NoRedisError, Wire
 
 CONNECT: Final = 1.0
 """Seconds that a connection may take to open, with all that is checked on it."""
@@ -204,12 +204,17 @@ class Access:
             if isinstance(selected, hiredis.ReplyError):
                 wrong = Trouble("unfit", "Redis has no database of the number in store.url")
                 raise UnfitError(of_reply(selected) or wrong)
-        hello: Hello = dict(zip(said[::2], said[1::2], strict=True))
-        if int(hello[b"version"].partition(b".")[0]) < (8 if hello[b"server"] == b"valkey" else 7):
+        try:
+            hello: Hello = dict(zip(said[::2], said[1::2], strict=True))
+            server, mode, role = hello[b"server"], hello[b"mode"], hello[b"role"]
+            version = int(hello[b"version"].partition(b".")[0])
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise NoRedisError("it greets in another way") from error
+        if version < (8 if server == b"valkey" else 7):
             raise UnfitError(OLD)
-        if hello[b"mode"] == b"cluster":
+        if mode == b"cluster":
             raise UnfitError(WORDS["MOVED"])
-        if hello[b"role"] != b"master":
+        if role != b"master":
             raise UnfitError(WORDS["READONLY"])
         return hello
 

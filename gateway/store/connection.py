@@ -266,7 +266,7 @@ class Connection:
             self.last = self._loop.time()
             if look and self._state.may_look:
                 self._remember(await self._ask(str(health.MEMORY[0]), health.MEMORY, PATIENCE))
-        except StoreAwayError as error:
+        except Exception as error:  # noqa: BLE001  # the beat must not end
             self.lose(error)
         else:
             self._tell(self._beating)
@@ -283,7 +283,7 @@ class Connection:
                 raise UnfitError(found)
             if isinstance(leased, hiredis.ReplyError):
                 raise UnfitError(trouble.of_reply(leased) or Trouble("other", "Redis does not keep a simple key"))
-        except (OSError, RedisError, UnfitError) as error:
+        except Exception as error:  # noqa: BLE001  # whatever it is, it is said and tried again
             if wire is not None:
                 wire.close()
             self._note(trouble.of(error))
