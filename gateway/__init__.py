@@ -46,7 +46,7 @@ To follow one request, read in this order:
 
 Each room imports only rooms that stand before it in this line (`tests/test_architecture.py`):
 
-    core  dialects  formats  config  clock  observe  upstream  identity  streams  web  admin  app  process  cli
+    core  dialects  formats  config  clock  observe  upstream  identity  streams  store  web  admin  app  process  cli
 
 `identity/` and `streams/` do not know each other. `demo/` is the stand-in for an LLM, and imports only `core/`.
 

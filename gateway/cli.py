@@ -105,7 +105,12 @@ async def _ask(config: Config) -> list[Report]:
         else None
     )
     try:
-        return await inquire(config, demo.url if demo is not None else "")
+        reports = await inquire(config, demo.url if demo is not None else "")
+        if config.store.shared:
+            from gateway.store import inquiry  # it needs redis, which only those install who share a store
+
+            reports.append(Report("store", *await inquiry.inquire(config.store)))
+        return reports
     finally:
         if demo is not None:
             await demo.close()

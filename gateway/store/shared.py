@@ -32,7 +32,7 @@ class Shared:
     """
 
     def __init__(self, config: Store, engine: Engine, clock: Clock, logger: FilteringBoundLogger) -> None:
-        self.connection = Connection(config, logger)
+        self.connection = Connection(config, logger, engine.metrics)
         self._engine = engine
         seal = Seal(config.secret) if config.secret and config.adopt else None
         self._journal = Journal(self.connection, seal, logger)
