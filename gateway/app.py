@@ -43,6 +43,8 @@ from gateway.web.tickets import IssueTicket
 
 if TYPE_CHECKING:
     from gateway.identity.jwt import JwtVerifier
+    from gateway.store.connection import Connection
+    from gateway.store.limits import SharedLimiter
 
 FD_RESERVE = 64
 """File descriptors that clients and streams never get: for the listeners, the log and the admin listener's clients."""
@@ -61,6 +63,8 @@ class App:
         verifiers: asked for the principal of a request when nobody before them knows its credential.
         tokens: the verifier of `auth.jwt`, None where that is empty.
         forwards: the one that asks the team's application now, and earlier ones on which streams still rely.
+        connection: the way to the store that other gateways share, None where it is the memory of this process.
+        limiter: the limits over all nodes, None where each gateway has its own.
     """
 
     gateway: Gateway
@@ -69,6 +73,8 @@ class App:
     verifiers: tuple[Verifier, ...]
     tokens: "JwtVerifier | None"
     forwards: list[Forward]
+    connection: "Connection | None" = None
+    limiter: "SharedLimiter | None" = None
 
     async def reload(self, config: Config) -> None:
         """New requests are served by this configuration; running streams keep theirs, but end if their key is gone."""
@@ -93,6 +99,10 @@ class App:
         for generation in running:
             generation.abort(GatewayError("drained"))
         await asyncio.gather(*(generation.ended for generation in running))
+        if self.limiter is not None:
+            await self.limiter.close()
+        if self.connection is not None:
+            await self.connection.close()
         for forward in self.forwards:
             forward.close()
         self.gateway.refusals.flush()
@@ -132,13 +142,14 @@ async def make_app(
     per_address = config.limits.per_address
     max_streams, max_connections = _shared_out(_descriptors(), config.server.max_connections)
     metrics.connections_limit.set(max_connections)
+    connection, limiter = await _shared(config, clock, logger)
     gateway = Gateway(
         clock=clock,
         metrics=metrics,
         logger=logger,
         engine=engine,
         registry=registry,
-        limiter=Limiter(),
+        limiter=limiter or Limiter(),
         inflight=Inflight(config.server.max_inflight_bytes),
         addresses=AddressLimiter(per_address.requests, per_address.connections),
         refusals=Refusals(logger, clock.wheel),
@@ -148,7 +159,24 @@ async def make_app(
         max_streams=max_streams,
         max_connections=max_connections,
     )
-    return App(gateway, demo, kinds, tuple(verifiers), tokens, forwards)
+    return App(gateway, demo, kinds, tuple(verifiers), tokens, forwards, connection, limiter)
+
+
+async def _shared(
+    config: Config, clock: Clock, logger: FilteringBoundLogger
+) -> "tuple[Connection, SharedLimiter] | tuple[None, None]":
+    """What is shared with other gateways; nothing where the memory of this process is the store."""
+    if not config.store.shared:
+        return None, None
+    # They need redis, which only those install who share a store.
+    from gateway.store.connection import Connection
+    from gateway.store.limits import SharedLimiter
+
+    connection = Connection(config.store, logger)
+    limiter = SharedLimiter(connection, clock.now)
+    limiter.start()
+    await connection.start()
+    return connection, limiter
 
 
 def _tokens(config: Config, logger: FilteringBoundLogger, before: "JwtVerifier | None") -> "JwtVerifier | None":

@@ -1,11 +1,13 @@
 """The keys in Redis, what stands in them, and the scripts that change several at once.
 
     <prefix>:n:<node>        string   the node's lease: it lapses when the node has not beaten for a while
+    <prefix>:nodes           set      all nodes that have not been found dead
     <prefix>:o:<node>        set      ids of the streams that this node writes
     <prefix>:b:<node>        stream   the node's mailbox: what other nodes ask of it, and its own nudges
     <prefix>:s:<id>          hash     a stream: `a` what a reader needs of it (`Stream.to_json`), `n` the node that
                                       writes it, `e` the epoch, `m` the model, `s` its state
     <prefix>:l:<id>          stream   its log; an entry is what was appended in one window
+    <prefix>:q:<digest>      hash     what a principal has used of its plan: `ledger.py`
 
 An entry of a log has the id `<epoch>-<number of its last event>`. So Redis itself refuses to append a window twice, and
 refuses what an owner appends that has lost the stream: its epoch is older than the one that stands there. Fields:
@@ -55,6 +57,11 @@ class Layout:
         """The streams that a node writes."""
         return f"{self.prefix}:o:{node}"
 
+    @property
+    def nodes(self) -> str:
+        """All nodes that have not been found dead."""
+        return f"{self.prefix}:nodes"
+
     def mailbox(self, node: str) -> str:
         """What other nodes ask of a node."""
         return f"{self.prefix}:b:{node}"
@@ -66,6 +73,11 @@ class Layout:
     def log(self, stream_id: str) -> str:
         """A stream's events."""
         return f"{self.prefix}:l:{stream_id}"
+
+    def ledger(self, plan: str, principal: str) -> str:
+        """What a principal has used of a plan. Only a digest of both is in the name."""
+        digest = hashlib.sha256("\0".join((plan, principal)).encode()).hexdigest()
+        return f"{self.prefix}:q:{digest}"
 
 
 ALIVE_MS: Final = 120_000
