@@ -315,10 +315,12 @@ return cmsgpack.pack({now, answers})
 that are taken."""
 
 CENSUS: Final = Script("""
--- How many nodes are alive; this node is entered.   KEYS: the nodes   ARGV: this node, ms, what leases begin with
+-- This node is entered.   KEYS: the nodes, its mark   ARGV: this node, ms, what leases begin with
 redis.call('SADD', KEYS[1], ARGV[1])
 redis.call('PEXPIRE', KEYS[1], ARGV[2])
 local alive = 0
 for _, node in ipairs(redis.call('SMEMBERS', KEYS[1])) do alive = alive + redis.call('EXISTS', ARGV[3] .. node) end
-return alive
+local mark = redis.call('SET', KEYS[2], '1', 'PX', ARGV[2], 'GET')
+return {alive, mark and 0 or 1}
 """)
+"""How many nodes are alive, and whether the node's mark was missing: then what it wrote before may be missing, too."""

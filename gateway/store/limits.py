@@ -67,6 +67,7 @@ class SharedLimiter:
         self._shares: OrderedDict[tuple[str, str], Shares] = OrderedDict()
         self._waiting: dict[Shares, None] = {}
         self._wake = asyncio.Event()
+        self._closed = False
         self._numbers = count(1)
         self._names = count(1)
         self._starts: set[asyncio.Task[Decision]] = set()
@@ -84,6 +85,8 @@ class SharedLimiter:
 
     async def close(self) -> None:
         """What is queued is sent, if Redis is there. Close the leases before this."""
+        self._closed = True  # the library may keep a cancellation for itself
+        self._wake.set()
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, *self._starts, return_exceptions=True)
@@ -114,6 +117,7 @@ class SharedLimiter:
         return shares.quotas()
 
     async def _decide(self, shares: Shares, demand: Amounts, now: float) -> Decision:
+        # A task of its own: the library may keep a cancellation for itself, and the client's has to arrive.
         start = asyncio.get_running_loop().create_task(self._start(shares, demand, now))
         self._starts.add(start)
         start.add_done_callback(self._starts.discard)
@@ -129,7 +133,7 @@ class SharedLimiter:
             lease.cancel(self._now())
 
     async def _start(self, shares: Shares, demand: Amounts, now: float) -> Decision:
-        name, local, doubtful = self._name(), _local(shares, demand, now), False
+        name, local, asked = self._name(), _local(shares, demand, now), False
         shares.starting += 1
         try:
             until = now + PATIENCE
@@ -137,11 +141,11 @@ class SharedLimiter:
                 await asyncio.wait([shares.flight], timeout=left)
             batch = shares.batch() if shares.flight is None else Batch(shares, 0, [], [])
             takes = not isinstance(local, Refusal)
+            asked = self.up and takes
             start = ("start", name, shares.demand(demand), takes)
-            doubtful = self.up and takes
             waits = await self._send([batch], start, max(0.01, until - self._now()))
         except StoreAwayError:
-            decision = shares.decide_alone(name, demand, self._now(), local, doubtful=doubtful)
+            decision = shares.decide_alone(name, demand, self._now(), local, doubtful=asked)
             if self.up:  # it is back already
                 shares.rejoin(self._now())
             return decision
@@ -187,7 +191,7 @@ class SharedLimiter:
         self._wake.set()
 
     async def _write(self) -> None:
-        while True:
+        while not self._closed:
             await self._wake.wait()
             self._wake.clear()
             await self._send_waiting()
@@ -255,7 +259,7 @@ class SharedLimiter:
         await self._count_nodes()
 
     async def _beat(self) -> None:
-        while True:
+        while not self._closed:
             await asyncio.sleep(BEAT)
             if self.up:
                 try:
@@ -264,11 +268,13 @@ class SharedLimiter:
                     continue  # the last number counts
 
     async def _count_nodes(self) -> None:
-        keys, arguments = [self._connection.layout.nodes], (self.node, ALIVE_MS, self._leases)
-        self.nodes = max(1, await self._connection.run(CENSUS, keys, arguments))
+        layout = self._connection.layout
+        keys, arguments = [layout.nodes, layout.counts(self.node)], (self.node, ALIVE_MS, self._leases)
+        alive, lost = await self._connection.run(CENSUS, keys, arguments)
+        self.nodes = max(1, alive)
         now = self._now()
-        # A process that was stopped for longer than its lease has lost its slots.
-        if now - self._counted > LEASE or now - self._kept > KEEP:
+        # Redis may have lost its data; a process that was stopped for longer than its lease has lost its slots.
+        if lost or now - self._counted > LEASE or now - self._kept > KEEP:
             self._kept = now
             for shares in self._shares.values():
                 shares.register()

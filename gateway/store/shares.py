@@ -160,7 +160,7 @@ class SharedBudget(Hold):
         known: whether Redis was told of it.
         alone: units of `reserved` that were taken from this node's part; Redis has not been told of them.
         asks: whether the next share was asked for, and not answered yet.
-        used: units used when `spend` was last called.
+        used: units that `spend` has let the lease use.
         lent: units of it that are on credit.
     """
 
@@ -190,13 +190,15 @@ class SharedBudget(Hold):
         shares = self._shares
         if self._settled:
             return units <= self.reserved
-        self.used = units
         if shares.alone_now(now) is not None:
             return units <= self.reserved or shares.spend_alone(self, units - self.reserved, now)
+        if units > self.reserved and not shares.lend(self, units - self.reserved, self._ahead, now):
+            return False
+        self.used = units
         if units > self.reserved - self._ahead // 2 and not self.asks:
             self.asks = True
             shares.ask(self)
-        return units <= self.reserved or shares.lend(self, units - self.reserved, self._ahead, now)
+        return True
 
     def answer(self, fits: bool, units: float, ahead: int) -> None:
         """The question for the next share was answered."""
@@ -391,6 +393,11 @@ class Shares:
             self._queue(*(("open", part.name, *_members(lease, units)) for part, units in self._slots_in(demand)))
         return self._told(outcome, {part.name: self._own_quota(part, now) for part in parts})
 
+    def _hand_back(self, local: tuple[Hold, ...]) -> None:
+        for hold in local:
+            hold.settle(0, self.used)
+            hold.close()
+
     def quotas(self) -> list[Quota]:
         """Where the principal stands, as was last heard."""
         quotas = [part.quota(self._heard[name][0]) for name, part in self._parts.items()]
@@ -429,9 +436,7 @@ class Shares:
             assert refusal is not None, "one limit refuses"
             return refusal
         if refusal is not None:
-            for hold in local:
-                hold.settle(0, self.used)
-                hold.close()
+            self._hand_back(local)
             return refusal
         holds = list(local)
         budgets = (part for part in self._parts.values() if part.kind == BUDGET)
