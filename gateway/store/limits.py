@@ -7,8 +7,8 @@ r"""The limits of all principals over all nodes together.
 
 Invariants:
 
-- A start is one script. It carries along what is queued for the same principal, so that a slot that was given back on
-  this node is free for the next start here.
+- A start is one script; one that lacks only a slot asks again (`GIVING_BACK`). It carries along what is queued for
+  the same principal, so that a slot that was given back on this node is free for the next start here.
 - A principal's operations are sent in order, one batch at a time: a batch that was not answered is sent again.
 - A start whose client left is not cancelled: what it took is given back when Redis has answered.
 """
@@ -39,6 +39,9 @@ SWEEP: Final = 4
 """Of them examined for rest whenever one is added."""
 RECENT: Final = 60.0
 """Seconds for which what was heard of a principal who holds nothing is kept."""
+GIVING_BACK: Final = (0.02, 0.06)
+"""Seconds after which a start that lacks nothing but a slot asks once more: a client that has just read the end of an
+answer on one node, and asks another one, is faster than the slot that is given back."""
 LAST_WORDS: Final = 1.0
 """Seconds that giving everything back may take at the end."""
 
@@ -133,17 +136,19 @@ class SharedLimiter:
             lease.cancel(self._now())
 
     async def _start(self, shares: Shares, demand: Amounts, now: float) -> Decision:
-        name, local, asked = self._name(), _local(shares, demand, now), False
+        name, local = self._name(), _local(shares, demand, now)
+        takes = not isinstance(local, Refusal)
+        start = ("start", name, shares.demand(demand), takes)
+        asked, until = False, now + PATIENCE
         shares.starting += 1
         try:
-            until = now + PATIENCE
-            while shares.flight is not None and (left := until - self._now()) > 0:
-                await asyncio.wait([shares.flight], timeout=left)
-            batch = shares.batch() if shares.flight is None else Batch(shares, 0, [], [])
-            takes = not isinstance(local, Refusal)
-            asked = self.up and takes
-            start = ("start", name, shares.demand(demand), takes)
-            waits = await self._send([batch], start, max(0.01, until - self._now()))
+            for pause in (*GIVING_BACK, 0.0):
+                asked = asked or (takes and self.up)
+                waits = await self._send_start(shares, start, until)
+                waited = self._now() > until - PATIENCE / 2
+                if not pause or waited or self.nodes == 1 or not shares.lacks_slots(waits):
+                    break
+                await asyncio.sleep(pause)
         except StoreAwayError:
             decision = shares.decide_alone(name, demand, self._now(), local, doubtful=asked)
             if self.up:  # it is back already
@@ -152,6 +157,12 @@ class SharedLimiter:
         finally:
             shares.starting -= 1
         return shares.decide(name, demand, waits, local)
+
+    async def _send_start(self, shares: Shares, start: Operation, until: float) -> list[float]:
+        while shares.flight is not None and (left := until - self._now()) > 0:
+            await asyncio.wait([shares.flight], timeout=left)
+        batch = shares.batch() if shares.flight is None else Batch(shares, 0, [], [])
+        return await self._send([batch], start, max(0.01, until - self._now()))
 
     def _name(self) -> str:
         return f"{self.node}:{next(self._names):x}"

@@ -347,6 +347,11 @@ class Shares:
         """The units that are demanded of each part."""
         return [part.units(demand) for part in self._parts.values()]
 
+    def lacks_slots(self, waits: Sequence[float]) -> bool:
+        """Whether these waits are for slots that may be given back, and for nothing else."""
+        kinds = {part.kind for part, wait in zip(self._parts.values(), waits, strict=False) if wait}
+        return kinds == {SLOTS} and NEVER not in waits
+
     def decide(
         self, lease: str, demand: Amounts, waits: Sequence[float], local: "Refusal | tuple[Hold, ...]"
     ) -> Decision:
