@@ -206,6 +206,9 @@ class Decider(Protocol):
     def decide(self, plan: Plan, principal: str, demand: Amounts, now: float) -> "Decision | Awaitable[Decision]":
         """The decision; an awaitable of it where somebody else has to be asked. Arguments as for `Limiter.admit`."""
 
+    def take(self, plan: Plan, principal: str, demand: Amounts, now: float) -> Lease:
+        """A lease that holds everything demanded, whether it fits or not: another node decided about it before."""
+
 
 class Limiter:
     """The limits of all principals, in memory.
@@ -232,9 +235,13 @@ class Limiter:
             now: seconds.
         """
         ledger = self._ledger(plan, principal, now)
-        refusal = ledger.refusal(demand)
-        if refusal is not None:
-            return refusal
+        return ledger.refusal(demand) or self._take(ledger, plan, principal, demand, now)
+
+    def take(self, plan: Plan, principal: str, demand: Amounts, now: float) -> Lease:
+        """See `Decider`. Arguments as for `admit`."""
+        return self._take(self._ledger(plan, principal, now), plan, principal, demand, now)
+
+    def _take(self, ledger: Ledger, plan: Plan, principal: str, demand: Amounts, now: float) -> Lease:
         key = (plan.name, principal)
         if key not in self._ledgers:
             self._make_room(now)

@@ -108,6 +108,10 @@ class SharedLimiter:
             return self._decide(shares, demand, now)
         return shares.decide_alone(self._name(), demand, now, _local(shares, demand, now))
 
+    def take(self, plan: Plan, principal: str, demand: Amounts, now: float) -> Lease:
+        """See `Decider`. Nobody is asked; Redis is told in the background."""
+        return self._shares_of(plan, principal, now).take(self._name(), demand, now)
+
     async def quotas(self, plan: Plan, principal: str) -> list[Quota]:
         """Where the principal stands over all nodes.
 

@@ -390,13 +390,27 @@ class Shares:
             # Whether or not Redis was reached, what is decided here is what counts.
             self._queue(*(self._undo(lease, demand) if refusal else [("force", lease, self.demand(demand))]))
         if refusal is None and alone is not None:
-            for part in parts:
-                if part.kind != SLOTS:
-                    self._own(part, now).take(part.units(demand), known=doubtful)
+            self._take_alone(demand, now, known=doubtful)
         outcome = self._outcome(refusal, lease, demand, local, known=doubtful or alone is None)
         if alone is None:
             self._queue(*(("open", part.name, *_members(lease, units)) for part, units in self._slots_in(demand)))
         return self._told(outcome, {part.name: self._own_quota(part, now) for part in parts})
+
+    def take(self, lease: str, demand: Amounts, now: float) -> Lease:
+        """A lease for which everything is taken, whether it fits or not. Arguments as for `decide_alone`."""
+        alone = self.alone_now(now)
+        if alone is None:
+            self._queue(("force", lease, self.demand(demand)))
+        else:
+            self._take_alone(demand, now, known=False)
+        outcome = self._outcome(None, lease, demand, self.local.holds(demand, now), known=alone is None)
+        assert isinstance(outcome, Lease), "nothing refuses"
+        return outcome
+
+    def _take_alone(self, demand: Amounts, now: float, *, known: bool) -> None:
+        for part in self._parts.values():
+            if part.kind != SLOTS:
+                self._own(part, now).take(part.units(demand), known=known)
 
     def _hand_back(self, local: tuple[Hold, ...]) -> None:
         for hold in local:

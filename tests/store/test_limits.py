@@ -149,6 +149,18 @@ async def test_two_limits_of_one_name_hold_both(node: Node) -> None:
     assert refusal.quota.limit == 250
 
 
+async def test_lease_for_what_another_node_admitted_is_taken_whether_it_fits_or_not(node: Node) -> None:
+    plan, limiter = plan_of(Rate(5, DAY), 1, Rate(100, DAY)), Limiter()
+    for decider in (node.limiter, limiter):
+        for _ in range(2):
+            lease = decider.take(plan, "ann", {"streams": 1, "tokens": 80}, 0.0)
+    assert (await node.refuse(plan, {"streams": 1})).limit == "streams"
+    left = {quota.name: quota.remaining for quota in limiter.snapshot(plan, "ann", 0.0)}
+    assert await node.left(plan) == left == {"requests": 5, "streams": 0, "tokens": 0}
+    lease.close(0.0)
+    assert isinstance(limiter.admit(plan, "bob", {"streams": 1}, 0.0), Lease)
+
+
 async def test_a_limit_without_a_shared_form_stays_with_its_node(three: list[Node]) -> None:
     plan = Plan("p", (Images("images", 4, code="token_limit"), RateLimit("requests", Rate(10, DAY))))
     lease = await three[0].admit(plan, {"requests": 1, "images": 3})
