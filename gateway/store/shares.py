@@ -546,7 +546,9 @@ class Shares:
         if not self._sent and self._queued:
             self._sent, self._queued = self._queued[:AT_ONCE], self._queued[AT_ONCE:]
             self._number = self._writer.number()
-        asking, self._asking = list(self._asking), {}
+        asking: list[SharedBudget] = []
+        if not self._queued:  # what is queued may be about the same leases, and comes first
+            asking, self._asking = list(self._asking), {}
         more = [("more", hold.name, hold.lease, hold.reserved, hold.used) for hold in asking]
         return Batch(self, self._number if self._sent else 0, [*self._sent, *more], asking)
 

@@ -502,3 +502,45 @@ async def test_a_batch_that_nobody_answered_is_counted_once(own_redis: Redis) ->
 
 async def _away(node: Node) -> bool:
     return not node.connection.up
+
+
+async def test_nothing_is_lost_or_counted_twice_however_often_redis_hangs(own_redis: Redis) -> None:
+    """R3: streams start, spend, end and are given up on three nodes while Redis stops for shorter and longer times."""
+    chance, plan = random.Random(16), plan_of(Rate(10**6, 1000 * DAY), 60, Rate(10**7, 1000 * DAY))
+    over = asyncio.Event()
+
+    async def client(nodes: list[Node]) -> int:
+        used = 0
+        while not over.is_set():
+            decision = nodes[chance.randrange(3)].limiter.decide(plan, "ann", start(300), time.monotonic())
+            if not isinstance(decision, Decision):
+                waiting = asyncio.ensure_future(decision)
+                if chance.random() < 0.1:
+                    await asyncio.sleep(0)
+                    waiting.cancel()
+                    await asyncio.wait([waiting])
+                    continue
+                decision = await waiting
+            assert isinstance(decision.outcome, Lease)
+            tokens = await spend(decision.outcome, chance.choice((0, 40, 320, 880)), pause=False)
+            await asyncio.sleep(0.03 * chance.random())
+            decision.outcome.settle({"tokens": tokens}, time.monotonic())
+            decision.outcome.close(time.monotonic())
+            used += tokens
+        return used
+
+    async with nodes_on(own_redis, 3, "hangs") as nodes:
+        clients = [asyncio.create_task(client(nodes)) for _ in range(15)]
+        for seconds in (0.1, 0.3, 0.24, 0.6):
+            own_redis.pause()
+            await asyncio.sleep(seconds)  # so long it hangs
+            own_redis.resume()
+            await until(lambda: _up(nodes))
+        over.set()
+        used = sum(await asyncio.gather(*clients))
+        await until(lambda: _up(nodes))
+        await until(lambda: _all_quiet(nodes))
+        left = await nodes[0].left(plan)
+        assert left["streams"] == 60
+        assert abs(10**7 - used - left["tokens"]) <= 3  # a little has drained
+        assert used > 10_000
