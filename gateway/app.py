@@ -139,13 +139,14 @@ async def make_app(
     per_address = config.limits.per_address
     max_streams, max_connections = _shared_out(_descriptors(), config.server.max_connections)
     metrics.connections_limit.set(max_connections)
+    shared = await _shared(config, engine)
     gateway = Gateway(
         clock=clock,
         metrics=metrics,
         logger=logger,
         engine=engine,
         registry=registry,
-        limiter=Limiter(),
+        limiter=Limiter() if shared is None else shared.limiter,
         inflight=Inflight(config.server.max_inflight_bytes),
         addresses=AddressLimiter(per_address.requests, per_address.connections),
         refusals=Refusals(logger, clock.wheel),
@@ -154,10 +155,10 @@ async def make_app(
         snapshot=snapshot,
         max_streams=max_streams,
         max_connections=max_connections,
-        shared=await _shared(config, engine),
+        shared=shared,
     )
-    if gateway.shared is not None:
-        gateway.shared.adoption.adopt = partial(adopt, gateway)
+    if shared is not None:
+        shared.adoption.adopt = partial(adopt, gateway)
     return App(gateway, demo, kinds, tuple(verifiers), tokens, forwards)
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from gateway.app import App, make_app
 from gateway.config import ChatRoute, Config
-from gateway.core.limiter import Lease
+from gateway.core.limiter import Decision, Lease
 from gateway.core.limits import make_limits
 from gateway.core.principal import Principal
 from gateway.core.rate import Rate
@@ -61,8 +61,9 @@ def who(snapshot: Any, key: str) -> str | None:
 
 async def test_reload_keeps_what_streams_and_limits_live_in(app: App) -> None:
     gateway = app.gateway
-    lease = gateway.limiter.admit(gateway.snapshot.plans["default"], "key:anna", {"streams": 1}, 0.0)
-    assert isinstance(lease, Lease)
+    decision = gateway.limiter.decide(gateway.snapshot.plans["default"], "key:anna", {"streams": 1}, 0.0)
+    assert isinstance(decision, Decision)
+    assert isinstance(decision.outcome, Lease)
     before = (gateway.registry, gateway.limiter, gateway.addresses, gateway.engine, gateway.metrics)
     await app.reload(config())
     assert (gateway.registry, gateway.limiter, gateway.addresses, gateway.engine, gateway.metrics) == before

@@ -265,7 +265,7 @@ class Cors(Section):
 
 
 class Plan(Section):
-    """Limits of one principal. A limit that is left out is unlimited."""
+    """Limits of one principal, over all gateways that share a `store`. A limit that is left out is unlimited."""
 
     requests: Annotated[Rate | None, PerTime(optional=True)] = None
     """Requests in a window, spread smoothly; those of a whole window may come at once. Unlimited by default."""
@@ -276,7 +276,8 @@ class Plan(Section):
 
 
 class PerAddress(Section):
-    """Limits of one client address (of one /64 with IPv6). They are checked first, before any credential is."""
+    """Limits of one client address (of one /64 with IPv6). They are checked first, before any credential is. Each
+    gateway counts for itself, also where several share a `store`."""
 
     requests: Annotated[Rate | None, PerTime(optional=True)] = Rate(600, 60.0)
     """Requests in a window; null = unlimited. 600/min is far more than a person sends and far less than a flood."""

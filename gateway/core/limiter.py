@@ -14,8 +14,9 @@ Invariants:
 
 import math
 from collections import OrderedDict
+from collections.abc import Awaitable
 from itertools import islice
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, Protocol
 
 from gateway.core.limits import REQUESTS, STREAMS, Amounts, Hold, Plan, Quota, make_limits
 from gateway.core.rate import Rate
@@ -116,9 +117,13 @@ class Ledger:
 
     def take(self, demand: Amounts, now: float) -> "Lease":
         """Everything demanded is taken, whether it fits or not."""
+        return Lease(self, self.holds(demand, now))
+
+    def holds(self, demand: Amounts, now: float) -> tuple[Hold, ...]:
+        """What a lease holds for which everything demanded was taken, whether it fits or not."""
         self.used = now
-        holds = [hold for s in self._standings if (hold := s.take(s.limit.units(demand) or 0)) is not None]
-        return Lease(self, tuple(holds))
+        holds = (s.take(s.limit.units(demand) or 0) for s in self._standings)
+        return tuple(hold for hold in holds if hold is not None)
 
 
 class Lease:
@@ -147,7 +152,8 @@ class Lease:
             used: of it in all. Limits of another name that grow along with it are asked every `STRIDE` units.
         """
         others = any(hold.grows and hold.limit.name != name for hold in self._holds)
-        return min(self.reserved(name), used + STRIDE) if others else self.reserved(name)
+        due = min((hold.due for hold in self._holds if hold.limit.name == name), default=math.inf)
+        return min(due, used + STRIDE) if others else due
 
     def spend(self, used: Amounts, now: float) -> bool:
         """Whether the stream may go on: what exceeds the reservations was taken.
@@ -174,11 +180,39 @@ class Lease:
             if units is not None:
                 hold.settle(units, now)
 
+    def cancel(self, now: float) -> None:
+        """Nothing was begun: everything that can be handed back is, and the lease is closed."""
+        for hold in self._holds:
+            hold.settle(0, now)
+        self.close(now)
+
     def close(self, now: float) -> None:
         """The slots are free; calling it again does nothing. What nobody settled stays spent."""
         for hold in self._holds:
             hold.close()
         self._ledger.used = max(self._ledger.used, now)
+
+
+class Decision(NamedTuple):
+    """What was decided of a demand, and where the principal stands after it.
+
+    Attributes:
+        outcome: a lease that holds everything demanded, or a refusal and nothing was taken.
+        quotas: one entry for each limit that is told.
+    """
+
+    outcome: Lease | Refusal
+    quotas: list[Quota]
+
+
+class Decider(Protocol):
+    """Who decides about demands: the `Limiter`, in the memory of this process, or one for several nodes together."""
+
+    def decide(self, plan: Plan, principal: str, demand: Amounts, now: float) -> "Decision | Awaitable[Decision]":
+        """The decision; an awaitable of it where somebody else has to be asked. Arguments as for `Limiter.admit`."""
+
+    def take(self, plan: Plan, principal: str, demand: Amounts, now: float) -> Lease:
+        """A lease that holds everything demanded, whether it fits or not: another node decided about it before."""
 
 
 class Limiter:
@@ -206,14 +240,23 @@ class Limiter:
             now: seconds.
         """
         ledger = self._ledger(plan, principal, now)
-        refusal = ledger.refusal(demand)
-        if refusal is not None:
-            return refusal
+        return ledger.refusal(demand) or self._take(ledger, plan, principal, demand, now)
+
+    def take(self, plan: Plan, principal: str, demand: Amounts, now: float) -> Lease:
+        """See `Decider`. Arguments as for `admit`."""
+        return self._take(self._ledger(plan, principal, now), plan, principal, demand, now)
+
+    def _take(self, ledger: Ledger, plan: Plan, principal: str, demand: Amounts, now: float) -> Lease:
         key = (plan.name, principal)
         if key not in self._ledgers:
             self._make_room(now)
             self._ledgers[key] = ledger
         return ledger.take(demand, now)
+
+    def decide(self, plan: Plan, principal: str, demand: Amounts, now: float) -> Decision:
+        """As `admit`, with where the principal stands after it."""
+        outcome = self.admit(plan, principal, demand, now)
+        return Decision(outcome, self.snapshot(plan, principal, now))
 
     def touch(self, plan: Plan, principal: str, now: float) -> Refusal | None:
         """None and one request was taken, or a refusal: for requests that start no generation."""

@@ -102,6 +102,11 @@ class Hold:
         self.limit = limit
         self.reserved = reserved
 
+    @property
+    def due(self) -> float:
+        """Units at which to call `spend` next."""
+        return self.reserved
+
     def spend(self, units: float, now: float) -> bool:
         """Whether the lease may go on after it used so many units in all; what exceeds `reserved` was taken."""
         return True
@@ -189,9 +194,14 @@ class RateStanding(Standing[RateLimit]):
         return None
 
     def quota(self) -> Quota:
-        rate, level = self.limit.rate, self._bucket.level
-        remaining = max(0, math.floor(rate.amount - level + SLACK))
-        return Quota(self.limit.name, rate.amount, rate.seconds, remaining, level * rate.seconds / max(1, rate.amount))
+        return rate_quota(self.limit, self._bucket.level)
+
+
+def rate_quota(limit: RateLimit, level: float) -> Quota:
+    """What a principal is told whose bucket stands at this level."""
+    rate = limit.rate
+    remaining = max(0, math.floor(rate.amount - level + SLACK))
+    return Quota(limit.name, rate.amount, rate.seconds, remaining, level * rate.seconds / max(1, rate.amount))
 
 
 # -- slots: taken at the start, given back at the end ------------------------------------------------------------------
@@ -232,10 +242,7 @@ class SlotStanding(Standing[SlotLimit]):
         """Time gives no slot back."""
 
     def wait(self, units: float) -> float | None:
-        amount = self.limit.amount
-        if amount is None or not units or self.taken + units <= amount:
-            return 0.0
-        return SLOT_WAIT if units <= amount else None
+        return slot_wait(self.limit.amount, self.taken, units)
 
     def take(self, units: float) -> Hold | None:
         if not units:
@@ -244,8 +251,20 @@ class SlotStanding(Standing[SlotLimit]):
         return SlotHold(self, units)
 
     def quota(self) -> Quota | None:
-        amount = self.limit.amount
-        return None if amount is None else Quota(self.limit.name, amount, None, max(0, int(amount - self.taken)), 0.0)
+        return slot_quota(self.limit, self.taken)
+
+
+def slot_wait(amount: int | None, taken: float, units: float) -> float | None:
+    """Seconds after which so many more slots may be free, as `Standing.wait` gives them."""
+    if amount is None or not units or taken + units <= amount:
+        return 0.0
+    return SLOT_WAIT if units <= amount else None
+
+
+def slot_quota(limit: SlotLimit, taken: float) -> Quota | None:
+    """What a principal is told who has taken so many slots; None where they have no limit."""
+    amount = limit.amount
+    return None if amount is None else Quota(limit.name, amount, None, max(0, int(amount - taken)), 0.0)
 
 
 class SlotHold(Hold):
@@ -313,7 +332,7 @@ class BudgetHold(Hold):
         if bucket.wait(rate, extra) != 0:
             return False
         # Take something for what comes next, where there is room: asking at every event would cost a tenth of it.
-        ahead = min(AHEAD, int(SHARE_AHEAD * rate.amount / (bucket.holders + 1)))
+        ahead = taken_ahead(rate, bucket.holders)
         if bucket.wait(rate, extra + ahead) == 0:
             extra += ahead
         bucket.reserve(self, extra)
@@ -330,6 +349,11 @@ class BudgetHold(Hold):
             self._bucket.refund(self, unused)
         else:
             self._bucket.overdraw(self, -unused, self._rate)
+
+
+def taken_ahead(rate: Rate, holders: int) -> int:
+    """Units that a stream takes ahead of a budget of which so many streams hold a part."""
+    return min(AHEAD, int(SHARE_AHEAD * rate.amount / (holders + 1)))
 
 
 # -- plans -------------------------------------------------------------------------------------------------------------

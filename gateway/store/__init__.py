@@ -11,6 +11,9 @@ journal.py      the writer's side: what is appended to logs here is written to R
 watcher.py      the reader's side: logs of other nodes are followed here, all by one blocking read; this node's mailbox
 remote.py       a stream of another node, as its readers here see it
 shared.py       all of it, as the rest of the program sees it
+limits.py       the limits of principals over all nodes: who decides, and what is sent
+shares.py       what this node holds of one principal's plan; what it decides alone while Redis is away
+ledger.py       a principal's ledger in Redis, and the script that decides there
 
 Nothing here is imported where `store` is `memory`.
 """

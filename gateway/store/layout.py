@@ -8,6 +8,8 @@
                                       writes it, `e` the epoch, `m` the model, `s` its state,
                                       `k` the milliseconds for which it is kept after its end
     <prefix>:l:<id>          stream   its log; an entry is what was appended in one window
+    <prefix>:q:<digest>      hash     what a principal has used of its plan: `ledger.py`
+    <prefix>:q:<node>        string   a mark: it is gone where Redis has lost what the node wrote about limits
 
     <prefix>:q:<id>          string   its order (`streams/order.py`), sealed; only while it runs
 
@@ -25,7 +27,7 @@ Invariants:
 """
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 
@@ -39,10 +41,10 @@ class Script:
     """
 
     text: str
+    sha: str = field(init=False)
 
-    @property
-    def sha(self) -> str:
-        return hashlib.sha1(self.text.encode(), usedforsecurity=False).hexdigest()
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "sha", hashlib.sha1(self.text.encode(), usedforsecurity=False).hexdigest())
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +81,15 @@ class Layout:
     def log(self, stream_id: str) -> str:
         """A stream's events."""
         return f"{self.prefix}:l:{stream_id}"
+
+    def counts(self, node: str) -> str:
+        """The mark that what a node wrote about limits is there."""
+        return f"{self.prefix}:q:{node}"
+
+    def ledger(self, plan: str, principal: str) -> str:
+        """What a principal has used of a plan. Only a digest of both is in the name."""
+        digest = hashlib.sha256("\0".join((plan, principal)).encode()).hexdigest()
+        return f"{self.prefix}:q:{digest}"
 
 
 ALIVE_MS: Final = 120_000

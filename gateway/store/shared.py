@@ -8,6 +8,7 @@ from gateway.core.errors import GatewayError
 from gateway.store.adoption import Adoption
 from gateway.store.connection import Connection, StoreAwayError
 from gateway.store.journal import Journal
+from gateway.store.limits import SharedLimiter
 from gateway.store.sealed import Seal
 from gateway.store.watcher import Watcher
 from gateway.streams.engine import Engine
@@ -29,6 +30,7 @@ class Shared:
         connection: this process's way to Redis.
         watcher: follows other nodes' streams, and reads this node's mailbox.
         adoption: goes on with the streams of dead nodes.
+        limiter: the limits of all principals, over all nodes.
     """
 
     def __init__(self, config: Store, engine: Engine, clock: Clock, logger: FilteringBoundLogger) -> None:
@@ -39,10 +41,12 @@ class Shared:
         self.watcher = Watcher(self.connection, engine.registry, clock.wheel, logger)
         self.adoption = Adoption(self.connection, self._journal, engine.registry, seal, engine.metrics, logger)
         self.watcher.on(b"stop", self._stop)
+        self.limiter = SharedLimiter(self.connection, clock.now)
         clock.before_writes = self._journal.flush
 
     async def start(self) -> None:
         """Returns when the first try to reach Redis is over, well or not."""
+        self.limiter.start()
         await self.connection.start()
 
     async def close(self) -> None:
@@ -50,6 +54,7 @@ class Shared:
         await self.adoption.close()
         self._journal.close()
         await self.watcher.close()
+        await self.limiter.close()
         await self.connection.close()
 
     def track(self, generation: Generation, order: Order | None) -> None:

@@ -7,12 +7,13 @@ Invariants:
 """
 
 import time
+from collections.abc import Awaitable
 from typing import Any, Final
 
 from gateway.core.cost import amounts
 from gateway.core.errors import GatewayError
 from gateway.core.event import Usage
-from gateway.core.limiter import Lease
+from gateway.core.limiter import Decision, Lease
 from gateway.core.limits import REQUESTS, STREAMS, Amounts, Plan
 from gateway.streams.generation import Generation
 from gateway.streams.job import Job
@@ -31,8 +32,8 @@ OUTPUT_RESERVE: Final = 256
 
 def admit(
     exchange: Exchange, job: Job, max_tokens: int | None = None, again: dict[str, Any] | None = None
-) -> Generation:
-    """A running generation for this request.
+) -> Generation | Awaitable[Generation]:
+    """A running generation for this request; an awaitable of it where another node's word counts for the limits, too.
 
     Args:
         exchange: the request, authenticated.
@@ -42,7 +43,29 @@ def admit(
 
     Raises:
         GatewayError: `draining`, `overloaded`, or one of the plan's limits, with the headers that say when to retry.
+            The awaitable raises the same.
     """
+    _check(exchange)
+    decision = _decide(exchange, _demand(job, max_tokens))
+    if isinstance(decision, Decision):
+        return _begin(exchange, job, _leased(exchange, decision), again)
+    return _admit_together(exchange, job, decision, again)
+
+
+async def _admit_together(
+    exchange: Exchange, job: Job, decision: Awaitable[Decision], again: dict[str, Any] | None
+) -> Generation:
+    lease = _leased(exchange, await decision)
+    try:
+        _check(exchange)  # meanwhile a drain may have begun, or the ticket been used
+    except GatewayError:
+        lease.cancel(exchange.gateway.clock.now())
+        raise
+    return _begin(exchange, job, lease, again)
+
+
+def _check(exchange: Exchange) -> None:
+    """Refuses what may not start whatever the limits say."""
     gateway, ticket = exchange.gateway, exchange.ticket
     if ticket is not None and not gateway.tickets.starts(ticket):  # it was used, or revoked, while the body arrived
         raise GatewayError("unauthorized")
@@ -52,8 +75,10 @@ def admit(
         raise GatewayError("draining", retry_after=2)
     if len(gateway.engine.running) >= gateway.max_streams:
         raise GatewayError("overloaded", retry_after=5, detail="as many streams as file descriptors allow are open")
-    demand = _demand(job, max_tokens)
-    lease = _lease(exchange, demand)
+
+
+def _begin(exchange: Exchange, job: Job, lease: Lease, again: dict[str, Any] | None) -> Generation:
+    gateway, ticket = exchange.gateway, exchange.ticket
     max_bytes = job.stream.resume.max_bytes if job.stream.resume.enabled else UNRESUMABLE_LOG
 
     def make(stream_id: str, log: MemoryLog) -> Generation:
@@ -71,9 +96,7 @@ def admit(
     try:
         generation = gateway.registry.create(max_bytes, make)
     except GatewayError:
-        now = gateway.clock.now()
-        lease.settle(dict.fromkeys(demand, 0), now)
-        lease.close(now)
+        lease.cancel(gateway.clock.now())
         raise
     if ticket is not None:
         use_ticket(exchange, ticket, generation.stream.id)
@@ -100,13 +123,18 @@ def _order(exchange: Exchange, job: Job, again: dict[str, Any]) -> Order:
     )
 
 
-def admit_reader(exchange: Exchange) -> Lease:
+def admit_reader(exchange: Exchange) -> Lease | Awaitable[Lease]:
     """A slot of the caller's plan for one more reader of a stream; to be closed when it has left.
 
     Raises:
         GatewayError: as `admit`, where the plan has no slot left.
     """
-    return _lease(exchange, {STREAMS: 1})
+    decision = _decide(exchange, {STREAMS: 1})
+    return _leased(exchange, decision) if isinstance(decision, Decision) else _lease_together(exchange, decision)
+
+
+async def _lease_together(exchange: Exchange, decision: Awaitable[Decision]) -> Lease:
+    return _leased(exchange, await decision)
 
 
 def _demand(job: Job, max_tokens: int | None) -> Amounts:
@@ -131,20 +159,29 @@ def plan_of(exchange: Exchange) -> Plan:
     return plans.get(exchange.caller.plan) or plans["default"]
 
 
-def _lease(exchange: Exchange, demand: Amounts) -> Lease:
-    gateway, plan, principal = exchange.gateway, plan_of(exchange), str(exchange.caller)
-    now = gateway.clock.now()
-    decision = gateway.limiter.admit(plan, principal, demand, now)
-    quotas = gateway.limiter.snapshot(plan, principal, now)
-    if isinstance(decision, Lease):
-        exchange.headers |= exchange.endpoint.kind.limit_headers(quotas)
-        return decision
-    gateway.metrics.rate_limit(plan.name, decision.limit)
-    exchange.limit = limit_of(plan, decision.limit)
+def _decide(exchange: Exchange, demand: Amounts) -> Decision | Awaitable[Decision]:
+    gateway = exchange.gateway
+    return gateway.limiter.decide(plan_of(exchange), str(exchange.caller), demand, gateway.clock.now())
+
+
+def _leased(exchange: Exchange, decision: Decision) -> Lease:
+    """The lease that was decided.
+
+    Raises:
+        GatewayError: a refusal was decided.
+    """
+    outcome, quotas = decision
+    kind = exchange.endpoint.kind
+    if isinstance(outcome, Lease):
+        exchange.headers |= kind.limit_headers(quotas)
+        return outcome
+    plan = plan_of(exchange)
+    exchange.gateway.metrics.rate_limit(plan.name, outcome.limit)
+    exchange.limit = limit_of(plan, outcome.limit)
     raise GatewayError(
-        decision.code,
-        "" if decision.retryable else f"This request alone is larger than the plan's {decision.limit} limit.",
-        retry_after=decision.retry_after,
-        retryable=decision.retryable,
-        headers=exchange.endpoint.kind.limit_headers(quotas, decision),
+        outcome.code,
+        "" if outcome.retryable else f"This request alone is larger than the plan's {outcome.limit} limit.",
+        retry_after=outcome.retry_after,
+        retryable=outcome.retryable,
+        headers=kind.limit_headers(quotas, outcome),
     )

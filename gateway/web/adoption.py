@@ -19,8 +19,7 @@ from gateway.web.state import Gateway
 def adopt(gateway: Gateway, order: Order, stream: Stream, log: MemoryLog) -> Generation:
     """A running generation that goes on with this log, which holds what was delivered.
 
-    Its limits were decided when it was admitted. It takes a slot and its tokens where there are any, and goes on
-    without where there are none.
+    Its limits were decided when it was admitted: it takes its slot and its tokens, whether they fit or not.
 
     Raises:
         GatewayError: `upstream_cut` where it cannot go on, `auth_expired` where its owner may no longer.
@@ -47,6 +46,5 @@ def adopt(gateway: Gateway, order: Order, stream: Stream, log: MemoryLog) -> Gen
 def _lease(gateway: Gateway, order: Order) -> Lease:
     plans = gateway.snapshot.plans
     demand = {STREAMS: 1.0} | amounts(Usage(order.input_tokens, 0, "estimate"), order.model)
-    now = gateway.clock.now()
-    decision = gateway.limiter.admit(plans.get(order.plan) or plans["default"], order.principal, demand, now)
-    return decision if isinstance(decision, Lease) else Lease.unlimited(now)
+    plan = plans.get(order.plan) or plans["default"]
+    return gateway.limiter.take(plan, order.principal, demand, gateway.clock.now())

@@ -16,7 +16,7 @@ from structlog.typing import FilteringBoundLogger
 from gateway.clock import Clock
 from gateway.config import Config, History
 from gateway.core.credential import Verifier
-from gateway.core.limiter import AddressLimiter, Limiter
+from gateway.core.limiter import AddressLimiter, Decider
 from gateway.core.limits import Plan
 from gateway.core.sessions import Sessions
 from gateway.identity.revoked import RevokedPrincipals
@@ -80,7 +80,7 @@ class Gateway:
     logger: FilteringBoundLogger
     engine: Engine
     registry: Registry
-    limiter: Limiter
+    limiter: Decider
     addresses: AddressLimiter
     inflight: Inflight
     refusals: Refusals

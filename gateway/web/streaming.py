@@ -144,6 +144,8 @@ async def follow(exchange: Exchange, followed: Followed, place: Place) -> web.St
         exchange.gateway.metrics.resume("ended")
         return web.Response(status=204, headers=exchange.headers)
     slot = _limit_readers(exchange, followed)
+    if slot is not None and not isinstance(slot, Lease):
+        slot = await slot
     if isinstance(followed, Generation):
         followed.extend(expires_in(exchange))
     exchange.gateway.metrics.resume("resumed")
@@ -316,8 +318,8 @@ def _accepts_gzip(request: web.BaseRequest) -> bool:
     return _GZIP.search(listed(request.headers, hdrs.ACCEPT_ENCODING)) is not None
 
 
-def _limit_readers(exchange: Exchange, followed: Followed) -> Lease | None:
-    """The slot of one more reader; None where it needs none."""
+def _limit_readers(exchange: Exchange, followed: Followed) -> Lease | Awaitable[Lease] | None:
+    """The slot of one more reader, or an awaitable of it; None where it needs none."""
     gate = followed.gate
     if gate is None:
         gate = followed.gate = Gate(RECONNECTS)

@@ -78,8 +78,12 @@ class RouteKind(Kind, Generic[R]):
         if isinstance(asked, str):
             exchange.free_body()
             return await resume(exchange, asked)
-        response = self.respond(exchange, asked, admit(exchange, asked.job, asked.max_tokens, asked.again))
-        del asked  # it holds the prompt, which is needed no longer than its answer; a slow reader may stay on
+        generation = admit(exchange, asked.job, asked.max_tokens, asked.again)
+        if not isinstance(generation, Generation):
+            generation = await generation
+        response = self.respond(exchange, asked, generation)
+        # The question holds the prompt, which is needed no longer than its answer; a slow reader may stay on.
+        del asked, generation
         return await response
 
     def cursor(self, exchange: Exchange) -> str | None:
