@@ -43,6 +43,7 @@ from gateway.web.tickets import IssueTicket
 
 if TYPE_CHECKING:
     from gateway.identity.jwt import JwtVerifier
+    from gateway.store.state import SharedState
 
 FD_RESERVE = 64
 """File descriptors that clients and streams never get: for the listeners, the log and the admin listener's clients."""
@@ -61,6 +62,7 @@ class App:
         verifiers: asked for the principal of a request when nobody before them knows its credential.
         tokens: the verifier of `auth.jwt`, None where that is empty.
         forwards: the one that asks the team's application now, and earlier ones on which streams still rely.
+        state: what it shares with other nodes, None where `store` is memory.
     """
 
     gateway: Gateway
@@ -69,6 +71,7 @@ class App:
     verifiers: tuple[Verifier, ...]
     tokens: "JwtVerifier | None"
     forwards: list[Forward]
+    state: "SharedState | None" = None
 
     async def reload(self, config: Config) -> None:
         """New requests are served by this configuration; running streams keep theirs, but end if their key is gone."""
@@ -93,6 +96,8 @@ class App:
         for generation in running:
             generation.abort(GatewayError("drained"))
         await asyncio.gather(*(generation.ended for generation in running))
+        if self.state is not None:
+            await self.state.close()
         for forward in self.forwards:
             forward.close()
         self.gateway.refusals.flush()
@@ -148,7 +153,22 @@ async def make_app(
         max_streams=max_streams,
         max_connections=max_connections,
     )
-    return App(gateway, demo, kinds, tuple(verifiers), tokens, forwards)
+    return App(gateway, demo, kinds, tuple(verifiers), tokens, forwards, await _share_state(gateway))
+
+
+async def _share_state(gateway: Gateway) -> "SharedState | None":
+    """What this process shares with other nodes from now on, None where the store is its memory."""
+    config = gateway.snapshot.config.store
+    if not config.shared:
+        return None
+    from gateway.store.connection import Connection  # it needs redis, which only those install who share a store
+    from gateway.store.state import SharedState
+
+    connection = Connection(config, gateway.logger)
+    state = SharedState(config, connection, gateway.clock, gateway.logger)
+    gateway.chats = state.chats
+    await connection.start()
+    return state
 
 
 def _tokens(config: Config, logger: FilteringBoundLogger, before: "JwtVerifier | None") -> "JwtVerifier | None":

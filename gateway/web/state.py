@@ -30,6 +30,7 @@ from gateway.streams.registry import Registry
 from gateway.upstream.pool import Upstream
 
 if TYPE_CHECKING:
+    from gateway.store.sessions import SharedSessions
     from gateway.web.router import Router
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
@@ -70,6 +71,7 @@ class Gateway:
         refusals: logs refusals of clients.
         draining: whether new streams are refused because the process is about to end.
         sessions: the chat histories by route path.
+        chats: where other nodes have these too, None where each process has its own.
     """
 
     clock: Clock
@@ -89,6 +91,7 @@ class Gateway:
     draining: bool = False
     parsing: asyncio.Lock = field(default_factory=asyncio.Lock)
     sessions: dict[str, Sessions] = field(default_factory=dict)
+    chats: "SharedSessions | None" = None
 
     def history(self, path: str, history: History | None) -> Sessions | None:
         """The sessions of the route at this path, with the bounds of `history`; None if the route keeps no history."""
@@ -97,6 +100,8 @@ class Gateway:
         sessions = self.sessions.get(path)
         if sessions is None:
             sessions = self.sessions[path] = Sessions(history.turns, history.ttl, session_bytes=history.max_bytes)
+            if self.chats is not None:
+                self.chats.share(path, sessions)
         else:
             sessions.configure(history.turns, history.ttl, history.max_bytes)  # a reload may have changed them
         return sessions

@@ -1,0 +1,34 @@
+"""What nodes share beside streams: chat histories, tickets, revocations."""
+
+from structlog.typing import FilteringBoundLogger
+
+from gateway.clock import Clock
+from gateway.config import Store
+from gateway.store.connection import Connection
+from gateway.store.sealed import Seal
+from gateway.store.sessions import SharedSessions
+
+
+class SharedState:
+    """The parts of it, on one connection.
+
+    Args:
+        config: the store.
+        connection: this process's way to Redis; not started yet, as the parts ask to be told when it is up.
+        clock: the shared timers.
+        logger: the process's log.
+
+    Attributes:
+        chats: the chat histories; None without `store.secret`, as texts must not lie in Redis in clear.
+    """
+
+    def __init__(self, config: Store, connection: Connection, clock: Clock, logger: FilteringBoundLogger) -> None:
+        self.connection = connection
+        seal = Seal(config.secret)
+        self.chats = SharedSessions(connection, seal, clock, logger) if config.secret else None
+
+    async def close(self) -> None:
+        """Writes for a moment what can still be written, and closes the connection."""
+        if self.chats is not None:
+            await self.chats.close()
+        await self.connection.close()
