@@ -165,8 +165,8 @@ async def _share_state(gateway: Gateway) -> "SharedState | None":
     from gateway.store.state import SharedState
 
     connection = Connection(config, gateway.logger)
-    state = SharedState(config, connection, gateway.clock, gateway.logger)
-    gateway.chats = state.chats
+    state = SharedState(config, connection, gateway.clock, gateway.logger, gateway.tickets)
+    gateway.chats, gateway.shared_tickets = state.chats, state.tickets
     await connection.start()
     return state
 

@@ -4,9 +4,11 @@ from structlog.typing import FilteringBoundLogger
 
 from gateway.clock import Clock
 from gateway.config import Store
+from gateway.identity.tickets import Tickets
 from gateway.store.connection import Connection
 from gateway.store.sealed import Seal
 from gateway.store.sessions import SharedSessions
+from gateway.store.tickets import SharedTickets
 
 
 class SharedState:
@@ -17,18 +19,24 @@ class SharedState:
         connection: this process's way to Redis; not started yet, as the parts ask to be told when it is up.
         clock: the shared timers.
         logger: the process's log.
+        local: the tickets of this process.
 
     Attributes:
+        tickets: the tickets of all nodes.
         chats: the chat histories; None without `store.secret`, as texts must not lie in Redis in clear.
     """
 
-    def __init__(self, config: Store, connection: Connection, clock: Clock, logger: FilteringBoundLogger) -> None:
+    def __init__(
+        self, config: Store, connection: Connection, clock: Clock, logger: FilteringBoundLogger, local: Tickets
+    ) -> None:
         self.connection = connection
         seal = Seal(config.secret)
+        self.tickets = SharedTickets(connection, config.secret, local, logger)
         self.chats = SharedSessions(connection, seal, clock, logger) if config.secret else None
 
     async def close(self) -> None:
         """Writes for a moment what can still be written, and closes the connection."""
         if self.chats is not None:
             await self.chats.close()
+        await self.tickets.close()
         await self.connection.close()

@@ -31,6 +31,7 @@ from gateway.upstream.pool import Upstream
 
 if TYPE_CHECKING:
     from gateway.store.sessions import SharedSessions
+    from gateway.store.tickets import SharedTickets
     from gateway.web.router import Router
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
@@ -71,6 +72,8 @@ class Gateway:
         refusals: logs refusals of clients.
         draining: whether new streams are refused because the process is about to end.
         sessions: the chat histories by route path.
+        shared_tickets: the tickets of all nodes, None where each process has its own. `tickets` then holds those whose
+            streams were started or read here.
         chats: where other nodes have these too, None where each process has its own.
     """
 
@@ -91,6 +94,7 @@ class Gateway:
     draining: bool = False
     parsing: asyncio.Lock = field(default_factory=asyncio.Lock)
     sessions: dict[str, Sessions] = field(default_factory=dict)
+    shared_tickets: "SharedTickets | None" = None
     chats: "SharedSessions | None" = None
 
     def history(self, path: str, history: History | None) -> Sessions | None:

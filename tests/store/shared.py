@@ -8,6 +8,7 @@ import structlog
 
 from gateway.clock import Clock
 from gateway.config import Store
+from gateway.identity.tickets import Tickets
 from gateway.store.connection import Connection
 from gateway.store.state import SharedState
 from tests.kit.redis import Redis
@@ -21,7 +22,9 @@ async def shared_state(redis: Redis, secret: str = SECRET, url: str = "") -> Asy
     config = Store.model_validate({"url": url or redis.url, "secret": secret})
     clock, logger = Clock(asyncio.get_running_loop()), structlog.get_logger()
     connection = Connection(config, logger)
-    state = SharedState(config, connection, clock, logger)
+    streams: set[tuple[str, str]] = set()
+    local = Tickets(None, lambda stream_id, owner: (stream_id, owner) in streams)
+    state = SharedState(config, connection, clock, logger, local)
     await connection.start()
     try:
         yield state

@@ -17,6 +17,7 @@ from typing import Any, Generic, NamedTuple, TypeVar
 from aiohttp import web
 
 from gateway.config import Route
+from gateway.core.errors import GatewayError
 from gateway.formats import Format
 from gateway.streams.generation import Generation
 from gateway.streams.job import Job, Source
@@ -25,6 +26,7 @@ from gateway.upstream.pool import Upstream
 from gateway.web.admission import admit, expires_in
 from gateway.web.exchange import Exchange, Kind
 from gateway.web.streaming import cursor_of, read_by_ticket, resume, stream_new
+from gateway.web.tickets import claim_ticket, release_ticket
 
 R = TypeVar("R", bound=Route)
 
@@ -72,8 +74,19 @@ class RouteKind(Kind, Generic[R]):
         if isinstance(asked, str):
             exchange.free_body()
             return await resume(exchange, asked)
-        response = self.respond(exchange, asked, admit(exchange, asked.job, asked.max_tokens))
-        del asked  # it holds the prompt, which is needed no longer than its answer; a slow reader may stay on
+        if exchange.ticket is not None:
+            await claim_ticket(exchange, exchange.ticket)
+        try:
+            generation = admit(exchange, asked.job, asked.max_tokens)
+        except GatewayError:
+            if exchange.ticket is not None:
+                release_ticket(exchange, exchange.ticket)
+            raise
+        response = self.respond(exchange, asked, generation)
+        del (
+            asked,
+            generation,
+        )  # it holds the prompt, which is needed no longer than its answer; a slow reader may stay on
         return await response
 
     def cursor(self, exchange: Exchange) -> str | None:
