@@ -4,6 +4,7 @@ import asyncio
 import resource
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from importlib.metadata import version
 from types import MappingProxyType
 from typing import TYPE_CHECKING
@@ -34,7 +35,7 @@ from gateway.upstream.pool import Upstream
 from gateway.web.exchange import Endpoint
 from gateway.web.failure_details import FailureDetails
 from gateway.web.kinds import KINDS, KindFactory
-from gateway.web.revocation import revoke_removed
+from gateway.web.revocation import revoke_here, revoke_removed
 from gateway.web.router import Nowhere, Router
 from gateway.web.state import Gateway, Snapshot
 from gateway.web.static import static_endpoints
@@ -166,7 +167,9 @@ async def _share_state(gateway: Gateway) -> "SharedState | None":
 
     connection = Connection(config, gateway.logger)
     state = SharedState(config, connection, gateway.clock, gateway.logger, gateway.tickets)
-    gateway.chats, gateway.shared_tickets = state.chats, state.tickets
+    gateway.chats, gateway.shared_tickets, gateway.revocations = state.chats, state.tickets, state.revocations
+    gateway.revoked = RevokedPrincipals(state.revocations.digest)
+    state.revocations.learned = partial(revoke_here, gateway)
     await connection.start()
     return state
 

@@ -118,8 +118,11 @@ class AdminService:
         kind, colon, id_ = principal.partition(":")
         if not kind or not colon or not id_:
             return _text(400, "A principal is a kind and an id, such as key:web.\n")
-        streams, tickets = await asyncio.shield(revoke(self._gateway, principal))
-        return _json({"principal": principal, "streams": streams, "tickets": tickets})
+        revoked = await asyncio.shield(revoke(self._gateway, principal))
+        answer = {"principal": principal, "streams": revoked.streams, "tickets": revoked.tickets}
+        if self._gateway.revocations is not None:
+            answer["all_nodes"] = revoked.everywhere
+        return _json(answer)
 
 
 class AdminServer(web.Server):

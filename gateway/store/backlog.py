@@ -8,22 +8,22 @@ Invariants:
 
 - Nobody waits for a write. One that was begun may have had its effect although no reply came, and is made again: so a
   write must be one that may be repeated.
-- There is one write for each key. A newer one takes the place of one that waits.
+- One write waits for each key. A newer one takes its place.
+- A write that need not wait begins in the next turn of the loop, before all that is called later than `put`.
 - At most `limit` wait; beyond that the oldest is given up, and so is one that failed `TRIES` times.
 """
 
 import asyncio
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Hashable
-from itertools import islice
 from typing import Final
 
 from structlog.typing import FilteringBoundLogger
 
 from gateway.store.connection import Connection, StoreAwayError
 
-AT_ONCE: Final = 4
-"""Writes on the way at once."""
+AT_ONCE: Final = 8
+"""Writes on the way at once. Two of them may be of one key."""
 TRIES: Final = 10
 """Failures after which a write is given up: Redis came back so often that it is the write's own fault."""
 LAST: Final = 1.0
@@ -50,7 +50,7 @@ class Backlog:
         self._limit = limit
         self._waiting: OrderedDict[Hashable, tuple[Write, int]] = OrderedDict()
         self._said = False
-        self._task: asyncio.Task[None] | None = None
+        self._writing: set[asyncio.Task[None]] = set()
         connection.when_up(self._begin)
 
     def __len__(self) -> int:
@@ -61,8 +61,7 @@ class Backlog:
         self._waiting[key] = write, 0
         if len(self._waiting) > self._limit:
             self.give_up(next(iter(self._waiting)), "too many wait")
-        if self._connection.up:
-            self._start()
+        self._start()
 
     def give_up(self, key: Hashable, reason: str) -> None:
         """What waits under this key is not written. The log says so once, until Redis was away and is back."""
@@ -71,31 +70,39 @@ class Backlog:
             self._said = True
             self._logger.warning("store_write_given_up", kind=self._kind, reason=reason)
 
-    async def written(self, timeout: float | None = None) -> None:
-        """Returns when nothing is on its way: all is written, or waits for Redis to be back. `timeout` in seconds."""
-        if self._task is not None:
-            await asyncio.wait([self._task], timeout=timeout)
+    async def written(self) -> None:
+        """Returns when nothing is on its way: all is written, or waits for Redis to be back."""
+        while self._writing:
+            await asyncio.wait(self._writing)
 
     async def close(self) -> None:
         """Waits for what can still be written, for a moment."""
-        await self.written(LAST)
-        if self._task is not None:
-            self._task.cancel()
+        try:
+            async with asyncio.timeout(LAST):
+                await self.written()
+        except TimeoutError:
+            self._logger.warning("store_write_given_up", kind=self._kind, reason="the process ends")
+        for task in self._writing:
+            task.cancel()
 
     async def _begin(self) -> None:
         self._said = False
         self._start()
 
     def _start(self) -> None:
-        if self._waiting and (self._task is None or self._task.done()):
-            self._task = asyncio.get_running_loop().create_task(self._run(), name=f"store {self._kind}")
+        while self._waiting and len(self._writing) < AT_ONCE and self._connection.up:
+            key, (write, failures) = self._waiting.popitem(last=False)
+            task = asyncio.get_running_loop().create_task(self._write(key, write, failures), name=f"store {self._kind}")
+            self._writing.add(task)
+            task.add_done_callback(self._done)
 
-    async def _run(self) -> None:
-        while self._waiting and self._connection.up:
-            await asyncio.gather(*(self._write(key) for key in list(islice(self._waiting, AT_ONCE))))
+    def _done(self, task: "asyncio.Task[None]") -> None:
+        self._writing.discard(task)
+        if not task.cancelled():
+            task.result()
+            self._start()
 
-    async def _write(self, key: Hashable) -> None:
-        write, failures = self._waiting.pop(key)
+    async def _write(self, key: Hashable, write: Write, failures: int) -> None:
         try:
             await write()
         except StoreAwayError as error:

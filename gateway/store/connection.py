@@ -111,9 +111,9 @@ class Connection:
 
     async def close(self) -> None:
         """The lease is given back, and everything closed."""
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.wait([self._task])
+        while self._task is not None and not self._task.done():
+            self._task.cancel()  # `asyncio.wait_for` of Python 3.11, which redis-py uses, may swallow it once
+            await asyncio.wait([self._task], timeout=0.1)
         if self.up:
             try:
                 await self.call("DEL", self.layout.lease(self.node))

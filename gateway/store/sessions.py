@@ -34,6 +34,7 @@ from gateway.core.sessions import MAX_BYTES, MAX_SESSIONS, Key, Sessions, Turn
 from gateway.store.backlog import Backlog
 from gateway.store.connection import Connection, StoreAwayError
 from gateway.store.layout import Script
+from gateway.store.lines import Lines
 from gateway.store.sealed import Seal
 
 ID: Final = 8
@@ -57,7 +58,7 @@ return turns
 WRITE: Final = Script("""
 -- Adds turns to a session, and forgets what is above the bounds.   KEYS: session, use, sizes
 -- ARGV: member, what names of sessions begin with, turns and bytes of a session, ms that it is kept, sessions and bytes
--- of a principal, bytes that name a turn, the turns
+-- of a principal, bytes that name a turn, how many of the turns are only for a session that is not there, the turns
 local member, kept_ms, named = ARGV[1], ARGV[5], tonumber(ARGV[8])
 local most_turns, most_bytes = tonumber(ARGV[3]), tonumber(ARGV[4])
 local time = redis.call('TIME')
@@ -75,7 +76,7 @@ for _, other in ipairs(expired) do forget(other) end
 
 local turns, known = redis.call('LRANGE', KEYS[1], 0, -1), {}
 for _, turn in ipairs(turns) do known[string.sub(turn, 1, named)] = true end
-for i = 9, #ARGV do
+for i = turns[1] and 10 + ARGV[9] or 10, #ARGV do
   if not known[string.sub(ARGV[i], 1, named)] then
     redis.call('RPUSH', KEYS[1], ARGV[i])
     turns[#turns + 1] = ARGV[i]
@@ -157,6 +158,7 @@ class SharedSessions:
         self.clock = clock
         self.logger = logger
         self.most = (max_sessions, max_bytes)
+        self.lines = Lines(connection, WRITE)
         self.backlog = Backlog(connection, logger, "sessions", MAX_SESSIONS)
         self._routes: list[RouteSessions] = []
         self._restoring: asyncio.Task[None] | None = None
@@ -173,6 +175,7 @@ class SharedSessions:
         if self._restoring is not None:
             self._restoring.cancel()
         await self.backlog.close()
+        await self.lines.close()
 
     async def restored(self) -> None:
         """Returns when it is known what Redis lacks, and that is written."""
@@ -201,6 +204,7 @@ class RouteSessions:
         self._copy = copy
         self._unsent: OrderedDict[Key, list[SharedTurn]] = OrderedDict()
         self._unsent_bytes = 0
+        self._doubtful: set[Key] = set()  # Redis was away since they were written
 
     async def refresh(self, principal: str, session: str, now: float) -> None:
         """The copy of this session is what Redis has, and behind it what was not sent yet."""
@@ -221,6 +225,8 @@ class RouteSessions:
     def add(self, principal: str, session: str, user: str, assistant: str) -> Turn:
         """A new turn, which is written to Redis in the background."""
         turn = shared_turn(user, assistant, os.urandom(ID))
+        if not self._shared.connection.up:
+            self._doubtful.add((principal, session))
         self._send((principal, session), [turn])
         return turn
 
@@ -236,9 +242,12 @@ class RouteSessions:
 
     def _send_again(self, key: Key, now: float) -> None:
         waiting = {turn.id for turn in self._unsent.get(key, ())}
-        turns = [turn for turn in self._copy.turns(*key, now) if isinstance(turn, SharedTurn)]
-        if lost := [turn for turn in turns if turn.id not in waiting]:
+        if lost := [turn for turn in self._own(key, now) if turn.id not in waiting]:
             self._send(key, lost, first=True)
+
+    def _own(self, key: Key, now: float) -> list[SharedTurn]:
+        """The turns of this node's copy."""
+        return [turn for turn in self._copy.turns(*key, now) if isinstance(turn, SharedTurn)]
 
     def _send(self, key: Key, turns: Sequence[SharedTurn], *, first: bool = False) -> None:
         unsent = self._unsent.setdefault(key, [])
@@ -247,6 +256,7 @@ class RouteSessions:
         while self._unsent_bytes > MAX_UNSENT:
             other, given_up = self._unsent.popitem(last=False)
             self._unsent_bytes -= sum(turn.size() for turn in given_up)
+            self._doubtful.discard(other)
             self._shared.backlog.give_up((self._route, other), "too much waits")
         self._shared.backlog.put((self._route, key), lambda: self._write(key))
 
@@ -256,11 +266,18 @@ class RouteSessions:
             return
         sent, names = list(sent), self._names(key)
         turns, ttl, most = self._copy.bounds
-        sealed = [turn.id + self._shared.seal.seal(names[0], _text(turn)) for turn in sent]
+        done = {turn.id for turn in sent}
+        older = self._own(key, self._shared.clock.now()) if key in self._doubtful else []
+        older = [turn for turn in older if turn.id not in done]  # Redis may have lost them
+        sealed = [turn.id + self._shared.seal.seal(names[0], _text(turn)) for turn in (*older, *sent)]
         prefix = names[0].removesuffix(_member(names))
         bounds = (turns, most, round(ttl * 1000), *self._shared.most)
-        await self._shared.connection.run(WRITE, names, (_member(names), prefix, *bounds, ID, *sealed))
-        done = {turn.id for turn in sent}
+        try:
+            await self._shared.lines.run(WRITE, names, (_member(names), prefix, *bounds, ID, len(older), *sealed))
+        except StoreAwayError:
+            self._doubtful.add(key)
+            raise
+        self._doubtful.discard(key)
         unsent = self._unsent.pop(key, [])
         left = [turn for turn in unsent if turn.id not in done]
         self._unsent_bytes -= sum(turn.size() for turn in unsent) - sum(turn.size() for turn in left)

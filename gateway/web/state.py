@@ -30,6 +30,7 @@ from gateway.streams.registry import Registry
 from gateway.upstream.pool import Upstream
 
 if TYPE_CHECKING:
+    from gateway.store.revocation import Revocations
     from gateway.store.sessions import SharedSessions
     from gateway.store.tickets import SharedTickets
     from gateway.web.router import Router
@@ -74,6 +75,7 @@ class Gateway:
         sessions: the chat histories by route path.
         shared_tickets: the tickets of all nodes, None where each process has its own. `tickets` then holds those whose
             streams were started or read here.
+        revocations: tells other nodes of revocations, None where there are none.
         chats: where other nodes have these too, None where each process has its own.
     """
 
@@ -94,6 +96,7 @@ class Gateway:
     draining: bool = False
     parsing: asyncio.Lock = field(default_factory=asyncio.Lock)
     sessions: dict[str, Sessions] = field(default_factory=dict)
+    revocations: "Revocations | None" = None
     shared_tickets: "SharedTickets | None" = None
     chats: "SharedSessions | None" = None
 

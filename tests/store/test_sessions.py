@@ -13,6 +13,7 @@ from gateway.core.sessions import Sessions
 from gateway.store.state import SharedState
 from tests.kit.redis import Redis
 from tests.store.shared import everything, shared_state, up, without_expiry
+from tests.web.stage import eventually
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -157,7 +158,7 @@ async def test_two_nodes_add_to_one_session_at_once(states: list[SharedState]) -
     both = pair(states, turns=100)
     for number in range(20):
         both[number % 2].copy.add("key:web", "s", f"q{number}", f"a{number}", both[0].now)
-    await asyncio.gather(*(each.shared.backlog.written() for each in both))
+    await asyncio.gather(*(each.settled() for each in both))
     one, other = [await each.read("key:web", "s") for each in both]
     assert one == other
     assert sorted(one[::2]) == sorted(f"q{number}" for number in range(20))
@@ -224,7 +225,8 @@ async def test_redis_hangs_dies_returns_with_nothing(tmp_path: Path) -> None:
         await redis.start(empty=True)
         await asyncio.gather(one.settled(), other.settled())
         assert await other.read("key:web", "s") == ["q0", "a0", "q1", "a1", "q2", "a2"]
-        assert await other.read("key:web", "kept") == ["k0", "k1"]
+        kept = await eventually(lambda: other.read("key:web", "kept"), bool)
+        assert kept == ["k0", "k1"]
         assert await one.read("key:web", "new") == ["n0", "n1"]
 
 
@@ -238,5 +240,5 @@ async def test_what_waits_for_redis_is_bounded(tmp_path: Path, monkeypatch: pyte
             await one.add("key:web", f"s{number}", "q", "x" * 4000)
         assert len(one.shared.backlog) == 2
         await redis.start()
-        await one.settled()
-        assert len(await redis.keys("gateway:c:*")) == 10  # this node still has them all
+        # This node still has them all.
+        assert await eventually(lambda: redis.keys("gateway:c:*"), lambda keys: len(keys) == 10)
