@@ -1,4 +1,4 @@
-# The gateway, its locked dependencies and uvloop; no compiler, no tools, no root.
+# The gateway, its locked dependencies, uvloop and the library for Redis; no compiler, no tools, no root.
 #
 #   docker build -t sse-gateway .
 #   docker run -p 8080:8080 sse-gateway                                              the built-in stand-in for an LLM

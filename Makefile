@@ -132,7 +132,7 @@ docs: setup
 
 lock: setup
 	$(LOCK) pyproject.toml --upgrade --all-extras --output-file requirements.lock
-	$(LOCK) pyproject.toml --extra uvloop --extra otel --constraint requirements.lock --output-file requirements-run.lock
+	$(LOCK) pyproject.toml --extra uvloop --extra otel --extra redis --constraint requirements.lock --output-file requirements-run.lock
 	echo hatchling | $(LOCK) - --constraint requirements.lock --output-file requirements-build.lock
 	$(LOCK) $(LIBRARIES).in --upgrade --output-file $(LIBRARIES).lock
 	npm install --package-lock-only --loglevel=error

@@ -44,6 +44,7 @@ from gateway.web.tickets import IssueTicket
 
 if TYPE_CHECKING:
     from gateway.identity.jwt import JwtVerifier
+    from gateway.store.shared import Shared
     from gateway.store.state import SharedState
 
 FD_RESERVE = 64
@@ -99,6 +100,8 @@ class App:
         await asyncio.gather(*(generation.ended for generation in running))
         if self.state is not None:
             await self.state.close()
+        if self.gateway.shared is not None:
+            await self.gateway.shared.close()
         for forward in self.forwards:
             forward.close()
         self.gateway.refusals.flush()
@@ -153,24 +156,34 @@ async def make_app(
         snapshot=snapshot,
         max_streams=max_streams,
         max_connections=max_connections,
+        shared=await _shared(config, engine),
     )
     return App(gateway, demo, kinds, tuple(verifiers), tokens, forwards, await _share_state(gateway))
 
 
-async def _share_state(gateway: Gateway) -> "SharedState | None":
-    """What this process shares with other nodes from now on, None where the store is its memory."""
-    config = gateway.snapshot.config.store
-    if not config.shared:
+async def _shared(config: Config, engine: Engine) -> "Shared | None":
+    """The store that other gateways share, None where the memory of this process is the store."""
+    if not config.store.shared:
         return None
-    from gateway.store.connection import Connection  # it needs redis, which only those install who share a store
-    from gateway.store.state import SharedState
+    from gateway.store.shared import Shared  # it needs redis, which only those install who share a store
 
-    connection = Connection(config, gateway.logger)
-    state = SharedState(config, connection, gateway.clock, gateway.logger, gateway.tickets)
+    shared = Shared(config.store, engine, engine.clock, engine.logger)
+    await shared.start()
+    return shared
+
+
+async def _share_state(gateway: Gateway) -> "SharedState | None":
+    """What this process shares with other nodes beside streams, None where the store is its memory."""
+    config = gateway.snapshot.config.store
+    if gateway.shared is None:
+        return None
+    from gateway.store.state import SharedState  # as above
+
+    state = SharedState(config, gateway.shared.connection, gateway.clock, gateway.logger, gateway.tickets)
     gateway.chats, gateway.shared_tickets, gateway.revocations = state.chats, state.tickets, state.revocations
     gateway.revoked = RevokedPrincipals(state.revocations.digest)
     state.revocations.learned = partial(revoke_here, gateway)
-    await connection.start()
+    await state.start()
     return state
 
 

@@ -1,4 +1,5 @@
-"""The three dashboards: *Streams* for what users get, *Upstreams* for who answers, *Process* for what it costs.
+"""The dashboards: *Streams* for what users get, *Upstreams* for who answers, *Process* for what it costs, *Store* for
+what several gateways share.
 
 - What an operator looks at first is on top; every panel says what it shows and what to think of it.
 - Every metric is one of the gateway's own or of its process; `tests/test_dashboards.py` knows them all.
@@ -52,6 +53,7 @@ OUTCOMES: Final = {
     "upstream_stalled": "dark-orange",
     "upstream_error": "red",
 }
+STORE: Final = {0: ("away", RED), 1: ("there", GREEN)}
 OPEN: Final = {0: ("in service", GREEN), 1: ("open", RED)}
 
 
@@ -657,4 +659,128 @@ def _state() -> list[Json]:
     ]
 
 
-BOARDS: Final[Mapping[str, Json]] = {"streams": streams(), "upstreams": upstreams(), "process": process()}
+# -- Store -------------------------------------------------------------------------------------------------------------
+
+
+def store() -> Json:
+    """What several gateways share."""
+    return board(
+        "sse-gateway-store",
+        "SSE gateway / Store",
+        "The Redis that several gateways share: whether it is there, how fast it is, how full. Empty with the memory.",
+        [("Now", _store_now()), ("Commands", _commands()), ("Memory", _store_memory())],
+        [],
+    )
+
+
+STORE_SECONDS: Final = "gateway_store_command_duration_seconds"
+STORE_FULL: Final = "max(gateway_store_memory_bytes{HERE} / (gateway_store_memory_limit_bytes{HERE} > 0))"
+
+
+def _store_now() -> list[Json]:
+    return [
+        figure(
+            "Store",
+            "Whether every gateway reaches it. One that does not goes on with streams and limits of its own.",
+            SHORT,
+            query("min(gateway_store_up{HERE})"),
+            texts=STORE,
+        ),
+        figure(
+            "Gateways without it",
+            "Gateways that do not reach it now; their log lines `store_away` and /readyz say why.",
+            SHORT,
+            query("sum(1 - gateway_store_up{HERE})"),
+            steps=[(1, RED)],
+        ),
+        figure(
+            "Time of a command, p99",
+            "From a command to its reply. Above 0.25 s the store counts as lost.",
+            SECONDS,
+            *quantiles(STORE_SECONDS, of=[99]),
+            steps=[(0.05, YELLOW), (0.2, RED)],
+        ),
+        figure("Commands", "Commands that were replied to.", RATE, query(rate(f"{STORE_SECONDS}_count"))),
+        figure(
+            "Memory, share",
+            "Memory of Redis in use, of `maxmemory`. When it is full, nothing more is written.",
+            RATIO,
+            query(STORE_FULL),
+            steps=[(0.7, YELLOW), (0.9, RED)],
+        ),
+        figure(
+            "Losses",
+            "Times in an hour that a gateway lost the store or did not reach it.",
+            SHORT,
+            query("sum(increase(gateway_store_errors_total{HERE}[1h]))"),
+            steps=[(1, YELLOW)],
+        ),
+    ]
+
+
+def _commands() -> list[Json]:
+    return [
+        timeline(
+            "Store",
+            "Whether each gateway reaches it.",
+            SHORT,
+            query("gateway_store_up{HERE}", "{{instance}}"),
+            texts=STORE,
+        ),
+        panel(
+            "Losses by kind",
+            "Times the store was lost or not reached, by why: `timeout`, `connection`, `credential`, `permission`, "
+            "`read_only` (a replica), `full`, `loading`, `unfit` (version, cluster), `other`.",
+            RATE,
+            query(rate("gateway_store_errors_total", by="kind"), "{{kind}}"),
+            width=12,
+            stacked=True,
+        ),
+        panel(
+            "Commands by name",
+            "Commands that were replied to. `evalsha` is a script, as one start of a stream is.",
+            RATE,
+            query(rate(f"{STORE_SECONDS}_count", by="command"), "{{command}}"),
+            stacked=True,
+        ),
+        panel(
+            "Time of a command",
+            "From a command to its reply, over all gateways: the network, Redis, and the waiting in both.",
+            SECONDS,
+            *quantiles(STORE_SECONDS),
+        ),
+        panel(
+            "Time of a command by gateway, p99",
+            "One gateway that is slower than the others has a busy event loop or a bad network.",
+            SECONDS,
+            *quantiles(STORE_SECONDS, by="instance", of=[99]),
+        ),
+    ]
+
+
+def _store_memory() -> list[Json]:
+    return [
+        panel(
+            "Memory of Redis",
+            "Bytes that Redis uses, for all its users, and `maxmemory` where there is one; looked at every 15 s.",
+            BYTES,
+            query("max(gateway_store_memory_bytes{HERE})", "in use"),
+            query("max(gateway_store_memory_limit_bytes{HERE} > 0)", "maxmemory"),
+            width=12,
+        ),
+        panel(
+            "Memory of Redis, share",
+            "Memory in use, of `maxmemory`. At 100 % nothing is written, and the store counts as away.",
+            RATIO,
+            query(STORE_FULL, "in use"),
+            width=12,
+        ),
+    ]
+
+
+BOARDS: Final[Mapping[str, Json]] = {
+    "streams": streams(),
+    "upstreams": upstreams(),
+    "process": process(),
+    "store": store(),
+}

@@ -17,7 +17,7 @@ from gateway.observe.gen_ai import Operation
 from gateway.observe.metrics import Metrics
 from grafana.boards import BOARDS, DIRECTORY, as_text
 from grafana.panels import COLUMNS
-from tests.kit.contract import METRICS
+from tests.kit.contract import METRICS, STORE_METRICS
 from tests.kit.program import ROOT, node
 
 RULES = [ROOT / "prometheus/rules/gateway.yml", ROOT / "prometheus/alerts/gateway.yml"]
@@ -25,6 +25,7 @@ UIDS = {
     "streams": "sse-gateway-streams",
     "upstreams": "sse-gateway-upstreams",
     "process": "sse-gateway-process",
+    "store": "sse-gateway-store",
 }
 TARGET = {"job", "instance"}
 """Labels that Prometheus adds to every series."""
@@ -44,7 +45,7 @@ def known_metrics() -> dict[str, set[str]]:
     metrics.providers = {"main": "openai"}
     metrics.operation("main", Operation("", "", "", 2.0, 1.0, 0.5, Usage(1, 2)))
     others = (family for family in metrics.registry.collect() if not family.name.startswith("gateway_"))
-    return METRICS | {full_name(family): labels_of(family) for family in others}
+    return METRICS | STORE_METRICS | {full_name(family): labels_of(family) for family in others}
 
 
 def full_name(family: Metric) -> str:

@@ -1,7 +1,7 @@
 """The answers of the admin listener.
 
     /livez                      200 while the loop runs
-    /readyz                     200 while new streams are welcome, 503 while draining
+    /readyz                     200 while new streams are welcome, 503 while draining or while a required store is away
     /metrics                    for Prometheus
     /streams                    the running streams, as JSON
     /failures                   the last attempts and streams that failed, as JSON
@@ -202,7 +202,14 @@ def _live(gateway: Gateway, _: web.BaseRequest) -> web.Response:
 
 
 def _ready(gateway: Gateway, _: web.BaseRequest) -> web.Response:
-    return _text(503, "draining\n") if gateway.draining else _text(200, "ok\n")
+    if gateway.draining:
+        return _text(503, "draining\n")
+    store = gateway.shared.connection if gateway.shared is not None else None
+    if store is None or (store.up and not store.says):
+        return _text(200, "ok\n")
+    if store.up:
+        return _text(200, f"ok\nstore: {store.says}\n")
+    return _text(503 if store.required else 200, f"{'' if store.required else 'ok, but '}store away: {store.says}\n")
 
 
 def _streams(gateway: Gateway) -> web.Response:

@@ -16,10 +16,6 @@ from gateway.config.rules import Rule
 DEMO: Final = "demo:"
 """The upstream URL that stands for the LLM stand-in inside the program."""
 
-MEMORY: Final = "memory"
-"""The store that is the memory of the process."""
-STORE_SCHEMES: Final = ("redis", "rediss", "unix", "redis+sentinel")
-
 _LISTEN: Final = re.compile(
     r"(?:\[(?P<six>[0-9A-Fa-f:.]+)\]|(?P<host>[A-Za-z0-9](?:[A-Za-z0-9.-]*[A-Za-z0-9])?)):(?P<port>[0-9]{1,5})"
 )
@@ -133,25 +129,6 @@ class Url(Rule):
 
     def schema(self) -> dict[str, Any]:
         return {"type": "string", "pattern": rf"^(?:{DEMO}|[Hh][Tt][Tt][Pp][Ss]?://[^\s?#@]+)$"}
-
-
-@dataclass(frozen=True)
-class StoreUrl(Rule):
-    """Where the store is: `memory`, or the URL of a Redis."""
-
-    @property
-    def allowed(self) -> str:
-        return f"{MEMORY}, redis://host:port/0, rediss://… (TLS), unix:///path or redis+sentinel://host1,host2/name/0"
-
-    def parse(self, value: object) -> str:
-        if value == MEMORY:
-            return MEMORY
-        if not isinstance(value, str) or urlsplit(value).scheme not in STORE_SCHEMES:
-            raise self.refusal("a store")
-        return value
-
-    def schema(self) -> dict[str, Any]:
-        return {"type": "string", "pattern": rf"^(?:{MEMORY}|(?:rediss?|unix|redis\+sentinel)://\S+)$"}
 
 
 @dataclass(frozen=True)

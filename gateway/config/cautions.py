@@ -21,6 +21,7 @@ from urllib.parse import SplitResult, urlsplit
 from gateway.config.addresses import WILDCARDS, Address
 from gateway.config.model import ChatRoute, Config, Key, ProxyRoute, Route, Target, Upstream
 from gateway.config.problems import KeyPath
+from gateway.config.store_url import StoreUrl, read_store_url
 from gateway.dialects import DIALECTS
 
 Caution = tuple[KeyPath, str]
@@ -245,6 +246,44 @@ def check_origins(config: Config) -> Iterator[Caution]:
             )
     if cors.credentials and not cors.origins:
         yield ("cors", "credentials"), "does nothing without origins; write the origins of your pages"
+
+
+# -- the store ---------------------------------------------------------------------------------------------------------
+
+
+def check_store(config: Config) -> Iterator[Caution]:
+    store = config.store
+    if not store.shared:
+        for name in sorted(store.model_fields_set - {"url"}):
+            yield ("store", name), "does nothing, as the store is the memory; write the URL of a Redis, or leave it out"
+        return
+    if wrong := _wrong_store(store.url, read_store_url(store.url)):
+        yield ("store", "url"), wrong
+    if wrong := _wrong_key(store.secret):
+        yield ("store", "secret"), wrong
+    elif store.secret and (len(store.secret) < SHORT_KEY or len(set(store.secret)) < DISTINCT):
+        yield ("store", "secret"), "is easy to guess; `openssl rand -hex 32` makes a good one"
+    elif store.adopt and not store.secret:
+        yield (
+            ("store", "secret"),
+            "is empty, so no answer is finished when its gateway dies; write ${VAR}, the same on all gateways, or "
+            "adopt: false",
+        )
+
+
+def _wrong_store(url: str, store: StoreUrl) -> str:
+    """What is wrong with the URL of a Redis, "" for nothing."""
+    secrets = (store.user or "", store.password or "", store.options.get("sentinel_password", ""))
+    if any(_UNREPLACED.search(text) or _ELSEWHERE.search(text) for text in secrets) or _UNREPLACED.search(url):
+        return _NOT_REPLACED
+    if any(_PLACEHOLDER.search(text) for text in secrets):
+        return "has a placeholder for its password; write the password, best as ${VAR}"
+    public = any(_is_public(host.host) for host in store.hosts)
+    if public and not store.tls:
+        return "sends its password and all answers through the network without TLS; write rediss://"
+    if public and store.options.get("ssl_cert_reqs") == "none":
+        return "any server that answers there gets the password and all answers; leave ssl_cert_reqs out"
+    return ""
 
 
 # -- upstreams -----------------------------------------------------------------------------------------------------
@@ -548,6 +587,7 @@ CHECKS: Final[tuple[Callable[[Config], Iterator[Caution]], ...]] = (
     check_forward,
     check_plans,
     check_origins,
+    check_store,
     check_values,
     check_urls,
     check_missing_keys,

@@ -8,6 +8,7 @@ This file does not know lines or files.
 
 import hashlib
 from collections.abc import Callable, Iterator
+from importlib.util import find_spec
 from typing import Any, Final
 
 from gateway.config.addresses import DEMO, Address, Listen, shape
@@ -278,6 +279,14 @@ def check_models(data: dict[str, Any]) -> Iterator[Finding]:
                 )
 
 
+def check_store(data: dict[str, Any]) -> Iterator[Finding]:
+    """A store that is shared needs a library, which those who keep all in memory need not install."""
+    store = data.get("store")
+    url = store if isinstance(store, str) else _mapping(data, "store").get("url")
+    if isinstance(url, str) and "://" in url and find_spec("redis") is None:
+        yield ("store",), "needs a library that is not installed here; run: pip install 'sse-gateway[redis]'"
+
+
 CHECKS: Final[tuple[Callable[[dict[str, Any]], Iterator[Finding]], ...]] = (
     check_listeners,
     check_workers,
@@ -295,6 +304,7 @@ CHECKS: Final[tuple[Callable[[dict[str, Any]], Iterator[Finding]], ...]] = (
     check_merge,
     check_params,
     check_models,
+    check_store,
 )
 
 

@@ -175,6 +175,8 @@ def _written(loc: tuple[str | int, ...], document: Document) -> KeyPath:
     # in the file. And a value of a route's `stream` may have been written in any of three places.
     if loc[-1:] == ("[key]",):
         loc = loc[:-1]
+    if loc == ("store", "url"):
+        return _place(loc, document)
     if loc[:1] != ("routes",) or len(loc) < 3:
         return loc
     return _place(loc[:2] + loc[3:], document)
@@ -186,8 +188,11 @@ def _place(path: KeyPath, document: Document) -> KeyPath:
 
 
 def _sources(path: KeyPath) -> Iterator[KeyPath]:
-    """The places where a part of a route may stand: under `stream`, directly on the route, or at the top level."""
+    """The places where a part of a route may stand: under `stream`, directly on the route, or at the top level; and
+    where the URL of the store does: in `store`, or as `store`."""
     yield path
+    if path == ("store", "url"):
+        yield path[:1]
     if path[2:3] == ("stream",) and path[3:]:
         yield path[:2] + path[3:]
     if path[2:3] in {("stream",), ("timeouts",)}:

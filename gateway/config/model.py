@@ -19,24 +19,14 @@ from datetime import datetime
 from ipaddress import IPv4Network, IPv6Network
 from typing import Annotated, Any, Final, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, GetJsonSchemaHandler, model_validator
+from pydantic_core import CoreSchema
 
-from gateway.config.addresses import (
-    DEMO,
-    MEMORY,
-    Address,
-    Listen,
-    Location,
-    Moment,
-    Network,
-    Origin,
-    Path,
-    StoreUrl,
-    Url,
-)
+from gateway.config.addresses import DEMO, Address, Listen, Location, Moment, Network, Origin, Path, Url
 from gateway.config.formatting import FormatRule
 from gateway.config.keys import KeyFile, KeyFileRule
 from gateway.config.rules import Bytes, Json, OneOf, PerTime, QueryValue, Seconds, Text, Whole
+from gateway.config.store_url import MEMORY, StoreRule
 from gateway.core.cursor import WORKERS
 from gateway.core.rate import Rate
 from gateway.dialects import DIALECTS
@@ -550,9 +540,11 @@ ROUTES: Final[dict[str, type[BaseRoute]]] = {"proxy": ProxyRoute, "openai": Open
 class Store(Section):
     """Where resume logs, limits and sessions are kept. A text alone is its `url`."""
 
-    url: Annotated[str, StoreUrl()] = Field(MEMORY, repr=False)
-    """memory: the memory of the process, which nobody shares. redis://…, rediss://… (TLS) or
-    redis+sentinel://host1,host2/name/0: a Redis 7 or Valkey 8 that several gateways share."""
+    url: Annotated[str, StoreRule()] = Field(MEMORY, repr=False)
+    """memory: the memory of the process, which nobody shares. Otherwise a Redis 7 or Valkey 8 that several gateways
+    share: redis://, rediss:// (TLS, by the system's authorities or by ?ssl_ca_certs=FILE), unix:///path (?db=1 for
+    another database), or redis+sentinel://host1:26379,host2/name/0, where Sentinels name the master. In a user and a
+    password /, ?, # and @ are written as %2F, %3F, %23 and %40."""
     prefix: Word = "gateway"
     """What the names of all keys in Redis begin with."""
     required: bool = False
@@ -566,7 +558,14 @@ class Store(Section):
     @model_validator(mode="before")
     @classmethod
     def _of_text(cls, data: Any) -> Any:
-        return {"url": data} if isinstance(data, str) else data
+        return data if data is None or isinstance(data, dict) else {"url": data}
+
+    @classmethod
+    def __get_pydantic_json_schema__(cls, schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
+        node = handler.resolve_ref_schema(handler(schema))
+        node["anyOf"] = [{"type": "object"}, StoreRule().schema()]
+        node.pop("type")
+        return node
 
     @property
     def shared(self) -> bool:

@@ -271,6 +271,8 @@ class _Process:
         for name in ("listen", "admin_listen", "workers", "max_connections"):
             if getattr(self._begun_with.server, name) != getattr(config.server, name):
                 self._logger.warning("needs_restart", setting=f"server.{name}")
+        if self._begun_with.store != config.store:
+            self._logger.warning("needs_restart", setting="store")
 
     async def _watch_lag(self) -> None:
         clock, lag = self._gateway.clock, self._gateway.metrics.loop_lag

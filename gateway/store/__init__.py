@@ -1,10 +1,15 @@
 """What several gateways share through Redis.
 
+access.py       how Redis is reached: addresses, TLS, Unix sockets, Sentinels, credentials
+wire.py         a connection that many callers share
+health.py       what must hold of Redis before it is used
+trouble.py      what is wrong with it, in one sentence
 connection.py   one process's way to Redis: commands with a bound, the lease of this node, whether the store is there
 layout.py       the keys, what stands in them, and the scripts
 journal.py      the writer's side: what is appended to logs here is written to Redis, gathered
 watcher.py      the reader's side: logs of other nodes are followed here, all by one blocking read; this node's mailbox
 remote.py       a stream of another node, as its readers here see it
+shared.py       all of it, as the rest of the program sees it
 
 Nothing here is imported where `store` is `memory`.
 """

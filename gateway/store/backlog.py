@@ -10,7 +10,8 @@ Invariants:
   write must be one that may be repeated.
 - One write waits for each key. A newer one takes its place.
 - A write that need not wait begins in the next turn of the loop, before all that is called later than `put`.
-- At most `limit` wait; beyond that the oldest is given up, and so is one that failed `TRIES` times.
+- At most `limit` wait; beyond that the oldest is given up, and so is one that Redis refuses or that
+  failed `TRIES` times.
 """
 
 import asyncio
@@ -20,7 +21,7 @@ from typing import Final
 
 from structlog.typing import FilteringBoundLogger
 
-from gateway.store.connection import Connection, StoreAwayError
+from gateway.store.connection import Connection, StoreAwayError, StoreRefusedError
 
 AT_ONCE: Final = 8
 """Writes on the way at once. Two of them may be of one key."""
@@ -51,7 +52,7 @@ class Backlog:
         self._waiting: OrderedDict[Hashable, tuple[Write, int]] = OrderedDict()
         self._said = False
         self._writing: set[asyncio.Task[None]] = set()
-        connection.when_up(self._begin)
+        connection.when_up(self.begin)
 
     def __len__(self) -> int:
         return len(self._waiting)
@@ -85,7 +86,8 @@ class Backlog:
         for task in self._writing:
             task.cancel()
 
-    async def _begin(self) -> None:
+    async def begin(self) -> None:
+        """Redis is there: what waits is written."""
         self._said = False
         self._start()
 
@@ -105,6 +107,8 @@ class Backlog:
     async def _write(self, key: Hashable, write: Write, failures: int) -> None:
         try:
             await write()
+        except StoreRefusedError as error:
+            self.give_up(key, str(error))
         except StoreAwayError as error:
             if failures + 1 >= TRIES:
                 self.give_up(key, str(error))

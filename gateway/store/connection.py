@@ -1,50 +1,66 @@
 """One process's way to Redis: commands with a bound, the lease of this node, and whether the store is there.
 
-          the lease was written, the checks passed, those who asked to be told were told
-    away ----------------------------------------------------------------------------------> up
-     ^ |                                                                                      |
-     | +-- a try every `PAUSE` --+                                                            |
-     |                                                                                        |
-     +--- a command failed, was refused for want of room or rights, or took `PATIENCE` -------+
+          connected, the lease was written, everything that is needed may be done
+    away ------------------------------------------------------------------------> up
+     ^ |                                                                            |
+     | +-- a try every `PAUSE` --+                                                  |
+     |                                                                              |
+     +--- the connection broke, a command took `PATIENCE`, or was refused for want -+
+          of room or rights, or as this is no master any more
+
+Whoever asked for it is told when the store is up, and at each beat while it is.
 
 Invariants:
 
 - Nobody waits longer than `PATIENCE` for a command, and while the store is away nobody waits at all.
-- A command that was given up costs its connection, so that its late reply is never taken for another command's.
+- No reply is taken for another command's: see `wire.py`. A connection with a reply that is too late is dropped.
+- Between two connections there is a pause, a longer one if the store was up for a moment only.
 - The lease of this node is a key that lapses `LEASE` seconds after the last beat. Other nodes take one whose lease has
-  lapsed for dead; what this node wrote before is theirs then.
-
-The library is redis-py. It may connect again, but it repeats no command: a repeated one could have an effect twice.
+  lapsed for dead; what this node wrote before is theirs then. No work that is done at a beat holds the next one up.
+- No command is repeated by itself: it could have an effect twice.
 """
 
 import asyncio
 import random
 import secrets
+import time
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Final
 
+import hiredis
 import redis.asyncio as redis
-from redis.asyncio.retry import Retry
-from redis.backoff import NoBackoff
-from redis.exceptions import NoScriptError, RedisError
+from prometheus_client import CollectorRegistry
+from redis.exceptions import RedisError
 from structlog.typing import FilteringBoundLogger
 
 from gateway.config import Store
+from gateway.observe.metrics import Metrics
+from gateway.observe.store import StoreMetrics
+from gateway.store import health, trouble
+from gateway.store.access import CONNECT, Access
 from gateway.store.layout import Layout, Script
+from gateway.store.trouble import Trouble, UnfitError
+from gateway.store.wire import Wire, pack
 
 PATIENCE: Final = 0.25
 """Seconds that a command may take."""
-CONNECT: Final = 1.0
-"""Seconds that a connection may take to open. Only the beat opens one where the store was away, and nobody waits for
-that."""
+GRACE: Final = 0.01
+"""Seconds more for a reply that is there already, but that a busy loop has not read yet."""
 LEASE: Final = 3.0
 """Seconds after its last beat for which a node counts as alive."""
 BEAT: Final = 1.0
 """Seconds between two beats while the store is there."""
 PAUSE: Final = 0.5
 """Seconds between two tries while it is away, at most."""
-MAX_CONNECTIONS: Final = 16
-"""Connections for commands. Further commands wait for one, as a part of their patience."""
+STEADY: Final = 5.0
+"""Seconds for which the store has to be up, so that its loss counts as the first one."""
+MAX_PAUSE: Final = 8.0
+"""Seconds of the pause after several losses, each soon after the store was up. The first pause is `PAUSE`, the next one
+is twice as long, and so on."""
+LOOK: Final = 15
+"""Beats between two looks at the memory of Redis."""
+MAX_WAITING: Final = 10_000
+"""Commands that wait for a reply. Further ones are refused at once."""
 
 Returned = Callable[[], Awaitable[None]]
 
@@ -53,84 +69,117 @@ class StoreAwayError(Exception):
     """The store did not answer in time, or does not take what it is given."""
 
 
+class StoreRefusedError(StoreAwayError):
+    """The store is there, but refuses this one command, as one of a wrong type or with an id of the past."""
+
+
 class Connection:
     """This process's way to Redis.
 
     Args:
         config: where it is.
         logger: the process's log.
+        metrics: where the store's own are added.
 
     Attributes:
         node: this process's name among all that share the store; another one after each start.
         layout: the keys.
         up: whether the store is there.
+        required: whether this process is of no use without it.
         last: when it last answered a beat, in seconds of the loop's clock; -inf before.
     """
 
-    def __init__(self, config: Store, logger: FilteringBoundLogger) -> None:
+    def __init__(self, config: Store, logger: FilteringBoundLogger, metrics: Metrics | None = None) -> None:
         self.node = secrets.token_urlsafe(6)
         self.layout = Layout(config.prefix)
         self.up = False
+        self.required = config.required
         self.last = float("-inf")
-        self._config = config
+        self._access = Access(config.url, f"gateway-{self.node}")
         self._logger = logger
+        self._metrics = StoreMetrics(metrics.registry if metrics else CollectorRegistry(), health.NAMES | {"INFO"})
         self._loop = asyncio.get_running_loop()
-        self._commands = self.client(max_connections=MAX_CONNECTIONS, timeout=PATIENCE)
+        self._state = _State()
+        self._callbacks = redis.Redis(protocol=2).response_callbacks
+        self._wire: Wire | None = None
+        self._waiting: set[asyncio.Future[Any]] = set()
         self._returned: list[Returned] = []
-        self._wanted = asyncio.Event()
+        self._beating: list[Returned] = []
+        self._lost = asyncio.Event()
         self._tried = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
+        self._told: asyncio.Task[None] | None = None
+
+    @property
+    def says(self) -> str:
+        """What an operator has to know, in one sentence: why the store is away, or what is doubtful; "" for nothing."""
+        return self._state.warning if self.up else self._state.says or "Redis was not asked yet"
 
     def client(self, *, max_connections: int = 1, timeout: float | None = None) -> "redis.Redis":
-        """A client of its own, for what must not share connections. You must close it.
+        """A client of redis-py, for what must not share connections. You must close it.
 
         Args:
             max_connections: it opens at most so many.
             timeout: seconds for a command; None for one that blocks.
         """
-        pool = redis.BlockingConnectionPool.from_url(
-            self._config.url,
-            max_connections=max_connections,
-            timeout=PATIENCE,
-            socket_timeout=timeout,
-            socket_connect_timeout=CONNECT,
-            retry=Retry(NoBackoff(), 0),
-            protocol=3,
-            client_name=f"gateway-{self.node}",
-        )
-        return redis.Redis.from_pool(pool)
+        return self._access.client(max_connections=max_connections, timeout=timeout)
+
+    async def wire(self, broken: Callable[[Exception], None]) -> Wire:
+        """A connection of its own on which commands go out in the very turn of the loop. You must close it.
+
+        Args:
+            broken: called once when it is lost, with the reason.
+
+        Raises:
+            StoreAwayError: there is none.
+        """
+        try:
+            async with asyncio.timeout(CONNECT):
+                return (await self._access.open(broken))[0]
+        except (OSError, RedisError, UnfitError) as error:
+            self.lose(error)
+            raise StoreAwayError(trouble.of(error).says) from error
 
     def when_up(self, returned: Returned) -> None:
         """This is awaited whenever the store is there again, also the first time."""
         self._returned.append(returned)
 
+    def when_beating(self, beating: Returned) -> None:
+        """This is awaited at each beat while the store is there, unless the call before still runs."""
+        self._beating.append(beating)
+
     async def start(self) -> None:
-        """Begins to beat. Returns when the first try is over, well or not."""
+        """Begins to beat. Returns when the first try is over, well or not, and those who asked to be told were told."""
         self._task = self._loop.create_task(self._beat(), name="store beat")
         await self._tried.wait()
 
     async def close(self) -> None:
         """The lease is given back, and everything closed."""
-        while self._task is not None and not self._task.done():
-            self._task.cancel()  # `asyncio.wait_for` of Python 3.11, which redis-py uses, may swallow it once
-            await asyncio.wait([self._task], timeout=0.1)
+        tasks = {task for task in (self._task, self._told) if task is not None}
+        while tasks:
+            for task in tasks:
+                task.cancel()  # `asyncio.wait_for` of Python 3.11, which redis-py uses, may swallow it once
+            _, tasks = await asyncio.wait(tasks, timeout=0.1)
         if self.up:
             try:
                 await self.call("DEL", self.layout.lease(self.node))
             except StoreAwayError:
                 self._logger.info("store_lease_left", seconds=LEASE)  # it lapses by itself
-        self.up = False
-        await self._commands.aclose()
+        self._drop(Trouble("connection", "the gateway ends"))
 
     async def call(self, *command: bytes | str | int, within: float = PATIENCE) -> Any:
-        """The reply to one command.
+        """The reply to one command, as redis-py gives it.
 
         Raises:
-            StoreAwayError: none came in time, or the store is away, or refuses.
+            StoreRefusedError: Redis refuses this command.
+            StoreAwayError: there was no reply in time, or the store is away.
         """
-        if not self.up:
-            raise StoreAwayError("the store is away")
-        return await self._call(command, within)
+        name = str(command[0])
+        reply = await self._ask(name, command, within)
+        if isinstance(reply, hiredis.ReplyError):
+            raise StoreRefusedError(str(reply)) from reply
+        callback = self._callbacks.get(name)
+        return reply if callback is None else callback(reply)
 
     async def run(
         self, script: Script, keys: Sequence[str], arguments: Sequence[bytes | str | int], within: float = PATIENCE
@@ -138,59 +187,204 @@ class Connection:
         """The reply of one script.
 
         Raises:
-            StoreAwayError: as `call`.
+            StoreRefusedError, StoreAwayError: as `call`.
         """
-        if not self.up:
-            raise StoreAwayError("the store is away")
-        return await self._run(script, keys, arguments, within)
+        reply = await self._ask("EVALSHA", ("EVALSHA", script.sha, len(keys), *keys, *arguments), within)
+        if isinstance(reply, hiredis.ReplyError) and str(reply).startswith("NOSCRIPT"):
+            # A Redis that was started anew has forgotten it.
+            reply = await self._ask("EVAL", ("EVAL", script.text, len(keys), *keys, *arguments), within)
+        if isinstance(reply, hiredis.ReplyError):
+            raise StoreRefusedError(str(reply)) from reply
+        return reply
 
-    async def _run(
-        self, script: Script, keys: Sequence[str], arguments: Sequence[bytes | str | int], within: float
-    ) -> Any:
-        try:
-            return await self._call(("EVALSHA", script.sha, len(keys), *keys, *arguments), within)
-        except NoScriptError:  # a Redis that was started anew has forgotten it
-            return await self._call(("EVAL", script.text, len(keys), *keys, *arguments), within)
-
-    async def _call(self, command: Sequence[bytes | str | int], within: float) -> Any:
-        try:
-            async with asyncio.timeout(within):
-                return await self._commands.execute_command(*command)  # type: ignore[no-untyped-call]
-        except NoScriptError:
-            raise
-        except (RedisError, OSError, TimeoutError) as error:
-            self._lose(error)
-            raise StoreAwayError(type(error).__name__) from error
-
-    def _lose(self, error: BaseException) -> None:
+    def lose(self, error: BaseException) -> None:
+        """The store is away, for this reason. The beat finds out when it is back."""
         if self.up:
-            self.up = False
-            self._logger.warning("store_away", reason=type(error).__name__, detail=str(error)[:200])
-            self._wanted.set()
+            self._lose(trouble.of(error))
+
+    # -- commands --------------------------------------------------------------------------------------------------
+
+    async def _ask(self, name: str, command: Sequence[bytes | str | int], within: float) -> Any:
+        """The reply, which may be an error that concerns this command alone."""
+        wire = self._wire
+        if wire is None or not self.up:
+            raise StoreAwayError("the store is away")
+        if len(self._waiting) >= MAX_WAITING:
+            self._metrics.errors.labels("timeout").inc()
+            raise StoreAwayError("too many commands wait for the store")
+        future: asyncio.Future[Any] = self._loop.create_future()
+        begun = time.perf_counter()  # uvloop's clock knows whole milliseconds only
+
+        def replied(reply: Any) -> None:
+            if not future.done():  # whoever asked may be gone
+                future.set_result(reply)
+
+        wire.send(pack(command), [replied])
+        self._waiting.add(future)
+        limit = self._loop.call_later(within, self._expire, future)
+        try:
+            reply = await future
+        finally:
+            limit.cancel()
+            self._waiting.discard(future)
+        self._metrics.replied(name, time.perf_counter() - begun)
+        if isinstance(reply, hiredis.ReplyError) and (found := trouble.of_reply(reply)) is not None:
+            self._lose(found)
+            raise StoreAwayError(found.says)
+        return reply
+
+    def _expire(self, future: asyncio.Future[Any]) -> None:
+        # If the loop was busy, the reply may be there already, unread.
+        self._loop.call_later(GRACE, self._give_up, future)
+
+    def _give_up(self, future: asyncio.Future[Any]) -> None:
+        if not future.done():
+            self._lose(trouble.NO_ANSWER)
+
+    # -- whether it is there ---------------------------------------------------------------------------------------
 
     async def _beat(self) -> None:
+        beats = 0
         while True:
-            self._wanted.clear()
-            try:
+            self._lost.clear()
+            if self.up:
+                await self._go_on(look=beats % LOOK == 0)
+            else:
                 await self._try()
-            except (StoreAwayError, RedisError, OSError) as error:
-                self._lose(error)
-            self._tried.set()
-            pause = BEAT if self.up else PAUSE * random.uniform(0.5, 1.0)  # noqa: S311 - no secret
-            try:
-                async with asyncio.timeout(pause):
-                    await self._wanted.wait()
-                await asyncio.sleep(pause / 4)  # it was lost just now: not again at once
-            except TimeoutError:
-                continue
+            beats += 1
+            if self.up:
+                try:
+                    async with asyncio.timeout(BEAT):
+                        await self._lost.wait()
+                except TimeoutError:
+                    continue
+            await asyncio.sleep(self._state.pause())
+
+    async def _go_on(self, *, look: bool) -> None:
+        try:
+            await self.call(*self._lease())
+            self.last = self._loop.time()
+            if look and self._state.may_look:
+                self._remember(await self._ask(str(health.MEMORY[0]), health.MEMORY, PATIENCE))
+        except StoreAwayError as error:
+            self.lose(error)
+        else:
+            self._tell(self._beating)
 
     async def _try(self) -> None:
-        within = PATIENCE if self.up else CONNECT
-        await self._call(("SET", self.layout.lease(self.node), "1", "PX", round(LEASE * 1000)), within)
-        self.last = self._loop.time()
-        if self.up:
+        """Connects, and looks whether everything is there that is needed."""
+        wire: Wire | None = None
+        try:
+            async with asyncio.timeout(CONNECT):
+                wire, _ = await self._access.open(self._broken)
+                probe = f"{self.layout.prefix}:probe:{self.node}"
+                *replies, memory, leased = await wire.ask(*health.probes(probe), health.MEMORY, self._lease())
+            if (found := health.judge(replies)) is not None:
+                raise UnfitError(found)
+            if isinstance(leased, hiredis.ReplyError):
+                raise UnfitError(trouble.of_reply(leased) or Trouble("other", "Redis does not keep a simple key"))
+        except (OSError, RedisError, UnfitError) as error:
+            if wire is not None:
+                wire.close()
+            self._note(trouble.of(error))
+            self._tried.set()
             return
-        self.up = True
-        for returned in self._returned:
-            await returned()
+        self._wire, self.up, self.last = wire, True, self._loop.time()
+        self._state.since = self.last
+        self._metrics.up.set(1)
         self._logger.info("store_up", node=self.node)
+        self._state.says = ""
+        self._remember(memory)
+        self._tell(self._returned, anew=True)
+
+    def _lease(self) -> tuple[str, ...]:
+        return "SET", self.layout.lease(self.node), "1", "PX", str(round(LEASE * 1000))
+
+    def _broken(self, error: Exception) -> None:
+        self._lose(trouble.of(error))
+
+    def _lose(self, found: Trouble) -> None:
+        if not self.up:
+            return
+        self._state.lost(self._loop.time())
+        self._note(found)
+        self._drop(found)
+        self._lost.set()
+
+    def _drop(self, found: Trouble) -> None:
+        """Nobody waits any more, and no reply is read any more."""
+        self.up = False
+        self._metrics.up.set(0)
+        wire, self._wire = self._wire, None
+        if wire is not None:
+            wire.close()
+        for future in self._waiting:
+            if not future.done():
+                future.set_exception(StoreAwayError(found.says))
+        self._waiting.clear()
+
+    def _note(self, found: Trouble) -> None:
+        self._metrics.errors.labels(found.kind).inc()
+        if found.says != self._state.says:  # once, and not at each try
+            self._state.says = found.says
+            self._logger.warning("store_away", kind=found.kind, says=found.says)
+
+    def _remember(self, reply: Any) -> None:
+        """What Redis replied to `health.MEMORY`."""
+        self._state.may_look = not isinstance(reply, hiredis.ReplyError)
+        memory = health.memory(reply)
+        self._metrics.memory.set(memory.used)
+        self._metrics.limit.set(memory.limit)
+        if memory.warning and memory.warning != self._state.warning:
+            self._logger.warning("store_warning", says=memory.warning)
+        self._state.warning = memory.warning
+
+    def _tell(self, told: Sequence[Returned], *, anew: bool = False) -> None:
+        """Calls these beside the beat. Where earlier ones still run, they are cancelled if this begins `anew`."""
+        before = self._told
+        if before is None or before.done() or anew:
+            self._told = self._loop.create_task(self._tell_all(tuple(told), before), name="store told")
+
+    async def _tell_all(self, told: Sequence[Returned], before: asyncio.Task[None] | None) -> None:
+        if before is not None and not before.done():
+            before.cancel()
+            await asyncio.wait([before])
+        try:
+            for each in told:
+                await each()
+        except StoreAwayError as error:
+            self.lose(error)
+        except Exception as error:  # whatever it is, the beat goes on, and all is tried again
+            self._logger.error("store_told_failed", exc_info=error)
+            self.lose(error)
+        finally:
+            self._tried.set()
+
+
+class _State:
+    """What is known of the store's past.
+
+    Attributes:
+        says: why it is away, "" for unknown.
+        warning: what is doubtful about it, "" for nothing.
+        may_look: whether Redis tells of its memory.
+        since: when it was last up, in seconds of the loop's clock.
+    """
+
+    def __init__(self) -> None:
+        self.says = ""
+        self.warning = ""
+        self.may_look = True
+        self.since = float("-inf")
+        self._losses = 0  # in a row, each within `STEADY` seconds
+        self._next = PAUSE
+
+    def lost(self, now: float) -> None:
+        """It was up, and is not any more."""
+        self._losses = self._losses + 1 if now - self.since < STEADY else 0
+        self._next = min(PAUSE * 2.0 ** min(self._losses, 10), MAX_PAUSE)
+
+    def pause(self) -> float:
+        """Seconds before the next connection. They differ, so that several nodes do not come at once."""
+        longest, self._next = self._next, PAUSE
+        return longest * random.uniform(0.5, 1.0)  # noqa: S311 - no secret

@@ -121,7 +121,7 @@ class Revocations:
         self._read: float | None = None  # Redis' time, in ms, of the last look
         self._wanted = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
-        connection.when_up(self._begin)
+        connection.when_up(self.begin)
         if mail is not None:
             mail.on(NUDGE, lambda _: self._wanted.set())
 
@@ -195,7 +195,8 @@ class Revocations:
             if node != self._connection.node:
                 await self._mail.post(node, NUDGE)
 
-    async def _begin(self) -> None:
+    async def begin(self) -> None:
+        """Redis is there: it is looked what is new."""
         self._wanted.set()
         if self._task is None:
             self._task = asyncio.get_running_loop().create_task(self._run(), name="store revocations")

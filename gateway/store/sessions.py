@@ -34,7 +34,6 @@ from gateway.core.sessions import MAX_BYTES, MAX_SESSIONS, Key, Sessions, Turn
 from gateway.store.backlog import Backlog
 from gateway.store.connection import Connection, StoreAwayError
 from gateway.store.layout import Script
-from gateway.store.lines import Lines
 from gateway.store.sealed import Seal
 
 ID: Final = 8
@@ -158,11 +157,10 @@ class SharedSessions:
         self.clock = clock
         self.logger = logger
         self.most = (max_sessions, max_bytes)
-        self.lines = Lines(connection, WRITE)
         self.backlog = Backlog(connection, logger, "sessions", MAX_SESSIONS)
         self._routes: list[RouteSessions] = []
         self._restoring: asyncio.Task[None] | None = None
-        connection.when_up(self._begin)
+        connection.when_up(self.begin)
 
     def share(self, route: str, sessions: Sessions) -> None:
         """These sessions of the route with this path are this node's copy from now on."""
@@ -175,7 +173,6 @@ class SharedSessions:
         if self._restoring is not None:
             self._restoring.cancel()
         await self.backlog.close()
-        await self.lines.close()
 
     async def restored(self) -> None:
         """Returns when it is known what Redis lacks, and that is written."""
@@ -183,12 +180,15 @@ class SharedSessions:
             await asyncio.wait([self._restoring])
         await self.backlog.written()
 
-    async def _begin(self) -> None:
+    async def begin(self) -> None:
+        """Redis is there: it gets what it lacks."""
         if self._restoring is None or self._restoring.done():
             self._restoring = asyncio.get_running_loop().create_task(self._restore(), name="store restore")
 
     async def _restore(self) -> None:
         try:
+            # So that the first turn, too, is on its way to Redis in the turn of the loop in which it is added.
+            await self.connection.call("SCRIPT", "LOAD", WRITE.text)
             for route in self._routes:
                 await route.restore()
         except StoreAwayError as error:
@@ -273,7 +273,7 @@ class RouteSessions:
         prefix = names[0].removesuffix(_member(names))
         bounds = (turns, most, round(ttl * 1000), *self._shared.most)
         try:
-            await self._shared.lines.run(WRITE, names, (_member(names), prefix, *bounds, ID, len(older), *sealed))
+            await self._shared.connection.run(WRITE, names, (_member(names), prefix, *bounds, ID, len(older), *sealed))
         except StoreAwayError:
             self._doubtful.add(key)
             raise

@@ -17,7 +17,7 @@ class SharedState:
 
     Args:
         config: the store.
-        connection: this process's way to Redis; not started yet, as the parts ask to be told when it is up.
+        connection: this process's way to Redis.
         clock: the shared timers.
         logger: the process's log.
         local: the tickets of this process.
@@ -45,10 +45,17 @@ class SharedState:
         self.revocations = Revocations(connection, seal, self.tickets, clock, logger, mail)
         self.chats = SharedSessions(connection, seal, clock, logger) if config.secret else None
 
+    async def start(self) -> None:
+        """To be called once, whether the connection is up already or not."""
+        if self.connection.up:
+            await self.revocations.begin()
+            await self.tickets.begin()
+            if self.chats is not None:
+                await self.chats.begin()
+
     async def close(self) -> None:
-        """Writes for a moment what can still be written, and closes the connection."""
+        """Writes for a moment what can still be written. The connection is closed by whoever opened it."""
         if self.chats is not None:
             await self.chats.close()
         await self.revocations.close()
         await self.tickets.close()
-        await self.connection.close()

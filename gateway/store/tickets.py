@@ -306,6 +306,10 @@ class SharedTickets:
         """What the names of all tickets begin with."""
         return self._name("")
 
+    async def begin(self) -> None:
+        """Redis is there: what waits is written."""
+        await self._backlog.begin()
+
     async def written(self) -> None:
         """Returns when nothing is on its way to Redis."""
         await self._backlog.written()

@@ -32,6 +32,7 @@ from gateway.upstream.pool import Upstream
 if TYPE_CHECKING:
     from gateway.store.revocation import Revocations
     from gateway.store.sessions import SharedSessions
+    from gateway.store.shared import Shared
     from gateway.store.tickets import SharedTickets
     from gateway.web.router import Router
 
@@ -77,6 +78,7 @@ class Gateway:
             streams were started or read here.
         revocations: tells other nodes of revocations, None where there are none.
         chats: where other nodes have these too, None where each process has its own.
+        shared: the store that several gateways share, None where `store` is the memory of the process.
     """
 
     clock: Clock
@@ -99,6 +101,7 @@ class Gateway:
     revocations: "Revocations | None" = None
     shared_tickets: "SharedTickets | None" = None
     chats: "SharedSessions | None" = None
+    shared: "Shared | None" = None
 
     def history(self, path: str, history: History | None) -> Sessions | None:
         """The sessions of the route at this path, with the bounds of `history`; None if the route keeps no history."""

@@ -21,6 +21,21 @@ def test_schema_accepts_the_shipped_config() -> None:
     VALIDATOR.validate(yaml.safe_load(SHIPPED.read_text("utf-8")))
 
 
+def test_schema_accepts_a_store_as_text_and_as_mapping() -> None:
+    config = yaml.safe_load(SHIPPED.read_text("utf-8"))
+    for store in (
+        "memory",
+        "redis://:p@h/0",
+        "${REDIS_URL:-memory}",
+        {"url": "unix:///s"},
+        {"url": "${R}", "secret": "s"},
+    ):
+        VALIDATOR.validate(config | {"store": store})
+    bad: tuple[object, ...] = ("http://h", 5, ["memory"], {"url": "http://h"}, {"uri": "memory"})
+    for wrong in bad:
+        assert not VALIDATOR.is_valid(config | {"store": wrong})
+
+
 def test_shipped_config_needs_no_environment_and_shows_every_default() -> None:
     shipped = load(SHIPPED, environ={}).model_dump(exclude={"upstreams", "routes", "plans"})
     defaults = type(load(SHIPPED, environ={})).model_fields

@@ -33,3 +33,12 @@ METRICS: dict[str, set[str]] = {
     "gateway_worker_restarts_total": set(),
     "gateway_build_info": {"version"},
 }
+
+STORE_METRICS: dict[str, set[str]] = {
+    "gateway_store_up": set(),
+    "gateway_store_command_duration_seconds": {"command"},
+    "gateway_store_errors_total": {"kind"},
+    "gateway_store_memory_bytes": set(),
+    "gateway_store_memory_limit_bytes": set(),
+}
+"""Those of a gateway whose store is shared."""

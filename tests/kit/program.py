@@ -25,6 +25,7 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
+from urllib.parse import unquote
 
 import msgspec
 import pytest
@@ -37,6 +38,8 @@ NAME = re.compile(r"[\w.~-]+", re.ASCII)
 """What JSON writes as it is."""
 SECRET = re.compile(r"^(api_)?key$|_key$|secret$|token$|password$")
 """Names of what is secret in a configuration or an environment."""
+PASSWORD = re.compile(r"^[a-z+]+://[^:@/]*:([^@/]+)@")
+"""The password of a URL."""
 MIN_SECRET = 8
 """Characters: a shorter word may stand in a log for another reason."""
 MAX_LINES = 100_000
@@ -346,6 +349,8 @@ def secrets_of(config: Mapping[str, Any]) -> set[str]:
         elif isinstance(value, list | tuple):
             for part in value:
                 walk(part, name)
+        elif isinstance(value, str) and (password := PASSWORD.search(value)) and len(password[1]) >= MIN_SECRET:
+            secrets.update({password[1], unquote(password[1])})
         elif isinstance(value, str) and SECRET.search(name) and len(value) >= MIN_SECRET and "$" not in value:
             secrets.add(value)
         else:

@@ -89,6 +89,8 @@ def test_secrets_of_a_configuration_are_found() -> None:
     upstream = {"api_key": "sk-of-the-provider", "targets": [{"url": "http://127.0.0.1:1"}]}
     config = {"auth": {"keys": keys}, "upstreams": {"main": upstream, "more": {"api_key": "${API_KEY}"}}}
     assert secrets_of(config) == {"key-of-the-web", "sk-of-the-provider"}
+    store = {"url": "redis://gateway:pass%2Fword@127.0.0.1/0"}
+    assert secrets_of({"store": store}) == {"pass%2Fword", "pass/word"}
 
 
 async def test_gateway_that_logs_a_secret_of_its_configuration_is_found_out(tmp_path: Path) -> None:

@@ -7,7 +7,8 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from gateway.core.event import Usage
 from gateway.observe.metrics import MAX_NAMES, OTHER_NAME, Metrics
-from tests.kit.contract import METRICS
+from gateway.observe.store import StoreMetrics
+from tests.kit.contract import METRICS, STORE_METRICS
 
 
 @pytest.fixture
@@ -39,12 +40,31 @@ def value(metrics: Metrics, name: str, **labels: str) -> float | None:
 
 def test_scraper_finds_exactly_the_names_and_labels_of_the_contract(metrics: Metrics) -> None:
     use_everything(metrics)
+    assert exported(metrics) == METRICS
+    store = StoreMetrics(metrics.registry, {"GET", "XADD"})
+    store.replied("XADD", 0.001)
+    store.errors.labels("timeout").inc()
+    assert exported(metrics) == METRICS | STORE_METRICS
+
+
+def exported(metrics: Metrics) -> dict[str, set[str]]:
+    """The names of the gateway's metrics, with their labels."""
     found: dict[str, set[str]] = {}
     for family in text_string_to_metric_families(metrics.render().decode()):
         name = f"{family.name}_total" if family.type == "counter" else family.name
         if name.startswith("gateway_"):
             found[name] = {label for sample in family.samples for label in sample.labels} - {"le"}
-    assert found == METRICS
+    return found
+
+
+def test_commands_of_the_store_that_nobody_knows_share_a_series(metrics: Metrics) -> None:
+    store = StoreMetrics(metrics.registry, {"GET", "XADD"})
+    for command in ("GET", "NOSUCH", "gateway:key", ""):
+        store.replied(command, 0.001)
+    assert {
+        command: value(metrics, "gateway_store_command_duration_seconds_count", command=command)
+        for command in ("get", "other", "nosuch")
+    } == {"get": 1, "other": 3, "nosuch": None}
 
 
 def test_scraper_finds_the_process_and_no_created_lines(metrics: Metrics) -> None:

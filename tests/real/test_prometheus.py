@@ -22,6 +22,7 @@ import yaml
 from gateway.observe.metrics import Outcome
 from grafana.boards import BOARDS
 from tests.kit.program import ROOT, Gateway, Program, find_program, free_port
+from tests.kit.redis import Redis
 from tests.kit.sse_client import EventSource, Response, request
 from tests.kit.upstream import (
     LAST_CHUNK,
@@ -251,10 +252,11 @@ class Scene:
         self.prometheus = prometheus
         self.began = time.time()
 
-    async def play(self, gateway: Gateway) -> None:
+    async def play(self, gateway: Gateway, redis: Redis) -> None:
         load = Load(gateway)
         expiring = asyncio.create_task(load.read("/chat", "hang", key="soon"))
         await self.prometheus.scraped()
+        await redis.ask("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
         for _ in range(ROUNDS):
             await load.round()
             await self.prometheus.scraped()
@@ -276,12 +278,14 @@ async def scene(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Scene
     admin = f"127.0.0.1:{free_port()}"
     async with (
         ScriptedUpstream(answer) as upstream,
+        Redis(tmp_path_factory.mktemp("redis") / "data", maxmemory="64mb") as redis,
         Prometheus(admin, tmp_path_factory.mktemp("prometheus")) as watcher,
     ):
-        async with Gateway(config(upstream.url, admin), tmp_path_factory.mktemp("gateway")) as gateway:
+        shared = config(upstream.url, admin) | {"store": redis.url}
+        async with Gateway(shared, tmp_path_factory.mktemp("gateway")) as gateway:
             scene = Scene(watcher)
             async with asyncio.timeout(50):
-                await scene.play(gateway)
+                await scene.play(gateway, redis)
         yield scene
 
 
@@ -328,7 +332,7 @@ async def test_load_ended_streams_in_every_way(scene: Scene) -> None:
 async def test_every_rule_runs_and_every_recorded_series_is_filled(scene: Scene) -> None:
     groups = (await scene.prometheus.get("rules"))["groups"]
     rules = [rule for group in groups for rule in group["rules"]]
-    assert len(rules) == 19
+    assert len(rules) == 22
     for rule in rules:
         assert (rule["health"], rule.get("lastError", "")) == ("ok", ""), rule
         if rule["type"] == "recording":

@@ -60,6 +60,7 @@ async def shared_state(redis: Redis, secret: str = SECRET, *, letters: bool = Fa
     mail = Letters(connection) if letters else None
     state = SharedState(config, connection, clock, logger, local, mail)
     await connection.start()
+    await state.start()
     reading = asyncio.ensure_future(mail.read()) if mail is not None else None
     try:
         yield state
@@ -68,6 +69,7 @@ async def shared_state(redis: Redis, secret: str = SECRET, *, letters: bool = Fa
             reading.cancel()
             await asyncio.wait([reading])
         await state.close()
+        await connection.close()
 
 
 async def up(connection: Connection, *, wanted: bool = True, timeout: float = 5) -> None:

@@ -1,0 +1,116 @@
+"""A connection to Redis that many callers share: commands go out one behind the other, without waiting for replies.
+
+Why not redis-py's own calls: each takes a connection of a pool for itself and a round trip, and a caller that is
+cancelled costs its connection. Here a command costs a write and a reply, and a thousand of them one round trip.
+
+Invariants:
+
+- Replies come in the order of the commands; each is handed to the function that was given with its command, whoever is
+  interested in it by then. So no reply can be taken for another command's.
+- A wire that broke is of no further use: what was not replied to may have had an effect, or not.
+- At most `MAX_UNSENT` bytes wait in this process for the socket; a wire with more of them is broken.
+"""
+
+import asyncio
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import Any, Final, cast
+
+import hiredis
+
+MAX_UNSENT: Final = 8 << 20
+
+Replied = Callable[[Any], None]
+"""Gets the reply: bytes, a number, a list, None; or a `hiredis.ReplyError` where Redis refused the command."""
+
+_INCOMPLETE: Final = object()
+
+
+class NoRedisError(ConnectionError):
+    """What answers is no Redis."""
+
+
+class Wire(asyncio.Protocol):
+    """Commands out, replies in.
+
+    Args:
+        broken: called once, when the connection is lost, with the reason.
+    """
+
+    def __init__(self, broken: Callable[[Exception], None]) -> None:
+        self._broken = broken
+        self._reader = hiredis.Reader(notEnoughData=_INCOMPLETE)
+        self._replied: deque[tuple[Replied, float]] = deque()
+        self._transport: asyncio.Transport | None = None
+        self._now = asyncio.get_running_loop().time
+
+    @property
+    def oldest(self) -> float:
+        """Seconds for which the oldest command has waited for its reply, 0 where none does."""
+        return self._now() - self._replied[0][1] if self._replied else 0.0
+
+    def send(self, commands: bytes, replied: Sequence[Replied]) -> None:
+        """Writes commands as `pack` makes them, with a function for each reply. Does nothing where the wire broke."""
+        transport = self._transport
+        if transport is None:
+            return
+        now = self._now()
+        self._replied.extend([(each, now) for each in replied])
+        transport.write(commands)
+        if transport.get_write_buffer_size() > MAX_UNSENT:
+            self._break(TimeoutError("it takes nothing"))
+
+    async def ask(self, *commands: Sequence[bytes | str | int]) -> list[Any]:
+        """The replies to these commands, errors among them. It has no limit of time, and none where the wire breaks."""
+        future: asyncio.Future[list[Any]] = asyncio.get_running_loop().create_future()
+        replies: list[Any] = []
+
+        def replied(reply: Any) -> None:
+            replies.append(reply)
+            if len(replies) == len(commands) and not future.done():
+                future.set_result(replies)
+
+        self.send(b"".join(map(pack, commands)), [replied] * len(commands))
+        return await future
+
+    def close(self) -> None:
+        """Ends it without a word to `broken`."""
+        transport, self._transport = self._transport, None
+        self._replied.clear()
+        if transport is not None:
+            transport.abort()
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """It can be written to."""
+        self._transport = cast(asyncio.Transport, transport)
+
+    def data_received(self, data: bytes) -> None:
+        """Replies, whole or in part."""
+        self._reader.feed(data)
+        while self._transport is not None:
+            try:
+                reply = self._reader.gets()
+            except hiredis.ProtocolError:
+                self._break(NoRedisError("it does not speak the protocol of Redis"))
+                return
+            if reply is _INCOMPLETE:
+                return
+            if not self._replied:
+                self._break(NoRedisError("it replied to nothing"))
+                return
+            self._replied.popleft()[0](reply)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """The connection is gone."""
+        self._break(exc or ConnectionResetError("it closed the connection"))
+
+    def _break(self, error: Exception) -> None:
+        if self._transport is not None:
+            self.close()
+            self._broken(error)
+
+
+def pack(command: Sequence[bytes | str | int]) -> bytes:
+    """One command as Redis reads it."""
+    packed: bytes = hiredis.pack_command(tuple(command))  # type: ignore[arg-type]
+    return packed

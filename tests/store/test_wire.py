@@ -1,0 +1,103 @@
+"""Bytes of a server in, replies out, in the order of the commands; and what breaks a wire."""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+import hiredis
+import pytest
+
+from gateway.store.wire import NoRedisError, Wire, pack
+
+Talk = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
+
+
+@asynccontextmanager
+async def wired(talk: Talk) -> AsyncIterator[tuple[Wire, "asyncio.Future[Exception]"]]:
+    """A wire to a server that talks so, and what broke it."""
+    loop = asyncio.get_running_loop()
+    broken: asyncio.Future[Exception] = loop.create_future()
+    ended = asyncio.Event()
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await talk(reader, writer)
+        writer.close()
+        ended.set()
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    port = server.sockets[0].getsockname()[1]
+    _, wire = await loop.create_connection(lambda: Wire(broken.set_result), "127.0.0.1", port)
+    try:
+        async with asyncio.timeout(20):
+            yield wire, broken
+            wire.close()
+            await ended.wait()
+    finally:
+        server.close()
+
+
+def saying(*pieces: bytes) -> Talk:
+    """Reads something, says these pieces, each as a segment of its own, and waits for the other side's end."""
+
+    async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read(1)
+        for piece in pieces:
+            writer.write(piece)
+            await writer.drain()
+            await asyncio.sleep(0)
+        while await reader.read(1 << 16):
+            pass
+
+    return talk
+
+
+def test_command_is_packed_as_bulk_strings() -> None:
+    assert pack(("SET", b"\xff", 7)) == b"*3\r\n$3\r\nSET\r\n$1\r\n\xff\r\n$1\r\n7\r\n"
+
+
+REPLIES = b"+OK\r\n:7\r\n$2\r\nab\r\n$-1\r\n*-1\r\n-ERR no\r\n*2\r\n:1\r\n*1\r\n$0\r\n\r\n"
+
+
+@pytest.mark.parametrize("size", [1, 5, len(REPLIES)])
+async def test_replies_come_in_order_however_they_are_cut(size: int) -> None:
+    cuts = [REPLIES[at : at + size] for at in range(0, len(REPLIES), size)]
+    async with wired(saying(*cuts)) as (wire, _):
+        replies: list[Any] = await wire.ask(*[["X"]] * 7)
+        assert [str(reply) if isinstance(reply, hiredis.ReplyError) else reply for reply in replies] == [
+            *(b"OK", 7, b"ab", None, None, "ERR no", [1, [b""]]),
+        ]
+
+
+@pytest.mark.parametrize("said", [b"HTTP/1.1 400\r\n", b"+OK\r\n+OK\r\n"])
+async def test_what_is_no_answer_breaks_the_wire(said: bytes) -> None:
+    async with wired(saying(said)) as (wire, broken):
+        got: list[Any] = []
+        wire.send(pack(["X"]), [got.append])
+        assert isinstance(await broken, NoRedisError)
+        assert got in ([], [b"OK"])
+        wire.send(pack(["X"]), [got.append])  # does nothing any more
+        assert wire.oldest == 0
+
+
+async def test_end_of_the_connection_breaks_the_wire_once() -> None:
+    async def leave(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read(1)
+
+    async with wired(leave) as (wire, broken):
+        wire.send(pack(["X"]), [lambda reply: None])
+        assert isinstance(await broken, ConnectionResetError)
+
+
+async def test_what_waits_for_the_socket_has_a_bound(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gateway.store.wire.MAX_UNSENT", 1 << 20)
+    read = asyncio.Event()
+
+    async def deaf(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await read.wait()
+
+    async with wired(deaf) as (wire, broken):
+        for _ in range(64):
+            wire.send(pack(["X", b"x" * (1 << 20)]), [lambda reply: None])
+        assert isinstance(await broken, TimeoutError)
+        read.set()
