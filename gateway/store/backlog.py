@@ -9,7 +9,7 @@ Invariants:
 - Nobody waits for a write. One that was begun may have had its effect although no reply came, and is made again: so a
   write must be one that may be repeated.
 - One write waits for each key. A newer one takes its place.
-- A write that need not wait begins in the next turn of the loop, before all that is called later than `put`.
+- A write that need not wait begins within `put`, so that what it sends at once is on its way when that returns.
 - At most `limit` wait; beyond that the oldest is given up, and so is one that Redis refuses or that
   failed `TRIES` times.
 """
@@ -31,7 +31,7 @@ LAST: Final = 1.0
 """Seconds that what waits at the end of the process may take."""
 
 Write = Callable[[], Awaitable[None]]
-"""Writes, and raises `StoreAwayError` where that did not work."""
+"""Begins to write, and returns an awaitable of the end. Either raises `StoreAwayError` where that did not work."""
 
 
 class Backlog:
@@ -94,7 +94,13 @@ class Backlog:
     def _start(self) -> None:
         while self._waiting and len(self._writing) < AT_ONCE and self._connection.up:
             key, (write, failures) = self._waiting.popitem(last=False)
-            task = asyncio.get_running_loop().create_task(self._write(key, write, failures), name=f"store {self._kind}")
+            try:
+                begun = write()
+            except StoreAwayError as error:
+                self._failed(key, write, failures, error)
+                continue
+            ended = self._end(key, write, failures, begun)
+            task = asyncio.get_running_loop().create_task(ended, name=f"store {self._kind}")
             self._writing.add(task)
             task.add_done_callback(self._done)
 
@@ -104,14 +110,15 @@ class Backlog:
             task.result()
             self._start()
 
-    async def _write(self, key: Hashable, write: Write, failures: int) -> None:
+    async def _end(self, key: Hashable, write: Write, failures: int, begun: Awaitable[None]) -> None:
         try:
-            await write()
-        except StoreRefusedError as error:
-            self.give_up(key, str(error))
+            await begun
         except StoreAwayError as error:
-            if failures + 1 >= TRIES:
-                self.give_up(key, str(error))
-            elif key not in self._waiting:
-                self._waiting[key] = write, failures + 1
-                self._waiting.move_to_end(key, last=False)
+            self._failed(key, write, failures, error)
+
+    def _failed(self, key: Hashable, write: Write, failures: int, error: StoreAwayError) -> None:
+        if isinstance(error, StoreRefusedError) or failures + 1 >= TRIES:
+            self.give_up(key, str(error))
+        elif key not in self._waiting:
+            self._waiting[key] = write, failures + 1
+            self._waiting.move_to_end(key, last=False)

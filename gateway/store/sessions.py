@@ -7,8 +7,8 @@ Each node has a copy in memory (`core/sessions.py`), with its bounds. While Redi
 of the node that it comes to; what is added meanwhile is written when Redis is back, and so are whole sessions that
 Redis has lost.
 
-    <prefix>:c:<digest of route, principal, session>   list     the turns, oldest first: 8 random bytes that name the
-                                                                turn, and the turn, sealed
+    <prefix>:c:<digest of route, principal, session>   zset     the turns, numbered, oldest first: 8 random bytes that
+                                                                name the turn, and the turn, sealed
     <prefix>:cu:<digest of route, principal>           zset     the principal's sessions by their last use (ms)
     <prefix>:cz:<digest of route, principal>           hash     their bytes; under "" those of all together
 
@@ -24,8 +24,8 @@ Invariants:
 import asyncio
 import os
 from collections import OrderedDict
-from collections.abc import Sequence
-from typing import Final
+from collections.abc import Awaitable, Sequence
+from typing import Any, Final
 
 from structlog.typing import FilteringBoundLogger
 
@@ -45,7 +45,7 @@ LOOKED_FOR: Final = 100
 
 READ: Final = Script("""
 -- The turns of a session, which is used now.   KEYS: session, use, sizes   ARGV: member, ms that it is kept
-local turns = redis.call('LRANGE', KEYS[1], 0, -1)
+local turns = redis.call('ZRANGE', KEYS[1], 0, -1)
 if turns[1] then
   local time = redis.call('TIME')
   redis.call('ZADD', KEYS[2], time[1] * 1000 + math.floor(time[2] / 1000), ARGV[1])
@@ -73,11 +73,13 @@ end
 local expired = redis.call('ZRANGEBYSCORE', KEYS[2], '-inf', now - kept_ms, 'LIMIT', 0, 100)
 for _, other in ipairs(expired) do forget(other) end
 
-local turns, known = redis.call('LRANGE', KEYS[1], 0, -1), {}
+local turns, known = redis.call('ZRANGE', KEYS[1], 0, -1), {}
+local number = tonumber(redis.call('ZRANGE', KEYS[1], -1, -1, 'WITHSCORES')[2] or 0)
 for _, turn in ipairs(turns) do known[string.sub(turn, 1, named)] = true end
 for i = turns[1] and 10 + ARGV[9] or 10, #ARGV do
   if not known[string.sub(ARGV[i], 1, named)] then
-    redis.call('RPUSH', KEYS[1], ARGV[i])
+    number = number + 1
+    redis.call('ZADD', KEYS[1], number, ARGV[i])
     turns[#turns + 1] = ARGV[i]
   end
 end
@@ -88,9 +90,9 @@ while first > 1 and #turns - first + 1 < most_turns and size + #turns[first - 1]
 end
 if first > #turns then  -- a name alone stands for a turn that does not fit: a node that has older ones forgets them
   redis.call('DEL', KEYS[1])
-  redis.call('RPUSH', KEYS[1], string.sub(turns[#turns], 1, named))
-else
-  redis.call('LTRIM', KEYS[1], first - 1, -1)
+  redis.call('ZADD', KEYS[1], number, string.sub(turns[#turns], 1, named))
+elseif first > 1 then
+  redis.call('ZREMRANGEBYRANK', KEYS[1], 0, first - 2)
 end
 redis.call('HINCRBY', KEYS[3], '', size - tonumber(redis.call('HGET', KEYS[3], member) or 0))
 redis.call('HSET', KEYS[3], member, size)
@@ -260,11 +262,11 @@ class RouteSessions:
             self._shared.backlog.give_up((self._route, other), "too much waits")
         self._shared.backlog.put((self._route, key), lambda: self._write(key))
 
-    async def _write(self, key: Key) -> None:
-        sent = self._unsent.get(key)
+    def _write(self, key: Key) -> Awaitable[None]:
+        """Sends what is unsent of this session at once; returns an awaitable of the end."""
+        sent, names = list(self._unsent.get(key, ())), self._names(key)
         if not sent:
-            return
-        sent, names = list(sent), self._names(key)
+            return _nothing()
         turns, ttl, most = self._copy.bounds
         done = {turn.id for turn in sent}
         older = self._own(key, self._shared.clock.now()) if key in self._doubtful else []
@@ -272,8 +274,12 @@ class RouteSessions:
         sealed = [turn.id + self._shared.seal.seal(names[0], _text(turn)) for turn in (*older, *sent)]
         prefix = names[0].removesuffix(_member(names))
         bounds = (turns, most, round(ttl * 1000), *self._shared.most)
+        arguments: list[bytes | str | int] = [_member(names), prefix, *bounds, ID, len(older), *sealed]
+        return self._written(key, done, self._shared.connection.begin(WRITE, names, arguments))
+
+    async def _written(self, key: Key, done: set[bytes], reply: Awaitable[Any]) -> None:
         try:
-            await self._shared.connection.run(WRITE, names, (_member(names), prefix, *bounds, ID, len(older), *sealed))
+            await reply
         except StoreAwayError:
             self._doubtful.add(key)
             raise
@@ -293,6 +299,10 @@ class RouteSessions:
         prefix, digest = self._shared.connection.layout.prefix, self._shared.seal.digest
         member, whose = digest("session", self._route, principal, session), digest("sessions", self._route, principal)
         return f"{prefix}:c:{member}", f"{prefix}:cu:{whose}", f"{prefix}:cz:{whose}"
+
+
+async def _nothing() -> None:
+    """Nothing is left to be written."""
 
 
 def _member(names: tuple[str, str, str]) -> str:

@@ -90,19 +90,19 @@ CLAIM: Final = Script(f"""{_INDEX}
 -- KEYS: ticket, its principal's   ARGV: digest, claim, ms that the ticket is kept
 local found = redis.call('HMGET', KEYS[1], 's', 'c')
 if found[1] ~= '' or found[2] then return 0 end
-redis.call('HSET', KEYS[1], 'c', ARGV[2] .. ':' .. now, 'x', redis.call('PEXPIRETIME', KEYS[1]))
+redis.call('HSET', KEYS[1], 'c', ARGV[2] .. ':' .. now, 'x', now + redis.call('PTTL', KEYS[1]))
 redis.call('PEXPIRE', KEYS[1], ARGV[3])
 redis.call('ZADD', KEYS[2], 'XX', in_use + now + ARGV[3], ARGV[1])
 live(ARGV[3])
 return 1
 """)
 
-RELEASE: Final = Script("""
+RELEASE: Final = Script(f"""{_INDEX}
 -- No stream was started.   KEYS: ticket, its principal's   ARGV: digest, claim
 local found = redis.call('HMGET', KEYS[1], 's', 'c', 'x')
 if found[1] ~= '' or not found[2] or string.match(found[2], '^[^:]*') ~= ARGV[2] then return 0 end
 redis.call('HDEL', KEYS[1], 'c')
-redis.call('PEXPIREAT', KEYS[1], found[3])
+redis.call('PEXPIRE', KEYS[1], math.max(1, found[3] - now))
 redis.call('ZADD', KEYS[2], 'XX', found[3], ARGV[1])
 return 1
 """)

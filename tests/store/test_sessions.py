@@ -107,7 +107,7 @@ async def test_bytes_of_a_session_hold_in_redis(states: list[SharedState], redis
     for number in range(8):
         await one.add("key:web", "s", f"q{number}", "x" * 3000)
     (session,) = set(await redis.keys("gateway:c:*")) - before
-    lengths = [len(turn) for turn in await redis.ask("LRANGE", session, 0, -1)]
+    lengths = [len(turn) for turn in await redis.ask("ZRANGE", session, 0, -1)]
     assert len(lengths) == 3
     assert (await other.read("key:web", "s"))[-2:] == ["q7", "x" * 3000]
     await one.add("key:web", "s", "too long", "x" * 20_000)  # as in memory: it fits nowhere, and takes all before it
@@ -182,7 +182,7 @@ async def test_what_nobody_sealed_is_left_out(states: list[SharedState], redis: 
     before = set(await redis.keys("gateway:c:*"))
     await one.add("key:web", "s", "hi", "hello")
     (session,) = set(await redis.keys("gateway:c:*")) - before
-    await redis.ask("RPUSH", session, "", "short", "x" * 200)
+    await redis.ask("ZADD", session, 7, "", 8, "short", 9, "x" * 200)
     assert await other.read("key:web", "s") == ["hi", "hello"]
 
 
