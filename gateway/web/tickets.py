@@ -99,8 +99,8 @@ def starts_stream(exchange: Exchange, ticket: Ticket) -> bool:
 
 
 async def claim_ticket(exchange: Exchange, ticket: Ticket) -> None:
-    """Where several nodes share tickets, this request alone may start the ticket's stream. If it starts none, you must
-    call `release_ticket`.
+    """Where several nodes share tickets, this request alone may start the ticket's stream. You must call
+    `release_ticket` when the request ends.
 
     Raises:
         GatewayError: `auth_unavailable`: another request was first, or nobody can say at the moment.
@@ -110,7 +110,7 @@ async def claim_ticket(exchange: Exchange, ticket: Ticket) -> None:
 
 
 def release_ticket(exchange: Exchange, ticket: Ticket) -> None:
-    """No stream was started after all."""
+    """The request ends: if it has started no stream with its ticket, another one may."""
     if (shared := exchange.gateway.shared_tickets) is not None:
         shared.release(ticket)
 

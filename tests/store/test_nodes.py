@@ -18,7 +18,11 @@ pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 SECRET = "correct horse battery staple"
 KEYS = [{"id": name, "key": f"{name}-secret-key"} for name in ("web", "app", "removed", "rotated", "fine")]
-SECTIONS: dict[str, Any] = {"auth": {"keys": KEYS, "tickets": {"ttl": "1h"}}}
+KEYS.append({"id": "slow", "key": "slow-secret-key", "plan": "slow"})
+SECTIONS: dict[str, Any] = {
+    "auth": {"keys": KEYS, "tickets": {"ttl": "1h"}},
+    "plans": {"slow": {"streams": 1}},
+}
 ROUTES = [{"path": "/chat", "history": {"turns": 20}}]
 ENDLESS: list[Step] = [sse_head(), openai_delta("x"), Hang()]
 
@@ -119,6 +123,21 @@ async def test_ticket_of_one_node_starts_one_stream_at_another(house: House) -> 
         if answer.status == 200 and text_of(messages) != "once":
             assert messages[-1].json()["code"] == "auth_unavailable"
             assert messages[-1].json()["retryable"] is True
+
+
+async def test_ticket_of_a_request_that_was_refused_is_good_elsewhere(house: House) -> None:
+    text = await ticket(house, 0, "slow")
+    async with await running(house, 1, "slow") as first:
+        refused = await whole(await house.on(1).get("/chat", "never asked", ticket=text))
+        assert refused[-1].json()["code"] == "too_many_streams"
+        url = f"{house.nodes[1].url}/streams/{first.headers['x-stream-id']}"
+        async with await request(url, method="DELETE", headers=bearer("slow")) as stopped:
+            assert stopped.status == 200
+
+    async def with_the_ticket() -> str:
+        return text_of(await said(house, 2, "granted", {}, ticket=text))
+
+    assert await eventually(with_the_ticket, bool) == "answer to granted"
 
 
 async def test_revoked_at_one_node_ends_at_all(house: House) -> None:

@@ -17,7 +17,6 @@ from typing import Any, Generic, NamedTuple, TypeVar
 from aiohttp import web
 
 from gateway.config import Route
-from gateway.core.errors import GatewayError
 from gateway.formats import Format
 from gateway.streams.generation import Generation
 from gateway.streams.job import Job, Source
@@ -26,7 +25,7 @@ from gateway.upstream.pool import Upstream
 from gateway.web.admission import admit, expires_in
 from gateway.web.exchange import Exchange, Kind
 from gateway.web.streaming import cursor_of, read_by_ticket, resume, stream_new
-from gateway.web.tickets import claim_ticket, release_ticket
+from gateway.web.tickets import claim_ticket
 
 R = TypeVar("R", bound=Route)
 
@@ -76,17 +75,8 @@ class RouteKind(Kind, Generic[R]):
             return await resume(exchange, asked)
         if exchange.ticket is not None:
             await claim_ticket(exchange, exchange.ticket)
-        try:
-            generation = admit(exchange, asked.job, asked.max_tokens)
-        except GatewayError:
-            if exchange.ticket is not None:
-                release_ticket(exchange, exchange.ticket)
-            raise
-        response = self.respond(exchange, asked, generation)
-        del (
-            asked,
-            generation,
-        )  # it holds the prompt, which is needed no longer than its answer; a slow reader may stay on
+        response = self.respond(exchange, asked, admit(exchange, asked.job, asked.max_tokens))
+        del asked  # it holds the prompt, which is needed no longer than its answer; a slow reader may stay on
         return await response
 
     def cursor(self, exchange: Exchange) -> str | None:
