@@ -79,8 +79,12 @@ async def up(connection: Connection, *, wanted: bool = True, timeout: float = 5)
             await asyncio.sleep(0.01)
 
 
+PARTS = ("gateway:c", "gateway:t", "gateway:v")
+"""What the keys of chats, tickets and revocations begin with."""
+
+
 async def everything(redis: Redis) -> str:
-    """All keys of Redis with all that stands in them, as text; bytes that are none as `\\xff`."""
+    """These keys of Redis with all that stands in them, as text; bytes that are none as `\\xff`."""
     read = {
         "string": ("GET",),
         "list": ("LRANGE", 0, -1),
@@ -90,7 +94,7 @@ async def everything(redis: Redis) -> str:
         "stream": ("XRANGE", "-", "+"),
     }
     found = []
-    for key in await redis.keys():
+    for key in [key for key in await redis.keys() if key.startswith(PARTS)]:
         command, *rest = read[await redis.ask("TYPE", key)]
         found.append(f"{key} = {await redis.ask(command, key, *rest)}")
     return "\n".join(found)
