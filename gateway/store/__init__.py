@@ -10,6 +10,12 @@ journal.py      the writer's side: what is appended to logs here is written to R
 watcher.py      the reader's side: logs of other nodes are followed here, all by one blocking read; this node's mailbox
 remote.py       a stream of another node, as its readers here see it
 shared.py       all of it, as the rest of the program sees it
+sealed.py       what lies in Redis so that only the nodes can read it
+backlog.py      what is yet to be written, in the background
+state.py        what nodes share beside streams, put together:
+sessions.py     chat histories, of which each node has a copy
+tickets.py      tickets, issued at one node and used at any
+revocation.py   revocations, which every node learns of
 
 Nothing here is imported where `store` is `memory`.
 """
