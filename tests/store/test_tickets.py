@@ -10,7 +10,7 @@ import pytest
 import pytest_asyncio
 
 from gateway.core.errors import GatewayError
-from gateway.core.principal import Principal
+from gateway.core.principal import Principal, Relying
 from gateway.identity.tickets import Ticket
 from gateway.store.state import SharedState
 from gateway.store.tickets import SharedTicket
@@ -76,6 +76,31 @@ async def test_principal_expires_on_the_way(nodes: list[SharedState]) -> None:
     assert await shown(other, text) is not None
     assert expiring.expires is not None
     assert await other.tickets.redeem(text, ROUTE, HERE, expiring.expires, lambda _: True) is None
+
+
+class Standing:
+    """A credential that somebody has to be asked about while streams run."""
+
+    def left(self) -> float:
+        return 30.0
+
+    def rely(self, stream: Relying) -> None:
+        raise NotImplementedError
+
+    def leave(self, stream: Relying) -> None:
+        raise NotImplementedError
+
+
+async def test_node_that_issued_it_goes_on_asking_about_the_credential(nodes: list[SharedState]) -> None:
+    one, other = nodes
+    standing = Standing()
+    user = Principal("user", "anna", "default", frozenset({"stream"}), time.time() + 30, standing)
+    text = await one.tickets.issue(user, 30.0)
+    here, there = await shown(one, text), await shown(other, text)
+    assert here is not None
+    assert there is not None
+    assert (here.principal.standing, there.principal.standing) == (standing, None)
+    assert here.principal.expires == there.principal.expires
 
 
 @pytest.mark.parametrize("text", ["", "x", "A" * 32, "A" * 33, "\ud800" * 32])
