@@ -36,7 +36,7 @@ from gateway.web.adoption import adopt
 from gateway.web.exchange import Endpoint
 from gateway.web.failure_details import FailureDetails
 from gateway.web.kinds import KINDS, KindFactory
-from gateway.web.revocation import revoke_removed
+from gateway.web.revocation import revoke_here, revoke_removed
 from gateway.web.router import Nowhere, Router
 from gateway.web.state import Gateway, Snapshot
 from gateway.web.static import static_endpoints
@@ -46,6 +46,7 @@ from gateway.web.tickets import IssueTicket
 if TYPE_CHECKING:
     from gateway.identity.jwt import JwtVerifier
     from gateway.store.shared import Shared
+    from gateway.store.state import SharedState
 
 FD_RESERVE = 64
 """File descriptors that clients and streams never get: for the listeners, the log and the admin listener's clients."""
@@ -64,6 +65,7 @@ class App:
         verifiers: asked for the principal of a request when nobody before them knows its credential.
         tokens: the verifier of `auth.jwt`, None where that is empty.
         forwards: the one that asks the team's application now, and earlier ones on which streams still rely.
+        state: what it shares with other nodes, None where `store` is memory.
     """
 
     gateway: Gateway
@@ -72,6 +74,7 @@ class App:
     verifiers: tuple[Verifier, ...]
     tokens: "JwtVerifier | None"
     forwards: list[Forward]
+    state: "SharedState | None" = None
 
     async def reload(self, config: Config) -> None:
         """New requests are served by this configuration; running streams keep theirs, but end if their key is gone."""
@@ -98,6 +101,8 @@ class App:
         for generation in running:
             generation.abort(GatewayError("drained"))
         await asyncio.gather(*(generation.ended for generation in running))
+        if self.state is not None:
+            await self.state.close()
         if self.gateway.shared is not None:
             await self.gateway.shared.close()
         for forward in self.forwards:
@@ -159,7 +164,7 @@ async def make_app(
     )
     if shared is not None:
         shared.adoption.adopt = partial(adopt, gateway)
-    return App(gateway, demo, kinds, tuple(verifiers), tokens, forwards)
+    return App(gateway, demo, kinds, tuple(verifiers), tokens, forwards, await _share_state(gateway))
 
 
 async def _shared(config: Config, engine: Engine) -> "Shared | None":
@@ -171,6 +176,22 @@ async def _shared(config: Config, engine: Engine) -> "Shared | None":
     shared = Shared(config.store, engine, engine.clock, engine.logger)
     await shared.start()
     return shared
+
+
+async def _share_state(gateway: Gateway) -> "SharedState | None":
+    """What this process shares with other nodes beside streams, None where the store is its memory."""
+    config = gateway.snapshot.config.store
+    if gateway.shared is None:
+        return None
+    from gateway.store.state import SharedState  # as above
+
+    shared = gateway.shared
+    state = SharedState(config, shared.connection, gateway.clock, gateway.logger, gateway.tickets, shared.watcher)
+    gateway.chats, gateway.shared_tickets, gateway.revocations = state.chats, state.tickets, state.revocations
+    gateway.revoked = RevokedPrincipals(state.revocations.digest)
+    state.revocations.learned = partial(revoke_here, gateway)
+    await state.start()
+    return state
 
 
 def _tokens(config: Config, logger: FilteringBoundLogger, before: "JwtVerifier | None") -> "JwtVerifier | None":

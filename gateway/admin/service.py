@@ -132,12 +132,15 @@ class AdminService:
         kind, colon, id_ = principal.partition(":")
         if not kind or not colon or not id_:
             return _text(400, "A principal is a kind and an id, such as key:web.\n")
-        streams, tickets, silent = await asyncio.shield(revoke_everywhere(self._gateway, principal))
-        if silent:
-            ended = f"{streams} streams, {tickets} tickets"
-            said = f"Workers that gave no answer: {silent}; ask again. Others ended {ended}.\n"
+        revoked = await asyncio.shield(revoke_everywhere(self._gateway, principal))
+        if revoked.silent:
+            ended = f"{revoked.streams} streams, {revoked.tickets} tickets"
+            said = f"Workers that gave no answer: {revoked.silent}; ask again. Others ended {ended}.\n"
             return _text(503, said, {hdrs.RETRY_AFTER: "2"})
-        return _json({"principal": principal, "streams": streams, "tickets": tickets})
+        answer = {"principal": principal, "streams": revoked.streams, "tickets": revoked.tickets}
+        if self._gateway.revocations is not None:
+            answer["all_nodes"] = revoked.everywhere
+        return _json(answer)
 
 
 class AdminServer(web.Server):

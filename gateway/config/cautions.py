@@ -284,6 +284,12 @@ def check_store(config: Config) -> Iterator[Caution]:
             "is empty, so no answer is finished when its gateway dies; write ${VAR}, the same on all gateways, or "
             "adopt: false",
         )
+    if not store.secret and any(isinstance(route, ChatRoute) and route.history for route in config.routes):
+        yield (
+            ("store", "secret"),
+            "is empty, so a chat's earlier turns are known only to the gateway that answered them; write ${VAR}, the "
+            "same on all gateways",
+        )
 
 
 def _wrong_store(url: str, store: StoreUrl) -> str:

@@ -218,7 +218,7 @@ class Forward(Section):
 
 
 class Tickets(Section):
-    """Short-lived tickets for URLs, traded for a credential at POST /tickets."""
+    """Short-lived tickets for URLs, traded for a credential at POST /tickets. Nodes that share a store share them."""
 
     ttl: Annotated[float, Seconds("1s", "1h")] = 30.0
     """How long a ticket may wait for its first use, and how long after it a browser that has received nothing yet may
@@ -497,7 +497,7 @@ class OpenAIRoute(BaseRoute):
 
 
 class History(Section):
-    """What a chat session remembers, in memory."""
+    """What a chat session remembers: in memory, and with `store.secret` in Redis, so that it goes on at any node."""
 
     turns: Annotated[int, Whole(1, 1000)] = 20
     """How many earlier questions with their answers are sent along with the next message. 20 keep a chat coherent and
@@ -556,8 +556,9 @@ class Store(Section):
     adopt: bool = True
     """Whether a node that notices the death of another one finishes its answers. It needs `secret`."""
     secret: Annotated[str, Text(0, 8192, r"[^\x00-\x1f\x7f]*", "one line")] = Field("", repr=False)
-    """What prompts in Redis are encrypted with, the same on all nodes. Empty, the default: no prompt is kept there, and
-    no answer adopted."""
+    """What prompts and answers in Redis are encrypted with, the same on all nodes. Empty, the default: no prompt is
+    kept there, no answer adopted, and a chat's earlier turns stay with the node that answered them. What one secret
+    encrypted another one cannot read: after a change sessions begin anew, and tickets have to be bought again."""
 
     @model_validator(mode="before")
     @classmethod

@@ -12,7 +12,8 @@ Invariants:
 import re
 import sys
 from collections import OrderedDict, deque
-from typing import Final, NamedTuple
+from collections.abc import Iterable
+from typing import Final, NamedTuple, Protocol
 
 MAX_SESSIONS: Final = 10_000
 MAX_BYTES: Final = 64 * 1024 * 1024
@@ -66,6 +67,16 @@ class Session:
         return [{"role": role, "content": text} for turn in self.turns for role, text in zip(roles, turn, strict=True)]
 
 
+class Behind(Protocol):
+    """What several processes share of a route's sessions. `Sessions` is then this process's copy of it."""
+
+    async def refresh(self, principal: str, session: str, now: float) -> None:
+        """Brings the copy of this session up to date, if that is possible soon; arguments as for `Sessions.get`."""
+
+    def add(self, principal: str, session: str, user: str, assistant: str) -> Turn:
+        """A new turn, which is added to the copy after this call."""
+
+
 class Share:
     """The sessions of one principal, the longest unused first, and their memory."""
 
@@ -85,6 +96,9 @@ class Sessions:
         max_sessions: sessions kept, at least 1.
         max_bytes: memory of all sessions together.
         session_bytes: memory of one session. A larger one loses its oldest turns.
+
+    Attributes:
+        behind: what other processes share of them, None where nobody does. Ask it to refresh a session before `get`.
     """
 
     def __init__(
@@ -100,6 +114,7 @@ class Sessions:
         self._max_sessions = max_sessions
         self._max_bytes = max_bytes
         self._session_bytes = session_bytes
+        self.behind: Behind | None = None
         self._sessions: OrderedDict[Key, Session] = OrderedDict()
         self._shares: dict[str, Share] = {}
         self.size = 0
@@ -133,14 +148,44 @@ class Sessions:
         found = self._use(key, now) or Session(now)
         if key in self._sessions:
             self._forget(key)
-        found.push(Turn(user, assistant))
-        most = min(self._session_bytes, self._max_bytes)
-        while found.turns and (len(found.turns) > self._turns or found.size > most):
+        behind = self.behind
+        found.push(Turn(user, assistant) if behind is None else behind.add(principal, session, user, assistant))
+        self._put(key, found)
+
+    def turns(self, principal: str, session: str, now: float) -> tuple[Turn, ...]:
+        """The turns of a session, oldest first. This is no use of it; arguments as for `get`."""
+        self._expire(now)
+        found = self._sessions.get((principal, session))
+        return tuple(found.turns) if found is not None else ()
+
+    def replace(self, principal: str, session: str, turns: Iterable[Turn], now: float) -> None:
+        """The session has these turns from now on, as far as they fit; arguments as for `get`."""
+        self._expire(now)
+        key, found = (principal, session), Session(now)
+        for turn in turns:
+            found.push(turn)
+        if key in self._sessions:
+            self._forget(key)
+        self._put(key, found)
+
+    @property
+    def bounds(self) -> tuple[int, float, int]:
+        """Of a session: its turns, its seconds, its bytes."""
+        return self._turns, self._ttl, min(self._session_bytes, self._max_bytes)
+
+    @property
+    def keys(self) -> list[Key]:
+        """Of all sessions, the longest unused first."""
+        return list(self._sessions)
+
+    def _put(self, key: Key, found: Session) -> None:
+        turns, _, most = self.bounds
+        while found.turns and (len(found.turns) > turns or found.size > most):
             found.shift()
         if found.turns:
             self._keep(key, found)
         while len(self._sessions) > self._max_sessions or self.size > self._max_bytes:
-            self._forget(self._least_missed(principal))
+            self._forget(self._least_missed(key[0]))
 
     def _use(self, key: Key, now: float) -> Session | None:
         found = self._sessions.get(key)

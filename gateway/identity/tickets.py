@@ -93,17 +93,17 @@ class Tickets:
 
         """
         self._tidy(now)
-        whose = str(principal)
-        if self._held(whose) >= self._limit // SHARE:
-            self._lose_one(whose)
-        elif len(self) >= self._limit:
-            self._lose_one(max(self._of, key=self._held))
-        text = secrets.token_urlsafe(24)
-        text = text if self._worker is None else worker_letter(self._worker) + text[1:]
-        ticket = Ticket(_key(text), principal, stream_id, now + ttl)
+        self._make_room(str(principal))
+        text = self.new_text()
+        ticket = Ticket(ticket_key(text), principal, stream_id, now + ttl)
         self._waiting[ticket.key] = ticket
-        self._of.setdefault(whose, ({}, {}))[0][ticket.key] = None
+        self._of.setdefault(str(principal), ({}, {}))[0][ticket.key] = None
         return text
+
+    def new_text(self) -> str:
+        """The text of a ticket that nobody has."""
+        text = secrets.token_urlsafe(24)
+        return text if self._worker is None else worker_letter(self._worker) + text[1:]
 
     def redeem(
         self, text: str, route: str, address: str, now: float, proof: Callable[[str], bool], *, starts: bool = True
@@ -120,7 +120,7 @@ class Tickets:
         """
         if not is_ticket(text):
             return None
-        key = _key(text)
+        key = ticket_key(text)
         ticket = self._waiting.get(key) or self._used.get(key)
         if ticket is None or (ticket.route and (ticket.route, ticket.address) != (route, address)):
             return None
@@ -145,6 +145,27 @@ class Tickets:
         waiting, used = self._of[str(ticket.principal)]
         used[ticket.key] = waiting.pop(ticket.key)
 
+    def keep(self, ticket: Ticket) -> None:
+        """A ticket of another store, whose stream was started or read here, is one of these from now on."""
+        if ticket.key not in self._used:
+            self._make_room(str(ticket.principal))
+            self._used[ticket.key] = ticket
+            self._of.setdefault(str(ticket.principal), ({}, {}))[1][ticket.key] = None
+
+    def read_out(self, ticket: Ticket) -> None:
+        """The ticket's stream was read to its end."""
+        ticket.read_out = True
+        if (own := self._used.get(ticket.key)) is not None:
+            own.read_out = True
+
+    def knows(self, text: str) -> bool:
+        """Whether the ticket with this text is here and was used."""
+        return ticket_key(text) in self._used
+
+    def exists(self, stream_id: str, owner: str) -> bool:
+        """Whether the stream with this id of this owner can still be read here."""
+        return self._exists(stream_id, owner)
+
     def starts(self, ticket: Ticket) -> bool:
         """Whether the ticket may start a stream now."""
         return not ticket.stream_id and ticket.key in self._waiting
@@ -161,6 +182,12 @@ class Tickets:
         """The principals that hold tickets, each once."""
         tickets = (*self._waiting.values(), *self._used.values())
         return list({str(ticket.principal): ticket.principal for ticket in tickets}.values())
+
+    def _make_room(self, whose: str) -> None:
+        if self._held(whose) >= self._limit // SHARE:
+            self._lose_one(whose)
+        elif len(self) >= self._limit:
+            self._lose_one(max(self._of, key=self._held))
 
     def _held(self, whose: str) -> int:
         return sum(len(some) for some in self._of.get(whose, ()))
@@ -197,7 +224,7 @@ def is_ticket(text: str) -> bool:
     return _FORM.fullmatch(text) is not None
 
 
-def _key(text: str) -> bytes:
+def ticket_key(text: str) -> bytes:
     """What a ticket is found by. Nobody can choose a ticket so that its hash begins in a certain way, so the time of a
     look-up tells nothing about the tickets there are."""
     return hashlib.sha256(text.encode()).digest()

@@ -14,6 +14,12 @@ shared.py       all of it, as the rest of the program sees it
 limits.py       the limits of principals over all nodes: who decides, and what is sent
 shares.py       what this node holds of one principal's plan; what it decides alone while Redis is away
 ledger.py       a principal's ledger in Redis, and the script that decides there
+sealed.py       what lies in Redis so that only the nodes can read it
+backlog.py      what is yet to be written, in the background
+state.py        what nodes share beside streams, put together:
+sessions.py     chat histories, of which each node has a copy
+tickets.py      tickets, issued at one node and used at any
+revocation.py   revocations, which every node learns of
 
 Nothing here is imported where `store` is `memory`.
 """

@@ -24,8 +24,8 @@ import asyncio
 import random
 import secrets
 import time
-from collections.abc import Awaitable, Callable, Sequence
-from typing import Any, Final
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from typing import Any, Final, NamedTuple
 
 import hiredis
 import redis.asyncio as redis
@@ -155,11 +155,11 @@ class Connection:
 
     async def close(self) -> None:
         """The lease is given back, and everything closed."""
-        tasks = [task for task in (self._task, self._told) if task is not None]
-        for task in tasks:
-            task.cancel()
-        if tasks:
-            await asyncio.wait(tasks)
+        tasks = {task for task in (self._task, self._told) if task is not None}
+        while tasks:
+            for task in tasks:
+                task.cancel()  # `asyncio.wait_for` of Python 3.11, which redis-py uses, may swallow it once
+            _, tasks = await asyncio.wait(tasks, timeout=0.1)
         if self.up:
             try:
                 await self.call("DEL", self.layout.lease(self.node))
@@ -189,7 +189,28 @@ class Connection:
         Raises:
             StoreRefusedError, StoreAwayError: as `call`.
         """
-        reply = await self._ask("EVALSHA", ("EVALSHA", script.sha, len(keys), *keys, *arguments), within)
+        return await self.begin(script, keys, arguments, within)
+
+    def begin(
+        self, script: Script, keys: Sequence[str], arguments: Sequence[bytes | str | int], within: float = PATIENCE
+    ) -> Coroutine[Any, Any, Any]:
+        """Sends a script in this very turn of the loop. You must await its reply.
+
+        Raises:
+            StoreRefusedError, StoreAwayError: as `call`; here, or when the reply is awaited.
+        """
+        sent = self._send(("EVALSHA", script.sha, len(keys), *keys, *arguments), within)
+        return self._scripted(script, keys, arguments, within, sent)
+
+    async def _scripted(
+        self,
+        script: Script,
+        keys: Sequence[str],
+        arguments: Sequence[bytes | str | int],
+        within: float,
+        sent: "_Sent",
+    ) -> Any:
+        reply = await self._reply("EVALSHA", sent)
         if isinstance(reply, hiredis.ReplyError) and str(reply).startswith("NOSCRIPT"):
             # A Redis that was started anew has forgotten it.
             reply = await self._ask("EVAL", ("EVAL", script.text, len(keys), *keys, *arguments), within)
@@ -206,6 +227,10 @@ class Connection:
 
     async def _ask(self, name: str, command: Sequence[bytes | str | int], within: float) -> Any:
         """The reply, which may be an error that concerns this command alone."""
+        return await self._reply(name, self._send(command, within))
+
+    def _send(self, command: Sequence[bytes | str | int], within: float) -> "_Sent":
+        """The command is on its way when this returns."""
         wire = self._wire
         if wire is None or not self.up:
             raise StoreAwayError("the store is away")
@@ -221,13 +246,15 @@ class Connection:
 
         wire.send(pack(command), [replied])
         self._waiting.add(future)
-        limit = self._loop.call_later(within, self._expire, future)
+        return _Sent(future, begun, self._loop.call_later(within, self._expire, future))
+
+    async def _reply(self, name: str, sent: "_Sent") -> Any:
         try:
-            reply = await future
+            reply = await sent.future
         finally:
-            limit.cancel()
-            self._waiting.discard(future)
-        self._metrics.replied(name, time.perf_counter() - begun)
+            sent.limit.cancel()
+            self._waiting.discard(sent.future)
+        self._metrics.replied(name, time.perf_counter() - sent.begun)
         if isinstance(reply, hiredis.ReplyError) and (found := trouble.of_reply(reply)) is not None:
             self._lose(found)
             raise StoreAwayError(found.says)
@@ -359,6 +386,14 @@ class Connection:
             self.lose(error)
         finally:
             self._tried.set()
+
+
+class _Sent(NamedTuple):
+    """A command on its way: done with its reply; when it was sent; what ends the wait for it."""
+
+    future: asyncio.Future[Any]
+    begun: float
+    limit: asyncio.TimerHandle
 
 
 class _State:

@@ -13,6 +13,7 @@ be changed, and what the old one sealed expires.
 import hashlib
 import hmac
 import os
+from functools import lru_cache
 from typing import Final
 
 from cryptography.exceptions import InvalidTag
@@ -24,6 +25,8 @@ VERSION: Final = b"\x01"
 NONCE: Final = 12
 TAG: Final = 16
 KEY_NAME: Final = 4
+KEPT: Final = 64
+"""Ciphers that are kept made: the values of one Redis key are read together."""
 OVERHEAD: Final = len(VERSION) + KEY_NAME + NONCE + TAG
 """Bytes by which what is sealed is longer than the text."""
 _SALT: Final = b"sse-gateway store 1"
@@ -41,6 +44,7 @@ class Seal:
         self._root = HKDF(SHA256(), 32, salt=_SALT, info=b"root").derive(secret.encode())
         self._name = self._derived("key name")[:KEY_NAME]
         self._digests = self._derived("digests")
+        self._cipher = lru_cache(KEPT)(lambda name: AESGCM(self._derived(f"seal {name}")))
 
     def seal(self, name: str, text: bytes) -> bytes:
         """The text, sealed for the Redis key of this name."""
@@ -63,9 +67,6 @@ class Seal:
         # The lengths keep ("a", "bc") apart from ("ab", "c").
         text = b"".join(len(part := each.encode("utf-8", "surrogatepass")).to_bytes(4) + part for each in parts)
         return hmac.digest(self._digests, text, hashlib.sha256).hex()[:32]
-
-    def _cipher(self, name: str) -> AESGCM:
-        return AESGCM(self._derived(f"seal {name}"))
 
     def _derived(self, use: str) -> bytes:
         return HKDFExpand(SHA256(), 32, info=use.encode()).derive(self._root)

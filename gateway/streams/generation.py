@@ -22,6 +22,7 @@ How an answer is obtained is the pump's part. How it is sent to a client is the 
 """
 
 import asyncio
+from collections.abc import Callable
 from typing import Any, Final
 
 import aiohttp
@@ -304,6 +305,9 @@ class Generation:
         pump, job, now = run.pump, run.job, engine.clock.now()
         assert pump is not None, "it ends only after its start"
         failure, outcome = self._judge(run, task)
+        if job.on_answer is not None and run.transcript.text and outcome in ("completed", "stopped"):
+            # Before any reader sees the end: the next question of a quick client may come to another node.
+            _remember(job.on_answer, run.transcript.text)
         usage = pump.usage
         run.lease.settle(amounts(pump.spent, self.log.model), now)
         self._give_back(run, now)
@@ -338,9 +342,6 @@ class Generation:
         # The job holds the request, and so does the traceback of an error. Logs are kept for minutes after this.
         self._run = None
         forget_frames(None if task.cancelled() else task.exception())
-        text = run.transcript.text
-        if job.on_answer is not None and text and outcome in ("completed", "stopped"):
-            job.on_answer(text)
 
     def _give_back(self, run: _Run, now: float) -> None:
         """Gives back what was held for as long as it ran."""
@@ -405,3 +406,12 @@ class Generation:
             "readers": len(self.log.readers),
             "bytes": self.log.size,
         }
+
+
+def _remember(on_answer: Callable[[str], None], text: str) -> None:
+    """Hands the text of an answer over. What fails there takes nothing of the answer's end with it."""
+    try:
+        on_answer(text)
+    except Exception as error:  # noqa: BLE001 - whatever it is
+        context = {"message": "an answer was not remembered", "exception": error}
+        asyncio.get_running_loop().call_exception_handler(context)

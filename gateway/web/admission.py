@@ -22,7 +22,7 @@ from gateway.streams.order import Order
 from gateway.streams.stream import Stream
 from gateway.web.exchange import Exchange
 from gateway.web.refusals import limit_of
-from gateway.web.tickets import use_ticket
+from gateway.web.tickets import starts_stream, use_ticket
 
 UNRESUMABLE_LOG: Final = 256 * 1024
 """Bytes of the log of a stream that cannot be resumed: enough between the pump and the one reader."""
@@ -67,7 +67,7 @@ async def _admit_together(
 def _check(exchange: Exchange) -> None:
     """Refuses what may not start whatever the limits say."""
     gateway, ticket = exchange.gateway, exchange.ticket
-    if ticket is not None and not gateway.tickets.starts(ticket):  # it was used, or revoked, while the body arrived
+    if ticket is not None and not starts_stream(exchange, ticket):  # it was used, or revoked, while the body arrived
         raise GatewayError("unauthorized")
     if gateway.revoked.since(str(exchange.caller), exchange.started):
         raise GatewayError("unauthorized")

@@ -32,6 +32,8 @@ def adopt(gateway: Gateway, order: Order, stream: Stream, log: MemoryLog) -> Gen
         raise GatewayError("upstream_cut", detail="its route is not there, or another one")
     if order.expires is not None and order.expires <= time.time():
         raise GatewayError("auth_expired")
+    if gateway.revoked.since(order.principal, gateway.clock.now() - (time.time() - stream.created)):
+        raise GatewayError("auth_expired")
     broken = GatewayError("upstream_cut", detail="its node is gone")
     events = log.read(0, log.last)
     begun = not isinstance(events, State) and any(event.type != START for event in events)

@@ -36,6 +36,7 @@ from gateway.core.credential import (
 )
 from gateway.core.errors import GatewayError
 from gateway.core.principal import ADDRESS, Principal
+from gateway.identity.tickets import Ticket
 from gateway.observe.metrics import AuthFailure
 from gateway.web.exchange import Exchange, cookie_header, cookies_of, listed
 from gateway.web.guard import is_browser, is_of_foreign_page
@@ -70,8 +71,10 @@ def identify(exchange: Exchange) -> Awaitable[None] | None:
     authorization = listed(request.headers, hdrs.AUTHORIZATION)
     if auth.tickets is not None and not authorization and (text := request.query.get(TICKET)) is not None:
         # A cookie may come along by itself, but the ticket was put into the URL for this request: it alone counts.
-        ticket = exchange.ticket = redeem(exchange, text, now)
-        _let_in(exchange, Presented(text, "query"), ticket.principal if ticket is not None else None)
+        ticket = redeem(exchange, text, now)
+        if isinstance(ticket, Awaitable):
+            return _wait_for_ticket(exchange, text, ticket)
+        _let_in_by_ticket(exchange, text, ticket)
         return None
     cookies = cookies_of(request)
     presented = find_credential(auth.sources, authorization, cookies, request.query, auth.cookie, auth.query_param)
@@ -121,6 +124,19 @@ async def waited_for(verdicts: Iterable[Verdict], refused: Refused | None = None
             raise GatewayError("overloaded", retry_after=COME_BACK, detail=detail) from None
         raise VerifierError from error
     return final
+
+
+async def _wait_for_ticket(exchange: Exchange, text: str, redeemed: Awaitable[Ticket | None]) -> None:
+    ticket, auth = await redeemed, exchange.snapshot.config.auth
+    # A configuration that lets nobody in without a credential does not let in their tickets either.
+    if ticket is not None and ticket.principal.anonymous and not auth.anonymous:
+        ticket = None
+    _let_in_by_ticket(exchange, text, ticket)
+
+
+def _let_in_by_ticket(exchange: Exchange, text: str, ticket: Ticket | None) -> None:
+    exchange.ticket = ticket
+    _let_in(exchange, Presented(text, "query"), ticket.principal if ticket is not None else None)
 
 
 def _let_in(exchange: Exchange, presented: Presented | None, verdict: Principal | Refused | None) -> None:

@@ -28,6 +28,7 @@ from gateway.web.guard import authority_of, is_browser, is_known_host
 from gateway.web.rate_limit_headers import rate_limit_headers
 from gateway.web.refusals import refuse
 from gateway.web.responses import error_response
+from gateway.web.tickets import release_ticket
 from gateway.web.unparsed import has_known_version
 
 Middleware = Callable[[Exchange], web.StreamResponse | Awaitable[None] | None]
@@ -49,6 +50,8 @@ async def serve(exchange: Exchange) -> web.StreamResponse:
         status = 500 if failed else response.status
     finally:
         exchange.free_body()
+        if exchange.ticket is not None:
+            release_ticket(exchange, exchange.ticket)
         if exchange.slot is not None:
             exchange.slot.close(exchange.gateway.clock.now())
         _record(exchange, status)

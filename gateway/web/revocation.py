@@ -10,13 +10,15 @@ Invariants:
                                                     |               the streams and tickets of this worker
                                                     +--"revoke key:web"--> each other worker: revoke_for_worker
 
-A reload revokes in each worker for itself, because all of them reload.
+A reload revokes in each worker for itself, because all of them reload. Where several nodes share a store, all of them
+learn of a revocation (`store/revocation.py`), and what began at any of them before it ends.
 """
 
 import asyncio
 import time
 from collections.abc import Iterable
-from typing import Final, NamedTuple
+from functools import cache
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 import msgspec
 
@@ -27,6 +29,9 @@ from gateway.core.principal import ADDRESS, JWT, KEY, USER
 from gateway.streams.engine import Running
 from gateway.web.state import Gateway, Snapshot
 
+if TYPE_CHECKING:
+    from gateway.store.revocation import Revocation
+
 ORDER: Final = b"revoke "
 """Begins what one worker asks of another; behind it is the principal."""
 
@@ -36,11 +41,13 @@ class Revoked(NamedTuple):
 
     Attributes:
         streams, tickets: how many.
+        everywhere: whether all nodes were told. If not, they will be when the store that they share is back.
         silent: how many workers of the gateway did not say that they ended theirs.
     """
 
     streams: int
     tickets: int
+    everywhere: bool = True
     silent: int = 0
 
 
@@ -52,8 +59,8 @@ async def revoke_everywhere(gateway: Gateway, principal: str) -> Revoked:
         revoke(gateway, principal), gateway.ask_workers(ORDER + principal.encode("utf-8", "surrogatepass"))
     )
     others = [msgspec.json.decode(answer, type=tuple[int, int]) for answer in answers if answer is not None]
-    streams, tickets = (sum(each[place] for each in (own, *others)) for place in (0, 1))
-    return Revoked(streams, tickets, len(answers) - len(others))
+    streams, tickets = (sum(each[place] for each in (own[:2], *others)) for place in (0, 1))
+    return Revoked(streams, tickets, own.everywhere, len(answers) - len(others))
 
 
 async def revoke_for_worker(gateway: Gateway, question: bytes) -> bytes:
@@ -68,8 +75,14 @@ async def revoke_for_worker(gateway: Gateway, question: bytes) -> bytes:
     return msgspec.json.encode((revoked.streams, revoked.tickets))
 
 
-async def revoke(gateway: Gateway, principal: str) -> Revoked:
-    """Ends all that this principal, `kind:id`, has here. Returns when its streams have ended."""
+async def revoke(gateway: Gateway, principal: str, key: str = "") -> Revoked:
+    """Ends all that this principal has. Returns when its streams at this node have ended.
+
+    Args:
+        gateway: this node.
+        principal: `kind:id`.
+        key: the hash of the static key that a reload removed, "" for any other reason.
+    """
     gateway.revoked.note(principal, gateway.clock.now())
     for verifier in gateway.snapshot.verifiers:
         if isinstance(verifier, Remembering):
@@ -77,11 +90,43 @@ async def revoke(gateway: Gateway, principal: str) -> Revoked:
     streams = [each for each in gateway.engine.running.values() if _acts_for(each, principal)]
     for generation in streams:
         generation.abort(GatewayError("auth_expired"))
-    tickets = gateway.tickets.revoke(principal)
-    gateway.logger.info("principal_revoked", principal=principal, streams=len(streams), tickets=tickets)
+    tickets: int | None = gateway.tickets.revoke(principal)
+    if (others := gateway.revocations) is not None:
+        tickets = await others.tell(principal, others.key_digest(principal, key) if key else "")
+    gateway.logger.info("principal_revoked", principal=principal, streams=len(streams), tickets=tickets or 0)
     if streams:
         await asyncio.wait([asyncio.shield(generation.ended) for generation in streams])
-    return Revoked(len(streams), tickets)
+    return Revoked(len(streams), tickets or 0, tickets is not None)
+
+
+def revoke_here(gateway: Gateway, revocation: "Revocation") -> None:
+    """Ends at this node what another node has revoked. Streams end soon after this call.
+
+    Where a reload removed a key there, and this node has another key with that name already, nothing ends: this node
+    has revoked the old one itself, when it was reloaded.
+    """
+    others, before = gateway.revocations, gateway.clock.now() - revocation.age
+    assert others is not None, "this is its message"
+    for key in gateway.snapshot.config.auth.keys if revocation.key else ():
+        principal = f"{KEY}:{key.id}"
+        same = others.key_digest(principal, key.digest.hex()) == revocation.key
+        if others.digest(principal) == revocation.principal and not same:
+            return
+    gateway.revoked.note_name(revocation.principal, before)
+    meant = cache(lambda principal: others.digest(principal) == revocation.principal)
+    streams = [
+        each
+        for each in gateway.engine.running.values()
+        if each.account.started <= before and meant(each.account.facts["principal"])
+    ]
+    for generation in streams:
+        generation.abort(GatewayError("auth_expired"))
+    for holder in gateway.tickets.principals:
+        if meant(str(holder)):
+            gateway.tickets.revoke(str(holder))
+    if streams:
+        principal = streams[0].account.facts["principal"]
+        gateway.logger.info("principal_revoked_elsewhere", principal=principal, streams=len(streams))
 
 
 async def revoke_removed(gateway: Gateway, before: Snapshot) -> None:
@@ -96,8 +141,9 @@ async def revoke_removed(gateway: Gateway, before: Snapshot) -> None:
         for key in auth.keys
         if "stream" in key.scopes and (key.expires_at is None or now < key.expires_at)
     }
-    for id_ in sorted({key.id for key in before.config.auth.keys if (key.id, key.digest) not in good}):
-        await revoke(gateway, f"{KEY}:{id_}")
+    gone = {(key.id, key.digest) for key in before.config.auth.keys} - good
+    for id_, digest in sorted(gone):
+        await revoke(gateway, f"{KEY}:{id_}", digest.hex())
     earlier = before.config.auth
     for issuer in sorted({name for name, *_ in _trusted(earlier) - _trusted(auth)}):
         await _revoke_issuer(gateway, issuer, [entry.issuer for entry in (*earlier.jwt, *auth.jwt)])

@@ -30,7 +30,10 @@ from gateway.streams.turns import Turns
 from gateway.upstream.pool import Upstream
 
 if TYPE_CHECKING:
+    from gateway.store.revocation import Revocations
+    from gateway.store.sessions import SharedSessions
     from gateway.store.shared import Shared
+    from gateway.store.tickets import SharedTickets
     from gateway.web.router import Router
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
@@ -72,6 +75,10 @@ class Gateway:
         draining: whether new streams are refused because the process is about to end.
         sessions: the chat histories by route path.
         ask_workers: asks all other workers of the gateway (`handover.Siblings.ask`); None if there are none.
+        shared_tickets: the tickets of all nodes, None where each process has its own. `tickets` then holds those whose
+            streams were started or read here.
+        revocations: tells other nodes of revocations, None where there are none.
+        chats: where other nodes have these too, None where each process has its own.
         shared: the store that several gateways share, None where `store` is the memory of the process.
     """
 
@@ -93,6 +100,9 @@ class Gateway:
     arriving: Turns = field(default_factory=Turns)
     sessions: dict[str, Sessions] = field(default_factory=dict)
     ask_workers: Callable[[bytes], Awaitable[list[bytes | None]]] | None = None
+    revocations: "Revocations | None" = None
+    shared_tickets: "SharedTickets | None" = None
+    chats: "SharedSessions | None" = None
     shared: "Shared | None" = None
 
     def history(self, path: str, history: History | None) -> Sessions | None:
@@ -102,6 +112,8 @@ class Gateway:
         sessions = self.sessions.get(path)
         if sessions is None:
             sessions = self.sessions[path] = Sessions(history.turns, history.ttl, session_bytes=history.max_bytes)
+            if self.chats is not None:
+                self.chats.share(path, sessions)
         else:
             sessions.configure(history.turns, history.ttl, history.max_bytes)  # a reload may have changed them
         return sessions

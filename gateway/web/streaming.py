@@ -42,7 +42,7 @@ from gateway.web.aiohttp_internals import event_stream
 from gateway.web.connection import Connection
 from gateway.web.exchange import Committed, Exchange, listed
 from gateway.web.responses import STREAM_HEADERS, retry_ms
-from gateway.web.tickets import use_ticket
+from gateway.web.tickets import ticket_read_out, use_ticket
 
 MAX_READERS: Final = 32
 """Readers of one stream at once, at most."""
@@ -279,7 +279,7 @@ async def _deliver(exchange: Exchange, stay: _Stay, *, resumed: bool) -> web.Str
                 flushed = await _flushed(connection, settings.write_timeout)
                 stay.reason = stay.reason if flushed == "completed" else flushed
             if stay.reason == "completed" and exchange.ticket is not None:
-                exchange.ticket.read_out = True
+                ticket_read_out(exchange, exchange.ticket)
     finally:
         if expiry is not None:
             expiry.close()

@@ -1,6 +1,7 @@
 """`POST /tickets`, and tickets as credentials: what the requests around a ticket say to the store of tickets."""
 
 import time
+from collections.abc import Awaitable
 from typing import Final
 
 from aiohttp import hdrs, web
@@ -28,10 +29,13 @@ class IssueTicket(Kind):
         exchange.headers[hdrs.CACHE_CONTROL] = "no-store"
         stream_id = await stream_wanted(exchange.request)
         gateway, caller, now = exchange.gateway, exchange.caller, time.time()
-        if stream_id is not None and gateway.registry.find(stream_id, caller.owner) is None:
+        if stream_id is not None and not await _is_readable(exchange, stream_id):
             raise GatewayError("not_found", "There is no such stream.")
-        ttl = _ttl(exchange)
-        ticket = gateway.tickets.issue(caller, ttl, now, stream_id or "")
+        ttl, shared = _ttl(exchange), gateway.shared_tickets
+        if shared is not None:
+            ticket = await shared.issue(caller, ttl, stream_id or "")
+        else:
+            ticket = gateway.tickets.issue(caller, ttl, now, stream_id or "")
         left = ttl if caller.expires is None else min(ttl, max(0.0, caller.expires - now))
         return json_response(exchange, {"ticket": ticket, "expires_in": int(left)})
 
@@ -56,13 +60,23 @@ async def stream_wanted(request: web.BaseRequest) -> str | None:
     return stream_id
 
 
-def redeem(exchange: Exchange, text: str, now: float) -> Ticket | None:
-    """The ticket, if it is a credential for this request.
+async def _is_readable(exchange: Exchange, stream_id: str) -> bool:
+    gateway, owner = exchange.gateway, exchange.caller.owner
+    if gateway.registry.find(stream_id, owner) is not None:
+        return True
+    return gateway.shared_tickets is not None and await gateway.shared_tickets.readable(stream_id, owner)
+
+
+def redeem(exchange: Exchange, text: str, now: float) -> Ticket | Awaitable[Ticket | None] | None:
+    """The ticket, if it is a credential for this request; or an awaitable of it.
 
     Args:
         exchange: the request.
         text: the ticket as it was sent.
         now: unix seconds.
+
+    Raises:
+        GatewayError: `auth_unavailable`, only from the awaitable: nobody can say at the moment.
     """
     endpoint, request = exchange.endpoint, exchange.request
     if not endpoint.kind.by_ticket or request.method not in ("GET", "POST"):
@@ -75,14 +89,48 @@ def redeem(exchange: Exchange, text: str, now: float) -> Ticket | None:
             return False
         return cursor.is_final or cursor.stream_id == stream_id
 
-    address = address_key(exchange.address)
-    tickets = exchange.gateway.tickets
+    address, tickets = address_key(exchange.address), exchange.gateway.shared_tickets or exchange.gateway.tickets
     return tickets.redeem(text, endpoint.label, address, now, proof, starts=not endpoint.named_streams)
+
+
+def starts_stream(exchange: Exchange, ticket: Ticket) -> bool:
+    """Whether the request's ticket may start a stream now."""
+    return (exchange.gateway.shared_tickets or exchange.gateway.tickets).starts(ticket)
+
+
+async def claim_ticket(exchange: Exchange, ticket: Ticket) -> None:
+    """Where several nodes share tickets, this request alone may start the ticket's stream. You must call
+    `release_ticket` when the request ends.
+
+    Raises:
+        GatewayError: `auth_unavailable`: another request was first, or nobody can say at the moment.
+    """
+    if (shared := exchange.gateway.shared_tickets) is not None:
+        await shared.claim(ticket, _life(exchange))
+
+
+def release_ticket(exchange: Exchange, ticket: Ticket) -> None:
+    """The request ends: if it has started no stream with its ticket, another one may."""
+    if (shared := exchange.gateway.shared_tickets) is not None:
+        shared.release(ticket)
 
 
 def use_ticket(exchange: Exchange, ticket: Ticket, stream_id: str) -> None:
     """The request's ticket has started or found its stream."""
-    exchange.gateway.tickets.use(ticket, stream_id, _ttl(exchange), time.time())
+    if (shared := exchange.gateway.shared_tickets) is not None:
+        shared.use(ticket, stream_id, _ttl(exchange), _life(exchange))
+    else:
+        exchange.gateway.tickets.use(ticket, stream_id, _ttl(exchange), time.time())
+
+
+def ticket_read_out(exchange: Exchange, ticket: Ticket) -> None:
+    """The stream of the request's ticket was read to its end."""
+    (exchange.gateway.shared_tickets or exchange.gateway.tickets).read_out(ticket)
+
+
+def _life(exchange: Exchange) -> float:
+    """Seconds for which any stream can be read, from its start to the end of its log."""
+    return max(route.timeouts.total + route.stream.resume.ttl for route in exchange.snapshot.config.routes)
 
 
 def _ttl(exchange: Exchange) -> float:

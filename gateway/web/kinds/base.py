@@ -29,6 +29,7 @@ from gateway.web.exchange import Exchange, Kind
 from gateway.web.kinds.chat_source import estimate_tokens
 from gateway.web.state import Gateway
 from gateway.web.streaming import cursor_of, read_by_ticket, resume, stream_new
+from gateway.web.tickets import claim_ticket
 
 R = TypeVar("R", bound=Route)
 
@@ -78,6 +79,8 @@ class RouteKind(Kind, Generic[R]):
         if isinstance(asked, str):
             exchange.free_body()
             return await resume(exchange, asked)
+        if exchange.ticket is not None:
+            await claim_ticket(exchange, exchange.ticket)
         generation = admit(exchange, asked.job, asked.max_tokens, asked.again)
         if not isinstance(generation, Generation):
             generation = await generation

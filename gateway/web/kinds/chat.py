@@ -62,6 +62,8 @@ class Chat(RouteKind[ChatRoute]):
         else:
             message = _message(question.get(params.message), params.message)
             if history is not None:
+                if history.behind is not None:
+                    await history.behind.refresh(str(exchange.caller), session, exchange.started)
                 messages += history.get(str(exchange.caller), session, exchange.started)
             messages.append({"role": "user", "content": message})
 
