@@ -12,7 +12,8 @@ Invariants:
 - Nobody waits longer than `PATIENCE` for a command, and while the store is away nobody waits at all.
 - A command that was given up costs its connection, so that its late reply is never taken for another command's.
 - The lease of this node is a key that lapses `LEASE` seconds after the last beat. Other nodes take one whose lease has
-  lapsed for dead; what this node wrote before is theirs then.
+  lapsed for dead; what this node wrote before is theirs then. A process that stood still for so long (SIGSTOP, a
+  machine that slept) notices it by `lapse`, before it tells a reader anything more.
 
 The library is redis-py. It may connect again, but it repeats no command: a repeated one could have an effect twice.
 """
@@ -47,6 +48,7 @@ MAX_CONNECTIONS: Final = 16
 """Connections for commands. Further commands wait for one, as a part of their patience."""
 
 Returned = Callable[[], Awaitable[None]]
+Lapsed = Callable[[], None]
 
 
 class StoreAwayError(Exception):
@@ -78,6 +80,7 @@ class Connection:
         self._commands = self.client(max_connections=MAX_CONNECTIONS, timeout=PATIENCE)
         self._returned: list[Returned] = []
         self._beating: list[Returned] = []
+        self._lapsed: list[Lapsed] = []
         self._wanted = asyncio.Event()
         self._tried = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
@@ -108,6 +111,17 @@ class Connection:
     def when_beating(self, beating: Returned) -> None:
         """This is awaited at each beat while the store is there. What it raises of `StoreAwayError` ends that."""
         self._beating.append(beating)
+
+    def when_lapsed(self, lapsed: Lapsed) -> None:
+        """This is called when the lease may have lapsed unnoticed. Then the store is away until it is asked anew."""
+        self._lapsed.append(lapsed)
+
+    def lapse(self) -> None:
+        """To be called where `last` is longer ago than `LEASE`: others may have taken this node for dead meanwhile."""
+        if self.up:
+            self.lose(TimeoutError("the lease lapsed"))
+            for lapsed in self._lapsed:
+                lapsed()
 
     async def start(self) -> None:
         """Begins to beat. Returns when the first try is over, well or not."""
@@ -191,6 +205,8 @@ class Connection:
                 continue
 
     async def _try(self) -> None:
+        if self.up and self._loop.time() - self.last > LEASE:
+            self.lapse()
         within = PATIENCE if self.up else CONNECT
         await self._call(("SET", self.layout.lease(self.node), "1", "PX", round(LEASE * 1000)), within)
         self.last = self._loop.time()

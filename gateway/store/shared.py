@@ -1,19 +1,24 @@
 """The store that several gateways share, as the rest of the program sees it."""
 
+from collections.abc import Iterator
+from typing import Final
+
 from structlog.typing import FilteringBoundLogger
 
 from gateway.clock import Clock
 from gateway.config import Store
-from gateway.core.errors import GatewayError
 from gateway.store.adoption import Adoption
-from gateway.store.connection import Connection, StoreAwayError
+from gateway.store.connection import BEAT, Connection, StoreAwayError
 from gateway.store.journal import Journal
 from gateway.store.sealed import Seal
-from gateway.store.watcher import Watcher
-from gateway.streams.engine import Engine
+from gateway.store.watcher import LEFT, READ, STOP, Watcher
+from gateway.streams.engine import Engine, Running
 from gateway.streams.generation import Generation
 from gateway.streams.order import Order
 from gateway.streams.stream import Followed
+
+READ_FOR: Final = 5.0
+"""Seconds for which a stream counts as read at another node after a word of that."""
 
 
 class Shared:
@@ -38,7 +43,9 @@ class Shared:
         self._journal = Journal(self.connection, seal, logger)
         self.watcher = Watcher(self.connection, engine.registry, clock.wheel, logger)
         self.adoption = Adoption(self.connection, self._journal, engine.registry, seal, engine.metrics, logger)
-        self.watcher.on(b"stop", self._stop)
+        self.watcher.on(STOP, self._stop)
+        self.watcher.on(READ, self._read)
+        self.watcher.on(LEFT, self._left)
         clock.before_writes = self._journal.flush
 
     async def start(self) -> None:
@@ -48,7 +55,7 @@ class Shared:
     async def close(self) -> None:
         """To be called when no stream runs any more."""
         await self.adoption.close()
-        self._journal.close()
+        await self._journal.close()
         await self.watcher.close()
         await self.connection.close()
 
@@ -88,6 +95,19 @@ class Shared:
         return await self.watcher.find(stream_id, owner)
 
     def _stop(self, message: dict[bytes, bytes]) -> None:
-        running = self._engine.running.get(message.get(b"id", b"").decode())
-        if running is not None:
-            running.abort(GatewayError("stopped"))
+        for running in self._running(message):
+            running.stop()
+
+    def _read(self, message: dict[bytes, bytes]) -> None:
+        for running in self._running(message):
+            running.read_elsewhere(READ_FOR)
+
+    def _left(self, message: dict[bytes, bytes]) -> None:
+        # Another node that has readers of it, too, says so within a beat.
+        for running in self._running(message):
+            running.left_elsewhere(BEAT * 1.5)
+
+    def _running(self, message: dict[bytes, bytes]) -> Iterator[Running]:
+        for id_ in message.get(b"ids", b"").decode("utf-8", "replace").split(","):
+            if running := self._engine.running.get(id_):
+                yield running

@@ -143,7 +143,7 @@ class Delivery:
             await self._write(data)
             return
         reader.move(place)
-        got = reader.log.read(reader.after, self._limit())
+        got = await reader.read(self._limit(), 0)
         if not isinstance(got, State):
             await self._take(got)
         if not self._sink.begun:

@@ -74,10 +74,11 @@ class Reader:
         Raises:
             ConnectionError: `cut` was called.
         """
-        got = self.log.read(self.place.seq + self.held, limit)
+        log = self.log
+        got = NOTHING if log.held else log.read(self.place.seq + self.held, limit)
         if got is NOTHING and timeout > 0 and not self._cut:
             await self._wait_for(timeout, follow)
-            got = self.log.read(self.place.seq + self.held, limit)
+            got = NOTHING if log.held else log.read(self.place.seq + self.held, limit)
         if self._cut:
             raise ConnectionAbortedError("the stream goes on elsewhere")
         return got

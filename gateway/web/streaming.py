@@ -33,7 +33,7 @@ from gateway.observe.metrics import Outcome
 from gateway.streams.delivery import Delivery
 from gateway.streams.frames import Frames
 from gateway.streams.generation import Generation
-from gateway.streams.log import END
+from gateway.streams.log import END, Log
 from gateway.streams.reader import BEGINNING, Reader
 from gateway.streams.sink import Gzip, Sink
 from gateway.streams.stream import Followed
@@ -50,6 +50,10 @@ FREE_READERS: Final = 4
 """Readers of one stream, such as tabs, that take no slot of their plan. One more takes one as a generation does."""
 RECONNECTS: Final = Rate(20, 10.0)
 """How often one stream may be resumed. A client that comes back sooner gets `retry_after`."""
+BEHIND: Final = 1.0
+"""Seconds that a cursor may be ahead of a log that still grows."""
+LOOKS: Final = 20
+"""How often that is looked at meanwhile."""
 AFTER_ANSWER: Final = 0.1
 """Seconds from the end of an answer whose credential expires to that of its reader. The reader of an answer that was
 not renewed has its last event by then, and one event says that it has ended."""
@@ -128,7 +132,21 @@ async def resume(exchange: Exchange, cursor_text: str, stream_id: str | None = N
     followed = await find_stream(exchange, cursor.stream_id)
     if stream_id not in (None, cursor.stream_id):
         raise _expired(exchange)
+    log = followed.log
+    if exchange.gateway.shared is not None and not isinstance(followed, Generation):
+        await _arrived(log, cursor.place)
+    if any(cursor.seq > last for last in log.takeovers[cursor.takeovers :]) or cursor.takeovers > len(log.takeovers):
+        raise _expired(exchange)  # the reader has events of a node that was lost before anybody else had them
     return await follow(exchange, followed, cursor.place)
+
+
+async def _arrived(log: Log, place: Place) -> None:
+    """Returns when the log has come to this place, or does not in time. What a reader was sent at another node may be a
+    moment ahead of what has come from there."""
+    for _ in range(LOOKS):
+        if place.seq <= log.last or log.closed:
+            return
+        await asyncio.sleep(BEHIND / LOOKS)
 
 
 async def follow(exchange: Exchange, followed: Followed, place: Place) -> web.StreamResponse:
