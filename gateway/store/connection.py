@@ -128,16 +128,21 @@ class Connection:
         self._task = self._loop.create_task(self._beat(), name="store beat")
         await self._tried.wait()
 
-    async def close(self) -> None:
-        """The lease is given back, and everything closed."""
+    async def leave(self) -> None:
+        """The lease is given back: to other nodes this one is dead from now on. It may still ask."""
         if self._task is not None:
             self._task.cancel()
             await asyncio.wait([self._task])
+            self._task = None
         if self.up:
             try:
                 await self.call("DEL", self.layout.lease(self.node))
             except StoreAwayError:
                 self._logger.info("store_lease_left", seconds=LEASE)  # it lapses by itself
+
+    async def close(self) -> None:
+        """The lease is given back, and everything closed."""
+        await self.leave()
         self.up = False
         await self._commands.aclose()
 

@@ -77,8 +77,9 @@ class Written(Protocol):
     def kept(self) -> float:
         """Seconds for which it can be read after its end; 0 for one that left nothing to come back to."""
 
-    def move(self) -> None:
-        """Another node writes it from now on: it ends here, and its readers come back to the other one."""
+    def move(self, comeback: Callable[[], float] | None = None) -> None:
+        """Another node writes it from now on: it ends here, and its readers come back, each in the seconds that
+        `comeback` gives."""
 
 
 class Copy:
@@ -271,14 +272,14 @@ class Journal:
 
     def _open(self, copy: Copy) -> bytes:
         stream, log = copy.written.stream, copy.written.log
-        keys = self._keys(stream.id)
         about, model = stream.to_json(), log.model.encode("utf-8", "replace")
         number = b"%d" % (copy.sent + 1)
         kept = b"%d" % round(copy.written.kept * 1000)
         owned = (self._node, b"%d" % copy.epoch, model, number, self._alive, kept, self._order(copy))
         takeovers, holed = ",".join(map(str, log.takeovers)).encode(), b"1" if copy.holed else b"0"
         copy.holed = False
-        return pack(b"EVAL", OPEN.text.encode(), b"4", *keys, stream.id.encode(), about, *owned, takeovers, holed)
+        keys = (*self._keys(stream.id), self._layout.nodes.encode())
+        return pack(b"EVAL", OPEN.text.encode(), b"5", *keys, stream.id.encode(), about, *owned, takeovers, holed)
 
     def _order(self, copy: Copy) -> bytes:
         """The order as it stands in Redis; b"" where none does."""

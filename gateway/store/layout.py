@@ -87,7 +87,7 @@ ALIVE_MS: Final = 120_000
 
 OPEN: Final = Script("""
 -- A stream begins here, or is put back after Redis lost it.
--- KEYS: its hash, its log, the streams of the node, its order
+-- KEYS: its hash, its log, the streams of the node, its order, the nodes
 -- ARGV: id, about, node, epoch, model, number of its next event, ms,
 -- ms that it is kept after its end, order or '', takeovers, '1' if what stands of its log has holes
 local stands = redis.call('HMGET', KEYS[1], 'e', 's', 'n')
@@ -102,6 +102,8 @@ redis.call('PEXPIRE', KEYS[1], ARGV[7])
 redis.call('PEXPIRE', KEYS[2], ARGV[7])
 redis.call('SADD', KEYS[3], ARGV[1])
 redis.call('PEXPIRE', KEYS[3], ARGV[7])
+redis.call('SADD', KEYS[5], ARGV[3])  -- else nobody would look for its death
+redis.call('PEXPIRE', KEYS[5], ARGV[7])
 if ARGV[9] ~= '' then redis.call('SET', KEYS[4], ARGV[9], 'PX', ARGV[7]) end
 return 0
 """)

@@ -1,5 +1,6 @@
 """The store that several gateways share, as the rest of the program sees it."""
 
+import random
 from collections.abc import Iterator
 from typing import Final
 
@@ -17,6 +18,10 @@ from gateway.streams.generation import Generation
 from gateway.streams.order import Order
 from gateway.streams.stream import Followed
 
+COMEBACK: Final = (0.5, 15.0)
+"""Seconds after which readers that are sent away are asked to come back: the first, and the last of many."""
+A_READER: Final = 0.1
+"""Seconds between two of them, at most."""
 READ_FOR: Final = 5.0
 """Seconds for which a stream counts as read at another node after a word of that."""
 
@@ -52,10 +57,15 @@ class Shared:
         """Returns when the first try to reach Redis is over, well or not."""
         await self.connection.start()
 
-    async def close(self) -> None:
-        """To be called when no stream runs any more."""
+    async def leave(self) -> None:
+        """To be called when no stream runs any more: what this node still has is for the other nodes at once."""
         await self.adoption.close()
         await self._journal.close()
+        await self.connection.leave()
+
+    async def close(self) -> None:
+        """To be called when no stream runs any more."""
+        await self.leave()
         await self.watcher.close()
         await self.connection.close()
 
@@ -71,13 +81,22 @@ class Shared:
     async def hand_over(self) -> int:
         """Leaves the running streams that another node can go on with to the other nodes. Returns how many.
 
-        Their readers are cut off, and come back to another node. It takes them once this node has given its lease back.
+        Their readers, and those of streams that run elsewhere, are cut off and asked to come back: one after the other,
+        as all of them at once would be a burst that the other nodes must serve. Another node takes the streams once
+        this one has given its lease back.
         """
         if not await self._others():
             return 0
-        given = self._journal.hand_over()
+        given, others = self._journal.hand_over(), self.watcher.readers
+        count = len(others) + sum(len(written.log.readers) for written in given)
+        slots = list(range(count))
+        random.shuffle(slots)
+        step = min(COMEBACK[1] - COMEBACK[0], A_READER * count) / max(1, count)
+        comeback = iter([COMEBACK[0] + (slot + random.random()) * step for slot in slots])  # noqa: S311 - no secret
         for written in given:
-            written.move()
+            written.move(lambda: next(comeback))
+        for reader in others:
+            reader.cut(next(comeback))
         return len(given)
 
     async def _others(self) -> bool:

@@ -25,6 +25,7 @@ from gateway.core.errors import GatewayError
 from gateway.store.connection import Connection, StoreAwayError
 from gateway.store.layout import ALIVE_MS
 from gateway.store.remote import Remote, read_entry
+from gateway.streams.log import Attached
 from gateway.streams.registry import Registry
 from gateway.streams.stream import Followed, Stream
 
@@ -121,6 +122,11 @@ class Watcher:
         if remote is None and self._loop.time() < self._settled:
             raise GatewayError("overloaded", retry_after=1, detail="the store has just come back")
         return remote if remote is not None and remote.stream.owner == owner else None
+
+    @property
+    def readers(self) -> list[Attached]:
+        """The readers here of streams that other nodes write."""
+        return [reader for remote in self._watched.values() for reader in remote.log.readers]
 
     async def close(self) -> None:
         """Nothing is watched any more."""

@@ -124,6 +124,13 @@ class Frames:
             return self._with_retry(text), Place(last, index)
         return text.encode("utf-8", "replace"), Place(last, index)
 
+    def comeback(self, seconds: float) -> bytes:
+        """What asks the client to come back in so many seconds; b"" for one that reads no cursors.
+
+        A line and no block: it counts when it is complete (WHATWG HTML 9.2.6), and no library takes it for an event.
+        """
+        return f"retry: {round(seconds * 1000)}\n".encode() if self._prefix else b""
+
     def trimmed(self, place: Place) -> bytes:
         """The frame for a reader whose next events were trimmed, with a cursor after which nothing is left to read."""
         return self._error(GatewayError("cursor_expired"), final_cursor(), place)

@@ -22,6 +22,7 @@ How an answer is obtained is the pump's part. How it is sent to a client is the 
 """
 
 import asyncio
+from collections.abc import Callable
 from typing import Any, Final
 
 import aiohttp
@@ -190,12 +191,16 @@ class Generation:
             run.verdict = (error, outcome or OUTCOMES.get(error.code, "upstream_error"))
             run.task.cancel()
 
-    def move(self) -> None:
-        """Another node writes this stream from now on. It ends here, and its readers are cut off to come back to it."""
+    def move(self, comeback: Callable[[], float] | None = None) -> None:
+        """Another node writes this stream from now on. It ends here, and its readers are cut off to come back to it.
+
+        Args:
+            comeback: gives the seconds after which the next of them is asked to come back; None to ask none.
+        """
         if self._run is not None:
             self._run.moved = True
         for reader in self.log.readers:
-            reader.cut()
+            reader.cut(comeback() if comeback is not None else None)
         self._engine.registry.hide(self.stream.id)
         self.abort(GatewayError("drained"))
 

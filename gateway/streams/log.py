@@ -60,8 +60,8 @@ class Attached(Protocol):
     def interrupt(self) -> None:
         """Wakes a waiting read, which returns what is there now."""
 
-    def cut(self) -> None:
-        """Its connection ends now, without another event: the client is to come back."""
+    def cut(self, comeback: float | None = None) -> None:
+        """Its connection ends now, without another event: the client is to come back, in `comeback` seconds if told."""
 
 
 class Log(Protocol):

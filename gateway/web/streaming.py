@@ -300,7 +300,9 @@ async def _deliver(exchange: Exchange, stay: _Stay, *, resumed: bool) -> web.Str
         if expiry is not None:
             expiry.close()
     connection.outlive_fin(None)
-    if stay.reason not in ("completed", "auth_expired"):
+    if stay.reason == "drained":
+        connection.part()
+    elif stay.reason not in ("completed", "auth_expired"):
         connection.abort()
     return response
 

@@ -40,6 +40,7 @@ from tests.kit.upstream import (
 EVENTS = {"Accept": "text/event-stream"}
 SECRET = "a secret of all nodes, 32 letters"
 PATIENCE = 15.0
+V1 = "/v1/chat/completions"
 Play = Callable[[Exchange], Sequence[Step]]
 
 
@@ -142,7 +143,7 @@ def config(upstream: ScriptedUpstream, **store: Any) -> dict[str, Any]:
 
 @asynccontextmanager
 async def stage(
-    directory: Path, count: int = 2, *, changes: Mapping[int, Mapping[str, Any]] | None = None, **redis: str
+    directory: Path, count: int = 2, *, changes: Mapping[int, Mapping[str, Any]] | None = None, **redis: Any
 ) -> AsyncIterator[Stage]:
     """So many nodes, each with a way to Redis of its own.
 
@@ -207,7 +208,7 @@ class Reading:
         """The code of the error with which it ended, "" where it ended well."""
         assert len(self.ends) == 1, self.ends
         end = self.ends[0]
-        if self.path == "/v1":
+        if self.path == V1:
             return "" if end.data == "[DONE]" else str(msgspec.json.decode(end.data)["error"]["code"])
         return str(msgspec.json.decode(end.data)["code"]) if end.type == "error" else ""
 
@@ -215,8 +216,7 @@ class Reading:
         """Ask."""
         asked = body or {"message": self.question}
         path = self.path
-        if path == "/v1":
-            path = "/v1/chat/completions"
+        if path == V1:
             asked = {"model": "m", "stream": True, "messages": [{"role": "user", "content": self.question}]}
         self.answer = await request(f"{self._stage.nodes[node].url}{path}", method="POST", headers=EVENTS, body=asked)
         assert self.answer.status == 200, await self.answer.body()
@@ -251,12 +251,14 @@ class Reading:
         """One event."""
         self.messages.append(message)
         self.cursor = message.last_event_id or self.cursor
-        if self.path == "/v1":
+        if self.path == V1:
             self._take_chunk(message.data)
         elif message.type == "token":
             self.text += msgspec.json.decode(message.data)["text"]
         elif message.type == "restart":
             self.text, self.restarts = "", self.restarts + 1
+        elif message.type == "error" and not message.last_event_id.split(".")[0] and "overloaded" in message.data:
+            self.refusals.append(503)  # told in a stream, as an EventSource would give up at a status
         elif message.type in ("done", "error"):
             self.ends.append(message)
 
@@ -285,7 +287,12 @@ class Reading:
                     status = await self.resume(node)
                 except OSError:
                     continue
-                if status == 404:
-                    self.refused = await self.answer.json() if self.answer else None
-                    raise AssertionError(f"it is gone: {self.refused}, at {self.cursor}")
+                assert status != 404, f"it is gone at {self.cursor}\n{told(self._stage)}"
         await self.leave()
+
+
+def told(stage: Stage) -> str:
+    """What the nodes logged, to read in a failure."""
+    return "\n".join(
+        f"{number}: {line}" for number, node in enumerate(stage.nodes) for line in [*node.stdout, *node.stderr][-40:]
+    )
