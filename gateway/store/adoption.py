@@ -40,7 +40,7 @@ AT_ONCE: Final = 8
 """Streams of a dead node that are taken in one script: the others are for other nodes, too."""
 PAUSE: Final = 0.02
 """Seconds between two such scripts."""
-COUNT: Final = 256
+COUNT: Final = 32
 """Entries of a log that are read at once."""
 MAX_BYTES: Final = 8 * 1024 * 1024
 """Bytes that are kept of the log of an adopted stream."""

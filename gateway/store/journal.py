@@ -42,6 +42,8 @@ from gateway.streams.stream import Stream
 
 ENTRY_EVENTS: Final = 512
 """Events of one entry, at most."""
+ENTRY_BYTES: Final = 64 * 1024
+"""Bytes of one entry, about, where a log has more: a node that reads it must get the reply in time."""
 ENTRIES: Final = 16
 """Entries of one log that are written at once, at most: what is put back after an outage leaves room for other logs."""
 PATIENCE: Final = 1.0
@@ -245,8 +247,11 @@ class Journal:
             copy.opened = True
             commands.append(self._open(copy))
             replied.append(lambda reply: self._opened(copy, reply))
+        limit = ENTRY_EVENTS
+        if log.size > ENTRY_BYTES:  # as many as have that size on average
+            limit = max(1, min(limit, ENTRY_BYTES * (log.last - log.first + 1) // log.size))
         for _ in range(ENTRIES):
-            events = log.read(copy.sent, ENTRY_EVENTS)
+            events = log.read(copy.sent, limit)
             if isinstance(events, State):
                 break
             last = copy.sent + len(events)

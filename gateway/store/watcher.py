@@ -31,7 +31,7 @@ from gateway.streams.stream import Followed, Stream
 
 BLOCK_MS: Final = 2000
 """Milliseconds that one read waits for something to come."""
-COUNT: Final = 64
+COUNT: Final = 32
 """Entries of one log that are read at once, at most."""
 GATHER: Final = 0.005
 """Seconds between two reads: what comes meanwhile is read together."""
@@ -39,6 +39,8 @@ MAX_MAIL: Final = 1000
 """Messages in a mailbox, about; the oldest are dropped beyond that."""
 LINGER: Final = 5.0
 """Seconds for which a stream without readers is watched on, for one that comes back."""
+UNDER_WAY: Final = 0.25
+"""Seconds after which an unknown stream is looked for again."""
 STOPPING: Final = 10.0
 """Seconds for which a stop is sent again."""
 SETTLING: Final = 3.0
@@ -111,6 +113,8 @@ class Watcher:
         Raises:
             GatewayError: `overloaded`: Redis is away, so nobody can say.
         """
+        if (here := self._registry.kept(stream_id)) is not None:
+            return here if here.stream.owner == owner else None
         task = self._finding.get(stream_id)
         if task is None:
             task = self._finding[stream_id] = self._loop.create_task(self._load(stream_id))
@@ -140,6 +144,9 @@ class Watcher:
 
     async def _load(self, stream_id: str) -> Followed | None:
         about, model = await self._connection.call("HMGET", self._layout.stream(stream_id), "a", "m")
+        if about is None:  # the word of a stream that has just begun may still be under way from its node
+            await asyncio.sleep(UNDER_WAY)
+            about, model = await self._connection.call("HMGET", self._layout.stream(stream_id), "a", "m")
         if about is None:
             return None
         if self._registry.memory.spent:
@@ -152,7 +159,7 @@ class Watcher:
             came=lambda: self._came(remote),
             parted=lambda: self._part(remote),
             stop=lambda: self._ask_to_stop(stream_id),
-            discarded=lambda: self._unwatch(stream_id),
+            discarded=lambda: self._unwatch(remote),
         )
         await self._read_all(remote)
         if (here := self._registry.kept(stream_id)) is not None:  # this node went on with it meanwhile
@@ -190,9 +197,11 @@ class Watcher:
         if self._registry.holds(remote):
             self._registry.retire(remote.stream.id, LINGER)
 
-    def _unwatch(self, stream_id: str) -> None:
-        self._watched.pop(stream_id, None)
-        self._missing.discard(stream_id)
+    def _unwatch(self, remote: Remote) -> None:
+        stream_id = remote.stream.id
+        if self._watched.get(stream_id) is remote:
+            del self._watched[stream_id]
+            self._missing.discard(stream_id)
 
     def _ask_to_stop(self, stream_id: str) -> None:
         self._stopping[stream_id] = self._loop.time() + STOPPING
@@ -267,7 +276,7 @@ class Watcher:
                     self._mail_id = id_.decode()
                     self._deliver(fields)
             if remote is not None and remote.log.closed:
-                self._unwatch(remote.stream.id)
+                self._unwatch(remote)
 
     def _deliver(self, message: dict[bytes, bytes]) -> None:
         handler = self._handlers.get(message.get(b"k", b""))
@@ -287,6 +296,6 @@ class Watcher:
                 missing.add(stream_id)
         for stream_id in missing & self._missing:
             if remote := self._watched.get(stream_id):
-                self._unwatch(stream_id)
+                self._unwatch(remote)
                 remote.lose()
         self._missing = missing & self._watched.keys()

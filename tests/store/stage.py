@@ -119,6 +119,7 @@ def config(upstream: ScriptedUpstream, **store: Any) -> dict[str, Any]:
         {"path": "/zip", "api": "chat", "stream": {"compress": True}},
         {"path": "/short", "api": "chat", "stream": {"resume": {"ttl": "1s"}}},
         {"path": "/small", "api": "chat", "stream": {"merge": False, "resume": {"max_bytes": "64KiB"}}},
+        {"path": "/large/{path}", "api": "proxy", "stream": {"resume": {"max_bytes": "32MiB"}}},
         {"path": "/brief", "api": "chat", "stream": {"on_disconnect": {"after": "1s"}}},
         {"path": "/ui", "api": "chat", "format": "ui"},
         {"path": "/v1/chat/completions", "api": "openai"},
@@ -143,13 +144,19 @@ def config(upstream: ScriptedUpstream, **store: Any) -> dict[str, Any]:
 
 @asynccontextmanager
 async def stage(
-    directory: Path, count: int = 2, *, changes: Mapping[int, Mapping[str, Any]] | None = None, **redis: Any
+    directory: Path,
+    count: int = 2,
+    *,
+    direct: bool = False,
+    changes: Mapping[int, Mapping[str, Any]] | None = None,
+    **redis: Any,
 ) -> AsyncIterator[Stage]:
     """So many nodes, each with a way to Redis of its own.
 
     Args:
         directory: for their files.
         count: of nodes.
+        direct: whether nothing is on the way to Redis.
         changes: to the configuration of single nodes, by index: top-level keys.
         redis: options of Redis.
     """
@@ -161,11 +168,14 @@ async def stage(
         for number, network in enumerate(networks):
             folder = directory / f"node-{number}"
             folder.mkdir()
-            settings = config(made.upstream, url=server.url_by(network.port), secret=SECRET)
+            settings = config(made.upstream, url=server.url if direct else server.url_by(network.port), secret=SECRET)
             for name, value in (changes or {}).get(number, {}).items():
                 settings[name] = {**settings[name], **value} if isinstance(value, dict) else value
             made.nodes.append(Gateway(settings, folder))
         await asyncio.gather(*(stack.enter_async_context(node) for node in made.nodes))
+        async with asyncio.timeout(PATIENCE):  # until they have beaten
+            while len(await server.ask("SMEMBERS", "gateway:nodes")) < count:  # noqa: ASYNC110
+                await asyncio.sleep(0.1)
         yield made
 
 
