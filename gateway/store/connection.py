@@ -182,7 +182,8 @@ class Connection:
                 return await self._commands.execute_command(*command)  # type: ignore[no-untyped-call]
         except NoScriptError:
             raise
-        except (RedisError, OSError, TimeoutError) as error:
+        # uvloop raises `RuntimeError` where redis-py uses a connection that has just been reset.
+        except (RedisError, OSError, RuntimeError) as error:
             self.lose(error)
             raise StoreAwayError(type(error).__name__) from error
 
@@ -199,6 +200,9 @@ class Connection:
             try:
                 await self._try()
             except (StoreAwayError, RedisError, OSError) as error:
+                self.lose(error)
+            except Exception as error:  # whatever it is: without beats, the store never comes back
+                self._logger.error("store_beat_failed", exc_info=error)
                 self.lose(error)
             self._tried.set()
             pause = BEAT if self.up else PAUSE * random.uniform(0.5, 1.0)  # noqa: S311 - no secret

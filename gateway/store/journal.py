@@ -407,7 +407,7 @@ class Journal:
         try:
             async with asyncio.timeout(CONNECT):
                 await pipe.open(self._connection.client().connection_pool.make_connection())  # type: ignore[no-untyped-call]
-        except (RedisError, OSError) as error:
+        except (RedisError, OSError, RuntimeError) as error:
             raise StoreAwayError(str(error)) from error
         copies = [copy for copy in self._copies.values() if copy.opened]
         for start in range(0, len(copies), CHUNK):

@@ -9,7 +9,7 @@ import pytest_asyncio
 
 from tests.kit.redis import Redis
 from tests.kit.upstream import Hang, Pause, Step, WaitFor
-from tests.store.stage import END, Reading, Stage, counts, goes_on, stage, word
+from tests.store.stage import END, Reading, Stage, counts, goes_on, stage, told, word
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -38,8 +38,10 @@ async def whole_again(two: Stage) -> AsyncIterator[None]:
 
 async def used(two: Stage) -> None:
     """Returns when all nodes that run have beaten."""
+    late = asyncio.get_running_loop().time() + 15
     async with asyncio.timeout(20):
-        while len(await two.redis.keys("gateway:n:*")) < sum(node.running for node in two.nodes):  # noqa: ASYNC110
+        while len(await two.redis.keys("gateway:n:*")) < sum(node.running for node in two.nodes):
+            assert asyncio.get_running_loop().time() < late, told(two)
             await asyncio.sleep(0.05)
 
 
