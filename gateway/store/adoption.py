@@ -25,7 +25,7 @@ from structlog.typing import FilteringBoundLogger
 from gateway.core.errors import GatewayError
 from gateway.core.event import ERROR, Event
 from gateway.observe.metrics import Metrics
-from gateway.store.connection import Connection, StoreAwayError
+from gateway.store.connection import CONNECT, Connection, StoreAwayError
 from gateway.store.journal import Journal, packed
 from gateway.store.layout import ALIVE_MS, CLOSE, DEAD, TAKE
 from gateway.store.remote import read_entry
@@ -117,10 +117,14 @@ class Adoption:
         layout, node = self._layout, self._connection.node
         try:
             await self._go_on_with_all()
-            for dead in await self._connection.run(DEAD, [layout.nodes], (node, ALIVE_MS, layout.lease(""))):
+            for dead in await self._connection.run(
+                DEAD, [layout.nodes], (node, ALIVE_MS, layout.lease("")), within=CONNECT
+            ):
                 name = dead.decode()
                 keys = [layout.lease(name), layout.owned(name), layout.owned(node), layout.nodes]
-                while taken := await self._connection.run(TAKE, keys, (dead, node, AT_ONCE, ALIVE_MS, layout.prefix)):
+                while taken := await self._connection.run(
+                    TAKE, keys, (dead, node, AT_ONCE, ALIVE_MS, layout.prefix), within=CONNECT
+                ):
                     self._logger.warning("streams_taken", node=name, streams=len(taken))
                     self._taken.extend(Taken(*stream) for stream in taken)
                     await self._go_on_with_all()
@@ -170,8 +174,8 @@ class Adoption:
             GatewayError: `upstream_cut`, nobody here can know.
         """
         key = self._layout.order(stream_id)
-        sealed = await self._connection.call("GET", key)
-        about = await self._connection.call("HGET", self._layout.stream(stream_id), "a")
+        sealed = await self._connection.call("GET", key, within=CONNECT)
+        about = await self._connection.call("HGET", self._layout.stream(stream_id), "a", within=CONNECT)
         order = self._seal.unseal(key, sealed) if self._seal is not None and sealed is not None else None
         if order is None or about is None:
             raise GatewayError("upstream_cut", detail="its order is not there, or sealed with another secret")
@@ -184,7 +188,7 @@ class Adoption:
             GatewayError: `upstream_cut`, events are missing.
         """
         ended, key, after = False, self._layout.log(stream_id), "0-0"
-        while found := await self._connection.call("XRANGE", key, f"({after}", "+", "COUNT", COUNT):
+        while found := await self._connection.call("XRANGE", key, f"({after}", "+", "COUNT", COUNT, within=CONNECT):
             for id_, fields in found:
                 entry = read_entry(id_, fields)
                 if entry.first > log.last + 1:
@@ -201,7 +205,7 @@ class Adoption:
         number = taken.last + 1
         entry = ("f", number, "e", packed([Event(ERROR, error.to_json())]), "t", "1")
         key, id_ = self._layout.log(taken.id.decode()), f"{taken.epoch}-{number}"
-        await self._connection.call("XADD", key, "NOMKSTREAM", id_, *entry)
+        await self._connection.call("XADD", key, "NOMKSTREAM", id_, *entry, within=CONNECT)
         await self._close(taken, "upstream_error")
 
     async def _close(self, taken: Taken, state: str) -> None:
@@ -213,4 +217,4 @@ class Adoption:
             layout.order(stream_id),
         ]
         ended: tuple[Any, ...] = (taken.id, taken.epoch, state, taken.model, taken.kept_ms)
-        await self._connection.run(CLOSE, keys, ended)
+        await self._connection.run(CLOSE, keys, ended, within=CONNECT)

@@ -36,8 +36,8 @@ from gateway.store.layout import Layout, Script
 PATIENCE: Final = 0.25
 """Seconds that a command may take."""
 CONNECT: Final = 1.0
-"""Seconds that a connection may take to open. Only the beat opens one where the store was away, and nobody waits for
-that."""
+"""Seconds that a connection may take to open, and a command that no first token waits for: with a slow network, the
+command may have to open one."""
 LEASE: Final = 3.0
 """Seconds after its last beat for which a node counts as alive."""
 BEAT: Final = 1.0
@@ -148,6 +148,10 @@ class Connection:
 
     async def call(self, *command: bytes | str | int, within: float = PATIENCE) -> Any:
         """The reply to one command.
+
+        Args:
+            command: its words.
+            within: seconds; `CONNECT` where no first token waits for it.
 
         Raises:
             StoreAwayError: none came in time, or the store is away, or refuses.

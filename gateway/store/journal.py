@@ -423,7 +423,7 @@ class Journal:
             for copy in copies
             for key in (self._layout.stream(copy.written.stream.id), self._layout.log(copy.written.stream.id))
         ]
-        stands = await self._connection.run(STANDS, keys, ())
+        stands = await self._connection.run(STANDS, keys, (), within=CONNECT)
         for copy, (epoch, node, last) in zip(copies, stands, strict=True):
             if self._copies.get(copy.written.stream.id) is not copy:
                 continue
@@ -456,7 +456,7 @@ class Journal:
         for start in range(0, len(ids), CHUNK):
             chunk, layout = ids[start : start + CHUNK], self._layout
             keys = [key for each in chunk for key in (layout.stream(each), layout.log(each), layout.order(each))]
-            await self._connection.run(KEEP, [self._owned.decode(), *keys], (ALIVE_MS,))
+            await self._connection.run(KEEP, [self._owned.decode(), *keys], (ALIVE_MS,), within=CONNECT)
 
 
 _ENCODE: Final[Callable[[Any], bytes]] = msgspec.msgpack.Encoder().encode

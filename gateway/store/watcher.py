@@ -22,7 +22,7 @@ from structlog.typing import FilteringBoundLogger
 
 from gateway.clock import Wheel
 from gateway.core.errors import GatewayError
-from gateway.store.connection import Connection, StoreAwayError
+from gateway.store.connection import CONNECT, Connection, StoreAwayError
 from gateway.store.layout import ALIVE_MS
 from gateway.store.remote import Remote, read_entry
 from gateway.streams.log import Attached
@@ -104,8 +104,8 @@ class Watcher:
         """
         mailbox = self._layout.mailbox(node)
         parts = [part for name, value in fields.items() for part in (name, value)]
-        await self._connection.call("XADD", mailbox, "MAXLEN", "~", MAX_MAIL, "*", "k", kind, *parts)
-        await self._connection.call("PEXPIRE", mailbox, ALIVE_MS)
+        await self._connection.call("XADD", mailbox, "MAXLEN", "~", MAX_MAIL, "*", "k", kind, *parts, within=CONNECT)
+        await self._connection.call("PEXPIRE", mailbox, ALIVE_MS, within=CONNECT)
 
     async def find(self, stream_id: str, owner: str) -> Followed | None:
         """The owner's stream with this id, wherever it is written; None, for whatever reason, if there is none.
@@ -143,10 +143,12 @@ class Watcher:
     # -- finding a stream ------------------------------------------------------------------------------------------
 
     async def _load(self, stream_id: str) -> Followed | None:
-        about, model = await self._connection.call("HMGET", self._layout.stream(stream_id), "a", "m")
+        about, model = await self._connection.call("HMGET", self._layout.stream(stream_id), "a", "m", within=CONNECT)
         if about is None:  # the word of a stream that has just begun may still be under way from its node
             await asyncio.sleep(UNDER_WAY)
-            about, model = await self._connection.call("HMGET", self._layout.stream(stream_id), "a", "m")
+            about, model = await self._connection.call(
+                "HMGET", self._layout.stream(stream_id), "a", "m", within=CONNECT
+            )
         if about is None:
             return None
         if self._registry.memory.spent:
@@ -175,7 +177,9 @@ class Watcher:
     async def _read_all(self, remote: Remote) -> None:
         key = self._layout.log(remote.stream.id)
         while not remote.log.closed:
-            found = await self._connection.call("XRANGE", key, f"({remote.last_id}", "+", "COUNT", COUNT)
+            found = await self._connection.call(
+                "XRANGE", key, f"({remote.last_id}", "+", "COUNT", COUNT, within=CONNECT
+            )
             for id_, fields in found:
                 self._take(remote, id_, fields)
             if len(found) < COUNT:
@@ -217,7 +221,7 @@ class Watcher:
         try:
             nodes: dict[str, list[str]] = {}
             for id_ in ids:
-                node = await self._connection.call("HGET", self._layout.stream(id_), "n")
+                node = await self._connection.call("HGET", self._layout.stream(id_), "n", within=CONNECT)
                 if node is not None:
                     nodes.setdefault(node.decode(), []).append(id_)
             for node, told in nodes.items():
@@ -292,7 +296,7 @@ class Watcher:
             return
         missing: set[str] = set()
         for stream_id in list(self._watched):
-            if not await self._connection.call("EXISTS", self._layout.stream(stream_id)):
+            if not await self._connection.call("EXISTS", self._layout.stream(stream_id), within=CONNECT):
                 missing.add(stream_id)
         for stream_id in missing & self._missing:
             if remote := self._watched.get(stream_id):

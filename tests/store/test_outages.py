@@ -225,11 +225,10 @@ async def test_gateway_starts_without_redis_and_uses_it_when_it_comes(two: Stage
 
 
 async def test_owner_dies_while_redis_is_slow(two: Stage) -> None:
-    """200 ms on the way of both nodes; a reader follows at the other one (R6)."""
+    """40 ms on the way of both nodes and back; a reader follows at the other one (R6)."""
     two.plays["slow"] = [lambda _: [*counts(1, 3), Pause(0.5), word(4), word(5), Hang()], goes_on(10)]
     for network in two.networks:
-        network.down.latency = 0.1
-        network.up.latency = 0.05
+        network.down.latency = network.up.latency = 0.02
     reading, follower = Reading(two, "slow", "/plain"), Reading(two, "slow", "/plain")
     await reading.begin(0)
     await reading.read(words=3)
