@@ -13,7 +13,7 @@ Invariants:
 - A command that was given up costs its connection, so that its late reply is never taken for another command's.
 - The lease of this node is a key that lapses `LEASE` seconds after the last beat. Other nodes take one whose lease has
   lapsed for dead; what this node wrote before is theirs then. A process that stood still for so long (SIGSTOP, a
-  machine that slept) notices it by `lapse`, before it tells a reader anything more.
+  machine that slept) notices it by `check`, before it tells a reader anything more.
 
 The library is redis-py. It may connect again, but it repeats no command: a repeated one could have an effect twice.
 """
@@ -116,9 +116,9 @@ class Connection:
         """This is called when the lease may have lapsed unnoticed. Then the store is away until it is asked anew."""
         self._lapsed.append(lapsed)
 
-    def lapse(self) -> None:
-        """To be called where `last` is longer ago than `LEASE`: others may have taken this node for dead meanwhile."""
-        if self.up:
+    def check(self) -> None:
+        """Notices where others may have taken this node for dead. To be called before readers are told anything."""
+        if self.up and self._loop.time() - self.last > LEASE:
             self.lose(TimeoutError("the lease lapsed"))
             for lapsed in self._lapsed:
                 lapsed()
@@ -218,8 +218,7 @@ class Connection:
                 continue
 
     async def _try(self) -> None:
-        if self.up and self._loop.time() - self.last > LEASE:
-            self.lapse()
+        self.check()
         within = PATIENCE if self.up else CONNECT
         await self._call(("SET", self.layout.lease(self.node), "1", "PX", round(LEASE * 1000)), within)
         self.last = self._loop.time()

@@ -32,7 +32,7 @@ from redis.exceptions import RedisError
 from structlog.typing import FilteringBoundLogger
 
 from gateway.core.event import Event
-from gateway.store.connection import CONNECT, LEASE, Connection, StoreAwayError
+from gateway.store.connection import CONNECT, Connection, StoreAwayError
 from gateway.store.layout import ALIVE_MS, CLOSE, KEEP, OPEN, STANDS
 from gateway.store.pipe import Pipe, Replied, pack
 from gateway.store.sealed import Seal
@@ -159,6 +159,7 @@ class Journal:
         self._pipe: Pipe | None = None
         self._copies: dict[str, Copy] = {}
         self._dirty: dict[Copy, None] = {}
+        self._certain: asyncio.Future[None] = self._loop.create_future()
         self._comparing: set[asyncio.Task[None]] = set()
         self.doubtful = False
         self._node = connection.node.encode()
@@ -209,8 +210,7 @@ class Journal:
 
     def note(self, copy: Copy) -> None:
         """This copy is behind its log."""
-        if self._loop.time() - self._connection.last > LEASE:
-            self._connection.lapse()
+        self._connection.check()
         if not self._dirty:
             # Scheduled before any write to a reader is: those follow the append. `Clock.soon` may run sooner, for
             # another stream; it calls `flush` first.
@@ -385,12 +385,19 @@ class Journal:
         self._close_pipe()
         if not self.doubtful and self._copies:
             self.doubtful = True
+            self._certain = self._loop.create_future()
             self._loop.call_later(MAX_DOUBT, self._trust)
+
+    async def certain(self) -> None:
+        """Returns when nothing is doubtful any more."""
+        if self.doubtful:
+            await asyncio.shield(self._certain)
 
     def _trust(self) -> None:
         """What is left of the streams is this node's."""
         if self.doubtful:
             self.doubtful = False
+            self._certain.set_result(None)
             for copy in self._copies.values():
                 for reader in copy.written.log.readers:
                     reader.interrupt()

@@ -99,6 +99,16 @@ class Shared:
             reader.cut(next(comeback))
         return len(given)
 
+    @property
+    def doubtful(self) -> bool:
+        """Whether another node may have taken the streams of this one, because its lease may have lapsed unnoticed."""
+        self.connection.check()
+        return self._journal.doubtful
+
+    async def certain(self) -> None:
+        """Returns when it is known which streams are this node's, within about a second."""
+        await self._journal.certain()
+
     async def _others(self) -> bool:
         """Whether another node is alive."""
         layout = self.connection.layout

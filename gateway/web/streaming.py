@@ -25,7 +25,7 @@ from aiohttp.client import ClientResponse
 from aiohttp.http_writer import StreamWriter
 
 from gateway.core.bucket import Gate
-from gateway.core.cursor import Place, cursor_sent, parse_cursor
+from gateway.core.cursor import Cursor, Place, cursor_sent, parse_cursor
 from gateway.core.errors import GatewayError
 from gateway.core.limiter import Lease
 from gateway.core.rate import Rate
@@ -134,17 +134,17 @@ async def resume(exchange: Exchange, cursor_text: str, stream_id: str | None = N
         raise _expired(exchange)
     log = followed.log
     if exchange.gateway.shared is not None and not isinstance(followed, Generation):
-        await _arrived(log, cursor.place)
+        await _arrived(log, cursor)
     if any(cursor.seq > last for last in log.takeovers[cursor.takeovers :]) or cursor.takeovers > len(log.takeovers):
         raise _expired(exchange)  # the reader has events of a node that was lost before anybody else had them
     return await follow(exchange, followed, cursor.place)
 
 
-async def _arrived(log: Log, place: Place) -> None:
+async def _arrived(log: Log, cursor: Cursor) -> None:
     """Returns when the log has come to this place, or does not in time. What a reader was sent at another node may be a
     moment ahead of what has come from there."""
     for _ in range(LOOKS):
-        if place.seq <= log.last or log.closed:
+        if log.closed or (cursor.seq <= log.last and cursor.takeovers <= len(log.takeovers)):
             return
         await asyncio.sleep(BEHIND / LOOKS)
 
@@ -185,6 +185,9 @@ async def find_stream(exchange: Exchange, stream_id: str) -> Followed:
     if ticket is not None and ticket.stream_id not in ("", stream_id):
         raise _expired(exchange)
     followed: Followed | None = gateway.registry.find(stream_id, exchange.caller.owner)
+    if gateway.shared is not None and gateway.shared.doubtful:
+        await gateway.shared.certain()  # another node may have taken what this one still has
+        followed = gateway.registry.find(stream_id, exchange.caller.owner)
     if followed is None and gateway.shared is not None:
         followed = await gateway.shared.find(stream_id, exchange.caller.owner)
     if followed is None:
