@@ -120,8 +120,6 @@ class Connection:
         """Notices where others may have taken this node for dead. To be called before readers are told anything."""
         if self.up and self._loop.time() - self.last > LEASE:
             self.lose(TimeoutError("the lease lapsed"))
-            for lapsed in self._lapsed:
-                lapsed()
 
     async def start(self) -> None:
         """Begins to beat. Returns when the first try is over, well or not."""
@@ -197,6 +195,9 @@ class Connection:
             self.up = False
             self._logger.warning("store_away", reason=type(error).__name__, detail=str(error)[:200])
             self._wanted.set()
+            if self._loop.time() - self.last > LEASE:  # whatever was noticed first
+                for lapsed in self._lapsed:
+                    lapsed()
 
     async def _beat(self) -> None:
         while True:

@@ -159,6 +159,7 @@ class Journal:
         self._pipe: Pipe | None = None
         self._copies: dict[str, Copy] = {}
         self._dirty: dict[Copy, None] = {}
+        self._doubted: asyncio.TimerHandle | None = None
         self._certain: asyncio.Future[None] = self._loop.create_future()
         self._comparing: set[asyncio.Task[None]] = set()
         self.doubtful = False
@@ -386,7 +387,7 @@ class Journal:
         if not self.doubtful and self._copies:
             self.doubtful = True
             self._certain = self._loop.create_future()
-            self._loop.call_later(MAX_DOUBT, self._trust)
+            self._doubted = self._loop.call_later(MAX_DOUBT, self._trust)
 
     async def certain(self) -> None:
         """Returns when nothing is doubtful any more."""
@@ -397,6 +398,8 @@ class Journal:
         """What is left of the streams is this node's."""
         if self.doubtful:
             self.doubtful = False
+            if self._doubted is not None:
+                self._doubted.cancel()
             self._certain.set_result(None)
             for copy in self._copies.values():
                 for reader in copy.written.log.readers:
