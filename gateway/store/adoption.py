@@ -18,6 +18,7 @@ Invariants:
 import asyncio
 from collections import deque
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any, Final, NamedTuple
 
 from structlog.typing import FilteringBoundLogger
@@ -179,7 +180,8 @@ class Adoption:
         order = self._seal.unseal(key, sealed) if self._seal is not None and sealed is not None else None
         if order is None or about is None:
             raise GatewayError("upstream_cut", detail="its order is not there, or sealed with another secret")
-        return Order.from_bytes(order), Stream.from_json(about)
+        asked = Order.from_bytes(order)
+        return asked, replace(Stream.from_json(about), owner=asked.owner)
 
     async def _load(self, stream_id: str, log: MemoryLog) -> bool:
         """Fills the log with what Redis has. Returns whether the last event is among it.

@@ -25,6 +25,7 @@ Invariants:
 import asyncio
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any, Final, Protocol
 
 import msgspec
@@ -33,7 +34,7 @@ from structlog.typing import FilteringBoundLogger
 
 from gateway.core.event import Event
 from gateway.store.connection import CONNECT, Connection, StoreAwayError
-from gateway.store.layout import ALIVE_MS, CLOSE, KEEP, OPEN, STANDS
+from gateway.store.layout import ALIVE_MS, CLOSE, KEEP, OPEN, STANDS, digest
 from gateway.store.pipe import Pipe, Replied, pack
 from gateway.store.sealed import Seal
 from gateway.streams.log import MemoryLog, State
@@ -56,6 +57,8 @@ MAX_DOUBT: Final = 1.0
 """Seconds for which readers wait until it is known whether this node still has its streams."""
 LAST_REPLIES: Final = 1.0
 """Seconds that the end of the process waits for the replies to what was written last."""
+CHAT_MS: Final = 600_000
+"""Milliseconds for which the newest stream of a chat is known: longer than nearly all answers take."""
 CHUNK: Final = 200
 """Streams that one script is asked for."""
 
@@ -245,9 +248,7 @@ class Journal:
         key = self._layout.log(stream.id).encode()
         copy.sent = max(copy.sent, log.first - 1)
         if not copy.opened:
-            copy.opened = True
-            commands.append(self._open(copy))
-            replied.append(lambda reply: self._opened(copy, reply))
+            self._open(copy, commands, replied)
         limit = ENTRY_EVENTS
         if log.size > ENTRY_BYTES:  # as many as have that size on average
             limit = max(1, min(limit, ENTRY_BYTES * (log.last - log.first + 1) // log.size))
@@ -269,23 +270,30 @@ class Journal:
             # The memory's bound is Redis's, too. Entries before `own` are of an earlier epoch, and go with it.
             copy.first = log.first
             commands.append(pack(b"XTRIM", key, b"MINID", b"%d-%d" % (copy.epoch, log.first)))
-            replied.append(lambda reply: self._trimmed(reply))
+            replied.append(self._noted)
         if copy.sent < log.last:
             copy.changed()
         elif log.closed:
             copy.closing = True
             commands += self._closed(copy, key, replied)
 
-    def _open(self, copy: Copy) -> bytes:
+    def _open(self, copy: Copy, commands: list[bytes], replied: list[Replied]) -> None:
         stream, log = copy.written.stream, copy.written.log
-        about, model = stream.to_json(), log.model.encode("utf-8", "replace")
+        about = replace(stream, owner=digest(stream.owner)).to_json()
+        model = log.model.encode("utf-8", "replace")
         number = b"%d" % (copy.sent + 1)
         kept = b"%d" % round(copy.written.kept * 1000)
         owned = (self._node, b"%d" % copy.epoch, model, number, self._alive, kept, self._order(copy))
         takeovers, holed = ",".join(map(str, log.takeovers)).encode(), b"1" if copy.holed else b"0"
-        copy.holed = False
+        copy.opened, copy.holed = True, False
         keys = (*self._keys(stream.id), self._layout.nodes.encode())
-        return pack(b"EVAL", OPEN.text.encode(), b"5", *keys, stream.id.encode(), about, *owned, takeovers, holed)
+        values = (stream.id.encode(), about, *owned, takeovers, holed)
+        commands.append(pack(b"EVAL", OPEN.text.encode(), b"5", *keys, *values))
+        replied.append(lambda reply: self._opened(copy, reply))
+        if stream.session_id:
+            chat = self._layout.chat(stream.route, stream.session_id, stream.owner).encode()
+            commands.append(pack(b"SET", chat, stream.id.encode(), b"PX", str(CHAT_MS).encode()))
+            replied.append(self._noted)
 
     def _order(self, copy: Copy) -> bytes:
         """The order as it stands in Redis; b"" where none does."""
@@ -348,7 +356,7 @@ class Journal:
         except StoreAwayError:
             return  # all are compared when it is back
 
-    def _trimmed(self, reply: Any) -> None:
+    def _noted(self, reply: Any) -> None:
         if isinstance(reply, Exception):
             self._connection.lose(reply)
 

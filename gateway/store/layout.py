@@ -6,8 +6,11 @@
     <prefix>:b:<node>        stream   the node's mailbox: what other nodes ask of it, and its own nudges
     <prefix>:s:<id>          hash     a stream: `a` what a reader needs of it (`Stream.to_json`), `n` the node that
                                       writes it, `e` the epoch, `m` the model, `s` its state,
-                                      `k` the milliseconds for which it is kept after its end, `o` its takeovers
+                                      `k` the milliseconds for which it is kept after its end, `o` its takeovers;
+                                      in `a`, the owner is a digest of the principal
     <prefix>:l:<id>          stream   its log; an entry is what was appended in one window
+
+    <prefix>:c:<digest>      string   the newest stream of a chat, by a digest of its route, session and owner
 
     <prefix>:q:<id>          string   its order (`streams/order.py`), sealed; only while it runs
 
@@ -46,6 +49,11 @@ class Script:
         return hashlib.sha1(self.text.encode(), usedforsecurity=False).hexdigest()
 
 
+def digest(owner: str) -> str:
+    """What stands in Redis for a principal."""
+    return hashlib.sha256(owner.encode("utf-8", "replace")).hexdigest()
+
+
 @dataclass(frozen=True, slots=True)
 class Layout:
     """The names of the keys."""
@@ -76,6 +84,10 @@ class Layout:
     def order(self, stream_id: str) -> str:
         """What a stream's generation was asked for."""
         return f"{self.prefix}:q:{stream_id}"
+
+    def chat(self, route: str, session_id: str, owner: str) -> str:
+        """The id of the newest stream of a chat."""
+        return f"{self.prefix}:c:{digest(f'{len(route)} {len(session_id)} {route}{session_id}{owner}')}"
 
     def log(self, stream_id: str) -> str:
         """A stream's events."""

@@ -8,9 +8,11 @@ from structlog.typing import FilteringBoundLogger
 
 from gateway.clock import Clock
 from gateway.config import Store
+from gateway.core.errors import GatewayError
 from gateway.store.adoption import Adoption
-from gateway.store.connection import BEAT, Connection, StoreAwayError
+from gateway.store.connection import BEAT, CONNECT, Connection, StoreAwayError
 from gateway.store.journal import Journal
+from gateway.store.listing import Listing
 from gateway.store.sealed import Seal
 from gateway.store.watcher import LEFT, READ, STOP, Watcher
 from gateway.streams.engine import Engine, Running
@@ -39,6 +41,7 @@ class Shared:
         connection: this process's way to Redis.
         watcher: follows other nodes' streams, and reads this node's mailbox.
         adoption: goes on with the streams of dead nodes.
+        listing: knows the running streams of all nodes.
     """
 
     def __init__(self, config: Store, engine: Engine, clock: Clock, logger: FilteringBoundLogger) -> None:
@@ -48,6 +51,7 @@ class Shared:
         self._journal = Journal(self.connection, seal, logger)
         self.watcher = Watcher(self.connection, engine.registry, clock.wheel, logger)
         self.adoption = Adoption(self.connection, self._journal, engine.registry, seal, engine.metrics, logger)
+        self.listing = Listing(self.connection, self.watcher, engine, Seal(config.secret) if config.secret else None)
         self.watcher.on(STOP, self._stop)
         self.watcher.on(READ, self._read)
         self.watcher.on(LEFT, self._left)
@@ -122,6 +126,15 @@ class Shared:
     async def find(self, stream_id: str, owner: str) -> Followed | None:
         """The owner's stream, which another node writes. See `Watcher.find`."""
         return await self.watcher.find(stream_id, owner)
+
+    async def latest(self, route: str, session_id: str, owner: str) -> Followed | None:
+        """The newest stream of this chat, if another node writes it. Raises as `find`."""
+        try:
+            key = self.connection.layout.chat(route, session_id, owner)
+            found = await self.connection.call("GET", key, within=CONNECT)
+        except StoreAwayError as error:
+            raise GatewayError("overloaded", retry_after=1, detail=f"the store is away: {error}") from None
+        return None if found is None else await self.find(found.decode(), owner)
 
     def _stop(self, message: dict[bytes, bytes]) -> None:
         for running in self._running(message):

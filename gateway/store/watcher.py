@@ -15,6 +15,7 @@ Invariants:
 
 import asyncio
 from collections.abc import Callable, Coroutine, Sequence
+from dataclasses import replace
 from typing import Any, Final
 
 from redis.exceptions import RedisError
@@ -23,7 +24,7 @@ from structlog.typing import FilteringBoundLogger
 from gateway.clock import Wheel
 from gateway.core.errors import GatewayError
 from gateway.store.connection import CONNECT, Connection, StoreAwayError
-from gateway.store.layout import ALIVE_MS
+from gateway.store.layout import ALIVE_MS, digest
 from gateway.store.remote import Remote, read_entry
 from gateway.streams.log import Attached
 from gateway.streams.registry import Registry
@@ -78,7 +79,7 @@ class Watcher:
         self._logger = logger
         self._loop = asyncio.get_running_loop()
         self._watched: dict[str, Remote] = {}
-        self._finding: dict[str, asyncio.Task[Followed | None]] = {}
+        self._finding: dict[tuple[str, str], asyncio.Task[Followed | None]] = {}
         self._missing: set[str] = set()
         self._handlers: dict[bytes, Handler] = {NUDGE: lambda _: None}
         self._mail_id = "0-0"  # all of it: no node before had this name
@@ -107,6 +108,16 @@ class Watcher:
         await self._connection.call("XADD", mailbox, "MAXLEN", "~", MAX_MAIL, "*", "k", kind, *parts, within=CONNECT)
         await self._connection.call("PEXPIRE", mailbox, ALIVE_MS, within=CONNECT)
 
+    def send(self, node: str, kind: bytes, **fields: bytes | str) -> None:
+        """The same without waiting for it; a message that cannot be sent is lost, which is logged."""
+        self._soon(self._send(node, kind, **fields), "store message")
+
+    async def _send(self, node: str, kind: bytes, **fields: bytes | str) -> None:
+        try:
+            await self.post(node, kind, **fields)
+        except StoreAwayError as error:
+            self._logger.info("store_message_unsent", kind=kind.decode(), reason=str(error))
+
     async def find(self, stream_id: str, owner: str) -> Followed | None:
         """The owner's stream with this id, wherever it is written; None, for whatever reason, if there is none.
 
@@ -115,10 +126,11 @@ class Watcher:
         """
         if (here := self._registry.kept(stream_id)) is not None:
             return here if here.stream.owner == owner else None
-        task = self._finding.get(stream_id)
+        asked = (stream_id, owner)
+        task = self._finding.get(asked)
         if task is None:
-            task = self._finding[stream_id] = self._loop.create_task(self._load(stream_id))
-            task.add_done_callback(lambda _: self._finding.pop(stream_id, None))
+            task = self._finding[asked] = self._loop.create_task(self._load(stream_id, owner))
+            task.add_done_callback(lambda _: self._finding.pop(asked, None))
         try:
             remote = await asyncio.shield(task)
         except StoreAwayError as error:
@@ -142,19 +154,20 @@ class Watcher:
 
     # -- finding a stream ------------------------------------------------------------------------------------------
 
-    async def _load(self, stream_id: str) -> Followed | None:
+    async def _load(self, stream_id: str, owner: str) -> Followed | None:
         about, model = await self._connection.call("HMGET", self._layout.stream(stream_id), "a", "m", within=CONNECT)
         if about is None:  # the word of a stream that has just begun may still be under way from its node
             await asyncio.sleep(UNDER_WAY)
             about, model = await self._connection.call(
                 "HMGET", self._layout.stream(stream_id), "a", "m", within=CONNECT
             )
-        if about is None:
+        stream = Stream.from_json(about) if about is not None else None
+        if stream is None or stream.owner != digest(owner):
             return None
         if self._registry.memory.spent:
             raise GatewayError("overloaded", retry_after=5, detail="server.max_log_bytes is used up by running streams")
         remote = Remote(
-            Stream.from_json(about),
+            replace(stream, owner=owner),
             model.decode(),
             self._registry.memory,
             self._wheel,

@@ -1,6 +1,7 @@
 """A stream is read, resumed and stopped at any node, in every format, and leaves nothing behind in Redis (R8)."""
 
 import asyncio
+import signal
 from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
@@ -15,6 +16,7 @@ from tests.store.stage import END, EVENTS, SECRET, V1, Reading, Stage, counts, g
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 WHOLE = list(range(1, 11))
+SECRETS = ("a secret question", "another-key", "other", SECRET)
 KEY = {"Authorization": "Bearer another-key-of-a-test"}
 
 
@@ -144,15 +146,19 @@ async def test_ended_stream_is_kept_for_its_time_and_leaves_no_key(two: Stage) -
     two.plays["a secret question"] = lambda _: [*counts(1, 5), WaitFor(more), *END]
     more = asyncio.Event()
     reading = Reading(two, "a secret question", "/short")
+    two.plays["named"] = goes_on(3)
+    named = f"{two.nodes[0].url}/chat"
+    async with await request(named, method="POST", headers=EVENTS | KEY, body={"message": "named"}) as answer:
+        await answer.body()
     await reading.begin(0)
     await reading.read(words=5)
     for _ in range(2):
         keys = await two.redis.keys()
         assert f"gateway:q:{reading.stream_id}" in keys or more.is_set()
         ttls = [await two.redis.ask("PTTL", key) for key in keys]
-        assert all(0 < ttl <= 300_000 or ttl == -2 for ttl in ttls), dict(zip(keys, ttls, strict=True))
+        assert all(0 < ttl <= 600_000 or ttl == -2 for ttl in ttls), dict(zip(keys, ttls, strict=True))
         values = str([key if await two.redis.ask("TYPE", key) == "none" else await dump(two, key) for key in keys])
-        assert not [word for word in ("a secret question", "another-key", SECRET) if word in values + str(keys)]
+        assert not [word for word in SECRETS if word in values + str(keys)]
         more.set()
         await reading.read()
     url = f"{two.nodes[1].url}/streams/{reading.stream_id}"
@@ -219,3 +225,48 @@ async def test_slow_reader_elsewhere_gets_everything(two: Stage) -> None:
         assert len([0 async for _ in quick.messages()]) == 400
     assert len([0 async for message in slow.messages() if len(message.data) == 30_000]) == 400
     await slow.close()
+
+
+async def test_streams_of_all_nodes_are_listed_and_silent_nodes_named(two: Stage) -> None:
+    """`/streams` of one node stays as it was."""
+    for node in (0, 1):
+        two.plays[f"listed {node}"] = lambda _: [*counts(1, 2), Hang()]
+    readings = [Reading(two, f"listed {node}") for node in (0, 1)]
+    for node, reading in enumerate(readings):
+        await reading.begin(node)
+        await reading.read(words=2)
+    url = f"{two.nodes[0].admin}/streams"
+    async with await request(f"{url}?node=all") as answer:
+        told = await answer.json()
+    listed = {entry["id"]: (entry["node"], entry["principal"]) for entry in told["streams"]}
+    assert {reading.stream_id for reading in readings} <= listed.keys()
+    assert len({listed[reading.stream_id][0] for reading in readings}) == 2
+    assert (listed[readings[1].stream_id][1], told["silent"]) == ("addr:127.0.0.1", [])
+    async with await request(url) as answer:
+        assert readings[1].stream_id not in {entry["id"] for entry in await answer.json()}
+    two.nodes[1].send_signal(signal.SIGSTOP)
+    async with await request(f"{url}?node=all") as answer:
+        assert (await answer.json())["silent"] == [listed[readings[1].stream_id][0]]
+    two.nodes[1].send_signal(signal.SIGCONT)
+    async with await request(f"{url}?node=1") as answer:
+        assert answer.status == 400
+    for reading in readings:
+        await reading.leave()
+
+
+async def test_chat_of_the_kit_is_followed_at_another_node(two: Stage) -> None:
+    """useChat's `GET {path}/{id}/stream`: 204 before and after."""
+    more = asyncio.Event()
+    two.plays["kit"] = lambda _: [*counts(1, 5), WaitFor(more), *END]
+    url = f"{two.nodes[1].url}/ui/chat-1/stream"
+    assert await code(url) == (204, "")
+    here = Reading(two, "kit", "/ui")
+    parts = [{"type": "text", "text": "kit"}]
+    await here.begin(0, {"id": "chat-1", "messages": [{"id": "m", "role": "user", "parts": parts}]})
+    async with await request(url, headers=EVENTS) as answer:
+        assert answer.status == 200
+        more.set()
+        assert said([message[:3] async for message in answer.messages()])
+    assert await code(url, headers=KEY) == (204, "")
+    assert await code(url) == (204, "")
+    await here.leave()
