@@ -3,7 +3,7 @@
     /livez                      200 while the loop runs
     /readyz                     200 while new streams are welcome, 503 while draining or while a required store is away
     /metrics                    for Prometheus
-    /streams                    the running streams, as JSON
+    /streams                    the running streams, as JSON; with ?node=all those of all nodes that share the store
     /failures                   the last attempts and streams that failed, as JSON
     / and its files, /events    the monitor page and its feed
     POST /streams/{id}/stop     ends a stream
@@ -102,7 +102,7 @@ class AdminService:
     async def _guarded(self, request: web.BaseRequest) -> web.StreamResponse:
         path = request.path
         if path == "/streams":
-            return _unless_written(request) or _streams(self._gateway)
+            return _unless_written(request) or await self._streams(request)
         if path == "/failures":
             return _unless_written(request) or _failures(self._gateway)
         if (file := self._files.get(path)) is not None:
@@ -114,6 +114,17 @@ class AdminService:
         if (raw := request.rel_url.raw_path).startswith(PRINCIPALS):
             return _unless(request, "DELETE") or await self._revoke(raw.removeprefix(PRINCIPALS))
         return _text(404, f"Nothing here; there is /, {', '.join(_PROBES)}, /streams, /failures.\n")
+
+    async def _streams(self, request: web.BaseRequest) -> web.Response:
+        node = request.query.get("node")
+        if node is None:
+            return _streams(self._gateway)
+        if node != "all":
+            return _text(400, "node must be all; without it, only the streams of this node are listed.\n")
+        if self._gateway.shared is None:
+            return _text(400, "No other node is known: store is the memory of this process.\n")
+        streams, silent = await self._gateway.shared.listing.all()
+        return _json({"streams": streams, "silent": silent})
 
     async def _stop(self, stream_id: str) -> web.Response:
         generation = self._gateway.engine.running.get(stream_id)

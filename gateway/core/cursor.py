@@ -1,6 +1,7 @@
 """Cursors: a reader's place in a stream, as the opaque text that browsers send back in `Last-Event-ID`.
 
     <stream id of 22 characters>.<sequence number>.<token events sent>        ~<22 characters>, the end of any stream
+    <stream id>.<takeovers>-<sequence number>.<token events sent>             where another node went on with the stream
 
 Invariants:
 
@@ -9,6 +10,9 @@ Invariants:
 - Where several workers share a port, the first character of the id names the worker that has the stream.
 - It holds the number of token events that its reader was sent. So `$index` continues correctly after a resume, even
   where several deltas were merged into one event.
+
+What a node wrote that then was lost, before another one went on with the stream, has the same sequence numbers as what
+the other one wrote instead. The number of takeovers tells them apart.
 
 A cursor gives no permission: only the owner of a stream may resume it.
 """
@@ -33,7 +37,7 @@ _SPELLINGS: Final = frozenset({"lasteventid", "evslasteventid"})
 """The names that client libraries have for it (`lastEventId`, `Last-Event-ID`, `evs_last_event_id` …), without `-`, `_`
 and capitals. An upstream may have a parameter of the same name. So they count only where their value is a cursor."""
 _STREAM_ID: Final = re.compile(_ID)
-_CURSOR: Final = re.compile(rf"({_ID})\.(\d{{1,15}})\.(\d{{1,15}})", re.ASCII)
+_CURSOR: Final = re.compile(rf"({_ID})\.(?:([1-9]\d{{0,3}})-)?(\d{{1,15}})\.(\d{{1,15}})", re.ASCII)
 _FINAL: Final = re.compile(rf"~{_ID}")
 
 
@@ -56,14 +60,16 @@ class Cursor(NamedTuple):
         stream_id: the generation's id; "" for a final cursor, which belongs to no stream.
         seq: sequence number of the last event that the reader has; 0 before the first.
         tokens: token events that the reader has been sent.
+        takeovers: how often other nodes had gone on with the stream when the reader was sent that.
     """
 
     stream_id: str
     seq: int
     tokens: int
+    takeovers: int = 0
 
     def __str__(self) -> str:
-        return f"{self.stream_id}.{self.seq}.{self.tokens}"
+        return f"{cursor_prefix(self.stream_id, self.takeovers)}{self.seq}.{self.tokens}"
 
     @property
     def place(self) -> Place:
@@ -102,6 +108,11 @@ def valid_stream_id(text: str) -> bool:
     return _STREAM_ID.fullmatch(text) is not None
 
 
+def cursor_prefix(stream_id: str, takeovers: int) -> str:
+    """What all cursors of a stream begin with, before the sequence number."""
+    return f"{stream_id}.{takeovers}-" if takeovers else f"{stream_id}."
+
+
 def final_cursor() -> str:
     """A cursor after which nothing is left to read: a reconnect with it is answered with 204."""
     return f"~{new_stream_id()}"
@@ -115,7 +126,7 @@ def parse_cursor(text: str) -> Cursor:
     """
     # Cut before it is matched: the header of a stranger may have any length.
     if match := _CURSOR.fullmatch(text[: MAX_CURSOR + 1]):
-        return Cursor(match[1], int(match[2]), int(match[3]))
+        return Cursor(match[1], int(match[3]), int(match[4]), int(match[2] or 0))
     if _FINAL.fullmatch(text[: MAX_CURSOR + 1]):
         return Cursor("", 0, 0)
     raise GatewayError("bad_cursor", "Last-Event-ID is not a cursor of this gateway.")

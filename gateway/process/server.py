@@ -239,6 +239,8 @@ class _Process:
         for generation in running:
             generation.abort(GatewayError("drained", retry_after=random.uniform(*COMEBACK)))  # noqa: S311
         await asyncio.gather(*(generation.ended for generation in running))
+        if gateway.shared is not None:
+            await gateway.shared.leave()
         self._logger.info("drained", ended=len(running) - handed, handed_over=handed)
 
     # -- reload ----------------------------------------------------------------------------------------------------

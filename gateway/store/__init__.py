@@ -9,6 +9,8 @@ inquiry.py      what `gateway check --ask` asks it
 layout.py       the keys, what stands in them, and the scripts
 journal.py      the writer's side: what is appended to logs here is written to Redis, gathered
 watcher.py      the reader's side: logs of other nodes are followed here, all by one blocking read; this node's mailbox
+adoption.py     streams of dead nodes go on here
+listing.py      the running streams of all nodes
 remote.py       a stream of another node, as its readers here see it
 shared.py       all of it, as the rest of the program sees it
 limits.py       the limits of principals over all nodes: who decides, and what is sent

@@ -5,16 +5,20 @@
         v                        the order can be read, and nothing forbids to go on
     TAKE: a new epoch --> loaded -------------------------------------------------------> adopted: a rescue here
                             |
+                            +--its last event is there-----------------------------------> ended as it is
                             +--no order, no rescue, tool calls, its beginning is gone---> one error, `upstream_cut`
 
 Invariants:
 
 - One node takes a stream, in one script; from that moment nothing that the dead node appends is accepted.
-- A stream that was taken gets its end, whatever happens here. If this node dies as well, the next one takes it.
+- A stream that was taken gets its end, whatever happens here. If Redis goes away before, it waits here for its return;
+  if this node dies as well, the next one takes it.
 """
 
 import asyncio
+from collections import deque
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any, Final, NamedTuple
 
 from structlog.typing import FilteringBoundLogger
@@ -22,6 +26,7 @@ from structlog.typing import FilteringBoundLogger
 from gateway.core.errors import GatewayError
 from gateway.core.event import ERROR, Event
 from gateway.observe.metrics import Metrics
+from gateway.store.access import CONNECT
 from gateway.store.connection import Connection, StoreAwayError
 from gateway.store.journal import Journal, packed
 from gateway.store.layout import ALIVE_MS, CLOSE, DEAD, TAKE
@@ -37,7 +42,7 @@ AT_ONCE: Final = 8
 """Streams of a dead node that are taken in one script: the others are for other nodes, too."""
 PAUSE: Final = 0.02
 """Seconds between two such scripts."""
-COUNT: Final = 256
+COUNT: Final = 32
 """Entries of a log that are read at once."""
 MAX_BYTES: Final = 8 * 1024 * 1024
 """Bytes that are kept of the log of an adopted stream."""
@@ -96,6 +101,7 @@ class Adoption:
         self._metrics = metrics
         self._logger = logger
         self._task: asyncio.Task[None] | None = None
+        self._taken: deque[Taken] = deque()
         connection.when_beating(self._begin)
 
     async def close(self) -> None:
@@ -112,29 +118,50 @@ class Adoption:
     async def _look(self) -> None:
         layout, node = self._layout, self._connection.node
         try:
-            for dead in await self._connection.run(DEAD, [layout.nodes], (node, ALIVE_MS, layout.lease(""))):
+            await self._go_on_with_all()
+            for dead in await self._connection.run(
+                DEAD, [layout.nodes], (node, ALIVE_MS, layout.lease("")), within=CONNECT
+            ):
                 name = dead.decode()
                 keys = [layout.lease(name), layout.owned(name), layout.owned(node), layout.nodes]
-                while taken := await self._connection.run(TAKE, keys, (dead, node, AT_ONCE, ALIVE_MS, layout.prefix)):
+                while taken := await self._connection.run(
+                    TAKE, keys, (dead, node, AT_ONCE, ALIVE_MS, layout.prefix), within=CONNECT
+                ):
                     self._logger.warning("streams_taken", node=name, streams=len(taken))
-                    for stream in taken:
-                        await self._go_on(Taken(*stream))
+                    self._taken.extend(Taken(*stream) for stream in taken)
+                    await self._go_on_with_all()
                     await asyncio.sleep(PAUSE)
         except StoreAwayError as error:
             self._logger.warning("store_adoption_stopped", reason=str(error))  # the next beat goes on
+
+    async def _go_on_with_all(self) -> None:
+        """Goes on with what was taken. Where Redis goes away meanwhile, the next call goes on with the rest."""
+        while self._taken:
+            await self._go_on(self._taken[0])
+            self._taken.popleft()
 
     async def _go_on(self, taken: Taken) -> None:
         stream_id = taken.id.decode()
         log = MemoryLog(MAX_BYTES, self._registry.memory)
         try:
+            if await self._load(stream_id, log):
+                log.discard()
+                await self._close(taken, "completed")
+                return
             order, stream = await self._order(stream_id)
-            await self._load(stream_id, log)
             log.model = taken.model.decode()
             assert self.adopt is not None, "it is set before anything is served"
             generation = self.adopt(order, stream, log)
-        except (GatewayError, ValueError) as error:
+        except StoreAwayError:
             log.discard()
-            cut = error if isinstance(error, GatewayError) else GatewayError("upstream_cut", detail=str(error))
+            raise
+        except Exception as error:  # whatever it is, the stream gets its end
+            log.discard()
+            if not isinstance(error, GatewayError | ValueError):
+                self._logger.error("adoption_failed", exc_info=error, stream_id=stream_id)
+            cut = (
+                error if isinstance(error, GatewayError) else GatewayError("upstream_cut", detail=type(error).__name__)
+            )
             self._metrics.adoption("failed")
             self._logger.warning("stream_not_adopted", stream_id=stream_id, code=cut.code, detail=cut.detail)
             await self._end(taken, cut)
@@ -149,33 +176,48 @@ class Adoption:
             GatewayError: `upstream_cut`, nobody here can know.
         """
         key = self._layout.order(stream_id)
-        sealed = await self._connection.call("GET", key)
-        about = await self._connection.call("HGET", self._layout.stream(stream_id), "a")
+        sealed = await self._connection.call("GET", key, within=CONNECT)
+        about = await self._connection.call("HGET", self._layout.stream(stream_id), "a", within=CONNECT)
         order = self._seal.unseal(key, sealed) if self._seal is not None and sealed is not None else None
         if order is None or about is None:
             raise GatewayError("upstream_cut", detail="its order is not there, or sealed with another secret")
-        return Order.from_bytes(order), Stream.from_json(about)
+        asked = Order.from_bytes(order)
+        return asked, replace(Stream.from_json(about), owner=asked.owner)
 
-    async def _load(self, stream_id: str, log: MemoryLog) -> None:
-        key, after = self._layout.log(stream_id), "0-0"
-        while found := await self._connection.call("XRANGE", key, f"({after}", "+", "COUNT", COUNT):
+    async def _load(self, stream_id: str, log: MemoryLog) -> bool:
+        """Fills the log with what Redis has. Returns whether the last event is among it.
+
+        Raises:
+            GatewayError: `upstream_cut`, events are missing.
+        """
+        ended, key, after = False, self._layout.log(stream_id), "0-0"
+        while found := await self._connection.call("XRANGE", key, f"({after}", "+", "COUNT", COUNT, within=CONNECT):
             for id_, fields in found:
                 entry = read_entry(id_, fields)
                 if entry.first > log.last + 1:
                     raise GatewayError("upstream_cut", detail="its beginning is gone")
                 if events := entry.events[log.last + 1 - entry.first :]:
                     log.append(events)
+                if entry.takeovers is not None:
+                    log.takeovers = entry.takeovers
+                ended = ended or entry.terminal is not None
             after = found[-1][0].decode()
+        return ended
 
     async def _end(self, taken: Taken, error: GatewayError) -> None:
-        layout, stream_id, number = self._layout, taken.id.decode(), taken.last + 1
+        number = taken.last + 1
         entry = ("f", number, "e", packed([Event(ERROR, error.to_json())]), "t", "1")
-        await self._connection.call("XADD", layout.log(stream_id), "NOMKSTREAM", f"{taken.epoch}-{number}", *entry)
+        key, id_ = self._layout.log(taken.id.decode()), f"{taken.epoch}-{number}"
+        await self._connection.call("XADD", key, "NOMKSTREAM", id_, *entry, within=CONNECT)
+        await self._close(taken, "upstream_error")
+
+    async def _close(self, taken: Taken, state: str) -> None:
+        layout, stream_id = self._layout, taken.id.decode()
         keys = [
             layout.stream(stream_id),
             layout.log(stream_id),
             layout.owned(self._connection.node),
             layout.order(stream_id),
         ]
-        state: tuple[Any, ...] = (taken.id, taken.epoch, "upstream_error", taken.model, taken.kept_ms)
-        await self._connection.run(CLOSE, keys, state)
+        ended: tuple[Any, ...] = (taken.id, taken.epoch, state, taken.model, taken.kept_ms)
+        await self._connection.run(CLOSE, keys, ended, within=CONNECT)

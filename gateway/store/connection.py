@@ -16,7 +16,9 @@ Invariants:
 - No reply is taken for another command's: see `wire.py`. A connection with a reply that is too late is dropped.
 - Between two connections there is a pause, a longer one if the store was up for a moment only.
 - The lease of this node is a key that lapses `LEASE` seconds after the last beat. Other nodes take one whose lease has
-  lapsed for dead; what this node wrote before is theirs then. No work that is done at a beat holds the next one up.
+  lapsed for dead; what this node wrote before is theirs then. A process that stood still for so long (SIGSTOP, a
+  machine that slept) notices it by `check`, before it tells a reader anything more. No work that is done at a beat
+  holds the next one up.
 - No command is repeated by itself: it could have an effect twice.
 """
 
@@ -63,6 +65,7 @@ MAX_WAITING: Final = 10_000
 """Commands that wait for a reply. Further ones are refused at once."""
 
 Returned = Callable[[], Awaitable[None]]
+Lapsed = Callable[[], None]
 
 
 class StoreAwayError(Exception):
@@ -105,6 +108,7 @@ class Connection:
         self._waiting: set[asyncio.Future[Any]] = set()
         self._returned: list[Returned] = []
         self._beating: list[Returned] = []
+        self._lapsed: list[Lapsed] = []
         self._lost = asyncio.Event()
         self._tried = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
@@ -148,23 +152,37 @@ class Connection:
         """This is awaited at each beat while the store is there, unless the call before still runs."""
         self._beating.append(beating)
 
+    def when_lapsed(self, lapsed: Lapsed) -> None:
+        """This is called when the lease may have lapsed unnoticed. Then the store is away until it is asked anew."""
+        self._lapsed.append(lapsed)
+
+    def check(self) -> None:
+        """Notices where others may have taken this node for dead. To be called before readers are told anything."""
+        if self.up and self._loop.time() - self.last > LEASE:
+            self.lose(TimeoutError("the lease lapsed"))
+
     async def start(self) -> None:
         """Begins to beat. Returns when the first try is over, well or not, and those who asked to be told were told."""
         self._task = self._loop.create_task(self._beat(), name="store beat")
         await self._tried.wait()
 
-    async def close(self) -> None:
-        """The lease is given back, and everything closed."""
+    async def leave(self) -> None:
+        """The lease is given back: to other nodes this one is dead from now on. It may still ask."""
         tasks = {task for task in (self._task, self._told) if task is not None}
         while tasks:
             for task in tasks:
                 task.cancel()  # `asyncio.wait_for` of Python 3.11, which redis-py uses, may swallow it once
             _, tasks = await asyncio.wait(tasks, timeout=0.1)
+        self._task = self._told = None
         if self.up:
             try:
                 await self.call("DEL", self.layout.lease(self.node))
             except StoreAwayError:
                 self._logger.info("store_lease_left", seconds=LEASE)  # it lapses by itself
+
+    async def close(self) -> None:
+        """The lease is given back, and everything closed."""
+        await self.leave()
         self._drop(Trouble("connection", "the gateway ends"))
 
     async def call(self, *command: bytes | str | int, within: float = PATIENCE) -> Any:
@@ -274,6 +292,7 @@ class Connection:
         beats = 0
         while True:
             self._lost.clear()
+            self.check()
             if self.up:
                 await self._go_on(look=beats % LOOK == 0)
             else:
@@ -337,6 +356,9 @@ class Connection:
         self._note(found)
         self._drop(found)
         self._lost.set()
+        if self._loop.time() - self.last > LEASE:  # whatever was noticed first
+            for lapsed in self._lapsed:
+                lapsed()
 
     def _drop(self, found: Trouble) -> None:
         """Nobody waits any more, and no reply is read any more."""

@@ -6,7 +6,9 @@
          ^              |
          |              +--another node took the stream (a higher epoch stands there)--> lost
          |              |
-         +--Redis does not have it (any more): it was away, lost its data, or was started empty
+         +--Redis does not have it (any more): it was away, lost its data, refused a part, or was started empty
+
+A copy leaves this drawing where its log is discarded: then nothing is left to write.
 
 Invariants:
 
@@ -16,11 +18,14 @@ Invariants:
   to be left out, the entry behind them says so by its first number.
 - Nothing is kept for Redis: what it lacks is read from the log again. Whenever Redis was away, each copy is compared
   with what stands there before it goes on.
+- Where the lease may have lapsed unnoticed, readers are told nothing more until the copies were compared, or Redis is
+  found to be away (`MAX_DOUBT`): what was appended since then may not be the stream's any more.
 """
 
 import asyncio
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any, Final, Protocol
 
 import msgspec
@@ -28,8 +33,9 @@ from redis.exceptions import RedisError
 from structlog.typing import FilteringBoundLogger
 
 from gateway.core.event import Event
+from gateway.store.access import CONNECT
 from gateway.store.connection import Connection, StoreAwayError
-from gateway.store.layout import ALIVE_MS, CLOSE, KEEP, OPEN, STANDS
+from gateway.store.layout import ALIVE_MS, CLOSE, KEEP, OPEN, STANDS, digest
 from gateway.store.pipe import Pipe, Replied, pack
 from gateway.store.sealed import Seal
 from gateway.streams.log import MemoryLog, State
@@ -38,6 +44,8 @@ from gateway.streams.stream import Stream
 
 ENTRY_EVENTS: Final = 512
 """Events of one entry, at most."""
+ENTRY_BYTES: Final = 64 * 1024
+"""Bytes of one entry, about, where a log has more: a node that reads it must get the reply in time."""
 ENTRIES: Final = 16
 """Entries of one log that are written at once, at most: what is put back after an outage leaves room for other logs."""
 PATIENCE: Final = 1.0
@@ -46,6 +54,12 @@ KEPT_EVERY: Final = 30.0
 """Seconds between two times that a node lets the keys of its running streams live on. They live `ALIVE_MS`."""
 MAX_ORDER: Final = 1024 * 1024
 """Bytes of an order, at most: a stream with a longer prompt is not adopted."""
+MAX_DOUBT: Final = 1.0
+"""Seconds for which readers wait until it is known whether this node still has its streams."""
+LAST_REPLIES: Final = 1.0
+"""Seconds that the end of the process waits for the replies to what was written last."""
+CHAT_MS: Final = 600_000
+"""Milliseconds for which the newest stream of a chat is known: longer than nearly all answers take."""
 CHUNK: Final = 200
 """Streams that one script is asked for."""
 
@@ -69,8 +83,9 @@ class Written(Protocol):
     def kept(self) -> float:
         """Seconds for which it can be read after its end; 0 for one that left nothing to come back to."""
 
-    def move(self) -> None:
-        """Another node writes it from now on: it ends here, and its readers come back to the other one."""
+    def move(self, comeback: Callable[[], float] | None = None) -> None:
+        """Another node writes it from now on: it ends here, and its readers come back, each in the seconds that
+        `comeback` gives."""
 
 
 class Copy:
@@ -81,11 +96,19 @@ class Copy:
         order: what its generation was asked for, None where nobody could go on with it.
         epoch: of this node's ownership.
         sent: number of the last event that was written to Redis.
+        acknowledged: number of the last event that Redis has for sure, with all before it.
+        first: number of the oldest event that Redis keeps, as far as it was told.
+        own: number of the first event that may be written here: another node wrote those before.
+        refused: whether Redis refused a part of it since the last comparison.
+        holed: whether what stands in Redis is to be replaced, as a part may be missing.
         opened: whether Redis was told of the stream.
         dirty: whether it is listed to be written.
     """
 
-    __slots__ = ("_journal", "closing", "dirty", "epoch", "opened", "order", "sent", "written")
+    __slots__ = (
+        "_journal", "acknowledged", "closing", "dirty", "epoch", "first", "holed", "opened", "order", "own", "refused",
+        "sent", "written",
+    )  # fmt: skip
 
     def __init__(
         self, journal: "Journal", written: Written, order: Order | None, epoch: int, sent: int, opened: bool
@@ -94,16 +117,29 @@ class Copy:
         self.order = order
         self.written = written
         self.epoch = epoch
-        self.sent = sent
+        self.sent = self.acknowledged = sent
+        self.own = self.first = sent + 1
         self.opened = opened
+        self.refused = self.holed = False
         self.closing = False
         self.dirty = False
+
+    @property
+    def held(self) -> bool:
+        """Whether it is not sure that this node still has the stream."""
+        return self._journal.doubtful
 
     def changed(self) -> None:
         """Events were appended to the log, or it was closed."""
         if not self.dirty:
             self.dirty = True
             self._journal.note(self)
+        if self.written.log.closed:
+            self.order = None  # it holds the prompt, and nobody has to go on with this stream
+
+    def dropped(self) -> None:
+        """The log was discarded."""
+        self._journal.forget(self)
 
 
 class Journal:
@@ -113,6 +149,9 @@ class Journal:
         connection: this process's way to Redis.
         seal: seals orders; None where none is written.
         logger: the process's log.
+
+    Attributes:
+        doubtful: whether it is not sure that this node still has its streams.
     """
 
     def __init__(self, connection: Connection, seal: Seal | None, logger: FilteringBoundLogger) -> None:
@@ -123,11 +162,16 @@ class Journal:
         self._loop = asyncio.get_running_loop()
         self._pipe: Pipe | None = None
         self._copies: dict[str, Copy] = {}
-        self._dirty: list[Copy] = []
+        self._dirty: dict[Copy, None] = {}
+        self._doubted: asyncio.TimerHandle | None = None
+        self._certain: asyncio.Future[None] = self._loop.create_future()
+        self._comparing: set[asyncio.Task[None]] = set()
+        self.doubtful = False
         self._node = connection.node.encode()
         self._owned = self._layout.owned(connection.node).encode()
         self._alive = str(ALIVE_MS).encode()
         self._kept_at = 0.0
+        connection.when_lapsed(self._doubt)
         connection.when_up(self._resume)
         connection.when_beating(self._beat)
 
@@ -157,30 +201,36 @@ class Journal:
         self.flush()
         given = [copy for copy in self._copies.values() if copy.order is not None and copy.opened and not copy.closing]
         for copy in given:
-            self._forget(copy)
+            self.forget(copy)
         return [copy.written for copy in given]
 
-    def close(self) -> None:
-        """Nothing more is written."""
+    async def close(self) -> None:
+        """Nothing more is written. Returns when Redis has what was written before, or does not say so in time."""
+        for task in self._comparing:
+            task.cancel()
+        self.flush()
         if self._pipe is not None:
-            self.flush()
-            self._pipe.close()
-            self._pipe = None
+            await self._pipe.settle(LAST_REPLIES)
+        self._close_pipe()
 
     def note(self, copy: Copy) -> None:
         """This copy is behind its log."""
+        self._connection.check()
         if not self._dirty:
             # Scheduled before any write to a reader is: those follow the append. `Clock.soon` may run sooner, for
             # another stream; it calls `flush` first.
             self._loop.call_soon(self.flush)
-        self._dirty.append(copy)
+        self._dirty[copy] = None
 
     def flush(self) -> None:
         """Writes what the copies lack. While Redis is away they stay listed."""
         pipe = self._pipe
         if pipe is None or not self._dirty:
             return
-        dirty, self._dirty = self._dirty, []
+        if not self._connection.up:
+            self._close_pipe()  # what it was given may have been refused: nothing may follow that
+            return
+        dirty, self._dirty = self._dirty, {}
         commands: list[bytes] = []
         replied: list[Replied] = []
         for copy in dirty:
@@ -199,11 +249,12 @@ class Journal:
         key = self._layout.log(stream.id).encode()
         copy.sent = max(copy.sent, log.first - 1)
         if not copy.opened:
-            copy.opened = True
-            commands.append(self._open(copy))
-            replied.append(lambda reply: self._opened(copy, reply))
+            self._open(copy, commands, replied)
+        limit = ENTRY_EVENTS
+        if log.size > ENTRY_BYTES:  # as many as have that size on average
+            limit = max(1, min(limit, ENTRY_BYTES * (log.last - log.first + 1) // log.size))
         for _ in range(ENTRIES):
-            events = log.read(copy.sent, ENTRY_EVENTS)
+            events = log.read(copy.sent, limit)
             if isinstance(events, State):
                 break
             last = copy.sent + len(events)
@@ -214,22 +265,36 @@ class Journal:
             if log.terminal is not None and last == log.last:
                 parts += (b"t", b"1")
             commands.append(pack(*parts))
-            replied.append(lambda reply: self._appended(copy, reply))
+            replied.append(lambda reply, last=last: self._appended(copy, last, reply))  # type: ignore[misc]
             copy.sent = last
+        if copy.first < log.first and log.first > copy.own:
+            # The memory's bound is Redis's, too. Entries before `own` are of an earlier epoch, and go with it.
+            copy.first = log.first
+            commands.append(pack(b"XTRIM", key, b"MINID", b"%d-%d" % (copy.epoch, log.first)))
+            replied.append(self._noted)
         if copy.sent < log.last:
             copy.changed()
         elif log.closed:
             copy.closing = True
             commands += self._closed(copy, key, replied)
 
-    def _open(self, copy: Copy) -> bytes:
+    def _open(self, copy: Copy, commands: list[bytes], replied: list[Replied]) -> None:
         stream, log = copy.written.stream, copy.written.log
-        keys = self._keys(stream.id)
-        about, model = stream.to_json(), log.model.encode("utf-8", "replace")
+        about = replace(stream, owner=digest(stream.owner)).to_json()
+        model = log.model.encode("utf-8", "replace")
         number = b"%d" % (copy.sent + 1)
         kept = b"%d" % round(copy.written.kept * 1000)
-        owned = (self._node, b"%d" % copy.epoch, model, number, self._alive, kept)
-        return pack(b"EVAL", OPEN.text.encode(), b"4", *keys, stream.id.encode(), about, *owned, self._order(copy))
+        owned = (self._node, b"%d" % copy.epoch, model, number, self._alive, kept, self._order(copy))
+        takeovers, holed = ",".join(map(str, log.takeovers)).encode(), b"1" if copy.holed else b"0"
+        copy.opened, copy.holed = True, False
+        keys = (*self._keys(stream.id), self._layout.nodes.encode())
+        values = (stream.id.encode(), about, *owned, takeovers, holed)
+        commands.append(pack(b"EVAL", OPEN.text.encode(), b"5", *keys, *values))
+        replied.append(lambda reply: self._opened(copy, reply))
+        if stream.session_id:
+            chat = self._layout.chat(stream.route, stream.session_id, stream.owner).encode()
+            commands.append(pack(b"SET", chat, stream.id.encode(), b"PX", str(CHAT_MS).encode()))
+            replied.append(self._noted)
 
     def _order(self, copy: Copy) -> bytes:
         """The order as it stands in Redis; b"" where none does."""
@@ -255,7 +320,7 @@ class Journal:
             # The end of the body is the end of this stream, so there is no last event. An entry without any says so.
             ended = (b"%d-%d" % (copy.epoch, log.last + 1), b"f", b"%d" % (log.last + 1), b"t", b"0")
             commands.append(pack(b"XADD", key, b"NOMKSTREAM", *ended))
-            replied.append(lambda reply: self._appended(copy, reply))
+            replied.append(lambda reply: self._appended(copy, log.last, reply))
         stream_id = written.stream.id.encode()
         model = log.model.encode("utf-8", "replace")
         kept = b"%d" % round(written.kept * 1000)
@@ -271,59 +336,104 @@ class Journal:
         elif reply:
             self._lose(copy)
 
-    def _appended(self, copy: Copy, reply: Any) -> None:
+    def _appended(self, copy: Copy, last: int, reply: Any) -> None:
         if isinstance(reply, bytes):
-            return
-        if reply is None:  # Redis has lost it
+            if not copy.refused:
+                copy.acknowledged = last
+        elif reply is None:  # Redis has lost it
             self._again(copy)
-        elif "equal or smaller" in str(reply):
-            self._loop.create_task(self._compare([copy]), name="store compare")
         else:
+            first, copy.refused = not copy.refused, True
+            if "equal or smaller" not in str(reply):
+                self._connection.lose(reply)
+            elif first:
+                task = self._loop.create_task(self._look_at(copy), name="store compare")
+                self._comparing.add(task)
+                task.add_done_callback(self._comparing.discard)
+
+    async def _look_at(self, copy: Copy) -> None:
+        try:
+            await self._compare([copy])
+        except StoreAwayError:
+            return  # all are compared when it is back
+
+    def _noted(self, reply: Any) -> None:
+        if isinstance(reply, Exception):
             self._connection.lose(reply)
 
     def _done(self, copy: Copy, reply: Any) -> None:
         if isinstance(reply, Exception):
             self._connection.lose(reply)
-        elif copy.closing:
-            self._forget(copy)
+        elif copy.closing and not copy.refused:
+            self.forget(copy)
 
     def _again(self, copy: Copy) -> None:
         """The stream is written to Redis anew, as far as the log still has it."""
         copy.opened = copy.closing = False
-        copy.sent = copy.written.log.first - 1
+        copy.sent = copy.acknowledged = copy.written.log.first - 1
+        copy.own = copy.first = copy.written.log.first
         copy.changed()
 
     def _lose(self, copy: Copy) -> None:
         if self._copies.get(copy.written.stream.id) is copy:
-            self._forget(copy)
+            self.forget(copy)
             self._logger.warning("stream_lost", stream_id=copy.written.stream.id)
             copy.written.move()
 
-    def _forget(self, copy: Copy) -> None:
-        self._copies.pop(copy.written.stream.id, None)
+    def forget(self, copy: Copy) -> None:
+        """Nothing more is written of this copy."""
+        if self._copies.get(copy.written.stream.id) is copy:
+            del self._copies[copy.written.stream.id]
+        self._dirty.pop(copy, None)
         copy.closing = True
         copy.written.log.mirror = None
 
     # -- all copies ------------------------------------------------------------------------------------------------
 
+    def _doubt(self) -> None:
+        """Another node may have taken the streams of this one meanwhile."""
+        self._close_pipe()
+        if not self.doubtful and self._copies:
+            self.doubtful = True
+            self._certain = self._loop.create_future()
+            self._doubted = self._loop.call_later(MAX_DOUBT, self._trust)
+
+    async def certain(self) -> None:
+        """Returns when nothing is doubtful any more."""
+        if self.doubtful:
+            await asyncio.shield(self._certain)
+
+    def _trust(self) -> None:
+        """What is left of the streams is this node's."""
+        if self.doubtful:
+            self.doubtful = False
+            if self._doubted is not None:
+                self._doubted.cancel()
+            self._certain.set_result(None)
+            for copy in self._copies.values():
+                for reader in copy.written.log.readers:
+                    reader.interrupt()
+
+    def _close_pipe(self) -> None:
+        pipe, self._pipe = self._pipe, None
+        if pipe is not None:
+            pipe.close()
+
     async def _resume(self) -> None:
         """Redis is there (again): it gets what it lacks."""
-        if self._pipe is not None:
-            self._pipe.close()
-        self._pipe = None
+        self._close_pipe()
         pipe = Pipe(self._connection.lose)
         try:
-            await pipe.open(self._connection.client().connection_pool.make_connection())  # type: ignore[no-untyped-call]
-        except (RedisError, OSError) as error:
+            async with asyncio.timeout(CONNECT):
+                await pipe.open(self._connection.client().connection_pool.make_connection())  # type: ignore[no-untyped-call]
+        except (RedisError, OSError, RuntimeError) as error:
             raise StoreAwayError(str(error)) from error
-        # Copies whose log is gone meanwhile have nothing left to write.
-        for copy in [each for each in self._copies.values() if each.written.log.first > each.written.log.last > 0]:
-            self._forget(copy)
         copies = [copy for copy in self._copies.values() if copy.opened]
         for start in range(0, len(copies), CHUNK):
             await self._compare(copies[start : start + CHUNK])
         self._pipe = pipe
         self.flush()
+        self._trust()
 
     async def _compare(self, copies: list[Copy]) -> None:
         """Each copy goes on where Redis stands."""
@@ -332,16 +442,24 @@ class Journal:
             for copy in copies
             for key in (self._layout.stream(copy.written.stream.id), self._layout.log(copy.written.stream.id))
         ]
-        stands = await self._connection.run(STANDS, keys, ())
-        for copy, epoch, last in zip(copies, stands[::2], stands[1::2], strict=True):
+        stands = await self._connection.run(STANDS, keys, (), within=CONNECT)
+        for copy, (epoch, node, last) in zip(copies, stands, strict=True):
             if self._copies.get(copy.written.stream.id) is not copy:
                 continue
+            refused, copy.refused = copy.refused, False
             if not epoch or not last:
                 self._again(copy)
-            elif int(epoch) > copy.epoch:
+                continue
+            theirs, number = int(epoch), int(last.partition(b"-")[2])
+            if theirs > copy.epoch or (theirs == copy.epoch and node != self._node):
                 self._lose(copy)
+            elif refused and number > copy.acknowledged:
+                copy.holed = True  # behind what was refused, something was accepted
+                self._again(copy)
             else:
-                copy.sent = min(int(last.partition(b"-")[2]), copy.written.log.last)
+                # A Redis that lost its tail may have lost whose stream it is, too.
+                copy.opened = theirs == copy.epoch
+                copy.sent = copy.acknowledged = min(number, copy.written.log.last)
                 copy.closing = False
                 copy.changed()
 
@@ -353,11 +471,11 @@ class Journal:
         if now - self._kept_at < KEPT_EVERY:
             return
         self._kept_at = now
-        ids = list(self._copies)
+        ids = [id_ for id_, copy in self._copies.items() if not copy.closing]
         for start in range(0, len(ids), CHUNK):
             chunk, layout = ids[start : start + CHUNK], self._layout
             keys = [key for each in chunk for key in (layout.stream(each), layout.log(each), layout.order(each))]
-            await self._connection.run(KEEP, [self._owned.decode(), *keys], (ALIVE_MS,))
+            await self._connection.run(KEEP, [self._owned.decode(), *keys], (ALIVE_MS,), within=CONNECT)
 
 
 _ENCODE: Final[Callable[[Any], bytes]] = msgspec.msgpack.Encoder().encode

@@ -6,12 +6,13 @@
     <prefix>:b:<node>        stream   the node's mailbox: what other nodes ask of it, and its own nudges
     <prefix>:s:<id>          hash     a stream: `a` what a reader needs of it (`Stream.to_json`), `n` the node that
                                       writes it, `e` the epoch, `m` the model, `s` its state,
-                                      `k` the milliseconds for which it is kept after its end
+                                      `k` the milliseconds for which it is kept after its end, `o` its takeovers;
+                                      in `a`, the owner is a digest of the principal
     <prefix>:l:<id>          stream   its log; an entry is what was appended in one window
     <prefix>:q:<digest>      hash     what a principal has used of its plan: `ledger.py`
     <prefix>:q:<node>        string   a mark: it is gone where Redis has lost what the node wrote about limits
-
-    <prefix>:q:<id>          string   its order (`streams/order.py`), sealed; only while it runs
+    <prefix>:a:<digest>      string   the newest stream of a chat, by a digest of its route, session and owner
+    <prefix>:p:<id>          string   its order (`streams/order.py`), sealed; only while it runs
 
 An entry of a log has the id `<epoch>-<number of its last event>`. So Redis itself refuses to append a window twice, and
 refuses what an owner appends that has lost the stream: its epoch is older than the one that stands there. Fields:
@@ -19,6 +20,7 @@ refuses what an owner appends that has lost the stream: its epoch is older than 
     f      number of its first event
     e      the events, as MessagePack: [[type, data], …] or [type, data, id]
     t      present in the last entry of all: `1` if its last event is the terminal one, `0` if there is none
+    o      in an entry without events, takeovers so far: for each, the number of the last event before, joined by commas
 
 Invariants:
 
@@ -45,6 +47,11 @@ class Script:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "sha", hashlib.sha1(self.text.encode(), usedforsecurity=False).hexdigest())
+
+
+def digest(owner: str) -> str:
+    """What stands in Redis for a principal."""
+    return hashlib.sha256(owner.encode("utf-8", "replace")).hexdigest()
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +83,11 @@ class Layout:
 
     def order(self, stream_id: str) -> str:
         """What a stream's generation was asked for."""
-        return f"{self.prefix}:q:{stream_id}"
+        return f"{self.prefix}:p:{stream_id}"
+
+    def chat(self, route: str, session_id: str, owner: str) -> str:
+        """The id of the newest stream of a chat."""
+        return f"{self.prefix}:a:{digest(f'{len(route)} {len(session_id)} {route}{session_id}{owner}')}"
 
     def log(self, stream_id: str) -> str:
         """A stream's events."""
@@ -97,18 +108,23 @@ ALIVE_MS: Final = 120_000
 
 OPEN: Final = Script("""
 -- A stream begins here, or is put back after Redis lost it.
--- KEYS: its hash, its log, the streams of the node, its order
+-- KEYS: its hash, its log, the streams of the node, its order, the nodes
 -- ARGV: id, about, node, epoch, model, number of its next event, ms,
--- ms that it is kept after its end, order or ''
-local stands = redis.call('HMGET', KEYS[1], 'e', 's')
-if stands[1] and tonumber(stands[1]) > tonumber(ARGV[4]) then return tonumber(stands[1]) end
-redis.call('HSET', KEYS[1], 'a', ARGV[2], 'n', ARGV[3], 'e', ARGV[4], 'm', ARGV[5], 's', stands[2] or '', 'k', ARGV[8])
+-- ms that it is kept after its end, order or '', takeovers, '1' if what stands of its log has holes
+local stands = redis.call('HMGET', KEYS[1], 'e', 's', 'n')
+local epoch = tonumber(stands[1] or 0)
+if epoch > tonumber(ARGV[4]) or (epoch == tonumber(ARGV[4]) and stands[3] ~= ARGV[3]) then return epoch end
+redis.call('HSET', KEYS[1], 'a', ARGV[2], 'n', ARGV[3], 'e', ARGV[4], 'm', ARGV[5], 's', stands[2] or '', 'k', ARGV[8],
+  'o', ARGV[10])
+if ARGV[11] == '1' then redis.call('DEL', KEYS[2]) end
 local before = string.format('%s-%d', ARGV[4], tonumber(ARGV[6]) - 1)
-redis.pcall('XADD', KEYS[2], before, 'f', ARGV[6])  -- refused where the log is there already
+redis.pcall('XADD', KEYS[2], before, 'f', ARGV[6], 'o', ARGV[10])  -- refused where the log is there already
 redis.call('PEXPIRE', KEYS[1], ARGV[7])
 redis.call('PEXPIRE', KEYS[2], ARGV[7])
 redis.call('SADD', KEYS[3], ARGV[1])
 redis.call('PEXPIRE', KEYS[3], ARGV[7])
+redis.call('SADD', KEYS[5], ARGV[3])  -- else nobody would look for its death
+redis.call('PEXPIRE', KEYS[5], ARGV[7])
 if ARGV[9] ~= '' then redis.call('SET', KEYS[4], ARGV[9], 'PX', ARGV[7]) end
 return 0
 """)
@@ -141,12 +157,12 @@ STANDS: Final = Script("""
 local found = {}
 for i = 1, #KEYS, 2 do
   local last = redis.call('XREVRANGE', KEYS[i + 1], '+', '-', 'COUNT', 1)
-  found[i] = redis.call('HGET', KEYS[i], 'e') or ''
-  found[i + 1] = last[1] and last[1][1] or ''
+  local stands = redis.call('HMGET', KEYS[i], 'e', 'n')
+  found[#found + 1] = {stands[1] or '', stands[2] or '', last[1] and last[1][1] or ''}
 end
 return found
 """)
-"""For each stream: its epoch, and the id of the last entry of its log; empty where they are not there."""
+"""For each stream: its epoch, its node, and the id of the last entry of its log; empty where they are not there."""
 
 DEAD: Final = Script("""
 -- Nodes whose lease has lapsed; this node is entered, too.
@@ -167,19 +183,23 @@ if redis.call('EXISTS', KEYS[1]) == 1 then return {} end
 local taken = {}
 for _, id in ipairs(redis.call('SPOP', KEYS[2], ARGV[3])) do
   local hash, log = ARGV[5] .. ':s:' .. id, ARGV[5] .. ':l:' .. id
-  local stands = redis.call('HMGET', hash, 'n', 'e', 'k', 'm')
+  local stands = redis.call('HMGET', hash, 'n', 'e', 'k', 'm', 'o')
   local last = redis.call('XREVRANGE', log, '+', '-', 'COUNT', 1)
   if stands[1] == ARGV[1] and last[1] then
     local epoch = tonumber(stands[2]) + 1
     local number = tonumber(string.match(last[1][1], '-(%d+)$'))
-    redis.call('HSET', hash, 'n', ARGV[2], 'e', epoch)
-    redis.call('XADD', log, string.format('%d-%d', epoch, number), 'f', string.format('%d', number + 1))
+    local takeovers = stands[5] and stands[5] ~= '' and stands[5] .. ',' or ''
+    takeovers = takeovers .. string.format('%d', number)
+    redis.call('HSET', hash, 'n', ARGV[2], 'e', epoch, 'o', takeovers)
+    redis.call('XADD', log, string.format('%d-%d', epoch, number), 'f', string.format('%d', number + 1), 'o', takeovers)
     redis.call('PEXPIRE', hash, ARGV[4])
     redis.call('PEXPIRE', log, ARGV[4])
-    redis.call('PEXPIRE', ARGV[5] .. ':q:' .. id, ARGV[4])
+    redis.call('PEXPIRE', ARGV[5] .. ':p:' .. id, ARGV[4])
     redis.call('SADD', KEYS[3], id)
     redis.call('PEXPIRE', KEYS[3], ARGV[4])
     taken[#taken + 1] = {id, epoch, number, stands[3], stands[4]}
+  elseif stands[1] == ARGV[1] then
+    redis.call('DEL', hash)  -- its log is lost
   end
 end
 if redis.call('EXISTS', KEYS[2]) == 0 then redis.call('SREM', KEYS[4], ARGV[1]) end

@@ -23,6 +23,8 @@ import hiredis
 from redis.asyncio.connection import AbstractConnection
 
 MAX_UNSENT: Final = 8 * 1024 * 1024
+SETTLE_LOOK: Final = 0.01
+"""Seconds between two looks whether all replies came."""
 
 Replied = Callable[[Any], None]
 """Gets the reply: bytes, an int, a list, None; or an `Exception` where Redis refused the command."""
@@ -71,6 +73,12 @@ class Pipe(asyncio.Protocol):
         transport.write(commands)
         if transport.get_write_buffer_size() > MAX_UNSENT:
             self._break(TimeoutError("Redis takes nothing"))
+
+    async def settle(self, seconds: float) -> None:
+        """Returns when all commands were replied to, or after so many seconds, or when the connection is lost."""
+        deadline = self._now() + seconds
+        while self._replied and self._transport is not None and self._now() < deadline:  # noqa: ASYNC110 - once
+            await asyncio.sleep(SETTLE_LOOK)
 
     def close(self) -> None:
         """Ends it without a word to `broken`."""

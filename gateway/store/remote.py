@@ -2,7 +2,8 @@
 
     loading --all that Redis has was read--> watched --the last entry came--> ended
                                                 |
-                                                +--Redis has lost it----------> ended, with `cursor_expired`
+                                                +--Redis has lost it, or its newest events when another node
+                                                   went on with it------------> ended, with `cursor_expired`
 
 It is forgotten when its readers have gone, ended or not; the next one loads it again.
 """
@@ -36,12 +37,14 @@ class Entry(NamedTuple):
         first: number of its first event, or of the next one where it has none.
         events: what was appended.
         terminal: None while the log goes on; else whether its last event is the terminal one.
+        takeovers: see `Log`; None where the entry does not say.
     """
 
     epoch: int
     first: int
     events: list[Event]
     terminal: bool | None
+    takeovers: tuple[int, ...] | None
 
 
 def read_entry(id_: bytes, fields: dict[bytes, bytes]) -> Entry:
@@ -53,7 +56,9 @@ def read_entry(id_: bytes, fields: dict[bytes, bytes]) -> Entry:
     try:
         terminal = {None: None, b"0": False, b"1": True}[fields.get(b"t")]
         events = unpacked(fields[b"e"]) if b"e" in fields else []
-        return Entry(int(id_.partition(b"-")[0]), int(fields[b"f"]), events, terminal)
+        said = fields.get(b"o")
+        takeovers = None if said is None else tuple(int(number) for number in said.split(b",") if number)
+        return Entry(int(id_.partition(b"-")[0]), int(fields[b"f"]), events, terminal, takeovers)
     except (KeyError, TypeError) as error:
         raise ValueError(f"no entry of a log: {error}") from None
 
@@ -93,6 +98,7 @@ class Remote:
         model: the model that answers, as far as it is known.
         memory: the bytes of all logs.
         wheel: the timers.
+        came: called when a reader came.
         parted: called when its last reader has left.
         stop: asks its node to stop it.
         discarded: called when it is no longer kept here.
@@ -108,6 +114,7 @@ class Remote:
         memory: LogMemory,
         wheel: Wheel,
         *,
+        came: Callable[[], None],
         parted: Callable[[], None],
         stop: Callable[[], None],
         discarded: Callable[[], None],
@@ -119,6 +126,7 @@ class Remote:
         self.ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.last_id = "0-0"
         self._wheel = wheel
+        self._came = came
         self._parted = parted
         self._stop = stop
 
@@ -138,7 +146,9 @@ class Remote:
 
     def attach(self, place: Place) -> Reader:
         """A reader at this place. After this you must call `detach`, however the reader ends."""
-        return Reader(self.log, place, self._wheel)
+        reader = Reader(self.log, place, self._wheel)
+        self._came()
+        return reader
 
     def detach(self, reader: Reader, sent_bytes: int, reason: Outcome = "client_gone") -> None:
         """The reader has left."""
@@ -156,6 +166,11 @@ class Remote:
         log, self.last_id = self.log, id_.decode()
         if log.closed:
             return
+        if entry.takeovers is not None and entry.takeovers != log.takeovers:
+            if not self._agrees(entry.takeovers):
+                self.lose()
+                return
+            log.takeovers = entry.takeovers
         known = log.last + 1 - entry.first
         if known < 0:
             log.skip_to(entry.first)
@@ -169,8 +184,13 @@ class Remote:
             log.append(events)
         self._close(terminal)
 
+    def _agrees(self, takeovers: tuple[int, ...]) -> bool:
+        """Whether all that was read here is still a part of the stream, with these takeovers."""
+        known, last = self.log.takeovers, self.log.last
+        return takeovers[: len(known)] == known and all(last <= number for number in takeovers[len(known) :])
+
     def lose(self) -> None:
-        """Redis has nothing of it any more, and nobody writes it."""
+        """Its readers here cannot go on: Redis has nothing of it any more, or less than they were sent."""
         if not self.log.closed:
             self._close(Event(ERROR, GatewayError("cursor_expired").to_json()))
 

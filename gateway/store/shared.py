@@ -1,20 +1,33 @@
 """The store that several gateways share, as the rest of the program sees it."""
 
+import random
+from collections.abc import Iterator
+from typing import Final
+
 from structlog.typing import FilteringBoundLogger
 
 from gateway.clock import Clock
 from gateway.config import Store
 from gateway.core.errors import GatewayError
+from gateway.store.access import CONNECT
 from gateway.store.adoption import Adoption
-from gateway.store.connection import Connection, StoreAwayError
+from gateway.store.connection import BEAT, Connection, StoreAwayError
 from gateway.store.journal import Journal
 from gateway.store.limits import SharedLimiter
+from gateway.store.listing import Listing
 from gateway.store.sealed import Seal
-from gateway.store.watcher import Watcher
-from gateway.streams.engine import Engine
+from gateway.store.watcher import LEFT, READ, STOP, Watcher
+from gateway.streams.engine import Engine, Running
 from gateway.streams.generation import Generation
 from gateway.streams.order import Order
 from gateway.streams.stream import Followed
+
+COMEBACK: Final = (0.5, 15.0)
+"""Seconds after which readers that are sent away are asked to come back: the first, and the last of many."""
+A_READER: Final = 0.1
+"""Seconds between two of them, at most."""
+READ_FOR: Final = 5.0
+"""Seconds for which a stream counts as read at another node after a word of that."""
 
 
 class Shared:
@@ -30,6 +43,7 @@ class Shared:
         connection: this process's way to Redis.
         watcher: follows other nodes' streams, and reads this node's mailbox.
         adoption: goes on with the streams of dead nodes.
+        listing: knows the running streams of all nodes.
         limiter: the limits of all principals, over all nodes.
     """
 
@@ -40,8 +54,11 @@ class Shared:
         self._journal = Journal(self.connection, seal, logger)
         self.watcher = Watcher(self.connection, engine.registry, clock.wheel, logger)
         self.adoption = Adoption(self.connection, self._journal, engine.registry, seal, engine.metrics, logger)
-        self.watcher.on(b"stop", self._stop)
+        self.listing = Listing(self.connection, self.watcher, engine, Seal(config.secret) if config.secret else None)
         self.limiter = SharedLimiter(self.connection, clock.now)
+        self.watcher.on(STOP, self._stop)
+        self.watcher.on(READ, self._read)
+        self.watcher.on(LEFT, self._left)
         clock.before_writes = self._journal.flush
 
     async def start(self) -> None:
@@ -49,10 +66,15 @@ class Shared:
         self.limiter.start()
         await self.connection.start()
 
+    async def leave(self) -> None:
+        """To be called when no stream runs any more: what this node still has is for the other nodes at once."""
+        await self.adoption.close()
+        await self._journal.close()
+        await self.connection.leave()
+
     async def close(self) -> None:
         """To be called when no stream runs any more."""
-        await self.adoption.close()
-        self._journal.close()
+        await self.leave()
         await self.watcher.close()
         await self.limiter.close()
         await self.connection.close()
@@ -69,14 +91,33 @@ class Shared:
     async def hand_over(self) -> int:
         """Leaves the running streams that another node can go on with to the other nodes. Returns how many.
 
-        Their readers are cut off, and come back to another node. It takes them once this node has given its lease back.
+        Their readers, and those of streams that run elsewhere, are cut off and asked to come back: one after the other,
+        as all of them at once would be a burst that the other nodes must serve. Another node takes the streams once
+        this one has given its lease back.
         """
         if not await self._others():
             return 0
-        given = self._journal.hand_over()
+        given, others = self._journal.hand_over(), self.watcher.readers
+        count = len(others) + sum(len(written.log.readers) for written in given)
+        slots = list(range(count))
+        random.shuffle(slots)
+        step = min(COMEBACK[1] - COMEBACK[0], A_READER * count) / max(1, count)
+        comeback = iter([COMEBACK[0] + (slot + random.random()) * step for slot in slots])  # noqa: S311 - no secret
         for written in given:
-            written.move()
+            written.move(lambda: next(comeback))
+        for reader in others:
+            reader.cut(next(comeback))
         return len(given)
+
+    @property
+    def doubtful(self) -> bool:
+        """Whether another node may have taken the streams of this one, because its lease may have lapsed unnoticed."""
+        self.connection.check()
+        return self._journal.doubtful
+
+    async def certain(self) -> None:
+        """Returns when it is known which streams are this node's, within about a second."""
+        await self._journal.certain()
 
     async def _others(self) -> bool:
         """Whether another node is alive."""
@@ -92,7 +133,29 @@ class Shared:
         """The owner's stream, which another node writes. See `Watcher.find`."""
         return await self.watcher.find(stream_id, owner)
 
+    async def latest(self, route: str, session_id: str, owner: str) -> Followed | None:
+        """The newest stream of this chat, if another node writes it. Raises as `find`."""
+        try:
+            key = self.connection.layout.chat(route, session_id, owner)
+            found = await self.connection.call("GET", key, within=CONNECT)
+        except StoreAwayError as error:
+            raise GatewayError("overloaded", retry_after=1, detail=f"the store is away: {error}") from None
+        return None if found is None else await self.find(found.decode(), owner)
+
     def _stop(self, message: dict[bytes, bytes]) -> None:
-        running = self._engine.running.get(message.get(b"id", b"").decode())
-        if running is not None:
-            running.abort(GatewayError("stopped"))
+        for running in self._running(message):
+            running.stop()
+
+    def _read(self, message: dict[bytes, bytes]) -> None:
+        for running in self._running(message):
+            running.read_elsewhere(READ_FOR)
+
+    def _left(self, message: dict[bytes, bytes]) -> None:
+        # Another node that has readers of it, too, says so within a beat.
+        for running in self._running(message):
+            running.left_elsewhere(BEAT * 1.5)
+
+    def _running(self, message: dict[bytes, bytes]) -> Iterator[Running]:
+        for id_ in message.get(b"ids", b"").decode("utf-8", "replace").split(","):
+            if running := self._engine.running.get(id_):
+                yield running

@@ -7,11 +7,15 @@ Invariants:
 
 - Nothing is watched that has no readers here, and no log that is full: Redis keeps what comes meanwhile.
 - An unknown stream, another owner's and one that has expired are the same answer.
-- Finding a stream waits for Redis no longer than one command may take, and fails at once while that is away.
+- Finding a stream waits for Redis no longer than a few commands may take, and fails at once while that is away.
+- The node that writes a stream knows that it is read here: it was told so when the first reader came, is told so again
+  at every beat, and when the last one has left. It must not take a stream for abandoned that is read elsewhere.
+- A stop is sent again at every beat until the stream has ended, for `STOPPING` at most: the node may have changed.
 """
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine, Sequence
+from dataclasses import replace
 from typing import Any, Final
 
 from redis.exceptions import RedisError
@@ -19,15 +23,17 @@ from structlog.typing import FilteringBoundLogger
 
 from gateway.clock import Wheel
 from gateway.core.errors import GatewayError
+from gateway.store.access import CONNECT
 from gateway.store.connection import Connection, StoreAwayError
-from gateway.store.layout import ALIVE_MS
+from gateway.store.layout import ALIVE_MS, digest
 from gateway.store.remote import Remote, read_entry
+from gateway.streams.log import Attached
 from gateway.streams.registry import Registry
 from gateway.streams.stream import Followed, Stream
 
 BLOCK_MS: Final = 2000
 """Milliseconds that one read waits for something to come."""
-COUNT: Final = 64
+COUNT: Final = 32
 """Entries of one log that are read at once, at most."""
 GATHER: Final = 0.005
 """Seconds between two reads: what comes meanwhile is read together."""
@@ -35,9 +41,22 @@ MAX_MAIL: Final = 1000
 """Messages in a mailbox, about; the oldest are dropped beyond that."""
 LINGER: Final = 5.0
 """Seconds for which a stream without readers is watched on, for one that comes back."""
+UNDER_WAY: Final = 0.25
+"""Seconds after which an unknown stream is looked for again."""
+STOPPING: Final = 10.0
+"""Seconds for which a stop is sent again."""
+SETTLING: Final = 3.0
+"""Seconds after the return of Redis in which its nodes may still put streams back."""
+LATE: Final = 1.0
+"""Seconds by which a blocking read may be late, before it counts as lost."""
 LOOKED_EVERY: Final = 5
 """Beats between two looks whether what is watched still exists."""
 NUDGE: Final = b"nudge"
+STOP: Final = b"stop"
+READ: Final = b"read"
+"""Has `ids`, joined by commas: these streams are read at another node."""
+LEFT: Final = b"left"
+"""Has `ids`: they were read, and their last reader there has left."""
 
 Handler = Callable[[dict[bytes, bytes]], None]
 """Gets the fields of a message."""
@@ -61,14 +80,18 @@ class Watcher:
         self._logger = logger
         self._loop = asyncio.get_running_loop()
         self._watched: dict[str, Remote] = {}
-        self._finding: dict[str, asyncio.Task[Remote | None]] = {}
+        self._finding: dict[tuple[str, str], asyncio.Task[Followed | None]] = {}
         self._missing: set[str] = set()
         self._handlers: dict[bytes, Handler] = {NUDGE: lambda _: None}
-        self._mail_id = "$"
+        self._mail_id = "0-0"  # all of it: no node before had this name
+        self._begun = False
+        self._settled = 0.0
+        self._stopping: dict[str, float] = {}
         self._beats = 0
         self._task: asyncio.Task[None] | None = None
         self._asked: set[asyncio.Task[None]] = set()
         connection.when_up(self._begin)
+        connection.when_beating(self._report)
         connection.when_beating(self._look)
 
     def on(self, kind: bytes, handler: Handler) -> None:
@@ -83,8 +106,18 @@ class Watcher:
         """
         mailbox = self._layout.mailbox(node)
         parts = [part for name, value in fields.items() for part in (name, value)]
-        await self._connection.call("XADD", mailbox, "MAXLEN", "~", MAX_MAIL, "*", "k", kind, *parts)
-        await self._connection.call("PEXPIRE", mailbox, ALIVE_MS)
+        await self._connection.call("XADD", mailbox, "MAXLEN", "~", MAX_MAIL, "*", "k", kind, *parts, within=CONNECT)
+        await self._connection.call("PEXPIRE", mailbox, ALIVE_MS, within=CONNECT)
+
+    def send(self, node: str, kind: bytes, **fields: bytes | str) -> None:
+        """The same without waiting for it; a message that cannot be sent is lost, which is logged."""
+        self._soon(self._send(node, kind, **fields), "store message")
+
+    async def _send(self, node: str, kind: bytes, **fields: bytes | str) -> None:
+        try:
+            await self.post(node, kind, **fields)
+        except StoreAwayError as error:
+            self._logger.info("store_message_unsent", kind=kind.decode(), reason=str(error))
 
     async def find(self, stream_id: str, owner: str) -> Followed | None:
         """The owner's stream with this id, wherever it is written; None, for whatever reason, if there is none.
@@ -92,15 +125,25 @@ class Watcher:
         Raises:
             GatewayError: `overloaded`: Redis is away, so nobody can say.
         """
-        task = self._finding.get(stream_id)
+        if (here := self._registry.kept(stream_id)) is not None:
+            return here if here.stream.owner == owner else None
+        asked = (stream_id, owner)
+        task = self._finding.get(asked)
         if task is None:
-            task = self._finding[stream_id] = self._loop.create_task(self._load(stream_id))
-            task.add_done_callback(lambda _: self._finding.pop(stream_id, None))
+            task = self._finding[asked] = self._loop.create_task(self._load(stream_id, owner))
+            task.add_done_callback(lambda _: self._finding.pop(asked, None))
         try:
             remote = await asyncio.shield(task)
         except StoreAwayError as error:
             raise GatewayError("overloaded", retry_after=1, detail=f"the store is away: {error}") from None
+        if remote is None and self._loop.time() < self._settled:
+            raise GatewayError("overloaded", retry_after=1, detail="the store has just come back")
         return remote if remote is not None and remote.stream.owner == owner else None
+
+    @property
+    def readers(self) -> list[Attached]:
+        """The readers here of streams that other nodes write."""
+        return [reader for remote in self._watched.values() for reader in remote.log.readers]
 
     async def close(self) -> None:
         """Nothing is watched any more."""
@@ -112,22 +155,32 @@ class Watcher:
 
     # -- finding a stream ------------------------------------------------------------------------------------------
 
-    async def _load(self, stream_id: str) -> Remote | None:
-        about, model = await self._connection.call("HMGET", self._layout.stream(stream_id), "a", "m")
-        if about is None:
+    async def _load(self, stream_id: str, owner: str) -> Followed | None:
+        about, model = await self._connection.call("HMGET", self._layout.stream(stream_id), "a", "m", within=CONNECT)
+        if about is None:  # the word of a stream that has just begun may still be under way from its node
+            await asyncio.sleep(UNDER_WAY)
+            about, model = await self._connection.call(
+                "HMGET", self._layout.stream(stream_id), "a", "m", within=CONNECT
+            )
+        stream = Stream.from_json(about) if about is not None else None
+        if stream is None or stream.owner != digest(owner):
             return None
         if self._registry.memory.spent:
             raise GatewayError("overloaded", retry_after=5, detail="server.max_log_bytes is used up by running streams")
         remote = Remote(
-            Stream.from_json(about),
+            replace(stream, owner=owner),
             model.decode(),
             self._registry.memory,
             self._wheel,
+            came=lambda: self._came(remote),
             parted=lambda: self._part(remote),
             stop=lambda: self._ask_to_stop(stream_id),
-            discarded=lambda: self._unwatch(stream_id),
+            discarded=lambda: self._unwatch(remote),
         )
         await self._read_all(remote)
+        if (here := self._registry.kept(stream_id)) is not None:  # this node went on with it meanwhile
+            remote.log.discard()
+            return here
         self._registry.add(remote)
         self._registry.retire(stream_id, LINGER)  # where nobody attaches
         if not remote.log.closed:
@@ -138,7 +191,9 @@ class Watcher:
     async def _read_all(self, remote: Remote) -> None:
         key = self._layout.log(remote.stream.id)
         while not remote.log.closed:
-            found = await self._connection.call("XRANGE", key, f"({remote.last_id}", "+", "COUNT", COUNT)
+            found = await self._connection.call(
+                "XRANGE", key, f"({remote.last_id}", "+", "COUNT", COUNT, within=CONNECT
+            )
             for id_, fields in found:
                 self._take(remote, id_, fields)
             if len(found) < COUNT:
@@ -150,33 +205,64 @@ class Watcher:
         except ValueError as error:
             self._logger.error("store_entry_unread", stream_id=remote.stream.id, entry=id_.decode(), reason=str(error))
 
+    def _came(self, remote: Remote) -> None:
+        if len(remote.log.readers) == 1 and not remote.log.closed:
+            self._soon(self._tell(READ, [remote.stream.id]), "store read")
+
     def _part(self, remote: Remote) -> None:
+        if not remote.log.closed:
+            self._soon(self._tell(LEFT, [remote.stream.id]), "store left")
         if self._registry.holds(remote):
             self._registry.retire(remote.stream.id, LINGER)
 
-    def _unwatch(self, stream_id: str) -> None:
-        self._watched.pop(stream_id, None)
-        self._missing.discard(stream_id)
+    def _unwatch(self, remote: Remote) -> None:
+        stream_id = remote.stream.id
+        if self._watched.get(stream_id) is remote:
+            del self._watched[stream_id]
+            self._missing.discard(stream_id)
 
     def _ask_to_stop(self, stream_id: str) -> None:
-        task = self._loop.create_task(self._stop(stream_id), name="store stop")
+        self._stopping[stream_id] = self._loop.time() + STOPPING
+        self._soon(self._tell(STOP, [stream_id]), "store stop")
+
+    def _soon(self, telling: Coroutine[Any, Any, None], name: str) -> None:
+        task = self._loop.create_task(telling, name=name)
         self._asked.add(task)
         task.add_done_callback(self._asked.discard)
 
-    async def _stop(self, stream_id: str) -> None:
+    async def _tell(self, kind: bytes, ids: Sequence[str]) -> None:
+        """Sends a message about each of these streams to the node that writes it, one for all of a node."""
         try:
-            node = await self._connection.call("HGET", self._layout.stream(stream_id), "n")
-            if node is not None:
-                await self.post(node.decode(), b"stop", id=stream_id)
+            nodes: dict[str, list[str]] = {}
+            for id_ in ids:
+                node = await self._connection.call("HGET", self._layout.stream(id_), "n", within=CONNECT)
+                if node is not None:
+                    nodes.setdefault(node.decode(), []).append(id_)
+            for node, told in nodes.items():
+                await self.post(node, kind, ids=",".join(told))
         except StoreAwayError as error:
-            self._logger.warning("store_stop_unsent", stream_id=stream_id, reason=str(error))
+            self._logger.info("store_message_unsent", kind=kind.decode(), reason=str(error))  # the beats say it again
+
+    async def _report(self) -> None:
+        """Tells other nodes at each beat what of theirs is read here, and what is to stop."""
+        now = self._loop.time()
+        self._stopping = {id_: until for id_, until in self._stopping.items() if id_ in self._watched and until > now}
+        if self._stopping:
+            self._soon(self._tell(STOP, list(self._stopping)), "store stop")
+        if read := [id_ for id_, remote in self._watched.items() if remote.log.readers]:
+            self._soon(self._tell(READ, read), "store read")
 
     # -- the blocking read -----------------------------------------------------------------------------------------
 
     async def _begin(self) -> None:
         """Redis is there (again)."""
-        if self._task is None or self._task.done():
-            self._task = self._loop.create_task(self._run(), name="store watcher")
+        if self._begun:
+            self._settled = self._loop.time() + SETTLING
+        self._begun = True
+        if self._task is not None and not self._task.done():
+            self._task.cancel()  # its connection may be a dead one
+            await asyncio.wait([self._task])
+        self._task = self._loop.create_task(self._run(), name="store watcher")
 
     async def _run(self) -> None:
         client = self._connection.client()
@@ -186,6 +272,9 @@ class Watcher:
                 await asyncio.sleep(GATHER)
         except (RedisError, OSError) as error:
             self._connection.lose(error)
+        except Exception as error:  # whatever it is: readers here must not wait for ever
+            self._logger.error("store_watcher_failed", exc_info=error)
+            self._connection.lose(error)
         finally:
             await client.aclose()
 
@@ -194,7 +283,8 @@ class Watcher:
         followed = {self._layout.log(id_): remote for id_, remote in self._watched.items() if not remote.log.full}
         keys = [mailbox, *followed]
         after = [self._mail_id, *(remote.last_id for remote in followed.values())]
-        got = await client.execute_command("XREAD", "COUNT", COUNT, "BLOCK", BLOCK_MS, "STREAMS", *keys, *after)
+        async with asyncio.timeout(BLOCK_MS / 1000 + LATE):
+            got = await client.execute_command("XREAD", "COUNT", COUNT, "BLOCK", BLOCK_MS, "STREAMS", *keys, *after)
         for key, entries in got:
             remote = followed.get(key.decode())
             for id_, fields in entries:
@@ -204,7 +294,7 @@ class Watcher:
                     self._mail_id = id_.decode()
                     self._deliver(fields)
             if remote is not None and remote.log.closed:
-                self._unwatch(remote.stream.id)
+                self._unwatch(remote)
 
     def _deliver(self, message: dict[bytes, bytes]) -> None:
         handler = self._handlers.get(message.get(b"k", b""))
@@ -220,10 +310,10 @@ class Watcher:
             return
         missing: set[str] = set()
         for stream_id in list(self._watched):
-            if not await self._connection.call("EXISTS", self._layout.stream(stream_id)):
+            if not await self._connection.call("EXISTS", self._layout.stream(stream_id), within=CONNECT):
                 missing.add(stream_id)
         for stream_id in missing & self._missing:
             if remote := self._watched.get(stream_id):
-                self._unwatch(stream_id)
+                self._unwatch(remote)
                 remote.lose()
         self._missing = missing & self._watched.keys()

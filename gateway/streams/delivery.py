@@ -14,7 +14,7 @@ closed, and at `speak`. A delivery that holds text back (`boundary`) does not pu
 
     opening or reading --trimmed--> completed      any write --the client is gone--> client_gone
     reading --the log's end-------> completed      any write --`write_timeout`-----> slow_reader
-    reading --`expire` was called-> auth_expired
+    reading --`expire` was called-> auth_expired       the reader was cut ---------> drained
                                                    the format raises ---> `run` raises; `fail` may follow
 Invariants:
 
@@ -37,7 +37,7 @@ from gateway.core.sse import comment
 from gateway.observe.metrics import Outcome, RouteMetrics
 from gateway.streams.frames import Frames
 from gateway.streams.log import END, TRIMMED, State
-from gateway.streams.reader import Reader
+from gateway.streams.reader import Reader, SentAwayError
 from gateway.streams.sink import Sink, SlowReaderError
 from gateway.streams.stream import ReaderSettings
 
@@ -91,7 +91,7 @@ class Delivery:
 
     async def run(self) -> Outcome:
         """Why it ended: `completed` when the log's end was delivered, `auth_expired` when the client was told that,
-        else `client_gone` or `slow_reader`.
+        `drained` when it was sent away to come back, else `client_gone` or `slow_reader`.
 
         Raises:
             Exception: what the format raised. Nothing of the events at which it failed was sent. You may call `fail`.
@@ -109,9 +109,19 @@ class Delivery:
             await self._sink.end()
         except SlowReaderError:
             return "slow_reader"
+        except SentAwayError as away:
+            return await self._send_away(away)
         except ConnectionError:
             return "client_gone"
         return "completed"
+
+    async def _send_away(self, away: SentAwayError) -> Outcome:
+        try:
+            if away.comeback is not None and (data := self._frames.comeback(away.comeback)):
+                await self._sink.write(data)
+        except (SlowReaderError, ConnectionError):
+            return "client_gone"
+        return "drained"
 
     async def fail(self, error: GatewayError) -> None:
         """Sends the client this error in the route's format, and ends the stream.
@@ -143,7 +153,7 @@ class Delivery:
             await self._write(data)
             return
         reader.move(place)
-        got = reader.log.read(reader.after, self._limit())
+        got = await reader.read(self._limit(), 0)
         if not isinstance(got, State):
             await self._take(got)
         if not self._sink.begun:

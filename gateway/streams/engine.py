@@ -36,6 +36,12 @@ class Running(Protocol):
     def stop(self) -> None:
         """Ends it with what it has, because the user wants no more."""
 
+    def read_elsewhere(self, seconds: float) -> None:
+        """It is read at another node. That counts for so many seconds."""
+
+    def left_elsewhere(self, seconds: float) -> None:
+        """A reader at another node left. Where there are others, they say so within so many seconds."""
+
     def describe(self, now: float) -> dict[str, Any]:
         """Its entry in the answer to `GET /streams`, as of this moment of the loop's clock."""
 

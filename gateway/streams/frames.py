@@ -1,7 +1,7 @@
 """The bytes that one reader is sent: events and a place go in, frames and the next place come out.
 
     frame = ["retry: …" LF] block ["id: " cursor LF] LF          one for each event that the format sends
-    cursor = stream id "." sequence number "." token index
+    cursor = `core/cursor.py`
 
 Invariants:
 
@@ -20,7 +20,7 @@ from collections.abc import Sequence
 import msgspec
 
 from gateway.core.batch import merge
-from gateway.core.cursor import Place, final_cursor
+from gateway.core.cursor import Place, cursor_prefix, final_cursor
 from gateway.core.errors import Failure, GatewayError
 from gateway.core.event import ERROR, RESTART, START, TOKEN, Event
 from gateway.formats import Format, View
@@ -40,7 +40,9 @@ class Frames:
         bare: whether a cursor may be sent in a block without data. Not to a `POST`, which an EventSource never sends.
     """
 
-    __slots__ = ("_bare", "_encoder", "_format", "_log", "_max_merged", "_prefix", "_retry", "_retry_ms", "_view")
+    __slots__ = (
+        "_bare", "_encoder", "_format", "_log", "_max_merged", "_prefix", "_retry", "_retry_ms", "_takeovers", "_view",
+    )  # fmt: skip
 
     def __init__(
         self, stream: Stream, log: Log, *, cursors: bool, retry_ms: int, resumed: bool = False, bare: bool = True
@@ -49,7 +51,8 @@ class Frames:
         self._format = stream.format
         self._view = stream.view(log.model, resumed=resumed)
         self._encoder = stream.format.open(self._view)
-        self._prefix = f"id: {stream.id}." if cursors else ""
+        self._takeovers = log.takeovers
+        self._prefix = self._cursor_prefix() if cursors else ""
         self._bare = bare
         self._retry = f"retry: {retry_ms}\n" if cursors else ""
         self._retry_ms = retry_ms
@@ -95,6 +98,9 @@ class Frames:
         log, view, encode, prefix = self._log, self._view, self._encoder.encode, self._prefix
         if view.model is not log.model:
             view.model = log.model
+        if self._takeovers is not log.takeovers:
+            self._takeovers = log.takeovers
+            prefix = self._prefix = self._cursor_prefix() if prefix else ""
         seq, index = place
         last = seq + len(events)
         terminal = log.terminal if log.closed and last == log.last else None
@@ -118,6 +124,13 @@ class Frames:
             return self._with_retry(text), Place(last, index)
         return text.encode("utf-8", "replace"), Place(last, index)
 
+    def comeback(self, seconds: float) -> bytes:
+        """What asks the client to come back in so many seconds; b"" for one that reads no cursors.
+
+        A line and no block: it counts when it is complete (WHATWG HTML 9.2.6), and no library takes it for an event.
+        """
+        return f"retry: {round(seconds * 1000)}\n".encode() if self._prefix else b""
+
     def trimmed(self, place: Place) -> bytes:
         """The frame for a reader whose next events were trimmed, with a cursor after which nothing is left to read."""
         return self._error(GatewayError("cursor_expired"), final_cursor(), place)
@@ -125,6 +138,9 @@ class Frames:
     def failed(self, error: GatewayError, place: Place) -> bytes:
         """The frame that ends the stream of a reader at this place, with a cursor after which nothing is left."""
         return self._error(error, final_cursor() if self._prefix else "", place)
+
+    def _cursor_prefix(self) -> str:
+        return f"id: {cursor_prefix(self._view.stream_id, len(self._takeovers))}"
 
     def _end(self, terminal: Event, place: Place) -> str:
         block = self._encoder.terminal(terminal, place.tokens)

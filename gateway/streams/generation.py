@@ -73,9 +73,11 @@ class _Run:
         passed_through: done when the body of an answer that is no stream was relayed; None without such an answer.
         left: why the last reader left.
         moved: whether another process goes on with it.
+        elsewhere: until when it counts as read at another node, in the loop's time.
     """
 
     __slots__ = (
+        "elsewhere",
         "held",
         "job",
         "lease",
@@ -103,6 +105,7 @@ class _Run:
         self.passed_through: asyncio.Future[None] | None = None
         self.left: Outcome = "client_gone"
         self.moved = False
+        self.elsewhere = 0.0
 
 
 class Generation:
@@ -188,12 +191,16 @@ class Generation:
             run.verdict = (error, outcome or OUTCOMES.get(error.code, "upstream_error"))
             run.task.cancel()
 
-    def move(self) -> None:
-        """Another node writes this stream from now on. It ends here, and its readers are cut off to come back to it."""
+    def move(self, comeback: Callable[[], float] | None = None) -> None:
+        """Another node writes this stream from now on. It ends here, and its readers are cut off to come back to it.
+
+        Args:
+            comeback: gives the seconds after which the next of them is asked to come back; None to ask none.
+        """
         if self._run is not None:
             self._run.moved = True
         for reader in self.log.readers:
-            reader.cut()
+            reader.cut(comeback() if comeback is not None else None)
         self._engine.registry.hide(self.stream.id)
         self.abort(GatewayError("drained"))
 
@@ -244,11 +251,45 @@ class Generation:
             self.account.report(self.log.model)
             return
         run.left = reason
+        self._linger(run, self._patience(run))
+
+    def read_elsewhere(self, seconds: float) -> None:
+        """It is read at another node. That counts for so many seconds."""
+        if self._run is not None:
+            self._run.elsewhere = self._engine.clock.now() + seconds
+
+    def left_elsewhere(self, seconds: float) -> None:
+        """A reader at another node left. Where there are others, they say so within so many seconds."""
+        run = self._run
+        if run is None:
+            return
+        run.elsewhere = self._engine.clock.now() + seconds
+        if not self.log.readers and "linger" in run.timers:
+            self._forget("linger")
+            self._linger(run, self._patience(run))
+
+    def await_readers(self, seconds: float) -> None:
+        """It goes on at this node, and readers that it had before need at least so long to come back."""
+        run = self._running
+        self.id_sent = True
         delay = self._patience(run)
-        if delay == 0:
+        if delay is not None and not self.log.readers:
+            self._linger(run, max(delay, seconds))
+
+    def _linger(self, run: _Run, delay: float | None) -> None:
+        elsewhere = run.elsewhere - self._engine.clock.now()
+        if delay == 0 and elsewhere <= 0:
             self._abandon()
         elif delay is not None:
-            run.timers["linger"] = self._engine.clock.wheel.after(delay, self._abandon)
+            run.timers["linger"] = self._engine.clock.wheel.after(max(delay, elsewhere), self._abandon_unread)
+
+    def _abandon_unread(self) -> None:
+        """Nobody has read it for long enough, unless somebody does at another node."""
+        run = self._running
+        if run.elsewhere > self._engine.clock.now():
+            self._linger(run, self._patience(run))
+        else:
+            self._abandon()
 
     def _patience(self, run: _Run) -> float | None:
         """Seconds without a reader after which the generation is abandoned, None for never."""

@@ -60,8 +60,8 @@ class Attached(Protocol):
     def interrupt(self) -> None:
         """Wakes a waiting read, which returns what is there now."""
 
-    def cut(self) -> None:
-        """Its connection ends now, without another event: the client is to come back."""
+    def cut(self, comeback: float | None = None) -> None:
+        """Its connection ends now, without another event: the client is to come back, in `comeback` seconds if told."""
 
 
 class Log(Protocol):
@@ -76,6 +76,7 @@ class Log(Protocol):
         terminal: the event that `close` appended; None while the log is open, or where it ended without one.
         readers: the attached readers. A `Reader` adds and removes itself.
         size: bytes of the events that are kept.
+        takeovers: for each time that another node went on with the stream, the number of the last event before.
     """
 
     first: int
@@ -86,6 +87,11 @@ class Log(Protocol):
     terminal: Event | None
     readers: tuple[Attached, ...]
     size: int
+    takeovers: tuple[int, ...]
+
+    @property
+    def held(self) -> bool:
+        """Whether readers are to wait, because it is not sure that this log is still the stream's."""
 
     def append(self, events: Sequence[Event]) -> None:
         """Adds the events in this order, and offers them to every attached reader."""
@@ -106,8 +112,15 @@ class Log(Protocol):
 class Mirror(Protocol):
     """What copies a log to somewhere else, and reads there what it lacks."""
 
+    @property
+    def held(self) -> bool:
+        """Whether readers are to wait; see `Log`. Whoever ends it must interrupt them."""
+
     def changed(self) -> None:
         """Events were appended, or the log was closed. Called before any reader is offered the events."""
+
+    def dropped(self) -> None:
+        """The log was discarded: nothing of it can be copied any more."""
 
 
 class LogMemory:
@@ -154,6 +167,7 @@ class MemoryLog:
         "model",
         "readers",
         "size",
+        "takeovers",
         "terminal",
     )
 
@@ -167,6 +181,7 @@ class MemoryLog:
         self.closed = False
         self.terminal: Event | None = None
         self.full = False
+        self.takeovers: tuple[int, ...] = ()
         self.readers: tuple[Attached, ...] = ()  # a tuple: nearly always of one, and a set is five times as large
         self._events: list[Event] = []
         self._memory = memory
@@ -187,6 +202,10 @@ class MemoryLog:
             self._trim()
         if self.mirror is not None:
             self.mirror.changed()
+            if self.mirror.held:
+                for reader in self.readers:
+                    reader.interrupt()
+                return
         for reader in self.readers:
             reader.offer(events)
 
@@ -210,6 +229,13 @@ class MemoryLog:
         self._memory.used -= LOG_OVERHEAD
         self.first = self.last + 1
         self._events = []
+        if self.mirror is not None:
+            self.mirror.dropped()
+
+    @property
+    def held(self) -> bool:
+        """Whether readers are to wait, because it is not sure that this log is still the stream's."""
+        return self.mirror is not None and self.mirror.held
 
     def read(self, after: int, limit: int) -> ReadResult:
         """Up to `limit` events that follow the sequence number `after`, or the reason why there are none."""

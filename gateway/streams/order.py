@@ -13,6 +13,7 @@ class Order(msgspec.Struct, frozen=True):
         asked: what the kind of the route needs in order to ask the same again; it holds the prompt.
         model: the model asked for, "" where none was named.
         principal: the principal that pays, as `str()` gives it.
+        owner: the same as the owner of the stream.
         plan: the plan of the principal.
         request_id: the request that started it.
         expires: when the credential expires, in unix seconds; None for never.
@@ -23,6 +24,7 @@ class Order(msgspec.Struct, frozen=True):
     asked: dict[str, Any]
     model: str
     principal: str
+    owner: str
     plan: str
     request_id: str
     expires: float | None

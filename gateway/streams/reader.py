@@ -25,6 +25,19 @@ from gateway.core.cursor import Place
 from gateway.core.event import Event
 from gateway.streams.log import NOTHING, Log, ReadResult
 
+
+class SentAwayError(ConnectionError):
+    """The reader's connection is to end, and the client to come back.
+
+    Attributes:
+        comeback: in how many seconds, None where it is not told that.
+    """
+
+    def __init__(self, comeback: float | None) -> None:
+        super().__init__("the stream goes on elsewhere")
+        self.comeback = comeback
+
+
 Follow = Callable[[Sequence[Event]], bool]
 """Gets events that were appended. True: it has dealt with them and moved the reader. False: they are to be read."""
 
@@ -54,7 +67,7 @@ class Reader:
         self._timer: Timer | None = None
         self._waiter: asyncio.Future[None] | None = None
         self._follow: Follow | None = None
-        self._cut = False
+        self._cut: SentAwayError | None = None
         log.readers += (self,)
 
     @property
@@ -72,14 +85,15 @@ class Reader:
                 with them, and the read waits for the rest of its time. What it raises, the read raises.
 
         Raises:
-            ConnectionError: `cut` was called.
+            SentAwayError: `cut` was called.
         """
-        got = self.log.read(self.place.seq + self.held, limit)
-        if got is NOTHING and timeout > 0 and not self._cut:
+        log = self.log
+        got = NOTHING if log.held else log.read(self.place.seq + self.held, limit)
+        if got is NOTHING and timeout > 0 and self._cut is None:
             await self._wait_for(timeout, follow)
-            got = self.log.read(self.place.seq + self.held, limit)
-        if self._cut:
-            raise ConnectionAbortedError("the stream goes on elsewhere")
+            got = NOTHING if log.held else log.read(self.place.seq + self.held, limit)
+        if self._cut is not None:
+            raise self._cut
         return got
 
     def move(self, place: Place) -> None:
@@ -115,9 +129,9 @@ class Reader:
         if self._waiter is not None and not self._waiter.done():
             self._waiter.set_result(None)
 
-    def cut(self) -> None:
-        """Every read from now on raises `ConnectionError`, one that waits too."""
-        self._cut = True
+    def cut(self, comeback: float | None = None) -> None:
+        """Every read from now on raises `SentAwayError` with this, one that waits too."""
+        self._cut = SentAwayError(comeback)
         self.interrupt()
 
     def offer(self, events: Sequence[Event]) -> None:

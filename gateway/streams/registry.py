@@ -77,7 +77,10 @@ class Registry:
         self._kept[kept.stream.id] = kept
 
     def hide(self, stream_id: str) -> None:
-        """Nobody finds this stream here any more, if there is one; readers that it has go on."""
+        """Nobody finds this stream here any more, if there is one; readers that it has go on.
+
+        To be called only for a stream that is not generated here, or whose generation ends now.
+        """
         kept = self._kept.pop(stream_id, None)
         if kept is None:
             return
@@ -90,6 +93,10 @@ class Registry:
     def holds(self, kept: Kept) -> bool:
         """Whether this is what is found by its id."""
         return self._kept.get(kept.stream.id) is kept
+
+    def kept(self, stream_id: str) -> Kept | None:
+        """The stream with this id, whoever owns it; None if there is none."""
+        return self._kept.get(stream_id)
 
     def find(self, stream_id: str, owner: str) -> Kept | None:
         """The owner's stream with this id; None, for whatever reason, if there is none."""

@@ -116,6 +116,7 @@ def _order(exchange: Exchange, job: Job, again: dict[str, Any]) -> Order:
         asked=again,
         model=job.model,
         principal=job.principal,
+        owner=exchange.caller.owner,
         plan=exchange.caller.plan,
         request_id=job.request_id,
         expires=None if left is None else time.time() + left,

@@ -1,6 +1,7 @@
 """Going on with a stream whose node is gone: its order becomes a job again, by the configuration of this node."""
 
 import time
+from typing import Final
 
 from gateway.core.cost import amounts
 from gateway.core.errors import GatewayError
@@ -14,6 +15,10 @@ from gateway.streams.rescue import delivered_text
 from gateway.streams.stream import Stream
 from gateway.web.kinds.base import RouteKind
 from gateway.web.state import Gateway
+
+COMEBACK: Final = 20.0
+"""Seconds that readers of a lost node have to come back, whatever `on_disconnect` says: they did not leave. Those of a
+node that ended are asked to come back within 15."""
 
 
 def adopt(gateway: Gateway, order: Order, stream: Stream, log: MemoryLog) -> Generation:
@@ -39,9 +44,11 @@ def adopt(gateway: Gateway, order: Order, stream: Stream, log: MemoryLog) -> Gen
     begun = not isinstance(events, State) and any(event.type != START for event in events)
     if begun and (delivered_text(job, log, broken) is None or not job.chain[0].config.rescue):
         raise broken
+    log.max_bytes = job.stream.resume.max_bytes
     generation = Generation(stream, log, job, _lease(gateway, order), gateway.engine)
     gateway.registry.add(generation)
     generation.start(broken if begun else None)
+    generation.await_readers(COMEBACK)
     return generation
 
 

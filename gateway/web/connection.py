@@ -317,6 +317,12 @@ class Connection(Explained):
         if self.transport is not None:
             self.transport.abort()
 
+    def part(self) -> None:
+        """The connection is closed behind what was written, in the middle of a body: the client sees that more was to
+        come."""
+        if self.transport is not None:
+            self.transport.close()
+
     def _probe(self, speak: Callable[[], None]) -> None:
         """What is written now makes a client that closed answer with a reset; later looks find that reset."""
         speak()

@@ -25,7 +25,7 @@ from aiohttp.client import ClientResponse
 from aiohttp.http_writer import StreamWriter
 
 from gateway.core.bucket import Gate
-from gateway.core.cursor import Place, cursor_sent, parse_cursor
+from gateway.core.cursor import Cursor, Place, cursor_sent, parse_cursor
 from gateway.core.errors import GatewayError
 from gateway.core.limiter import Lease
 from gateway.core.rate import Rate
@@ -33,7 +33,7 @@ from gateway.observe.metrics import Outcome
 from gateway.streams.delivery import Delivery
 from gateway.streams.frames import Frames
 from gateway.streams.generation import Generation
-from gateway.streams.log import END
+from gateway.streams.log import END, Log
 from gateway.streams.reader import BEGINNING, Reader
 from gateway.streams.sink import Gzip, Sink
 from gateway.streams.stream import Followed
@@ -50,6 +50,10 @@ FREE_READERS: Final = 4
 """Readers of one stream, such as tabs, that take no slot of their plan. One more takes one as a generation does."""
 RECONNECTS: Final = Rate(20, 10.0)
 """How often one stream may be resumed. A client that comes back sooner gets `retry_after`."""
+BEHIND: Final = 1.0
+"""Seconds that a cursor may be ahead of a log that still grows."""
+LOOKS: Final = 20
+"""How often that is looked at meanwhile."""
 AFTER_ANSWER: Final = 0.1
 """Seconds from the end of an answer whose credential expires to that of its reader. The reader of an answer that was
 not renewed has its last event by then, and one event says that it has ended."""
@@ -128,7 +132,21 @@ async def resume(exchange: Exchange, cursor_text: str, stream_id: str | None = N
     followed = await find_stream(exchange, cursor.stream_id)
     if stream_id not in (None, cursor.stream_id):
         raise _expired(exchange)
+    log = followed.log
+    if exchange.gateway.shared is not None and not isinstance(followed, Generation):
+        await _arrived(log, cursor)
+    if any(cursor.seq > last for last in log.takeovers[cursor.takeovers :]) or cursor.takeovers > len(log.takeovers):
+        raise _expired(exchange)  # the reader has events of a node that was lost before anybody else had them
     return await follow(exchange, followed, cursor.place)
+
+
+async def _arrived(log: Log, cursor: Cursor) -> None:
+    """Returns when the log has come to this place, or does not in time. What a reader was sent at another node may be a
+    moment ahead of what has come from there."""
+    for _ in range(LOOKS):
+        if log.closed or (cursor.seq <= log.last and cursor.takeovers <= len(log.takeovers)):
+            return
+        await asyncio.sleep(BEHIND / LOOKS)
 
 
 async def follow(exchange: Exchange, followed: Followed, place: Place) -> web.StreamResponse:
@@ -169,6 +187,9 @@ async def find_stream(exchange: Exchange, stream_id: str) -> Followed:
     if ticket is not None and ticket.stream_id not in ("", stream_id):
         raise _expired(exchange)
     followed: Followed | None = gateway.registry.find(stream_id, exchange.caller.owner)
+    if gateway.shared is not None and gateway.shared.doubtful:
+        await gateway.shared.certain()  # another node may have taken what this one still has
+        followed = gateway.registry.find(stream_id, exchange.caller.owner)
     if followed is None and gateway.shared is not None:
         followed = await gateway.shared.find(stream_id, exchange.caller.owner)
     if followed is None:
@@ -284,7 +305,9 @@ async def _deliver(exchange: Exchange, stay: _Stay, *, resumed: bool) -> web.Str
         if expiry is not None:
             expiry.close()
     connection.outlive_fin(None)
-    if stay.reason not in ("completed", "auth_expired"):
+    if stay.reason == "drained":
+        connection.part()
+    elif stay.reason not in ("completed", "auth_expired"):
         connection.abort()
     return response
 

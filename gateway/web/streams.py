@@ -1,6 +1,7 @@
 """`/streams/{id}`: read a stream, on whatever route it was started, and stop it."""
 
 import asyncio
+from typing import Final
 
 from aiohttp import web
 
@@ -11,6 +12,9 @@ from gateway.streams.stream import Followed
 from gateway.web.exchange import Exchange, Kind
 from gateway.web.responses import json_response
 from gateway.web.streaming import cursor_of, find_stream, follow, resume
+
+STOP_PATIENCE: Final = 4.0
+"""Seconds that a stop waits for the end of the stream, which another node may write."""
 
 
 class ReadStream(Kind):
@@ -39,7 +43,11 @@ class StopStream(Kind):
 
 async def _stop(exchange: Exchange, followed: Followed) -> web.StreamResponse:
     followed.stop()
-    await asyncio.shield(followed.ended)  # a client that leaves must not cancel `ended` itself
+    try:
+        async with asyncio.timeout(STOP_PATIENCE):
+            await asyncio.shield(followed.ended)  # a client that leaves must not cancel `ended` itself
+    except TimeoutError:
+        raise GatewayError("overloaded", retry_after=1, detail="its node has not stopped it yet") from None
     return json_response(exchange, {"id": followed.stream.id, "state": followed.state})
 
 

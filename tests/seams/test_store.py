@@ -32,7 +32,8 @@ class LinesLog:
     def __init__(self, max_bytes: int) -> None:
         self.max_bytes = max_bytes
         self.first, self.last, self.size = 1, 0, 0
-        self.closed = self.full = False
+        self.closed = self.full = self.held = False
+        self.takeovers: tuple[int, ...] = ()
         self.model = ""
         self.terminal: Event | None = None
         self.readers: tuple[Attached, ...] = ()

@@ -42,6 +42,11 @@ class FollowChat(Kind):
             if followed and (followed.stream.route, followed.stream.session_id) == (self._path, chat):
                 exchange.headers |= HEADERS
                 return await follow(exchange, followed, BEGINNING)
+        if gateway.shared is not None:
+            elsewhere = await gateway.shared.latest(self._path, chat, exchange.caller.owner)
+            if elsewhere is not None and not elsewhere.log.closed:
+                exchange.headers |= HEADERS
+                return await follow(exchange, elsewhere, BEGINNING)
         return web.Response(status=204, headers=exchange.headers)
 
 
