@@ -130,7 +130,7 @@ class Connection:
         """The lease is given back: to other nodes this one is dead from now on. It may still ask."""
         if self._task is not None:
             self._task.cancel()
-            await asyncio.wait([self._task])
+            await asyncio.wait([self._task], timeout=CONNECT)
             self._task = None
         if self.up:
             try:

@@ -353,8 +353,7 @@ class Generation:
         if run.passed_through is not None:
             self.kept = 0.0
         self.log.close(self._terminal(run, pump, failure, usage))
-        del engine.running[self.stream.id]
-        engine.registry.retire(self.stream.id, self.kept)
+        self._unlist(engine)
         # The first call that decides wins: an answer that failed before it opened is an error, any other a stream.
         if failure is not None:
             run.opening.fail(failure)
@@ -382,6 +381,13 @@ class Generation:
         text = run.transcript.text
         if job.on_answer is not None and text and outcome in ("completed", "stopped"):
             job.on_answer(text)
+
+    def _unlist(self, engine: Engine) -> None:
+        # Where it moved to another node, this one may have gone on with the stream again since.
+        if engine.running.get(self.stream.id) is self:
+            del engine.running[self.stream.id]
+        if engine.registry.holds(self):
+            engine.registry.retire(self.stream.id, self.kept)
 
     def _give_back(self, run: _Run, now: float) -> None:
         """Gives back what was held for as long as it ran."""
