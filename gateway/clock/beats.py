@@ -86,9 +86,12 @@ class Clock:
         self._late.append((transport, data))
 
     def _catch_up(self) -> None:
-        if self.before_writes is not None:
-            self.before_writes()
         late, self._late = self._late, []
+        if self.before_writes is not None:
+            try:
+                self.before_writes()
+            except Exception as error:  # noqa: BLE001  # readers must not lose what was left to be written
+                self._report(error)
         for transport, data in late:
             try:
                 if not transport.is_closing():

@@ -108,7 +108,7 @@ class Adoption:
         """Nothing more is taken."""
         if self._task is not None:
             self._task.cancel()
-            await asyncio.wait([self._task])
+            await asyncio.wait([self._task], timeout=CONNECT)
 
     async def _begin(self) -> None:
         # A task of its own: the beat must go on.

@@ -70,7 +70,11 @@ class Pipe(asyncio.Protocol):
             return
         now = self._now()
         self._replied.extend([(each, now) for each in replied])
-        transport.write(commands)
+        try:
+            transport.write(commands)
+        except RuntimeError as error:  # so says uvloop of a connection that has just been reset
+            self._break(error)
+            return
         if transport.get_write_buffer_size() > MAX_UNSENT:
             self._break(TimeoutError("Redis takes nothing"))
 
@@ -84,11 +88,14 @@ class Pipe(asyncio.Protocol):
         """Ends it without a word to `broken`."""
         transport, self._transport = self._transport, None
         self._replied.clear()
-        if transport is not None:
-            transport.abort()
-        if self._connection is not None:
-            self._connection._close()  # type: ignore[no-untyped-call]
-            self._connection = None
+        connection, self._connection = self._connection, None
+        try:
+            if transport is not None:
+                transport.abort()
+            if connection is not None:
+                connection._close()  # type: ignore[no-untyped-call]
+        except RuntimeError:  # uvloop, as above: then it is closed
+            return
 
     def data_received(self, data: bytes) -> None:
         """Replies, whole or in part."""

@@ -151,7 +151,7 @@ class Watcher:
         for task in tasks:
             task.cancel()
         if tasks:
-            await asyncio.wait(tasks)
+            await asyncio.wait(tasks, timeout=CONNECT)
 
     # -- finding a stream ------------------------------------------------------------------------------------------
 
@@ -261,7 +261,7 @@ class Watcher:
         self._begun = True
         if self._task is not None and not self._task.done():
             self._task.cancel()  # its connection may be a dead one
-            await asyncio.wait([self._task])
+            await asyncio.wait([self._task], timeout=CONNECT)
         self._task = self._loop.create_task(self._run(), name="store watcher")
 
     async def _run(self) -> None:

@@ -356,8 +356,7 @@ class Generation:
         if run.passed_through is not None:
             self.kept = 0.0
         self.log.close(self._terminal(run, pump, failure, usage))
-        del engine.running[self.stream.id]
-        engine.registry.retire(self.stream.id, self.kept)
+        self._unlist(engine)
         # The first call that decides wins: an answer that failed before it opened is an error, any other a stream.
         if failure is not None:
             run.opening.fail(failure)
@@ -383,6 +382,13 @@ class Generation:
         # The job holds the request, and so does the traceback of an error. Logs are kept for minutes after this.
         self._run = None
         forget_frames(None if task.cancelled() else task.exception())
+
+    def _unlist(self, engine: Engine) -> None:
+        # Where it moved to another node, this one may have gone on with the stream again since.
+        if engine.running.get(self.stream.id) is self:
+            del engine.running[self.stream.id]
+        if engine.registry.holds(self):
+            engine.registry.retire(self.stream.id, self.kept)
 
     def _give_back(self, run: _Run, now: float) -> None:
         """Gives back what was held for as long as it ran."""

@@ -24,9 +24,9 @@ ID = "AAAAAAAAAAAAAAAAAAAAA_"
 NUMBERS = st.integers(min_value=0, max_value=10**15 - 1)
 
 
-@given(NUMBERS, NUMBERS)
-def test_cursor_survives_the_round_trip(seq: int, tokens: int) -> None:
-    cursor = Cursor(new_stream_id(), seq, tokens)
+@given(NUMBERS, NUMBERS, st.integers(min_value=0, max_value=9999))
+def test_cursor_survives_the_round_trip(seq: int, tokens: int, takeovers: int) -> None:
+    cursor = Cursor(new_stream_id(), seq, tokens, takeovers)
     assert parse_cursor(str(cursor)) == cursor
     assert not cursor.is_final
 
@@ -36,6 +36,14 @@ def test_cursor_needs_no_preflight(seq: int, tokens: int) -> None:
     for text in (str(Cursor(new_stream_id(), seq, tokens)), final_cursor()):
         assert len(text) <= MAX_CURSOR
         assert re.fullmatch(r"[A-Za-z0-9._~-]+", text)
+
+
+def test_cursor_names_takeovers_where_there_were_any() -> None:
+    assert str(Cursor(ID, 7, 6)) == f"{ID}.7.6"
+    assert str(Cursor(ID, 7, 6, 2)) == f"{ID}.2-7.6"
+    for text in (f"{ID}.0-7.6", f"{ID}.-7.6", f"{ID}.12345-7.6", f"{ID}.2-.6", f"{ID}.2-7"):
+        with pytest.raises(GatewayError):
+            parse_cursor(text)
 
 
 def test_final_cursor_is_final_and_names_no_stream() -> None:

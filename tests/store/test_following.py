@@ -175,6 +175,7 @@ async def test_ended_stream_is_kept_for_its_time_and_leaves_no_key(two: Stage) -
 async def dump(two: Stage, key: str) -> str:
     """All that stands under a key."""
     read = {"hash": ["HGETALL"], "stream": ["XRANGE", "-", "+"], "set": ["SMEMBERS"], "string": ["GET"]}
+    read["zset"] = ["ZRANGE", "0", "-1"]
     name, *rest = read[await two.redis.ask("TYPE", key)]
     return str(await two.redis.ask(name, key, *rest))
 

@@ -22,7 +22,7 @@ from gateway.streams.log import (
     ReadResult,
     State,
 )
-from gateway.streams.reader import Reader
+from gateway.streams.reader import Reader, SentAwayError
 
 SIZE = EVENT_OVERHEAD + 1
 """Bytes of an event of one character."""
@@ -328,3 +328,56 @@ async def check_drained(reader: Reader, whole: list[str]) -> None:
     assert got is END
     assert rest == whole[after:]
     reader.close()
+
+
+class Doubter:
+    """A mirror that is not sure whether the log is still the stream's."""
+
+    def __init__(self) -> None:
+        self.held = False
+        self.is_dropped = False
+
+    def changed(self) -> None:
+        """Copies nothing."""
+
+    def dropped(self) -> None:
+        self.is_dropped = True
+
+
+async def test_reader_of_a_held_log_waits_and_then_gets_everything_in_order(attach: Attach) -> None:
+    log, seen, mirror = log_of("a"), list[str](), Doubter()
+    log.mirror = mirror
+    reader = attach(log)
+
+    def follow(events: Any) -> bool:
+        seen.extend(event.data for event in events)
+        reader.advance(len(events))
+        return True
+
+    assert texts(await read_on(reader, 9, 1)) == ["a"]
+    waiting = asyncio.create_task(reader.read(9, 5, follow))
+    await asyncio.sleep(0)
+    mirror.held = True
+    log.append([token("b")])
+    assert await waiting is NOTHING
+    assert await reader.read(9, 0, follow) is NOTHING
+    waiting = asyncio.create_task(reader.read(9, 5, follow))
+    await asyncio.sleep(0)
+    mirror.held = False
+    reader.interrupt()
+    log.append([token("c")])  # behind what was held: it must not overtake that
+    assert texts(await waiting) == ["b", "c"]
+    assert seen == []
+    log.close(None)
+    log.discard()
+    assert mirror.is_dropped
+
+
+async def test_reader_that_is_cut_gets_nothing_more(attach: Attach) -> None:
+    log = log_of("a")
+    reader = attach(log)
+    reader.cut(3.0)
+    log.append([token("b")])
+    with pytest.raises(SentAwayError) as cut:
+        await reader.read(9, 1)
+    assert cut.value.comeback == 3.0
