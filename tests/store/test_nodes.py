@@ -25,7 +25,7 @@ SECTIONS: dict[str, Any] = {
     "auth": {"keys": KEYS, "tickets": {"ttl": "1h"}},
     "plans": {"slow": {"streams": 1}},
 }
-ROUTES = [{"path": "/chat", "history": {"turns": 20}}]
+ROUTES = [{"path": "/chat", "history": {"turns": 1000}}]  # more than any scene asks
 ENDLESS: list[Step] = [sse_head(), openai_delta("x"), Hang()]
 
 
