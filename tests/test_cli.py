@@ -109,7 +109,7 @@ def test_check_asks_the_store_that_is_shared(folder: Path, command: Run) -> None
     (folder / "shared.yaml").write_text(GOOD.replace("http://127.0.0.1:9/v1", "demo:") + store)
     status, out, err = command("check", "shared.yaml", "--ask")
     assert (status, err) == (1, "")
-    assert out.splitlines()[1] == "store: cannot serve: nothing listens at the address of store.url"
+    assert "store: cannot serve: nothing listens at the address of store.url" in out.splitlines()
 
 
 def test_check_asks_nobody_where_the_file_is_wrong(command: Run) -> None:

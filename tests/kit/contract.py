@@ -21,6 +21,7 @@ METRICS: dict[str, set[str]] = {
     "gateway_batch_events": {"route"},
     "gateway_heartbeats_total": {"route"},
     "gateway_resumes_total": {"result"},
+    "gateway_adoptions_total": {"result"},
     "gateway_rescues_total": {"kind", "result"},
     "gateway_log_bytes": set(),
     "gateway_log_limit_bytes": set(),

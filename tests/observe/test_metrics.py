@@ -30,6 +30,7 @@ def use_everything(metrics: Metrics) -> None:
     metrics.breaker_open.labels("main", "127.0.0.1:8000").set(1)
     metrics.resume("resumed")
     metrics.rescue("prefill", "completed")
+    metrics.adoption("completed")
     metrics.auth_failure("unknown")
     metrics.rate_limit("default", "tokens")
 
