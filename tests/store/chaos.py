@@ -139,7 +139,7 @@ class Chaos:
             try:
                 async with asyncio.timeout(SILENT):
                     answer = await self._ask(reader)
-            except (OSError, TimeoutError):
+            except (OSError, RuntimeError):  # asyncio says the latter of a number that a cancelled connect gave back
                 await asyncio.sleep(0.2)
                 continue
             async with answer:
