@@ -139,7 +139,7 @@ class Chaos:
             try:
                 async with asyncio.timeout(SILENT):
                     answer = await self._ask(reader)
-            except (OSError, TimeoutError):
+            except (OSError, RuntimeError):  # asyncio says the latter of a number that a cancelled connect gave back
                 await asyncio.sleep(0.2)
                 continue
             async with answer:
@@ -212,6 +212,9 @@ class Chaos:
 
     async def roll(self) -> None:
         """Each node ends and starts once; measures how its readers come back."""
+        async with asyncio.timeout(60):  # until all have begun
+            while sum(map(len, self.stage.calls.values())) < len(self.stage.plays):  # noqa: ASYNC110
+                await asyncio.sleep(0.2)
         for node in self.stage.nodes:
             self.figures.faults.append("end")
             began = asyncio.get_running_loop().time()
@@ -248,7 +251,12 @@ async def run(
     say: Callable[[str], object] = lambda _: None,
 ) -> Figures:
     """The figures of one run. Raises AssertionError where something is left behind."""
-    changes = {"stream": {"resume": {"ttl": KEPT}}, "server": {"drain": "0s", "trusted_proxies": ["127.0.0.1/32"]}}
+    changes = {
+        "stream": {"resume": {"ttl": KEPT}},
+        "server": {"drain": "0s", "trusted_proxies": ["127.0.0.1/32"]},
+        "plans": {"default": {"requests": None, "streams": None, "tokens": None}},
+        "limits": {"per_address": {"requests": None, "connections": None}},
+    }
     async with stage(directory, 3, direct=True, changes=dict.fromkeys(range(3), changes)) as on:
         folder = directory / "nginx"
         folder.mkdir()

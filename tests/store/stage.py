@@ -170,7 +170,7 @@ async def stage(
             folder.mkdir()
             settings = config(made.upstream, url=server.url if direct else server.url_by(network.port), secret=SECRET)
             for name, value in (changes or {}).get(number, {}).items():
-                settings[name] = {**settings[name], **value} if isinstance(value, dict) else value
+                settings[name] = {**settings.get(name, {}), **value} if isinstance(value, dict) else value
             made.nodes.append(Gateway(settings, folder))
         await asyncio.gather(*(stack.enter_async_context(node) for node in made.nodes))
         async with asyncio.timeout(PATIENCE):  # until they have beaten
