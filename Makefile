@@ -108,7 +108,7 @@ $(VENV)-clients/.installed: $(LIBRARIES).lock | setup
 # What the chat page reads Markdown with: one file, made of packages, never written down here.
 page: $(PARSER)
 
-$(PARSER): $(addprefix $(dir $(PARSER)),package.json package-lock.json markdown.mjs)
+$(PARSER): $(addprefix $(dir $(PARSER)),package.json package-lock.json markdown.mjs math.mjs)
 	@.ci/need npm:npm
 	@echo "setup: $@"
 	@cd $(@D) && npm ci --loglevel=error --fetch-retries=1 --fetch-timeout=20000 && npm run build --silent
