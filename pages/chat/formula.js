@@ -18,7 +18,7 @@ const WORDS = new Set(
 const LENGTHS = new Set("lspace rspace minsize maxsize linethickness width height depth voffset".split(" "));
 /** A length that moves nothing over what stands beside the formula. */
 const LENGTH = /^(-?0?\.\d{1,6}|-?[01](\.\d{1,6})?|\d{1,2}(\.\d{1,6})?)(em|ex|pt|px|%)?$/;
-const CLASSES = new Set("tml-left tml-right tml-jot tml-overline tml-underline tml-cancel upstrike downstrike".split(" "));
+const CLASSES = new Set("tml-left tml-right tml-jot tml-overline tml-underline".split(" "));
 const MAX = { nodes: 5_000, depth: 60, kept: 300 };
 
 /** Formulas that were built, the last ones: a block that grows is built anew with every piece. @type {Map<string, Element | null>} */
@@ -71,5 +71,6 @@ function dress(node, { attributes = {}, classes = [], style = {} }) {
   }
   const known = classes.filter((name) => CLASSES.has(name));
   if (style.border) known.push("boxed");
+  if (attributes.notation?.includes("diagonal")) known.push("struck");
   if (known.length) node.setAttribute("class", known.join(" "));
 }
