@@ -52,7 +52,7 @@ async def _chat(gateway: Gateway, browser: Browser, path: Path) -> None:
 
 
 async def _monitor(gateway: Gateway, browser: Browser, path: Path) -> None:
-    page = await browser.new_page(viewport={"width": 1240, "height": 1180}, color_scheme="light", locale="en")
+    page = await browser.new_page(viewport={"width": 1240, "height": 1060}, color_scheme="light", locale="en")
     await page.goto(gateway.admin)
     async with aiohttp.ClientSession(gateway.url) as session, AsyncExitStack() as running:
         for message in RUNNING:
