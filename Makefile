@@ -23,7 +23,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 LOCK := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 \
 	--generate-hashes --no-emit-index-url --no-emit-find-links --no-header --no-annotate
 
-.PHONY: help setup run unit test fuzz coverage programs check dist dashboards docs lock page
+.PHONY: help setup run unit test fuzz coverage programs check dist dashboards docs lock page pictures
 help:
 	@echo "make run          serve on http://127.0.0.1:8080/ with the built-in stand-in for an LLM"
 	@echo "make unit         the tests that need no other program, in a minute"
@@ -35,6 +35,7 @@ help:
 	@echo "make check        lint, format, types"
 	@echo "make dist         dist/: wheel and sdist, with both pages and the browser client"
 	@echo "make docs         docs/configuration.md, after a change of the config's model"
+	@echo "make pictures     docs/pictures, of both pages, after a change of what they show"
 	@echo "make dashboards   grafana/dashboards, after a change of grafana/boards.py"
 	@echo "make bench        cost beside nginx and Envoy, 8 minutes; ARGS=--quick for 20 s; make bench-litellm for LiteLLM"
 	@echo "make setup        .venv with the program and every tool, nothing else"
@@ -108,7 +109,7 @@ $(VENV)-clients/.installed: $(LIBRARIES).lock | setup
 # What the chat page reads Markdown with: one file, made of packages, never written down here.
 page: $(PARSER)
 
-$(PARSER): $(addprefix $(dir $(PARSER)),package.json package-lock.json markdown.mjs)
+$(PARSER): $(addprefix $(dir $(PARSER)),package.json package-lock.json markdown.mjs math.mjs)
 	@.ci/need npm:npm
 	@echo "setup: $@"
 	@cd $(@D) && npm ci --loglevel=error --fetch-retries=1 --fetch-timeout=20000 && npm run build --silent
@@ -127,6 +128,10 @@ check: setup
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/python -m pip --disable-pip-version-check check
+
+pictures: setup page
+	@.ci/need chromium-headless-shell:chromium-headless-shell,fonts-noto-cjk
+	$(BIN)/python -m tests.real.pictures
 
 docs: setup
 	$(BIN)/python docs/generate.py

@@ -25,6 +25,7 @@ _HINT: Final = re.compile(
 )
 _TOKEN: Final = re.compile(r"[\u3400-\u9fff]{1,2}| ?[A-Za-z0-9]{1,10}| ?[!-/:-@\[-`{-~]{1,4}|\s+|.", re.DOTALL)
 _POEM: Final = re.compile(r"\b(haikus?|poems?)\b|俳句|短诗|诗歌|写.{0,6}诗", re.IGNORECASE)
+_LESSON: Final = re.compile(r"\bquadratic\b|二次方程|求根公式", re.IGNORECASE)
 _HAN: Final = re.compile(r"[\u3400-\u9fff]")
 _KANA: Final = re.compile(r"[\u3040-\u30ff]")
 
@@ -80,6 +81,8 @@ def _deltas(messages: list[Message], hints: set[str], texts: Texts) -> tuple[Del
         return reasoning + _spoken(texts.tool_intro) + _called(texts.tool_name, texts.tool_arguments)
     if not hints and _POEM.search(_last(messages, "user")):
         return reasoning + _spoken(texts.poem)
+    if not hints and _LESSON.search(_last(messages, "user")):
+        return reasoning + _spoken(texts.lesson)
     if "history" in hints:
         return reasoning + _spoken(_history(messages, texts))
     return reasoning + _spoken(_essay(messages, hints, texts))

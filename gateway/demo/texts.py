@@ -21,6 +21,7 @@ class Texts(NamedTuple):
     tool_arguments: dict[str, str]
     tool_result: str
     poem: str
+    lesson: str
 
 
 ENGLISH: Final = Texts(
@@ -62,6 +63,28 @@ This was question {turn} of our conversation. For real answers, change the url o
 > nothing lost at dusk.
 
 *A haiku by the stand-in model, which knows this one alone.* 🌊""",
+    lesson=r"""The roots of $ax^2 + bx + c = 0$ are
+
+$$x_{1,2} = \frac{-b \pm \sqrt{b^2 - 4ac}}{2a}$$
+
+The part below the root says how many there are:
+
+| $b^2 - 4ac$ | real roots |
+|---|---|
+| above 0 | two |
+| 0 | one |
+| below 0 | none |
+
+```python
+from math import sqrt
+
+def roots(a, b, c):
+    part = b * b - 4 * a * c
+    if part < 0:
+        return []
+    return [(-b + sign * sqrt(part)) / (2 * a) for sign in (1, -1)]
+```
+""",
 )
 
 CHINESE: Final = Texts(
@@ -102,6 +125,28 @@ curl -N localhost:8080/v1/chat/completions \\
 > 一滴未曾落。
 
 *这是替身模型会写的唯一一首短诗。* 🌊""",
+    lesson=r"""方程 $ax^2 + bx + c = 0$ 的根是
+
+$$x_{1,2} = \frac{-b \pm \sqrt{b^2 - 4ac}}{2a}$$
+
+根号下的部分决定实根的个数：
+
+| $b^2 - 4ac$ | 实根 |
+|---|---|
+| 大于 0 | 两个 |
+| 等于 0 | 一个 |
+| 小于 0 | 没有 |
+
+```python
+from math import sqrt
+
+def roots(a, b, c):
+    part = b * b - 4 * a * c
+    if part < 0:
+        return []
+    return [(-b + sign * sqrt(part)) / (2 * a) for sign in (1, -1)]
+```
+""",
 )
 
 TEXTS: Final = {"en": ENGLISH, "zh": CHINESE}

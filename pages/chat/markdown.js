@@ -11,6 +11,7 @@
  */
 
 /** @import { Piece, Token } from "./lib/markdown.js" */
+import { formula } from "./formula.js";
 import { speak, words } from "./words.js";
 
 const TAGS = new Set("p h1 h2 h3 h4 h5 h6 blockquote ul ol li hr table thead tbody tr th td em strong s code".split(" "));
@@ -22,15 +23,17 @@ const MAX_DEPTH = 40; // of emphasis and links in each other: what is deeper loo
 const MAX_MARKER = 40; // characters, with the white space before it
 const MAX_HEAD = 2_000; // of the first row of a table
 const MAX_COLOURED = 10_000; // characters of code
+const FORMULA = 16;
 const MAX_NAME = 40; // of a language that a code block names
 /** Characters up to which a block is parsed with every piece; a longer one when it has grown by this part of itself. */
 const EAGER = { length: 8_000, part: 1 / 2 };
 
 /** @type {typeof import("./lib/markdown.js").parser | null} */ let parser = null;
 /** @type {typeof import("./lib/markdown.js").colours | null} */ let colours = null;
+/** @type {typeof import("./lib/markdown.js").formula | null} */ let reader = null;
 /** Resolves when it is known whether there is a parser. */
 export const ready = import("./lib/markdown.js").then(
-  (library) => ({ parser, colours } = library),
+  (library) => ({ parser, colours, formula: reader } = library),
   () => null,
 );
 
@@ -43,7 +46,7 @@ export class Prose {
   /** @type {ChildNode | null} */ #edge = null; // the last of those blocks
   #said = 0; // blocks that `settle` was given
   #due = 0; // the length at which the growing block is parsed again
-  #env = {};
+  /** @type {{growing?: boolean}} */ #env = {};
 
   /** @param {HTMLElement} root @param {(block: Element) => void} settle is given every block when it is whole */
   constructor(root, settle = () => {}) {
@@ -113,20 +116,27 @@ export class Prose {
  * @typedef {{tokens: Token[], line: number, nodes: number, plain?: boolean}} Block
  */
 
-/** The text's blocks; from the one on that makes too many nodes, as it is written. @param {string} text @param {boolean} growing @param {object} env @param {number} room @returns {Block[]} */
+/** The text's blocks; from the one on that makes too many nodes, as it is written. @param {string} text @param {boolean} growing @param {{growing?: boolean}} env @param {number} room @returns {Block[]} */
 function blocksOf(text, growing, env, room) {
   if (!parser || text.length > MAX_LENGTH) return [asWritten(text, 0)];
   /** @type {Block[]} */ const blocks = [];
   let left = room;
+  env.growing = growing;
   for (const token of parser.parse(growing ? mended(text) : text, env)) {
     if (token.level === 0 && token.nesting >= 0) blocks.push({ tokens: [], line: token.map?.[0] ?? 0, nodes: 0 });
     const block = blocks[blocks.length - 1];
-    const nodes = [token, ...(token.children ?? [])].filter(({ nesting, hidden }) => nesting >= 0 && !hidden).length;
+    const nodes = [token, ...(token.children ?? [])].reduce((sum, one) => sum + nodesOf(one), 0);
     block.tokens.push(token);
     block.nodes += nodes;
     if ((left -= nodes) < 0) return [...blocks.slice(0, -1), asWritten(text.slice(offsetOf(text, block.line)), block.line)];
   }
   return blocks;
+}
+
+/** About how many nodes a token makes. A formula has a few for each character, and costs as much as FORMULA others. */
+function nodesOf(/** @type {Token} */ { type, nesting, hidden, content }) {
+  if (nesting < 0 || hidden) return 0;
+  return type.startsWith("math") ? FORMULA + content.length : 1;
 }
 
 /** @returns {Block} */
@@ -136,7 +146,7 @@ function asWritten(/** @type {string} */ text, /** @type {number} */ line) {
 
 /** @returns {Token} */
 function plain(/** @type {string} */ content) {
-  const none = { tag: "", level: 0, map: null, info: "", hidden: false, children: null, attrGet: () => null };
+  const none = { tag: "", level: 0, map: null, info: "", markup: "", hidden: false, children: null, attrGet: () => null };
   return { ...none, type: "plain", nesting: 0, content };
 }
 
@@ -273,6 +283,8 @@ const SPECIAL = {
   table_open: () => table(),
   th_open: (token) => cell("th", token),
   td_open: (token) => cell("td", token),
+  math_inline: (token) => formula(token, reader),
+  math_block: (token) => formula(token, reader),
 };
 
 /** @param {string} content @param {string} language */
@@ -357,6 +369,7 @@ function graft(parent, fresh, from = parent.firstChild) {
 
 /** Whether a node could be made like another. @param {Node} old @param {Node} node */
 function patched(old, node) {
+  if (old.nodeName === "math") return old.isEqualNode(node); // its attributes say as much as its children
   if (old.nodeName !== node.nodeName || old.nodeName === "A" || old.nodeName === "INPUT") return false;
   if (old instanceof Text && node instanceof Text) extend(old, node.data);
   else if (old.nodeName !== "BUTTON") graft(old, [...node.childNodes]);

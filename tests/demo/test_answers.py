@@ -31,6 +31,11 @@ def test_model_knows_one_poem(text: str) -> None:
     assert said(ask(f"{text} /long")) != said(ask(text))
 
 
+@pytest.mark.parametrize("text", ["When has a quadratic equation two roots?", "二次方程的求根公式是什么？"])
+def test_model_knows_one_lesson(text: str) -> None:
+    assert [mark in said(ask(text)) for mark in ("$$", "|---|", "```python")] == [True] * 3
+
+
 @pytest.mark.parametrize("text", ["请/slow一点", "／slow please", "(/slow)"])
 def test_model_finds_a_hint_anywhere(text: str) -> None:
     assert answer(ask(text)).rate < answer(ask("x")).rate

@@ -163,6 +163,11 @@ NESTS = {
     "named fence": "```" + "x" * 80_000,
     "entities": "&amp;" * 8_000,
     "paragraphs": "a\n\n" * 4_000,
+    "braces of a formula": "$$" + "{" * 80_000,
+    "short formulas": "$x$ " * 20_000,
+    "unclosed formulas": "\\(a " * 20_000,
+    "dollars": "a $" * 20_000 + "$" * 20_000,
+    "unclosed blocks": "$$\na\n\n\\[\nb\n\n" * 4_000,
 }
 
 
@@ -197,6 +202,130 @@ async def test_elements_of_an_answer_are_bounded(page: Page) -> None:
         assert (count < 60_000, depth < 100, shown) == (True, True, text.count("x"))
     count, depth, shown = await page.evaluate(measure, "x\n\n" * 90_000)
     assert (count < 60_000, depth, shown) == (True, 1, 90_000)
+
+
+SHOWN = """
+async (texts) => {
+  const { Prose, ready } = await import("/page/markdown.js");
+  await ready;
+  return texts.map((text) => {
+    const root = document.querySelector("main").appendChild(document.createElement("div"));
+    root.className = "text";
+    new Prose(root).write(text);
+    const formulas = [...root.querySelectorAll("math")].map((node) => (node.getAttribute("display") ?? "inline"));
+    const parts = [...root.querySelectorAll(".math *")];
+    const names = new Set(parts.flatMap((node) => [node.localName, ...node.getAttributeNames()]));
+    for (const node of root.querySelectorAll("math")) node.replaceWith("@");
+    const shown = root.innerText.trim().replace(/\\n+/g, "\\n");
+    root.remove();
+    return { formulas, shown, names: [...names] };
+  });
+}
+"""
+FORMULAS = {
+    "中文$x^2$中文": (["inline"], "中文@中文"),
+    "Let $f(x)=\\frac{a_1}{b_1}$ and $y$.": (["inline", "inline"], "Let @ and @."),
+    "**$a*b*c$**，$5x+3$、$100$": (["inline"] * 3, "@，@、@"),
+    "in \\(a_1 * b_1\\) words": (["inline"], "in @ words"),
+    "so $$x_1 * x_2$$ it is": (["block"], "so\n@\nit is"),
+    "$$\nx\n$$": (["block"], "@"),
+    "$$\n\nx\n\n$$": (["block"], "@"),
+    "因此：\n\\[\n\\begin{aligned}\na&=b\\\\[4pt]\nc&=d\n\\end{aligned}\n\\]\n完": (["block"], "因此：\n@\n完"),
+    "- one \\(x\\)\n- \\[ y \\]\n\n  $$z$$": (["inline", "block", "block"], "one @\n@\n@"),
+    "> $$x$$\n\n| a |\n|-|\n| $x$ |": (["block", "inline"], "@\na\n@"),
+    r"$\$5 + x$": (["inline"], "@"),
+}
+PLAIN = (
+    "$5 and $6",
+    "between $5-$6",
+    "$5 (was $6), $7",
+    "it is $5/month or 10$/month",
+    "票价$100元，另一个是200$。",
+    "US$5 and A$6",
+    "echo $HOME and $PATH",
+    "$HOME/bin:$PATH",
+    "costs $20.",
+    "$ 5 $",
+    "$$$ is dear, $$ is not",
+    "$$ moderate, $$ dear",
+    "$$ 便宜，$$ 贵",
+    "a $ b $ c",
+    "$x",
+)
+REFUSED = (
+    r"\href{javascript:alert(1)}{x}",
+    r"\includegraphics{https://evil.example/x.png}",
+    r"\url{https://evil.example}",
+    r"\class{a}{b}",
+    r"\style{color:red}{b}",
+    r"\htmlData{a=b}{c}",
+    r"\def\a{\a\a}\a",
+    r"\newcommand{\a}{\a\a}\a",
+    r"\let\a=\b",
+    "\\mathchoice{" * 20 + "x" + "}" * 20,
+    "\\llap{" * 20 + "x" + "}" * 20,
+    "\\cancelto{x}{" * 20 + "x" + "}" * 20,
+    "{" * 900 + "x" + "}" * 900,
+    "\\sqrt" * 300 + "{x}",
+    r"\nosuch{x}",
+    r"\frac{a}{",
+)
+
+
+async def test_page_shows_formulas(page: Page, heard: list[str]) -> None:
+    shown = await page.evaluate(SHOWN, [*FORMULAS])
+    assert {text: (one["formulas"], one["shown"]) for text, one in zip(FORMULAS, shown, strict=True)} == FORMULAS
+    assert heard == []
+
+
+async def test_prices_and_variables_are_no_formulas(page: Page) -> None:
+    shown = await page.evaluate(SHOWN, PLAIN)
+    assert [(one["formulas"], one["shown"]) for one in shown] == [([], text) for text in PLAIN]
+
+
+async def test_hostile_formula_is_shown_as_it_is_written(page: Page, heard: list[str]) -> None:
+    shown = await page.evaluate(SHOWN, [f"$${formula}$$" for formula in REFUSED])
+    assert [(one["formulas"], one["shown"]) for one in shown] == [([], formula) for formula in REFUSED]
+    assert heard == []
+
+
+async def test_formula_has_no_style_and_no_link(page: Page, heard: list[str]) -> None:
+    text = r"$$\color{red}{x} \boxed{y} \hskip 999em \rule{999em}{9em} \kern-50em \raisebox{99em}{z} \text{<b>w</b>}$$"
+    (shown,) = await page.evaluate(SHOWN, [text])
+    assert shown["formulas"] == ["block"]
+    assert set(shown["names"]) & {"style", "href", "src", "id", "a", "b", "script", "img"} == set()
+    assert heard == []
+
+
+GROWN = """
+async (texts) => {
+  const { Prose, ready } = await import("/page/markdown.js");
+  await ready;
+  return texts.map((text) => {
+    const root = document.createElement("div");
+    const prose = new Prose(root);
+    let states = "";
+    for (let end = 1; end <= text.length; end += 1) {
+      prose.write(text.slice(0, end), true);
+      const state = root.querySelector("math") ? "m" : root.querySelector(".source") ? "s" : "t";
+      if (!states.endsWith(state)) states += state;
+    }
+    return states;
+  });
+}
+"""
+
+
+async def test_half_a_formula_is_shown_as_it_is_written(page: Page) -> None:
+    """Once: it is text, then half a formula, then a formula, and never goes back."""
+    texts = [
+        r"so \(\frac{a}{b_1}\) is",
+        r"so $\frac{a}{b_1}$ is",
+        "so $$\\frac{a}{b}$$ is",
+        "\\[\n\\frac{a}{b}\n\\]\nis",
+    ]
+    assert await page.evaluate(GROWN, texts) == ["tsm", "tsm", "tsm", "tsm"]
+    assert await page.evaluate(GROWN, ["$5 and $6 are prices", "the $x", "$$ is cheap"]) == ["t"] * 3
 
 
 WORK = """
@@ -332,6 +461,12 @@ Setext
 [ref] is defined below.
 
 [ref]: https://example.com/ref
+
+Then $a_1 * b_1$, \\(x\\) and $5 or $6.
+
+$$
+\\frac{a}{b}
+$$
 
 * * *
 

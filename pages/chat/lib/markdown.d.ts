@@ -1,4 +1,4 @@
-/** The bundle that `make page` makes of markdown.mjs: what the chat page uses of markdown-it and lowlight. */
+/** The bundle that `make page` makes of markdown.mjs: what the chat page uses of markdown-it, lowlight and temml. */
 
 export interface Token {
   type: string;
@@ -10,6 +10,8 @@ export interface Token {
   map: [number, number] | null;
   content: string;
   info: string;
+  /** What a formula begins with. */
+  markup: string;
   hidden: boolean;
   /** Of an `inline` token. */
   children: Token[] | null;
@@ -30,3 +32,16 @@ export const colours: {
   registered(language: string): boolean;
   highlight(language: string, code: string): { children: Piece[] };
 };
+
+/** A node of a formula: a text, or what it is made of. Without a type it is only its children. */
+export interface MathNode {
+  type?: string;
+  text?: string;
+  attributes?: Record<string, string>;
+  classes?: string[];
+  style?: Record<string, string>;
+  children?: MathNode[];
+}
+
+/** null where it cannot be read, or is more than a page should bear. */
+export function formula(content: string, display: boolean): MathNode | null;
