@@ -33,6 +33,7 @@ from gateway.streams.registry import Registry
 from gateway.upstream.http import new_session
 from gateway.upstream.pool import Upstream
 from gateway.web.adoption import adopt
+from gateway.web.answer_facts import AnswerFacts
 from gateway.web.exchange import Endpoint
 from gateway.web.failure_details import FailureDetails
 from gateway.web.kinds import KINDS, KindFactory
@@ -300,6 +301,7 @@ def _endpoints(
     if config.server.demo_page:
         yield from static_endpoints()
         yield "/page/failure", Endpoint("page", FailureDetails(), public=True)
+        yield "/page/answer", Endpoint("page", AnswerFacts(), named_streams=True)
     yield "/streams/{id}", Endpoint("/streams", ReadStream(), named_streams=True)
     yield "/streams/{id}/stop", Endpoint("/streams", StopStream(), named_streams=True)
     if config.auth.tickets is not None:

@@ -284,7 +284,7 @@ async def _stream_asked_for(request: web.BaseRequest) -> str:
         # A ticket for one stream is kept where the stream is.
         with contextlib.suppress(GatewayError):
             return await stream_wanted(request) or ""
-    if path == "/page/failure":
+    if path in ("/page/failure", "/page/answer"):
         return request.query.get("stream", "")
     cursor = cursor_sent(listed(request.headers, "Last-Event-ID"), request.query.items())
     return (cursor or "").partition(".")[0]

@@ -20,6 +20,7 @@ import { figures, view } from "./turn.js";
 import { advice, cut, figure, introduce, passing, words } from "./words.js";
 
 const KEYS = { open: "gateway-open", asked: "gateway-asked", credential: "gateway-credential", theme: "gateway-theme" };
+const MAX_MODEL = 120; // characters of a name
 const MAX_SENT = { turns: 20, characters: 400_000 };
 /** Blocks that a screen reader may still have to read. */
 const MAX_SPOKEN = 6;
@@ -36,7 +37,7 @@ const KEYLESS = /^(unauthorized|auth_expired|http_401)$/;
 const UNTOLD = /^(network|connection_lost|interrupted|not_a_stream|cursor_expired|http_.*)$/;
 /** Names under which a browser finds a gateway on its own machine. */
 const HERE = /^(localhost|.*\.localhost|127\.[\d.]+|\[::1\])$/;
-/** A URL that the page's body names. @param {"chat" | "streams" | "failure"} name */
+/** A URL that the page's body names. @param {"chat" | "streams" | "failure" | "answer"} name */
 const base = (name) => new URL(document.body.dataset[name] ?? "", document.baseURI);
 
 /** @template {HTMLElement} E @returns {E} */
@@ -184,12 +185,39 @@ function conclude(its, turn, { outcome, text, error, finishReason: finish, detai
   running.delete(its.id);
   keep(its);
   drawList();
+  if (text && turn.stream && outcome !== "error") nameModel(its.id, turn.stream);
   if (its.id !== chat.id) return;
   paint();
   enter(outcome);
   if (outcome === "error") say(advice(error, Boolean(turn.details)));
   if (cut(turn)) say(cut(turn));
   if (KEYLESS.test(error?.code ?? "")) askForKey();
+}
+
+/** Shows which model answered, as no event of an answer says so. Meanwhile the conversation may have gone on, or be gone. @param {string} id @param {string} stream */
+async function nameModel(id, stream) {
+  const model = await modelOf(stream);
+  const its = id === chat.id ? chat : chats.load(id);
+  const turn = its?.turns.find((one) => one.stream === stream);
+  if (!model || !its || !turn || !chats.load(id)) return;
+  turn.model = model;
+  chats.save(its);
+  views.find((one) => one.turn === turn)?.update(its.turns.at(-1) === turn);
+}
+
+/** "" where nobody knows. */
+async function modelOf(/** @type {string} */ stream) {
+  const url = base("answer");
+  url.searchParams.set("stream", stream);
+  const credential = recall(session, KEYS.credential);
+  /** @type {HeadersInit} */ const headers = credential ? { Authorization: `Bearer ${credential}` } : {};
+  try {
+    const told = await fetch(url, { headers, cache: "no-store", signal: AbortSignal.timeout(DETAILS) });
+    const { model } = told.ok ? await told.json() : {};
+    return typeof model === "string" ? model.slice(0, MAX_MODEL) : "";
+  } catch {
+    return ""; // the answer is whole without it
+  }
 }
 
 /** The visitor is asked for a key, and told if the one that was given is not good. */

@@ -32,6 +32,7 @@ const keyOf = (/** @type {string} */ id) => `gateway-chat:${id}`;
  * @property {Partial<Types.Failure>} [error]
  * @property {Details} [details] of the error, where the visitor runs the gateway
  * @property {Types.Usage | null} [usage]
+ * @property {string} [model] that answered, in the provider's word
  */
 
 /**

@@ -118,9 +118,11 @@ function showWhy(why, { outcome, details }, last) {
 
 /** @param {HTMLElement} actions @param {Turn} turn @param {boolean} last */
 function showActions(actions, turn, last) {
-  const [, regenerate, text] = elementsOf(actions);
+  const [, regenerate, model, text] = elementsOf(actions);
   actions.hidden = turn.outcome === "pending" || !turn.answer;
   regenerate.hidden = !last || turn.outcome !== "done";
+  model.hidden = !turn.model;
+  model.textContent = model.title = turn.model ?? "";
   text.textContent = figures(turn).join(" · ");
 }
 

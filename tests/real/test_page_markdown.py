@@ -9,7 +9,7 @@ import pytest
 import pytest_asyncio
 from playwright.async_api import Browser, BrowserContext, Page, expect
 
-from tests.kit.upstream import LAST_CHUNK, OPENAI_DONE, OPENAI_STOP, Pause, openai_delta, sse_head
+from tests.kit.upstream import LAST_CHUNK, OPENAI_DONE, OPENAI_STOP, Pause, chunk, openai_delta, sse_head
 from tests.real.browsing import browser_fixture
 from tests.real.test_page import ask, reach
 from tests.web.stage import Stage, staged
@@ -106,6 +106,15 @@ async def test_page_shows_emphasis_beside_chinese_punctuation(page: Page, stage:
     shown = await answered(page, stage, "这是**「重点」**的说明，**注意：**不要漏掉。*（斜体）*也一样。")
     assert await shown.locator("strong").all_inner_texts() == ["「重点」", "注意："]
     await expect(shown.locator("em")).to_have_text("（斜体）")
+
+
+async def test_page_shows_which_model_answered(page: Page, stage: Stage) -> None:
+    """As text, and after a reload."""
+    named = chunk('data: {"model":"<b>qwen3-8b</b>","choices":[{"index":0,"delta":{"content":"Hi"}}]}\n\n')
+    await ask(page, stage.plays([sse_head(), named, OPENAI_STOP, OPENAI_DONE, LAST_CHUNK]))
+    await expect(page.locator(".actions .model")).to_have_text("<b>qwen3-8b</b>")
+    await page.reload()
+    await expect(page.locator(".actions .model")).to_have_text("<b>qwen3-8b</b>")
 
 
 HOSTILE = """<script>alert(1)</script><img src=x onerror=alert(2)><iframe src="https://evil.example/"></iframe>
@@ -265,6 +274,7 @@ REFUSED = (
     "\\mathchoice{" * 20 + "x" + "}" * 20,
     "\\llap{" * 20 + "x" + "}" * 20,
     "\\cancelto{x}{" * 20 + "x" + "}" * 20,
+    "\\ce{A <=>>[$" * 20 + "x" + "$] B}" * 20,
     "{" * 900 + "x" + "}" * 900,
     "\\sqrt" * 300 + "{x}",
     r"\nosuch{x}",

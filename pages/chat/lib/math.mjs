@@ -9,6 +9,7 @@ import temml from "temml";
 
 const MAX_LENGTH = 2_000; // characters of a formula
 const MAX_DEPTH = 24; // of braces: the reader of formulas calls itself for each
+const MAX_CHEMISTRY = 5; // of braces where there is chemistry: some of its arrows write what stands over them twice
 const MAX_EXPANSIONS = 300; // of macros, in a formula
 const MAX_EM = 20; // of a length that a formula asks for
 const CLOSING = { "$": "$", "$$": "$$", "\\(": "\\)", "\\[": "\\]" };
@@ -131,7 +132,8 @@ export function math(parser) {
 
 /** The MathML of a formula as a tree; null where it cannot be read, or is more than a page should bear. */
 export function formula(content, displayMode) {
-  if (content.length > MAX_LENGTH || depthOf(content) > MAX_DEPTH || GROWING.test(content) || FOREIGN.test(content)) return null;
+  const deepest = /\\(ce|pu)(?![A-Za-z])/.test(content) ? MAX_CHEMISTRY : MAX_DEPTH;
+  if (content.length > MAX_LENGTH || depthOf(content) > deepest || GROWING.test(content) || FOREIGN.test(content)) return null;
   try {
     const options = { displayMode, throwOnError: true, trust: false, maxExpand: MAX_EXPANSIONS, maxSize: [MAX_EM, MAX_EM * 12] };
     return temml.__renderToMathMLTree(content, options);
