@@ -194,7 +194,7 @@ async def test_sdk_with_a_bad_key_is_unauthorized(gateway: Gateway) -> None:
 async def test_sdk_asking_for_what_is_not_there_is_told(gateway: Gateway) -> None:
     async with sdk(gateway) as client:
         with pytest.raises(openai.NotFoundError):
-            await client.models.list()
+            await client.embeddings.create(model="text-embedding-3-small", input="hi")
 
 
 CODES = {

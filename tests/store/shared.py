@@ -1,9 +1,9 @@
 """Nodes in this process that share one real Redis: the parts of `gateway/store/`, without a gateway around them."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
-from typing import Any
+from typing import Any, TypeVar
 
 import structlog
 from redis.exceptions import RedisError
@@ -15,6 +15,7 @@ from gateway.store.connection import Connection
 from gateway.store.state import SharedState
 from tests.kit.redis import Redis
 
+T = TypeVar("T")
 SECRET = "correct horse battery staple"
 
 
@@ -103,3 +104,17 @@ async def everything(redis: Redis) -> str:
 async def without_expiry(redis: Redis) -> list[str]:
     """The keys that would stay for ever."""
     return [key for key in await redis.keys() if await redis.ask("PTTL", key) == -1]
+
+
+async def later(redis: Redis, done: Awaitable[T]) -> T:
+    """What this gives, not in the same millisecond of Redis' clock as anything before."""
+    before = await milliseconds(redis)
+    while await milliseconds(redis) == before:
+        continue
+    return await done
+
+
+async def milliseconds(redis: Redis) -> int:
+    """Redis' clock."""
+    seconds, micros = map(int, await redis.ask("TIME"))
+    return seconds * 1000 + micros // 1000

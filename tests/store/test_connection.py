@@ -96,6 +96,7 @@ async def test_script_runs_also_where_redis_has_forgotten_it(redis: Redis) -> No
             await redis.ask("SCRIPT", "FLUSH")
 
 
+@pytest.mark.alone
 async def test_every_caller_gets_its_own_reply_whoever_else_is_cancelled(
     redis: Redis, network: TCPProxy, chance: random.Random
 ) -> None:

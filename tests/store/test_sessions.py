@@ -12,7 +12,7 @@ import pytest_asyncio
 from gateway.core.sessions import Sessions
 from gateway.store.state import SharedState
 from tests.kit.redis import Redis
-from tests.store.shared import everything, shared_state, up, without_expiry
+from tests.store.shared import everything, later, shared_state, up, without_expiry
 from tests.web.stage import eventually
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -136,7 +136,7 @@ async def test_principals_own_oldest_session_goes_first(redis: Redis, states: li
         other, another = (Chats(each, "/bounded", Sessions(20, 60.0)) for each in states)
         await one.add("key:app", "theirs", "hi", "hello")
         for number in range(5):
-            await one.add("key:web", f"s{number}", f"q{number}", "a")
+            await later(redis, one.add("key:web", f"s{number}", f"q{number}", "a"))
         seen = [await other.read("key:web", f"s{number}") for number in range(5)]
         assert seen == [[], [], ["q2", "a"], ["q3", "a"], ["q4", "a"]]
         await one.add("key:web", "long", "q", "x" * 5900)

@@ -15,7 +15,7 @@ from gateway.identity.tickets import Ticket
 from gateway.store.state import SharedState
 from gateway.store.tickets import SharedTicket
 from tests.kit.redis import Redis
-from tests.store.shared import everything, shared_state, up, without_expiry
+from tests.store.shared import everything, later, shared_state, up, without_expiry
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -231,7 +231,7 @@ async def test_principal_that_asks_for_too_many_loses_its_own_unused_ones(
         whose = Principal("key", "greedy", "default", frozenset({"stream"}))
         others = await node.tickets.issue(WEB, 30.0)
         await known(redis)
-        used, *unused = [await node.tickets.issue(whose, 30.0) for _ in range(3)]
+        used, *unused = [await later(redis, node.tickets.issue(whose, 30.0)) for _ in range(3)]
         await started(node, used)
         last = await node.tickets.issue(whose, 30.0)
         assert await redis.ask("ZCARD", node.tickets.of("key:greedy")) == 3
