@@ -25,5 +25,6 @@ class AnswerFacts(Kind):
         stream_id = exchange.request.query.get("stream", "")
         if not valid_stream_id(stream_id):
             raise GatewayError("cursor_expired")
-        model = await find_stream(exchange, stream_id).log.model
+        followed = await find_stream(exchange, stream_id)
+        model = followed.log.model
         return json_response(exchange, {"model": model[:MAX_MODEL]}, {hdrs.CACHE_CONTROL: "no-store"})
