@@ -96,6 +96,9 @@ async def test_foreign_page_starts_and_reads_nothing(stage: Stage, browser: Brow
     async with ScriptedUpstream([BLANK]) as foreign:
         results = await ran(browser, f"http://{name}:{foreign.port}/", ATTACK, stage.gateway.url)
     assert stage.upstream.exchanges == []
+    async with asyncio.timeout(10):
+        while len(stage.gateway.log_lines("request", status=403)) - before < len(results):  # noqa: ASYNC110
+            await asyncio.sleep(0.02)  # the log comes through a pipe
     assert len(stage.gateway.log_lines("request", status=403)) - before == len(results), results
     assert not any("Hi" in str(result) for result in results)
 
