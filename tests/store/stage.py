@@ -99,7 +99,7 @@ class Stage:
 
     async def keys(self) -> list[str]:
         """The keys of streams in Redis."""
-        return [key for key in await self.redis.keys() if key.split(":")[1] in ("s", "l", "q")]
+        return [key for key in await self.redis.keys() if key.split(":")[1] in ("s", "l", "p")]
 
     async def owner(self, stream_id: str) -> int:
         """Which node writes the stream, as an index."""
