@@ -104,6 +104,54 @@ async def test_head_that_makes_no_sense_is_explained() -> None:
     assert b"explained: " in answer
 
 
+class Door:
+    """Lets so many in, and notes who was turned away because there were too many in all."""
+
+    def __init__(self, places: int) -> None:
+        self.places = places
+        self.turned_away: list[str] = []
+
+    def admit(self, address: str) -> Callable[[], None] | None:
+        self.places -= 1
+        return None if self.places < 0 else self.leave
+
+    def leave(self) -> None:
+        self.places += 1
+
+    def turn_away(self, address: str) -> None:
+        self.turned_away.append(address)
+
+
+async def test_door_is_told_who_came_who_left_and_who_was_one_too_many() -> None:
+    async with listening(hello, max_connections=1) as place:
+        place.server.door = door = Door(1)
+        async with connected(place) as first:
+            first.send(GET)
+            await first.until(b"hello")
+            assert door.places == 0
+            async with connected(place) as second:
+                assert await second.rest() == REFUSAL
+            assert door.turned_away == ["127.0.0.1"]
+        await until(lambda: door.places == 1)
+        door.places = 0
+        async with connected(place) as third:
+            third.send(GET)
+            assert b" 429 " in await third.rest()
+        assert len(door.turned_away) == 1
+
+
+async def test_connection_that_parts_is_closed_behind_what_was_written() -> None:
+    async with listening(hello) as place, connected(place) as client:
+        seen = place.connection
+        client.send(GET)
+        await client.until(b"hello")
+        seen.part()
+        assert await client.rest() == b""
+        await until(lambda: seen.transport is None)
+        seen.part()  # what is said to a connection that is lost does no harm
+        seen.abort()
+
+
 async def test_client_beyond_the_limit_is_refused_until_another_leaves() -> None:
     async with listening(hello, max_connections=1) as place, connected(place) as first:
         async with connected(place) as second:
