@@ -133,11 +133,6 @@ async def test_door_is_told_who_came_who_left_and_who_was_one_too_many() -> None
                 assert await second.rest() == REFUSAL
             assert door.turned_away == ["127.0.0.1"]
         await until(lambda: door.places == 1)
-        door.places = 0
-        async with connected(place) as third:
-            third.send(GET)
-            assert b" 429 " in await third.rest()
-        assert len(door.turned_away) == 1
 
 
 async def test_connection_that_parts_is_closed_behind_what_was_written() -> None:
