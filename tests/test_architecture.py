@@ -33,7 +33,7 @@ RANK = {room: rank for rank, rooms in enumerate(ROOMS) for room in rooms}
 PURE = ("core", "dialects", "formats")
 IMPURE = {"asyncio", "aiohttp", "time", "random", "logging", "structlog", "prometheus_client", "socket", "threading"}
 
-INTERNALS = {"gateway.upstream.aiohttp_internals", "gateway.web.aiohttp_internals", "gateway.store.pipe"}
+INTERNALS = {"gateway.upstream.aiohttp_internals", "gateway.web.aiohttp_internals"}
 
 Sources = dict[str, ast.Module]
 

@@ -29,15 +29,14 @@ from dataclasses import replace
 from typing import Any, Final, Protocol
 
 import msgspec
-from redis.exceptions import RedisError
 from structlog.typing import FilteringBoundLogger
 
 from gateway.core.event import Event
 from gateway.store.access import CONNECT
 from gateway.store.connection import Connection, StoreAwayError
 from gateway.store.layout import ALIVE_MS, CLOSE, KEEP, OPEN, STANDS, digest
-from gateway.store.pipe import Pipe, Replied, pack
 from gateway.store.sealed import Seal
+from gateway.store.wire import Replied, Wire, pack
 from gateway.streams.log import MemoryLog, State
 from gateway.streams.order import Order
 from gateway.streams.stream import Stream
@@ -49,7 +48,7 @@ ENTRY_BYTES: Final = 64 * 1024
 ENTRIES: Final = 16
 """Entries of one log that are written at once, at most: what is put back after an outage leaves room for other logs."""
 PATIENCE: Final = 1.0
-"""Seconds without a reply after which the pipe counts as broken."""
+"""Seconds without a reply after which the wire counts as broken."""
 KEPT_EVERY: Final = 30.0
 """Seconds between two times that a node lets the keys of its running streams live on. They live `ALIVE_MS`."""
 MAX_ORDER: Final = 1024 * 1024
@@ -160,7 +159,7 @@ class Journal:
         self._seal = seal
         self._logger = logger
         self._loop = asyncio.get_running_loop()
-        self._pipe: Pipe | None = None
+        self._wire: Wire | None = None
         self._copies: dict[str, Copy] = {}
         self._dirty: dict[Copy, None] = {}
         self._doubted: asyncio.TimerHandle | None = None
@@ -209,9 +208,9 @@ class Journal:
         for task in self._comparing:
             task.cancel()
         self.flush()
-        if self._pipe is not None:
-            await self._pipe.settle(LAST_REPLIES)
-        self._close_pipe()
+        if self._wire is not None:
+            await self._wire.settle(LAST_REPLIES)
+        self._close_wire()
 
     def note(self, copy: Copy) -> None:
         """This copy is behind its log."""
@@ -224,11 +223,11 @@ class Journal:
 
     def flush(self) -> None:
         """Writes what the copies lack. While Redis is away they stay listed."""
-        pipe = self._pipe
-        if pipe is None or not self._dirty:
+        wire = self._wire
+        if wire is None or not self._dirty:
             return
         if not self._connection.up:
-            self._close_pipe()  # what it was given may have been refused: nothing may follow that
+            self._close_wire()  # what it was given may have been refused: nothing may follow that
             return
         dirty, self._dirty = self._dirty, {}
         commands: list[bytes] = []
@@ -236,8 +235,8 @@ class Journal:
         for copy in dirty:
             copy.dirty = False
             self._write(copy, commands, replied)
-        pipe.send(b"".join(commands), replied)
-        if pipe.oldest > PATIENCE:
+        wire.send(b"".join(commands), replied)
+        if wire.oldest > PATIENCE:
             self._connection.lose(TimeoutError("no reply"))
 
     # -- one copy --------------------------------------------------------------------------------------------------
@@ -264,13 +263,13 @@ class Journal:
             ]
             if log.terminal is not None and last == log.last:
                 parts += (b"t", b"1")
-            commands.append(pack(*parts))
+            commands.append(pack(parts))
             replied.append(lambda reply, last=last: self._appended(copy, last, reply))  # type: ignore[misc]
             copy.sent = last
         if copy.first < log.first and log.first > copy.own:
             # The memory's bound is Redis's, too. Entries before `own` are of an earlier epoch, and go with it.
             copy.first = log.first
-            commands.append(pack(b"XTRIM", key, b"MINID", b"%d-%d" % (copy.epoch, log.first)))
+            commands.append(pack((b"XTRIM", key, b"MINID", b"%d-%d" % (copy.epoch, log.first))))
             replied.append(self._noted)
         if copy.sent < log.last:
             copy.changed()
@@ -289,11 +288,11 @@ class Journal:
         copy.opened, copy.holed = True, False
         keys = (*self._keys(stream.id), self._layout.nodes.encode())
         values = (stream.id.encode(), about, *owned, takeovers, holed)
-        commands.append(pack(b"EVAL", OPEN.text.encode(), b"5", *keys, *values))
+        commands.append(pack((b"EVAL", OPEN.text, 5, *keys, *values)))
         replied.append(lambda reply: self._opened(copy, reply))
         if stream.session_id:
             chat = self._layout.chat(stream.route, stream.session_id, stream.owner).encode()
-            commands.append(pack(b"SET", chat, stream.id.encode(), b"PX", str(CHAT_MS).encode()))
+            commands.append(pack((b"SET", chat, stream.id, b"PX", CHAT_MS)))
             replied.append(self._noted)
 
     def _order(self, copy: Copy) -> bytes:
@@ -319,14 +318,14 @@ class Journal:
         if log.terminal is None and written.kept:
             # The end of the body is the end of this stream, so there is no last event. An entry without any says so.
             ended = (b"%d-%d" % (copy.epoch, log.last + 1), b"f", b"%d" % (log.last + 1), b"t", b"0")
-            commands.append(pack(b"XADD", key, b"NOMKSTREAM", *ended))
+            commands.append(pack((b"XADD", key, b"NOMKSTREAM", *ended)))
             replied.append(lambda reply: self._appended(copy, log.last, reply))
         stream_id = written.stream.id.encode()
         model = log.model.encode("utf-8", "replace")
         kept = b"%d" % round(written.kept * 1000)
         state = written.state.encode()
         arguments = (stream_id, b"%d" % copy.epoch, state, model, kept)
-        commands.append(pack(b"EVAL", CLOSE.text.encode(), b"4", *self._keys(written.stream.id), *arguments))
+        commands.append(pack((b"EVAL", CLOSE.text, 4, *self._keys(written.stream.id), *arguments)))
         replied.append(lambda reply: self._done(copy, reply))
         return commands
 
@@ -392,7 +391,7 @@ class Journal:
 
     def _doubt(self) -> None:
         """Another node may have taken the streams of this one meanwhile."""
-        self._close_pipe()
+        self._close_wire()
         if not self.doubtful and self._copies:
             self.doubtful = True
             self._certain = self._loop.create_future()
@@ -414,24 +413,19 @@ class Journal:
                 for reader in copy.written.log.readers:
                     reader.interrupt()
 
-    def _close_pipe(self) -> None:
-        pipe, self._pipe = self._pipe, None
-        if pipe is not None:
-            pipe.close()
+    def _close_wire(self) -> None:
+        wire, self._wire = self._wire, None
+        if wire is not None:
+            wire.close()
 
     async def _resume(self) -> None:
         """Redis is there (again): it gets what it lacks."""
-        self._close_pipe()
-        pipe = Pipe(self._connection.lose)
-        try:
-            async with asyncio.timeout(CONNECT):
-                await pipe.open(self._connection.client().connection_pool.make_connection())  # type: ignore[no-untyped-call]
-        except (RedisError, OSError, RuntimeError) as error:
-            raise StoreAwayError(str(error)) from error
+        self._close_wire()
+        wire = await self._connection.wire(self._connection.lose)
         copies = [copy for copy in self._copies.values() if copy.opened]
         for start in range(0, len(copies), CHUNK):
             await self._compare(copies[start : start + CHUNK])
-        self._pipe = pipe
+        self._wire = wire
         self.flush()
         self._trust()
 
@@ -465,7 +459,7 @@ class Journal:
 
     async def _beat(self) -> None:
         """To be called about once a second while Redis is there."""
-        if self._pipe is not None and self._pipe.oldest > PATIENCE:
+        if self._wire is not None and self._wire.oldest > PATIENCE:
             raise StoreAwayError("no reply")
         now = self._loop.time()
         if now - self._kept_at < KEPT_EVERY:

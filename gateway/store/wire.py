@@ -19,6 +19,8 @@ from typing import Any, Final, cast
 import hiredis
 
 MAX_UNSENT: Final = 8 << 20
+SETTLE_LOOK: Final = 0.01
+"""Seconds between two looks whether all replies came."""
 
 Replied = Callable[[Any], None]
 """Gets the reply: bytes, a number, a list, None; or a `hiredis.ReplyError` where Redis refused the command."""
@@ -56,7 +58,11 @@ class Wire(asyncio.Protocol):
             return
         now = self._now()
         self._replied.extend([(each, now) for each in replied])
-        transport.write(commands)
+        try:
+            transport.write(commands)
+        except RuntimeError as error:  # so says uvloop of a connection that has just been reset
+            self._break(error)
+            return
         if transport.get_write_buffer_size() > MAX_UNSENT:
             self._break(TimeoutError("it takes nothing"))
 
@@ -73,12 +79,21 @@ class Wire(asyncio.Protocol):
         self.send(b"".join(map(pack, commands)), [replied] * len(commands))
         return await future
 
+    async def settle(self, seconds: float) -> None:
+        """Returns when all commands were replied to, or after so many seconds, or when the connection is lost."""
+        deadline = self._now() + seconds
+        while self._replied and self._transport is not None and self._now() < deadline:  # noqa: ASYNC110 - once
+            await asyncio.sleep(SETTLE_LOOK)
+
     def close(self) -> None:
         """Ends it without a word to `broken`."""
         transport, self._transport = self._transport, None
         self._replied.clear()
-        if transport is not None:
-            transport.abort()
+        try:
+            if transport is not None:
+                transport.abort()
+        except RuntimeError:  # uvloop, as above: then it is closed
+            return
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """It can be written to."""
