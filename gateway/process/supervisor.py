@@ -151,9 +151,9 @@ class Supervisor:
         while not self._ending or self._pids:
             self._start_due()
             received = signal.sigtimedwait(_HANDLED, self._time_to_wait())
+            self._reap()  # first: who died before the end was asked for did not fail to drain
             if received is not None:
                 self._obey(signal.Signals(received.si_signo))
-            self._reap()
             self._kill_stragglers()
         return self._status
 

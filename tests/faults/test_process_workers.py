@@ -152,6 +152,7 @@ async def test_principal_is_revoked_at_all_workers(start_gateway: StartGateway) 
         assert set(await finish(readers)) == {"auth_expired"}
         await workers.logged_by_all("principal_revoked", principal="addr:127.0.0.1")
         workers.kill(2)  # what it had ended with it
+        await workers.gateway.logged("worker_died", worker=2)
         async with await request(f"{admin}/principals/key:web", method="DELETE") as answer:
             assert await answer.json() == {"principal": "key:web", "streams": 0, "tickets": 0}
 
@@ -325,6 +326,20 @@ async def test_worker_that_is_killed_while_all_drain_is_not_started_again(start_
         assert len(workers.gateway.log_lines("serving")) == WORKERS
         for reader in readers:
             await reader.source.close()
+
+
+async def test_worker_that_died_before_the_end_was_asked_for_does_not_spoil_it(start_gateway: StartGateway) -> None:
+    """Both signals lie before the supervisor at once, and the system hands out TERM first."""
+    async with ScriptedUpstream(Answers()) as upstream:
+        workers = await started(start_gateway, upstream)
+        workers.gateway.send_signal(signal.SIGSTOP)
+        victim = workers.pid(1)
+        workers.kill(1)
+        await ended(victim)
+        workers.gateway.send_signal(signal.SIGTERM)
+        workers.gateway.send_signal(signal.SIGCONT)
+        assert await workers.gateway.wait() == 0
+        assert len(workers.gateway.log_lines("serving")) == WORKERS
 
 
 NO_ROOM = """
