@@ -341,7 +341,9 @@ class EventAnswer(UnitAnswer):
 
     def _body(self, text: str, out: list[Event]) -> None:
         """Reads a body that is one JSON value."""
-        value = cast(Gathered, self._units).value
+        self._body_of(cast(Gathered, self._units).value, text, out)
+
+    def _body_of(self, value: Any, text: str, out: list[Event]) -> None:
         error = failures.in_value("", value, text)
         if error is not None:
             self._fail(error if self.labelled else as_refusal(error, text))
@@ -349,7 +351,7 @@ class EventAnswer(UnitAnswer):
             for piece in value:
                 self._translate_one(Event("", json_of(piece)), out)
         elif isinstance(value, list) and len(value) == 1 and isinstance(value[0], dict):
-            self._body(json_of(value[0]), out)
+            self._body_of(value[0], json_of(value[0]), out)
         elif isinstance(value, dict) and self._read_whole(value, text, out):
             if self.failure is None:
                 self.whole = self.ended = True

@@ -122,7 +122,8 @@ def test_error_in_any_shape_outranks_the_end_marker(make: Make, error: str, befo
 @BOTH
 @pytest.mark.parametrize("error", ERRORS)
 def test_error_reads_the_same_for_every_cut(make: Make, error: str) -> None:
-    assert same_for_every_cut(make, (ROLE + chunk({"content": "half"}) + ERRORS[error] + DONE).encode())
+    before = ROLE + chunk({"content": "half"})
+    assert same_for_every_cut(make, (before + ERRORS[error] + DONE).encode(), since=len(before) - 2)
 
 
 @BOTH
@@ -989,6 +990,21 @@ def test_whole_answer_for_a_stream_request_is_read(make: Make, spelled: str) -> 
     else:
         assert said(make(), spelled) == "Hello"
     assert same_for_every_cut(make, spelled.encode())
+
+
+@pytest.mark.parametrize("make", [text, kept, plain])
+def test_whole_answer_in_an_array_is_read(make: Make) -> None:
+    answer = make()
+    assert said(answer, json.dumps([WHOLE])) == "Hello"
+    assert (answer.finish_reason, answer.ended, answer.whole, answer.failure) == ("length", True, True, None)
+
+
+@pytest.mark.parametrize("make", [text, kept, plain, anthropic])
+@pytest.mark.parametrize("spelled", ["[{}]", '[{"a":[{}]}]', "[[{}]]", "[]"])
+def test_array_without_an_answer_is_none(make: Make, spelled: str) -> None:
+    answer = make()
+    assert told(answer, spelled.encode()) == []
+    assert failed(answer).code == "upstream_protocol"
 
 
 def test_whole_answer_becomes_the_chunks_of_a_stream() -> None:

@@ -29,10 +29,16 @@ def failed(answer: Answer) -> GatewayError:
     return answer.failure
 
 
-def same_for_every_cut(make: Make, transcript: bytes) -> bool:
-    """Whether events and state are the same for one read, for every pair of reads and for single bytes."""
+def same_for_every_cut(make: Make, transcript: bytes, since: int = 0) -> bool:
+    """Whether events and state are the same for one read, for every pair of reads and for single bytes.
+
+    Args:
+        make: makes the answer.
+        transcript: its bytes.
+        since: pairs are cut at this byte or behind it.
+    """
     expected = outcome(make, transcript)
-    pairs = ((transcript[:at], transcript[at:]) for at in range(len(transcript)))
+    pairs = ((transcript[:at], transcript[at:]) for at in range(since, len(transcript)))
     singles = tuple(transcript[at : at + 1] for at in range(len(transcript)))
     return all(outcome(make, *reads) == expected for reads in (*pairs, singles))
 

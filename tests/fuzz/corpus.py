@@ -6,6 +6,7 @@ from typing import Final
 FOUND: Final[dict[str, tuple[bytes, ...]]] = {
     # A chunk without a delta was passed on as it was, or with an empty one, depending on the read that it came in.
     "chunks": (
+        b"[{}]",
         b'data: {"id":"a","model":"m","choices":[{"index":0,"delta":{"content":"Hi"}}]}\n\n'
         b'data: {"choices":[{"index":0,"Jelta":{"tool_calls":[]}}]}\n\n'
         b'data: {"choices":[{"index":0,"delta":{},"finish_reason":"stop"}]}\n\ndata: [DONE]\n\n',
