@@ -45,7 +45,7 @@ class ByFile(LoadScopeScheduling):  # type: ignore[misc]
 
     def _split_scope(self, nodeid: str) -> str:
         path = nodeid.partition("::")[0]
-        if not BROWSER.search(_source(path)):
+        if not _uses_browser(path):
             return path
         return "first browser" if Path(path).stem < "test_engines" else "second browser"
 
@@ -53,6 +53,11 @@ class ByFile(LoadScopeScheduling):  # type: ignore[misc]
 @cache
 def _source(path: str) -> str:
     return (ROOT / path).read_text(encoding="utf-8")
+
+
+@cache
+def _uses_browser(path: str) -> bool:
+    return BROWSER.search(_source(path)) is not None
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -71,7 +76,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Order the tests: in a browser, those that compute, those that wait."""
 
     def order(item: pytest.Item) -> tuple[bool, bool]:
-        return not BROWSER.search(_source(str(item.path))), item.path.parent.name in SLOW
+        return not _uses_browser(str(item.path)), item.path.parent.name in SLOW
 
     items.sort(key=order)
 

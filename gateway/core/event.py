@@ -36,7 +36,7 @@ ERROR: Final = "error"
 UsageSource = Literal["usage", "estimate"]
 
 
-class Event(msgspec.Struct, frozen=True, gc=False):
+class Event(msgspec.Struct, frozen=True, gc=False, array_like=True):
     """One event of a stream: the triple of WHATWG HTML 9.2.6.
 
     Attributes:

@@ -26,6 +26,7 @@ import asyncio
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any, Final, Protocol
 
 import msgspec
@@ -92,6 +93,7 @@ class Copy:
 
     Attributes:
         written: the stream.
+        key: of its log in Redis.
         order: what its generation was asked for, None where nobody could go on with it.
         epoch: of this node's ownership.
         sent: number of the last event that was written to Redis.
@@ -105,8 +107,8 @@ class Copy:
     """
 
     __slots__ = (
-        "_journal", "acknowledged", "closing", "dirty", "epoch", "first", "holed", "opened", "order", "own", "refused",
-        "sent", "written",
+        "_journal", "acknowledged", "closing", "dirty", "epoch", "first", "holed", "key", "opened", "order", "own",
+        "refused", "sent", "written",
     )  # fmt: skip
 
     def __init__(
@@ -115,6 +117,7 @@ class Copy:
         self._journal = journal
         self.order = order
         self.written = written
+        self.key = journal.key_of(written.stream.id)
         self.epoch = epoch
         self.sent = self.acknowledged = sent
         self.own = self.first = sent + 1
@@ -212,6 +215,10 @@ class Journal:
             await self._wire.settle(LAST_REPLIES)
         self._close_wire()
 
+    def key_of(self, stream_id: str) -> bytes:
+        """The key of a stream's log."""
+        return self._layout.log(stream_id).encode()
+
     def note(self, copy: Copy) -> None:
         """This copy is behind its log."""
         self._connection.check()
@@ -242,10 +249,9 @@ class Journal:
     # -- one copy --------------------------------------------------------------------------------------------------
 
     def _write(self, copy: Copy, commands: list[bytes], replied: list[Replied]) -> None:
-        log, stream = copy.written.log, copy.written.stream
+        log, key = copy.written.log, copy.key
         if copy.closing:
             return
-        key = self._layout.log(stream.id).encode()
         copy.sent = max(copy.sent, log.first - 1)
         if not copy.opened:
             self._open(copy, commands, replied)
@@ -264,7 +270,7 @@ class Journal:
             if log.terminal is not None and last == log.last:
                 parts += (b"t", b"1")
             commands.append(pack(parts))
-            replied.append(lambda reply, last=last: self._appended(copy, last, reply))  # type: ignore[misc]
+            replied.append(partial(self._appended, copy, last))
             copy.sent = last
         if copy.first < log.first and log.first > copy.own:
             # The memory's bound is Redis's, too. Entries before `own` are of an earlier epoch, and go with it.
@@ -275,7 +281,7 @@ class Journal:
             copy.changed()
         elif log.closed:
             copy.closing = True
-            commands += self._closed(copy, key, replied)
+            commands += self._closed(copy, replied)
 
     def _open(self, copy: Copy, commands: list[bytes], replied: list[Replied]) -> None:
         stream, log = copy.written.stream, copy.written.log
@@ -289,7 +295,7 @@ class Journal:
         keys = (*self._keys(stream.id), self._layout.nodes.encode())
         values = (stream.id.encode(), about, *owned, takeovers, holed)
         commands.append(pack((b"EVAL", OPEN.text, 5, *keys, *values)))
-        replied.append(lambda reply: self._opened(copy, reply))
+        replied.append(partial(self._opened, copy))
         if stream.session_id:
             chat = self._layout.chat(stream.route, stream.session_id, stream.owner).encode()
             commands.append(pack((b"SET", chat, stream.id, b"PX", CHAT_MS)))
@@ -307,26 +313,26 @@ class Journal:
         layout = self._layout
         return (
             layout.stream(stream_id).encode(),
-            layout.log(stream_id).encode(),
+            self.key_of(stream_id),
             self._owned,
             layout.order(stream_id).encode(),
         )
 
-    def _closed(self, copy: Copy, key: bytes, replied: list[Replied]) -> list[bytes]:
+    def _closed(self, copy: Copy, replied: list[Replied]) -> list[bytes]:
         written, log = copy.written, copy.written.log
         commands = []
         if log.terminal is None and written.kept:
             # The end of the body is the end of this stream, so there is no last event. An entry without any says so.
             ended = (b"%d-%d" % (copy.epoch, log.last + 1), b"f", b"%d" % (log.last + 1), b"t", b"0")
-            commands.append(pack((b"XADD", key, b"NOMKSTREAM", *ended)))
-            replied.append(lambda reply: self._appended(copy, log.last, reply))
+            commands.append(pack((b"XADD", copy.key, b"NOMKSTREAM", *ended)))
+            replied.append(partial(self._appended, copy, log.last))
         stream_id = written.stream.id.encode()
         model = log.model.encode("utf-8", "replace")
         kept = b"%d" % round(written.kept * 1000)
         state = written.state.encode()
         arguments = (stream_id, b"%d" % copy.epoch, state, model, kept)
         commands.append(pack((b"EVAL", CLOSE.text, 4, *self._keys(written.stream.id), *arguments)))
-        replied.append(lambda reply: self._done(copy, reply))
+        replied.append(partial(self._done, copy))
         return commands
 
     def _opened(self, copy: Copy, reply: Any) -> None:
@@ -472,13 +478,9 @@ class Journal:
             await self._connection.run(KEEP, [self._owned.decode(), *keys], (ALIVE_MS,), within=CONNECT)
 
 
-_ENCODE: Final[Callable[[Any], bytes]] = msgspec.msgpack.Encoder().encode
+packed: Final[Callable[[Sequence[Event]], bytes]] = msgspec.msgpack.Encoder().encode
+"""Events as they stand in an entry."""
 _DECODE: Final[Callable[[bytes], list[list[str]]]] = msgspec.msgpack.Decoder(list[list[str]]).decode
-
-
-def packed(events: Sequence[Event]) -> bytes:
-    """Events as they stand in an entry."""
-    return _ENCODE([(event.type, event.data, event.id) if event.id else (event.type, event.data) for event in events])
 
 
 def unpacked(data: bytes) -> list[Event]:

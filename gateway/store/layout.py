@@ -18,7 +18,7 @@ An entry of a log has the id `<epoch>-<number of its last event>`. So Redis itse
 refuses what an owner appends that has lost the stream: its epoch is older than the one that stands there. Fields:
 
     f      number of its first event
-    e      the events, as MessagePack: [[type, data], …] or [type, data, id]
+    e      the events, as MessagePack: [[type, data, id], …]; the id may be missing
     t      present in the last entry of all: `1` if its last event is the terminal one, `0` if there is none
     o      in an entry without events, takeovers so far: for each, the number of the last event before, joined by commas
 

@@ -3,7 +3,8 @@ r"""The limits of all principals over all nodes together.
     decide --> Redis is there: one script (`ledger.py`), awaited at most `PATIENCE`   --> lease or refusal
            \-> it is away, or does not answer: by this node's part (`shares.py`)      --> lease or refusal, at once
 
-    leases --operations--> queued with their principal's shares --> `_write`: one script for what has gathered
+    leases --operations--> queued with their principal's shares --> `_write`: one script for what has gathered;
+                                                                    `GATHERING` where nobody waits for an answer
 
 Invariants:
 
@@ -39,9 +40,12 @@ SWEEP: Final = 4
 """Of them examined for rest whenever one is added."""
 RECENT: Final = 60.0
 """Seconds for which what was heard of a principal who holds nothing is kept."""
-GIVING_BACK: Final = (0.02, 0.06)
+GIVING_BACK: Final = (0.03, 0.06)
 """Seconds after which a start that lacks nothing but a slot asks once more: a client that has just read the end of an
 answer on one node, and asks another one, is faster than the slot that is given back."""
+GATHERING: Final = 0.02
+"""Seconds for which what is told, and not asked, waits for more of its kind, or for a start that takes it along: waking
+Redis costs more than what it then does. Shorter than the first of `GIVING_BACK`, so that its start finds the slot."""
 LAST_WORDS: Final = 1.0
 """Seconds that giving everything back may take at the end."""
 
@@ -70,6 +74,7 @@ class SharedLimiter:
         self._shares: OrderedDict[tuple[str, str], Shares] = OrderedDict()
         self._waiting: dict[Shares, None] = {}
         self._wake = asyncio.Event()
+        self._gathered: asyncio.TimerHandle | None = None
         self._closed = False
         self._numbers = count(1)
         self._names = count(1)
@@ -89,7 +94,7 @@ class SharedLimiter:
     async def close(self) -> None:
         """What is queued is sent, if Redis is there. Close the leases before this."""
         self._closed = True  # the library may keep a cancellation for itself
-        self._wake.set()
+        self._write_now()
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, *self._starts, return_exceptions=True)
@@ -203,6 +208,18 @@ class SharedLimiter:
     def send(self, shares: Shares) -> None:
         """See `Writer`."""
         self._waiting[shares] = None
+        self._write_now()
+
+    def tell(self, shares: Shares) -> None:
+        """See `Writer`."""
+        self._waiting[shares] = None
+        if self._gathered is None:
+            self._gathered = asyncio.get_running_loop().call_later(GATHERING, self._write_now)
+
+    def _write_now(self) -> None:
+        if self._gathered is not None:
+            self._gathered.cancel()
+            self._gathered = None
         self._wake.set()
 
     async def _write(self) -> None:

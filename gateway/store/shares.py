@@ -10,7 +10,7 @@
 
 Invariants:
 
-- Nothing here waits: what Redis has to be told is queued, and `Writer.send` is called.
+- Nothing here waits: what Redis has to be told or asked is queued, and the `Writer` hears of it.
 - A lease that Redis does not know is not handed back there. All others are, in the order in which things happened.
 - Units on credit are used while the answer about the next share is on its way. They are at most one more share of the
   stream, or this node's part of what was free when Redis last said so. A piece of an answer that comes at once may take
@@ -105,7 +105,10 @@ class Writer(Protocol):
         """Whether the store is there."""
 
     def send(self, shares: "Shares") -> None:
-        """Something of these waits."""
+        """Something of these waits for an answer."""
+
+    def tell(self, shares: "Shares") -> None:
+        """Something of these is to be told, within some hundredths of a second."""
 
     def number(self) -> int:
         """The number of a new batch, higher than all before."""
@@ -539,7 +542,7 @@ class Shares:
 
     def _queue(self, *operations: Operation) -> None:
         self._queued += operations
-        self._writer.send(self)
+        self._writer.tell(self)
 
     def batch(self) -> Batch:
         """What is to be sent next. After this you must call `sent` or `failed`, and not `batch` before that."""

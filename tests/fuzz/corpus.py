@@ -6,7 +6,6 @@ from typing import Final
 FOUND: Final[dict[str, tuple[bytes, ...]]] = {
     # A chunk without a delta was passed on as it was, or with an empty one, depending on the read that it came in.
     "chunks": (
-        b"[{}]",
         b'data: {"id":"a","model":"m","choices":[{"index":0,"delta":{"content":"Hi"}}]}\n\n'
         b'data: {"choices":[{"index":0,"Jelta":{"tool_calls":[]}}]}\n\n'
         b'data: {"choices":[{"index":0,"delta":{},"finish_reason":"stop"}]}\n\ndata: [DONE]\n\n',
@@ -14,6 +13,8 @@ FOUND: Final[dict[str, tuple[bytes, ...]]] = {
         b'data: {"id":"a","model":"m","choices":[{"index":0,"delta":{"role":"assistant","content":"Hi"}}]}\n\n'
         b'data: {"choices":[{"index":0,"delta":{"tool_calls":[{"index":0,"id":"call_0","functyon":{"name":"f"}}]}}]}\n\n'
         b'data: {"choices":[{"i\rdex":0,"delta":{},"finish_reason":"stop"}]}\n\ndata: [DONE]\n\n',
+        # An array of one object was unpacked again and again.
+        b"[{}]",
     ),
     # The type of an event was an object, which no set can be asked for.
     "anthropic": (b'{"model":"m","type":{"role":"assistant"}}\n',),

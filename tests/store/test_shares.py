@@ -24,6 +24,8 @@ class Desk:
     def send(self, shares: Shares) -> None:
         """The test takes the batches."""
 
+    tell = send
+
 
 def test_batch_that_was_not_answered_is_repeated_before_anything_else() -> None:
     """A question for more comes behind what is queued about its lease: else a share would count twice."""
