@@ -8,6 +8,7 @@ Invariants:
 - Images are sent as their bytes. The URL of an image is refused, because this gateway fetches nothing for clients.
 """
 
+import json
 import re
 from typing import Any, ClassVar, Final
 
@@ -17,7 +18,7 @@ from gateway.core.chunks import HALF
 from gateway.core.errors import GatewayError
 from gateway.core.event import THINKING, TOKEN, Event
 from gateway.core.lenient import Halves, json_of, mended_text, objects_of, reason_of, text_of, value_of, word_of
-from gateway.core.sse import LineSplitter
+from gateway.core.sse import MAX_EARLY, LineSplitter
 from gateway.dialects.base import (
     NOTHING,
     Answer,
@@ -102,7 +103,7 @@ class OllamaAnswer(UnitAnswer):
         line = None if self._halves else read(_LINE, text)
         if line is None or (line.message is None and not line.done):
             text = text.removeprefix("data:")  # as servers write it that only know event streams
-            line = self._read_leniently(text)
+            line = self._read_leniently(text) or self._read_leniently(_last_in(text))
         if line is None or line.error or (line.message is None and not line.done):
             self._aside(Event("", text))
             if self.failure is not None and not self.labelled and not self.size:
@@ -174,6 +175,18 @@ def _is_last(line: bytes) -> bool:
     return _DONE.search(line) is not None and isinstance(value_of(line.decode("utf-8", "replace")), dict)
 
 
+def _last_in(line: str) -> str:
+    """The object that ends an answer, where something stands behind it in its line; "" where there is none. It would
+    have been read before what stands behind it, had that come in a read of its own."""
+    if len(line) > MAX_EARLY or _DONE.search(line.encode("utf-8", "replace")) is None:
+        return ""
+    try:
+        return line[: _DECODER.raw_decode(line)[1]]
+    except (ValueError, RecursionError):
+        return ""
+
+
+_DECODER: Final = json.JSONDecoder(strict=False)
 _DONE: Final = re.compile(rb'"done"\s*:\s*true')
 _FIELDS: Final = ((TOKEN, "content"), (THINKING, "thinking"))
 

@@ -372,6 +372,15 @@ def test_last_words_without_a_line_end_are_read_at_once(make: Make, stream: str)
     assert same_for_every_cut(make, (stream + "\n\n").encode())
 
 
+@pytest.mark.parametrize("behind", ["}", " x", '{"message":{"content":"more"}}', "}}]"])
+def test_what_stands_behind_the_last_object_in_its_line_is_ignored(behind: str) -> None:
+    stream = '{"message":{"content":"Hi"},"done":false}\n{"message":{"content":"!"},"done":true,"done_reason":"stop"}'
+    answer = ollama()
+    assert said(answer, f"{stream}{behind}\n") == "Hi!"
+    assert (answer.finish_reason, answer.ended, answer.skipped) == ("stop", True, 0)
+    assert same_for_every_cut(ollama, f"{stream}{behind}\n".encode())
+
+
 # -- no reason is made up ----------------------------------------------------------------------------------------------
 
 

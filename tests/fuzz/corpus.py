@@ -18,6 +18,8 @@ FOUND: Final[dict[str, tuple[bytes, ...]]] = {
     ),
     # The type of an event was an object, which no set can be asked for.
     "anthropic": (b'{"model":"m","type":{"role":"assistant"}}\n',),
+    # Behind the object that ends an answer stood a brace, which counted or not, depending on the read that it came in.
+    "ollama": (b'{"message":{"content":"Hi"},"done":true,"done_reason":"stop"}}\n',),
     # The same of a header's name in the configuration.
     "config": (b'{"auth":{"forward":{"url":"http://a/w","headers":[[]]}},"upstreams":{},"routes":[]}',),
     # A request without a version was answered by one of HTTP/0.9; two lines of cookies with a byte that is no text by 500.
