@@ -294,7 +294,7 @@ class Journal:
         copy.opened, copy.holed = True, False
         keys = (*self._keys(stream.id), self._layout.nodes.encode())
         values = (stream.id.encode(), about, *owned, takeovers, holed)
-        commands.append(pack((b"EVAL", OPEN.text, 5, *keys, *values)))
+        commands.append(pack((b"EVALSHA", OPEN.sha, 5, *keys, *values)))
         replied.append(partial(self._opened, copy))
         if stream.session_id:
             chat = self._layout.chat(stream.route, stream.session_id, stream.owner).encode()
@@ -331,7 +331,7 @@ class Journal:
         kept = b"%d" % round(written.kept * 1000)
         state = written.state.encode()
         arguments = (stream_id, b"%d" % copy.epoch, state, model, kept)
-        commands.append(pack((b"EVAL", CLOSE.text, 4, *self._keys(written.stream.id), *arguments)))
+        commands.append(pack((b"EVALSHA", CLOSE.sha, 4, *self._keys(written.stream.id), *arguments)))
         replied.append(partial(self._done, copy))
         return commands
 
@@ -427,10 +427,16 @@ class Journal:
     async def _resume(self) -> None:
         """Redis is there (again): it gets what it lacks."""
         self._close_wire()
+        for script in (OPEN, CLOSE):  # should Redis forget them, it refuses the next one, and that leads here again
+            await self._connection.call("SCRIPT", "LOAD", script.text)
         wire = await self._connection.wire(self._connection.lose)
-        copies = [copy for copy in self._copies.values() if copy.opened]
-        for start in range(0, len(copies), CHUNK):
-            await self._compare(copies[start : start + CHUNK])
+        try:
+            copies = [copy for copy in self._copies.values() if copy.opened]
+            for start in range(0, len(copies), CHUNK):
+                await self._compare(copies[start : start + CHUNK])
+        except BaseException:
+            wire.close()
+            raise
         self._wire = wire
         self.flush()
         self._trust()

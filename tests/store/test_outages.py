@@ -91,6 +91,21 @@ async def test_redis_dies_in_mid_stream_and_returns(two: Stage, empty: bool) -> 
     assert len(two.calls[reading.question]) == 1
 
 
+async def test_redis_forgets_the_scripts(two: Stage) -> None:
+    """Somebody flushes them: the next stream brings them back, and can be read everywhere like the others."""
+    more = asyncio.Event()
+    before = await begun(two, "before the flush", WaitFor(more), *map(word, range(6, 11)), *END)
+    await two.redis.ask("SCRIPT", "FLUSH")
+    after = await begun(two, "after the flush", WaitFor(more), *map(word, range(6, 11)), *END)
+    more.set()
+    for reading in (before, after):
+        assert await reading.read()
+        await reading.leave()
+        later = await elsewhere(two, reading)
+        assert (reading.words, later.words, later.error) == (WHOLE, WHOLE, "")
+        await later.leave()
+
+
 async def test_no_token_waits_for_a_redis_that_hangs(two: Stage) -> None:
     """Slow, hanging, paused: the reader beside it gets every word at once, and a new stream begins at once (R3)."""
     gate = [asyncio.Event() for _ in range(3)]
