@@ -31,7 +31,7 @@ REQUESTS: Final = "requests"
 STREAMS: Final = "streams"
 TOKENS: Final = "tokens"
 
-AHEAD: Final = 256
+AHEAD: Final = 2048
 """Units that a running stream takes at most beyond what it has used, and hands back at its end."""
 SHARE_AHEAD: Final = 0.01
 """Share of a budget that its streams take ahead together, roughly, so that others do not run out of unused units."""

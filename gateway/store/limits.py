@@ -4,7 +4,7 @@ r"""The limits of all principals over all nodes together.
            \-> it is away, or does not answer: by this node's part (`shares.py`)      --> lease or refusal, at once
 
     leases --operations--> queued with their principal's shares --> `_write`: one script for what has gathered;
-                                                                    `GATHERING` where nobody waits for an answer
+                                                                    `GATHERING` comes before, where it is not urgent
 
 Invariants:
 
@@ -44,8 +44,8 @@ GIVING_BACK: Final = (0.03, 0.06)
 """Seconds after which a start that lacks nothing but a slot asks once more: a client that has just read the end of an
 answer on one node, and asks another one, is faster than the slot that is given back."""
 GATHERING: Final = 0.02
-"""Seconds for which what is told, and not asked, waits for more of its kind, or for a start that takes it along: waking
-Redis costs more than what it then does. Shorter than the first of `GIVING_BACK`, so that its start finds the slot."""
+"""Seconds for which what is not urgent waits for more of its kind, or for a start that takes it along: waking Redis
+costs more than what it then does. Shorter than the first of `GIVING_BACK`, so that its start finds the slot."""
 LAST_WORDS: Final = 1.0
 """Seconds that giving everything back may take at the end."""
 

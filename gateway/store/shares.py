@@ -105,10 +105,10 @@ class Writer(Protocol):
         """Whether the store is there."""
 
     def send(self, shares: "Shares") -> None:
-        """Something of these waits for an answer."""
+        """Something of these is to be told or asked, at once."""
 
     def tell(self, shares: "Shares") -> None:
-        """Something of these is to be told, within some hundredths of a second."""
+        """Something of these is to be told or asked, within some hundredths of a second."""
 
     def number(self) -> int:
         """The number of a new batch, higher than all before."""
@@ -200,7 +200,7 @@ class SharedBudget(Hold):
         self.used = units
         if units > self.reserved - self._ahead // 2 and not self.asks:
             self.asks = True
-            shares.ask(self)
+            shares.ask(self, urgent=self.lent > self._ahead // 2)
         return True
 
     def answer(self, fits: bool, units: float, ahead: int) -> None:
@@ -487,10 +487,13 @@ class Shares:
 
     # -- while a lease runs, and at its end --------------------------------------------------------------------------
 
-    def ask(self, hold: SharedBudget) -> None:
-        """The next share is asked for."""
+    def ask(self, hold: SharedBudget, *, urgent: bool) -> None:
+        """The next share is asked for; at once where it is `urgent`, as credit is running out."""
         self._budgets[hold] = self._asking[hold] = None
-        self._writer.send(self)
+        if urgent:
+            self._writer.send(self)
+        else:
+            self._writer.tell(self)
 
     def lend(self, hold: SharedBudget, units: float, share: int, now: float) -> bool:
         """Whether so many units may be used while the answer about the next share is on its way."""

@@ -249,12 +249,12 @@ async def spend(lease: Lease, tokens: int, step: int = 8, *, pause: bool = True)
 
 async def test_stream_spends_without_waiting_and_takes_the_next_share_in_time(redis: Redis, node: Node) -> None:
     plan = plan_of(tokens=Rate(1_000_000, 1000 * DAY))
-    lease = await node.admit(plan, start(256))
+    lease = await node.admit(plan, start(AHEAD))
     before = await calls(redis)
-    assert lease.due("tokens", 0) == 256 - AHEAD // 2
-    assert lease.spend({"tokens": 129}, 0.0)
-    await until(lambda: _reserves(lease, 512))
-    assert lease.due("tokens", 129) == 512 - AHEAD // 2
+    assert lease.due("tokens", 0) == AHEAD - AHEAD // 2
+    assert lease.spend({"tokens": AHEAD // 2 + 1}, 0.0)
+    await until(lambda: _reserves(lease, 2 * AHEAD))
+    assert lease.due("tokens", AHEAD) == 2 * AHEAD - AHEAD // 2
     assert (await calls(redis)) - before == 1
     lease.settle({"tokens": 130}, 0.0)
     await node.admit(plan, start())
