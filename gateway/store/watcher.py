@@ -51,7 +51,7 @@ STOPPING: Final = 10.0
 SETTLING: Final = 3.0
 """Seconds after the return of Redis in which its nodes may still put streams back."""
 LATE: Final = 1.0
-"""Seconds by which a blocking read may be late, before it counts as lost."""
+"""Seconds by which a blocking read may be late before it is begun anew. If it is late again, Redis counts as lost."""
 LOOKED_EVERY: Final = 5
 """Beats between two looks whether what is watched still exists."""
 NUDGE: Final = b"nudge"
@@ -322,10 +322,20 @@ class Watcher:
         self._task = self._loop.create_task(self._run(), name="store watcher")
 
     async def _run(self) -> None:
-        client = self._connection.client()
+        client, late = self._connection.client(), False
         try:
             while self._connection.up:
-                await self._read(client)
+                try:
+                    await self._read(client)
+                    late = False
+                except TimeoutError:
+                    # Its connection is a dead one, or this process stood still, as it does while it starts on a busy
+                    # machine. Whether Redis is there, the beat knows.
+                    if late:
+                        raise
+                    late = True
+                    await client.aclose()
+                    client = self._connection.client()
                 await asyncio.sleep(GATHER)
         except (RedisError, OSError) as error:
             self._connection.lose(error)
