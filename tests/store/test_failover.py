@@ -4,12 +4,13 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tests.kit.program import Gateway
 from tests.kit.redis import KIT_PASSWORD, KIT_USER, Redis, Sentinel
-from tests.kit.upstream import Hang, WaitFor
+from tests.kit.upstream import Hang, Step, WaitFor
 from tests.store.stage import END, SECRET, Reading, Stage, config, counts, goes_on, word
 
 WHOLE = list(range(1, 11))
@@ -51,7 +52,7 @@ class Failover:
 
 @pytest.fixture
 async def failover(tmp_path: Path) -> AsyncIterator[Failover]:
-    replicated = {"masteruser": KIT_USER, "masterauth": KIT_PASSWORD}
+    replicated: dict[str, Any] = {"masteruser": KIT_USER, "masterauth": KIT_PASSWORD}
     async with AsyncExitStack() as stack:
         enter = stack.enter_async_context
         master = await enter(Redis(tmp_path / "a", **replicated))
@@ -72,9 +73,9 @@ async def test_streams_go_on_through_a_failover(failover: Failover) -> None:
     """Readers at the owner notice nothing; those elsewhere get every word once, also of the tail that was lost; what
     began meanwhile is read elsewhere; and a node that dies afterwards is replaced by what the new master has."""
     stage, (tail, away, back) = failover.stage, [asyncio.Event() for _ in range(3)]
-    phases = [WaitFor(tail), *map(word, (4, 5, 6)), WaitFor(away), word(7), WaitFor(back), *map(word, (8, 9, 10))]
-    stage.plays["through"] = lambda _: [*counts(1, 3), *phases, *END]
-    stage.plays["orphaned"] = [lambda _: [*counts(1, 3), *phases[:6], Hang()], goes_on(10)]
+    lost: list[Step] = [*counts(1, 3), WaitFor(tail), *map(word, (4, 5, 6)), WaitFor(away), word(7)]
+    stage.plays["through"] = lambda _: [*lost, WaitFor(back), *map(word, (8, 9, 10)), *END]
+    stage.plays["orphaned"] = [lambda _: [*lost, Hang()], goes_on(10)]
     stage.plays["meanwhile"] = lambda _: [*counts(1, 5), WaitFor(back), *map(word, range(6, 11)), *END]
     here, there, orphan = Reading(stage, "through"), Reading(stage, "through"), Reading(stage, "orphaned")
     for reading in (here, orphan):
