@@ -6,6 +6,7 @@ differ, as they do while a new configuration is rolled out.
 """
 
 import asyncio
+import signal
 import time
 from collections.abc import AsyncIterator, Mapping, Sequence
 from functools import partial
@@ -14,6 +15,7 @@ from typing import Any
 import pytest
 import pytest_asyncio
 
+from gateway.store.sealed import Seal
 from tests.faults.pair import begins, ends, prefix_of
 from tests.faults.providers import refuses
 from tests.identity.tokens import AUDIENCE, ISSUER, token
@@ -25,6 +27,7 @@ from tests.kit.upstream import (
     OPENAI_USAGE,
     Exchange,
     Hang,
+    Pause,
     ScriptedUpstream,
     Step,
     WaitFor,
@@ -33,15 +36,15 @@ from tests.kit.upstream import (
     response,
     sse_head,
 )
-from tests.store.stage import END, EVENTS, V1, Play, Reading, Stage, counts, goes_on, stage, told, word
+from tests.store.stage import END, EVENTS, SECRET, V1, Play, Reading, Stage, counts, goes_on, stage, told, word
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 WHOLE = list(range(1, 11))
-VICTIM, STRANGER, OLDER, ABLE, UNWILLING, BARE = range(6)
+VICTIM, STRANGER, OLDER, ABLE, UNWILLING, BARE, LEAVING = range(7)
 """The nodes: the one that is killed; one with another secret; one of an older configuration; the only one that can do
-everything; one with `adopt: false`; one without a secret."""
-KEYS = [{"id": name, "key": f"{name}-secret-key"} for name in ("revoked", "lasting", "brief")]
+everything; one with `adopt: false`; one without a secret; one that drains."""
+KEYS = [{"id": name, "key": f"{name}-secret-key"} for name in ("revoked", "late", "lasting", "brief")]
 KEYS += [{"id": name, "key": f"{name}-secret-key", "plan": name} for name in ("crowded", "thrifty")]
 
 
@@ -150,23 +153,28 @@ class Scene:
         return self.readers[name]
 
     async def begin(
-        self, name: str, *plays: Play, path: str = "/chat", node: int = VICTIM, words: int = 5, **more: Any
+        self,
+        name: str,
+        *plays: Play,
+        path: str = "/chat",
+        node: int = VICTIM,
+        words: int = 5,
+        then: Sequence[Step] = (),
+        **more: Any,
     ) -> Asking:
         """A stream of this name, read until so many words came.
 
         Args:
             name: also the question.
-            plays: what the upstream says, each time; at first five words.
+            plays: what the upstream says, each time after the first.
             path: of the route.
             node: where it begins.
             words: that the first answer says.
+            then: what follows them; then it is silent.
             more: `headers`, and fields of the body.
         """
-        self.stage.plays[name] = (
-            [lambda _: [*counts(1, words), Hang()], *plays]
-            if path not in DIALECTS
-            else [lambda _: [*says(DIALECTS[path], 1, words), Hang()], *plays]
-        )
+        first = [*says(DIALECTS.get(path, "openai"), 1, words), *then, Hang()]
+        self.stage.plays[name] = [lambda _: first, *plays]
         reader = self.readers[name] = Asking(self.stage, name, path, **more.pop("headers", {}))
         await reader.begin(node, more)
         await reader.read(words=words)
@@ -179,6 +187,8 @@ class Scene:
         return reader
 
 
+MURMUR: list[Step] = [Pause(0.05), chunk(b": still there\n\n")] * 600
+"""Half a minute without an event, and never silent."""
 DIALECTS = {f"/{name}{number}": name for name in ("anthropic", "ollama") for number in ("", "-2")}
 
 
@@ -193,15 +203,18 @@ async def scene(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Scene
         ABLE: crowded,
         UNWILLING: {"store": {"adopt": False}},
         BARE: {"store": {"secret": ""}},
+        LEAVING: {"server": {"drain": "5m"}},
     }
     who = response(200, b'{"id": "alice"}')
     folder = tmp_path_factory.mktemp("orphans")
     async with (
         ScriptedUpstream([who]) as app,
-        stage(folder, 6, direct=True, more=lambda url: everywhere(url, app.url), changes=changes) as made,
+        stage(folder, 7, direct=True, more=lambda url: everywhere(url, app.url), changes=changes) as made,
     ):
         scene = Scene(made)
         await begin_all(scene)
+        made.nodes[LEAVING].send_signal(signal.SIGTERM)
+        await made.nodes[LEAVING].logged("draining")
         await kill(scene, await expiring(scene))
         await meanwhile(scene)
         yield scene
@@ -214,7 +227,7 @@ async def begin_all(scene: Scene) -> None:
         dialect, refusing = DIALECTS[path], partial(stubborn, DIALECTS[path])
         await begin(name, partial(continues, dialect), path=path)
         await begin(f"stubborn {name}", refusing, refusing, path=f"{path}-2")
-    await begin("hedged", lambda _: [Hang()], goes_on(10), path="/hedged")
+    await begin("hedged", lambda _: [Hang()], goes_on(10), path="/hedged", then=MURMUR)
     await begin("all but the end", at_limit, path=V1, words=10, max_tokens=10)
     await begin("half of its limit", goes_on(10), path=V1, max_tokens=10)
     await begin("thrifty", goes_on(70), path=V1, words=60, headers=bearer("thrifty"), **padded("thrifty"))
@@ -228,6 +241,8 @@ async def begin_all(scene: Scene) -> None:
     await begin("asked about", goes_on(10), headers={"X-Session": "s"})
     await begin("to be stopped", lambda _: [*counts(6, 8), Hang()])
     await begin("revoked", goes_on(10), headers=bearer("revoked"))
+    await begin("late", lambda _: [*counts(6, 8), Hang()], headers=bearer("late"))
+    await begin("drained for", goes_on(10), node=LEAVING)
     await begin("not to be adopted", goes_on(10), node=UNWILLING)
     await begin("without a secret", goes_on(10), node=BARE)
 
@@ -364,13 +379,27 @@ async def test_whose_credential_ended_meanwhile_is_told_so(scene: Scene, name: s
     assert (reader.error, reader.words, len(reader.calls)) == ("auth_expired", [1, 2, 3, 4, 5], 1)
 
 
+async def test_what_was_revoked_before_the_adoption_ends_when_that_is_learned(scene: Scene) -> None:
+    """The node that tells of it does so late: the list says how long ago it was."""
+    reader, redis = scene["late"], scene.stage.redis
+    began = reader.messages[0].at
+    while len(reader.words) < 8:
+        await reader.resume(ABLE)
+        await reader.read(words=8)
+    age = round((asyncio.get_running_loop().time() - began) * 1000) - 1
+    told = ("p", Seal(SECRET).digest("principal", "key:late"), "k", "", "n", "another", "a", age)
+    await redis.ask("XADD", "gateway:v", "*", *told)
+    await scene.finish("late")
+    assert (reader.error, reader.words) == ("auth_expired", [*range(1, 9)])
+
+
 async def test_stop_that_came_while_nobody_had_the_stream_stops_it(scene: Scene) -> None:
     reader = await scene.finish("to be stopped")
     assert reader.ends[0].json()["finish_reason"] == "stopped"
     assert reader.words[:5] == WHOLE[:5]
 
 
-async def test_two_more_nodes_die(scene: Scene) -> None:
+async def test_more_nodes_die(scene: Scene) -> None:
     """What was adopted is adopted again, by a node that could not before; what nobody can finish, and what was never to
     be adopted, ends with one error. Each is asked for at nodes that have its route or not."""
     new, changed = scene["new"], scene["changed"]
@@ -381,11 +410,13 @@ async def test_two_more_nodes_die(scene: Scene) -> None:
     assert await scene.stage.owner(new.stream_id) == ABLE
     older = scene.stage.nodes[OLDER]
     await older.reload(older.config | {"routes": [*older.config["routes"], new_routes("chat")[0]]})
-    await asyncio.gather(*(scene.stage.nodes[node].kill() for node in (ABLE, UNWILLING, BARE)))
-    for name in ("new", "changed", "not to be adopted", "without a secret"):
+    await asyncio.gather(*(scene.stage.nodes[node].kill() for node in (ABLE, UNWILLING, BARE, LEAVING)))
+    for name in ("new", "changed", "not to be adopted", "without a secret", "drained for"):
         await scene.finish(name, OLDER, STRANGER)
+    drained = scene["drained for"]
+    assert (drained.words, drained.error, len(drained.calls)) == (WHOLE, "", 2)
     assert (new.words, new.error, len(new.calls)) == (WHOLE, "", 3)
-    assert new.messages[-1].last_event_id.split(".")[1].partition("-")[0] > "2"
+    assert int(new.messages[-1].last_event_id.split(".")[1].partition("-")[0]) >= 2  # takeovers
     assert (changed.words, changed.error, len(changed.calls)) == ([*range(1, 9)], "upstream_cut", 2)
     for name in ("not to be adopted", "without a secret"):
         assert (scene[name].error, len(scene[name].calls)) == ("upstream_cut", 1)
