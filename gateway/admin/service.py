@@ -6,7 +6,7 @@
     /streams                    the running streams, as JSON; with ?node=all those of all nodes that share the store
     /failures                   the last attempts and streams that failed, as JSON
     / and its files, /events    the monitor page and its feed
-    POST /streams/{id}/stop     ends a stream
+    POST /streams/{id}/stop     ends a stream, at whichever node it runs
     DELETE /principals/{kind}:{id}   ends the streams and tickets of a principal, at all workers
 
 Unless `server.admin_auth` is on, no credential is asked for: the listener belongs to the operators' network, by default
@@ -18,7 +18,7 @@ import asyncio
 import re
 from collections import Counter
 from collections.abc import Awaitable, Callable
-from typing import Final
+from typing import TYPE_CHECKING, Final
 from urllib.parse import unquote
 
 import msgspec
@@ -28,6 +28,7 @@ from gateway.admin.access import refusal
 from gateway.admin.files import monitor_files
 from gateway.admin.monitor import Monitor
 from gateway.core.credential import address_key, is_trusted
+from gateway.core.errors import GatewayError
 from gateway.observe.metrics import CONTENT_TYPE
 from gateway.web.aiohttp_internals import answer_as_http_1, heads_parsed
 from gateway.web.connection import HEAD_TIME, KEEP_ALIVE, Explained, address_of
@@ -35,7 +36,11 @@ from gateway.web.exchange import NEVER
 from gateway.web.guard import is_known_host, is_same_origin
 from gateway.web.revocation import revoke_everywhere
 from gateway.web.state import Gateway
+from gateway.web.streams import STOP_PATIENCE
 from gateway.web.unparsed import has_known_version
+
+if TYPE_CHECKING:
+    from gateway.store.shared import Shared
 
 Probe = Callable[[Gateway, web.BaseRequest], web.Response]
 
@@ -128,12 +133,24 @@ class AdminService:
 
     async def _stop(self, stream_id: str) -> web.Response:
         generation = self._gateway.engine.running.get(stream_id)
+        if generation is None and self._gateway.shared is not None:
+            return await self._stop_elsewhere(self._gateway.shared, stream_id)
         if generation is None:
             return _text(404, "No such stream is running.\n")
         generation.stop()
         await asyncio.shield(generation.ended)  # an operator who leaves must not cancel the generation's future
         self._gateway.logger.info("stopped_by_operator", stream_id=stream_id)
         return _json({"id": stream_id, "state": generation.state})
+
+    async def _stop_elsewhere(self, shared: "Shared", stream_id: str) -> web.Response:
+        try:
+            state = await shared.stop(stream_id, STOP_PATIENCE)
+        except GatewayError as error:
+            return _text(503, f"{error.message} {error.detail}\n", {hdrs.RETRY_AFTER: "1"})
+        if state is None:
+            return _text(404, "No such stream is running.\n")
+        self._gateway.logger.info("stopped_by_operator", stream_id=stream_id)
+        return _json({"id": stream_id, "state": state})
 
     async def _revoke(self, raw: str) -> web.Response:
         try:

@@ -140,6 +140,12 @@ class Lease:
         """A lease that holds nothing and refuses nothing."""
         return cls(Ledger(Plan("", ()), now), ())
 
+    def carry(self, used: Amounts) -> None:
+        """So many units count as reserved here; a lease that is lost has taken them, and nobody hands them back."""
+        for hold in self._holds:
+            if hold.grows:
+                hold.reserved += hold.limit.units(used) or 0
+
     def reserved(self, name: str) -> float:
         """Units taken of this limit so far, infinite where the plan has no such limit."""
         return min((hold.reserved for hold in self._holds if hold.limit.name == name), default=math.inf)

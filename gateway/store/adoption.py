@@ -7,6 +7,10 @@
                             |
                             +--its last event is there-----------------------------------> ended as it is
                             +--no order, no rescue, tool calls, its beginning is gone---> one error, `upstream_cut`
+                            +--another secret, no such route, this node ends, too
+                                  |
+                                  +--a node is left that has not passed it on: PASS----> taken by another node
+                                  +--none is--------------------------------------------> one error, `upstream_cut`
 
 Invariants:
 
@@ -29,12 +33,13 @@ from gateway.observe.metrics import Metrics
 from gateway.store.access import CONNECT
 from gateway.store.connection import Connection, StoreAwayError
 from gateway.store.journal import Journal, packed
-from gateway.store.layout import ALIVE_MS, CLOSE, DEAD, TAKE
+from gateway.store.layout import ALIVE_MS, CLOSE, PASS, PASSED, TAKE
+from gateway.store.nodes import all_nodes
 from gateway.store.remote import read_entry
 from gateway.store.sealed import Seal
 from gateway.streams.generation import Generation
 from gateway.streams.log import MemoryLog
-from gateway.streams.order import Order
+from gateway.streams.order import NotHereError, Order
 from gateway.streams.registry import Registry
 from gateway.streams.stream import Stream
 
@@ -48,7 +53,8 @@ MAX_BYTES: Final = 8 * 1024 * 1024
 """Bytes that are kept of the log of an adopted stream."""
 
 Adopt = Callable[[Order, Stream, MemoryLog], Generation]
-"""Starts a generation that goes on with this log. Raises `GatewayError` where that cannot be."""
+"""Starts a generation that goes on with this log. Raises `GatewayError` where that cannot be, `NotHereError` where it
+may be elsewhere."""
 
 
 class Taken(NamedTuple):
@@ -59,6 +65,7 @@ class Taken(NamedTuple):
         last: number of its last event.
         kept_ms: milliseconds for which it is kept after its end.
         model: the model that answers.
+        passed: the nodes that passed it on, b"" for none.
     """
 
     id: bytes
@@ -66,6 +73,7 @@ class Taken(NamedTuple):
     last: int
     kept_ms: bytes
     model: bytes
+    passed: bytes
 
 
 class Adoption:
@@ -119,15 +127,12 @@ class Adoption:
         layout, node = self._layout, self._connection.node
         try:
             await self._go_on_with_all()
-            for dead in await self._connection.run(
-                DEAD, [layout.nodes], (node, ALIVE_MS, layout.lease("")), within=CONNECT
-            ):
-                name = dead.decode()
-                keys = [layout.lease(name), layout.owned(name), layout.owned(node), layout.nodes]
+            for dead in (await all_nodes(self._connection)).dead:
+                keys = [layout.lease(dead), layout.owned(dead), layout.owned(node), layout.nodes]
                 while taken := await self._connection.run(
                     TAKE, keys, (dead, node, AT_ONCE, ALIVE_MS, layout.prefix), within=CONNECT
                 ):
-                    self._logger.warning("streams_taken", node=name, streams=len(taken))
+                    self._logger.warning("streams_taken", node=dead, streams=len(taken))
                     self._taken.extend(Taken(*stream) for stream in taken)
                     await self._go_on_with_all()
                     await asyncio.sleep(PAUSE)
@@ -155,32 +160,59 @@ class Adoption:
         except StoreAwayError:
             log.discard()
             raise
-        except Exception as error:  # whatever it is, the stream gets its end
+        except Exception as error:  # noqa: BLE001 - whatever it is, the stream gets its end
             log.discard()
-            if not isinstance(error, GatewayError | ValueError):
-                self._logger.error("adoption_failed", exc_info=error, stream_id=stream_id)
-            cut = (
-                error if isinstance(error, GatewayError) else GatewayError("upstream_cut", detail=type(error).__name__)
-            )
+            cut = self._explain(error, stream_id)
+            if isinstance(cut, NotHereError) and await self._pass_on(taken):
+                self._logger.info("stream_passed_on", stream_id=stream_id, detail=cut.detail)
+                return
             self._metrics.adoption("failed")
             self._logger.warning("stream_not_adopted", stream_id=stream_id, code=cut.code, detail=cut.detail)
             await self._end(taken, cut)
             return
         self._logger.info("stream_adopted", **generation.account.facts)
         self._journal.track(generation, order, epoch=taken.epoch, sent=taken.last, opened=True)
+        if taken.passed:
+            await self._forget_passed(stream_id)
+
+    def _explain(self, error: Exception, stream_id: str) -> GatewayError:
+        """Why this node does not go on with a stream."""
+        if isinstance(error, GatewayError):
+            return error
+        if isinstance(error, ValueError):  # a node of another version wrote it
+            return NotHereError(f"it cannot be read: {type(error).__name__}")
+        self._logger.error("adoption_failed", exc_info=error, stream_id=stream_id)
+        return GatewayError("upstream_cut", detail=type(error).__name__)
+
+    async def _pass_on(self, taken: Taken) -> bool:
+        """Leaves the stream to another node. False where none is left."""
+        layout, node = self._layout, self._connection.node
+        keys = [layout.stream(taken.id.decode()), layout.owned(node), layout.owned(PASSED), layout.nodes]
+        told = (taken.id, node, taken.epoch, PASSED, ALIVE_MS, layout.lease(""))
+        return bool(await self._connection.run(PASS, keys, told, within=CONNECT))
+
+    async def _forget_passed(self, stream_id: str) -> None:
+        """If this node dies too, those that could not go on before may be able to by then."""
+        try:
+            await self._connection.call("HDEL", self._layout.stream(stream_id), "x", within=CONNECT)
+        except StoreAwayError as error:
+            self._logger.info("store_write_given_up", kind="passed", reason=str(error))  # they are asked last
 
     async def _order(self, stream_id: str) -> tuple[Order, Stream]:
         """What was asked for, and what readers need.
 
         Raises:
-            GatewayError: `upstream_cut`, nobody here can know.
+            GatewayError: `upstream_cut`, nobody can know.
+            NotHereError: it was sealed with another secret.
         """
         key = self._layout.order(stream_id)
         sealed = await self._connection.call("GET", key, within=CONNECT)
         about = await self._connection.call("HGET", self._layout.stream(stream_id), "a", within=CONNECT)
-        order = self._seal.unseal(key, sealed) if self._seal is not None and sealed is not None else None
-        if order is None or about is None:
-            raise GatewayError("upstream_cut", detail="its order is not there, or sealed with another secret")
+        if sealed is None or about is None:
+            raise GatewayError("upstream_cut", detail="its order is not there")
+        order = self._seal.unseal(key, sealed) if self._seal is not None else None
+        if order is None:
+            raise NotHereError("its order is sealed with another secret, or this node adopts nothing")
         asked = Order.from_bytes(order)
         return asked, replace(Stream.from_json(about), owner=asked.owner)
 

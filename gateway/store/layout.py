@@ -6,7 +6,8 @@
     <prefix>:b:<node>        stream   the node's mailbox: what other nodes ask of it, and its own nudges
     <prefix>:s:<id>          hash     a stream: `a` what a reader needs of it (`Stream.to_json`), `n` the node that
                                       writes it, `e` the epoch, `m` the model, `s` its state,
-                                      `k` the milliseconds for which it is kept after its end, `o` its takeovers;
+                                      `k` the milliseconds for which it is kept after its end, `o` its takeovers,
+                                      `x` the nodes that passed it on, each behind a comma;
                                       in `a`, the owner is a digest of the principal
     <prefix>:l:<id>          stream   its log; an entry is what was appended in one window
     <prefix>:q:<digest>      hash     what a principal has used of its plan: `ledger.py`
@@ -164,28 +165,72 @@ return found
 """)
 """For each stream: its epoch, its node, and the id of the last entry of its log; empty where they are not there."""
 
-DEAD: Final = Script("""
--- Nodes whose lease has lapsed; this node is entered, too.
--- KEYS: the nodes   ARGV: this node, ms, what leases begin with
+WALK: Final = """
+-- The nodes whose lease stands, and those whose lease has lapsed.
+local function walk(nodes, leases)
+  local alive, dead = {}, {}
+  for _, node in ipairs(redis.call('SMEMBERS', nodes)) do
+    local found = redis.call('EXISTS', leases .. node) == 1 and alive or dead
+    found[#found + 1] = node
+  end
+  return alive, dead
+end
+"""
+"""The beginning of all scripts that ask which nodes there are."""
+
+NODES: Final = Script(f"""{WALK}
+-- This node is entered.   KEYS: the nodes   ARGV: this node, ms, what leases begin with
 redis.call('SADD', KEYS[1], ARGV[1])
 redis.call('PEXPIRE', KEYS[1], ARGV[2])
-local dead = {}
-for _, node in ipairs(redis.call('SMEMBERS', KEYS[1])) do
-  if redis.call('EXISTS', ARGV[3] .. node) == 0 then dead[#dead + 1] = node end
-end
-return dead
+return {{walk(KEYS[1], ARGV[3])}}
 """)
+"""Two lists of names: the nodes that are alive, this one too, and those that are dead."""
 
-TAKE: Final = Script("""
+PASSED: Final = "passed"
+"""Stands for a node, and has never a lease: what is passed on is its until another node takes it."""
+
+_LEFT: Final = f"""{WALK}
+-- Whether a node is alive that has not passed the stream on. `passed` are those that have, each behind a comma.
+local function left(passed, nodes, leases)
+  for _, node in ipairs((walk(nodes, leases))) do
+    if not string.find(passed .. ',', ',' .. node .. ',', 1, true) then return true end
+  end
+  return false
+end
+"""
+
+PASS: Final = Script(f"""{_LEFT}
+-- A stream that this node took, and cannot go on with, is for another node, where there is one left.
+-- KEYS: its hash, the streams of this node, those that were passed on, the nodes
+-- ARGV: id, this node, epoch, what stands for a node, ms, what leases begin with
+local stands = redis.call('HMGET', KEYS[1], 'e', 'x')
+if stands[1] ~= ARGV[3] then return 1 end
+local passed = (stands[2] or '') .. ',' .. ARGV[2]
+if not left(passed, KEYS[4], ARGV[6]) then return 0 end
+redis.call('HSET', KEYS[1], 'n', ARGV[4], 'x', passed)
+redis.call('SREM', KEYS[2], ARGV[1])
+redis.call('SADD', KEYS[3], ARGV[1])
+redis.call('PEXPIRE', KEYS[3], ARGV[5])
+redis.call('SADD', KEYS[4], ARGV[4])
+return 1
+""")
+"""0 where no other node is left."""
+
+TAKE: Final = Script(f"""{_LEFT}
 -- Streams of a dead node become this node's, each with a new epoch that no append of the dead one gets past.
+-- Those that this node has passed on are left to the others, while there are any.
 -- KEYS: the dead node's lease, its streams, this node's, the nodes   ARGV: dead node, this node, at most, ms, prefix
-if redis.call('EXISTS', KEYS[1]) == 1 then return {} end
-local taken = {}
+if redis.call('EXISTS', KEYS[1]) == 1 then return {{}} end
+local taken, kept = {{}}, {{}}
 for _, id in ipairs(redis.call('SPOP', KEYS[2], ARGV[3])) do
   local hash, log = ARGV[5] .. ':s:' .. id, ARGV[5] .. ':l:' .. id
-  local stands = redis.call('HMGET', hash, 'n', 'e', 'k', 'm', 'o')
+  local stands = redis.call('HMGET', hash, 'n', 'e', 'k', 'm', 'o', 'x')
   local last = redis.call('XREVRANGE', log, '+', '-', 'COUNT', 1)
-  if stands[1] == ARGV[1] and last[1] then
+  local passed = stands[6] or ''
+  local mine = string.find(passed .. ',', ',' .. ARGV[2] .. ',', 1, true)
+  if stands[1] == ARGV[1] and mine and left(passed, KEYS[4], ARGV[5] .. ':n:') then
+    kept[#kept + 1] = id
+  elseif stands[1] == ARGV[1] and last[1] then
     local epoch = tonumber(stands[2]) + 1
     local number = tonumber(string.match(last[1][1], '-(%d+)$'))
     local takeovers = stands[5] and stands[5] ~= '' and stands[5] .. ',' or ''
@@ -197,13 +242,15 @@ for _, id in ipairs(redis.call('SPOP', KEYS[2], ARGV[3])) do
     redis.call('PEXPIRE', ARGV[5] .. ':p:' .. id, ARGV[4])
     redis.call('SADD', KEYS[3], id)
     redis.call('PEXPIRE', KEYS[3], ARGV[4])
-    taken[#taken + 1] = {id, epoch, number, stands[3], stands[4]}
+    taken[#taken + 1] = {{id, epoch, number, stands[3], stands[4], passed}}
   elseif stands[1] == ARGV[1] then
     redis.call('DEL', hash)  -- its log is lost
   end
 end
+for _, id in ipairs(kept) do redis.call('SADD', KEYS[2], id) end
+if kept[1] then redis.call('PEXPIRE', KEYS[2], ARGV[4]) end
 if redis.call('EXISTS', KEYS[2]) == 0 then redis.call('SREM', KEYS[4], ARGV[1]) end
 return taken
 """)
 """For each stream that was taken: its id, the new epoch, the number of its last event, the
-milliseconds for which it is kept after its end, the model."""
+milliseconds for which it is kept after its end, the model, the nodes that passed it on."""

@@ -21,7 +21,7 @@ from typing import Any, Final
 
 from gateway.core.bucket import SLACK
 from gateway.core.limits import AHEAD, SHARE_AHEAD, SLOT_WAIT
-from gateway.store.layout import ALIVE_MS, Script
+from gateway.store.layout import ALIVE_MS, WALK, Script
 
 RATE: Final = 1
 SLOTS: Final = 2
@@ -314,13 +314,12 @@ return cmsgpack.pack({now, answers})
 """The time, and for each ledger what operations were answered and how high each limit stands: a level, or the slots
 that are taken."""
 
-CENSUS: Final = Script("""
+CENSUS: Final = Script(f"""{WALK}
 -- This node is entered.   KEYS: the nodes, its mark   ARGV: this node, ms, what leases begin with
 redis.call('SADD', KEYS[1], ARGV[1])
 redis.call('PEXPIRE', KEYS[1], ARGV[2])
-local alive = 0
-for _, node in ipairs(redis.call('SMEMBERS', KEYS[1])) do alive = alive + redis.call('EXISTS', ARGV[3] .. node) end
+local alive = walk(KEYS[1], ARGV[3])
 local mark = redis.call('SET', KEYS[2], '1', 'PX', ARGV[2], 'GET')
-return {alive, mark and 0 or 1}
+return {{#alive, mark and 0 or 1}}
 """)
 """How many nodes are alive, and whether the node's mark was missing: then what it wrote before may be missing, too."""

@@ -12,8 +12,9 @@ from typing import Any, Final
 
 import msgspec
 
-from gateway.store.access import CONNECT
 from gateway.store.connection import Connection, StoreAwayError
+from gateway.store.layout import PASSED
+from gateway.store.nodes import all_nodes
 from gateway.store.sealed import Seal
 from gateway.store.watcher import Watcher
 from gateway.streams.engine import Engine
@@ -48,13 +49,14 @@ class Listing:
         watcher.on(LISTING, self._told)
 
     async def all(self) -> tuple[list[dict[str, Any]], list[str]]:
-        """The entries of all nodes, each with its `node`; and the nodes that did not answer."""
+        """The entries of all nodes, each with its `node`; and the nodes that did not answer, or are dead."""
         node = self._connection.node
         own = [entry | {"node": node} for entry in self._described()]
-        ask, silent, event = secrets.token_urlsafe(6), set[str](), asyncio.Event()
+        ask, silent, dead, event = secrets.token_urlsafe(6), set[str](), set[str](), asyncio.Event()
         try:
-            found = await self._connection.call("SMEMBERS", self._connection.layout.nodes, within=CONNECT)
-            silent |= {name.decode() for name in found} - {node}
+            nodes = await all_nodes(self._connection)
+            dead = set(nodes.dead) - {PASSED}
+            silent |= set(nodes.alive) - {node}
             self._asked[ask] = (silent, own, event)
             for other in list(silent):
                 await self._watcher.post(other, LIST, to=node, ask=ask)
@@ -63,10 +65,10 @@ class Listing:
         except StoreAwayError:
             silent.add("the store is away")
         except TimeoutError:
-            return own, sorted(silent)
+            return own, sorted(silent | dead)
         finally:
             self._asked.pop(ask, None)
-        return own, sorted(silent)
+        return own, sorted(silent | dead)
 
     def _described(self) -> list[dict[str, Any]]:
         now = self._engine.clock.now()

@@ -9,6 +9,7 @@ It is forgotten when its readers have gone, ended or not; the next one loads it 
 """
 
 import asyncio
+import time
 from collections.abc import Callable
 from typing import Final, NamedTuple
 
@@ -101,6 +102,8 @@ class Remote:
         came: called when a reader came.
         parted: called when its last reader has left.
         stop: asks its node to stop it.
+        extend: tells its node until when, in unix seconds, a credential of its owner is good; None for ever.
+        moved: called when another node goes on with it.
         discarded: called when it is no longer kept here.
 
     Attributes:
@@ -117,6 +120,8 @@ class Remote:
         came: Callable[[], None],
         parted: Callable[[], None],
         stop: Callable[[], None],
+        extend: Callable[[float | None], None],
+        moved: Callable[[], None],
         discarded: Callable[[], None],
     ) -> None:
         self.stream = stream
@@ -129,6 +134,8 @@ class Remote:
         self._came = came
         self._parted = parted
         self._stop = stop
+        self._extend = extend
+        self._moved = moved
 
     @property
     def state(self) -> str:
@@ -161,6 +168,11 @@ class Remote:
         if not self.log.closed:
             self._stop()
 
+    def extend(self, expires_in: float | None) -> None:
+        """Its owner came here with a credential that expires in so many seconds, None for never."""
+        if not self.log.closed:
+            self._extend(None if expires_in is None else time.time() + expires_in)
+
     def take(self, id_: bytes, entry: Entry) -> None:
         """This entry follows the last one in Redis."""
         log, self.last_id = self.log, id_.decode()
@@ -171,6 +183,7 @@ class Remote:
                 self.lose()
                 return
             log.takeovers = entry.takeovers
+            self._moved()
         known = log.last + 1 - entry.first
         if known < 0:
             log.skip_to(entry.first)

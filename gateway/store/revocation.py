@@ -24,7 +24,8 @@ from structlog.typing import FilteringBoundLogger
 from gateway.clock import Clock
 from gateway.store.backlog import Backlog
 from gateway.store.connection import Connection, StoreAwayError
-from gateway.store.layout import Script
+from gateway.store.layout import ALIVE_MS, Script
+from gateway.store.nodes import all_nodes
 from gateway.store.sealed import Seal
 from gateway.store.tickets import FORGET, SharedTickets
 
@@ -167,11 +168,13 @@ class Revocations:
         Raises:
             StoreAwayError: Redis is away.
         """
-        after, uptime, now = "", round((self._clock.now() - self._began) * 1000), 0.0
+        # This node may go on with streams that began before it did, and whose node may have been silent for a while.
+        after, now = "", 0.0
+        back = round((self._clock.now() - self._began) * 1000) + ALIVE_MS
         if self._read is not None:
             after = f"{max(0, round(self._read - OVERLAP * 1000))}-0"
         while True:
-            now, entries = await self._connection.run(RECENT, (self._list,), (after, uptime, AT_ONCE))
+            now, entries = await self._connection.run(RECENT, (self._list,), (after, back, AT_ONCE))
             for id_, flat in entries:
                 fields = dict(zip(flat[::2], flat[1::2], strict=True))
                 if fields[b"n"].decode() != self._connection.node:
@@ -191,7 +194,7 @@ class Revocations:
     async def _nudge(self) -> None:
         if self._mail is None:
             return
-        for node in await alive_nodes(self._connection):
+        for node in (await all_nodes(self._connection)).alive:
             if node != self._connection.node:
                 await self._mail.post(node, NUDGE)
 
@@ -213,18 +216,3 @@ class Revocations:
                 await self.look()
             except StoreAwayError:
                 continue  # it is wanted again when Redis is back
-
-
-async def alive_nodes(connection: Connection) -> list[str]:
-    """The nodes whose lease stands, this one too.
-
-    Raises:
-        StoreAwayError: Redis is away.
-    """
-    lease, cursor = connection.layout.lease(""), b"0"
-    found: set[str] = set()
-    while True:
-        cursor, keys = await connection.call("SCAN", cursor, "MATCH", f"{lease}*", "COUNT", 1000)
-        found.update(key.decode().removeprefix(lease) for key in keys)
-        if cursor in (b"0", 0):
-            return sorted(found)

@@ -1,6 +1,8 @@
 """The store that several gateways share, as the rest of the program sees it."""
 
+import math
 import random
+import time
 from collections.abc import Iterator
 from typing import Final
 
@@ -15,8 +17,9 @@ from gateway.store.connection import BEAT, Connection, StoreAwayError
 from gateway.store.journal import Journal
 from gateway.store.limits import SharedLimiter
 from gateway.store.listing import Listing
+from gateway.store.nodes import all_nodes
 from gateway.store.sealed import Seal
-from gateway.store.watcher import LEFT, READ, STOP, Watcher
+from gateway.store.watcher import EXTEND, LEFT, READ, STOP, Watcher
 from gateway.streams.engine import Engine, Running
 from gateway.streams.generation import Generation
 from gateway.streams.order import Order
@@ -59,6 +62,7 @@ class Shared:
         self.watcher.on(STOP, self._stop)
         self.watcher.on(READ, self._read)
         self.watcher.on(LEFT, self._left)
+        self.watcher.on(EXTEND, self._extend)
         clock.before_writes = self._journal.flush
 
     async def start(self) -> None:
@@ -121,11 +125,8 @@ class Shared:
 
     async def _others(self) -> bool:
         """Whether another node is alive."""
-        layout = self.connection.layout
         try:
-            nodes = await self.connection.call("SMEMBERS", layout.nodes)
-            leases = [layout.lease(node.decode()) for node in nodes if node.decode() != self.connection.node]
-            return bool(leases) and bool(await self.connection.call("EXISTS", *leases))
+            return bool(set((await all_nodes(self.connection)).alive) - {self.connection.node})
         except StoreAwayError:
             return False
 
@@ -142,6 +143,19 @@ class Shared:
             raise GatewayError("overloaded", retry_after=1, detail=f"the store is away: {error}") from None
         return None if found is None else await self.find(found.decode(), owner)
 
+    async def stop(self, stream_id: str, within: float) -> str | None:
+        """How another node's stream ended, which is asked to end now; None where none runs with this id.
+
+        Raises:
+            GatewayError: `overloaded`: Redis is away, or its node has not stopped it within so many seconds.
+        """
+        try:
+            return await self.watcher.stop(stream_id, within)
+        except StoreAwayError as error:
+            raise GatewayError("overloaded", retry_after=1, detail=f"the store is away: {error}") from None
+        except TimeoutError:
+            raise GatewayError("overloaded", retry_after=1, detail="its node has not stopped it yet") from None
+
     def _stop(self, message: dict[bytes, bytes]) -> None:
         for running in self._running(message):
             running.stop()
@@ -154,6 +168,14 @@ class Shared:
         # Another node that has readers of it, too, says so within a beat.
         for running in self._running(message):
             running.left_elsewhere(BEAT * 1.5)
+
+    def _extend(self, message: dict[bytes, bytes]) -> None:
+        try:
+            until = float(message.get(b"until") or "inf")
+        except ValueError:
+            return  # a node of another version
+        for running in self._running(message):
+            running.extend(None if until == math.inf else max(0.0, until - time.time()))
 
     def _running(self, message: dict[bytes, bytes]) -> Iterator[Running]:
         for id_ in message.get(b"ids", b"").decode("utf-8", "replace").split(","):

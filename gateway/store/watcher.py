@@ -11,6 +11,7 @@ Invariants:
 - The node that writes a stream knows that it is read here: it was told so when the first reader came, is told so again
   at every beat, and when the last one has left. It must not take a stream for abandoned that is read elsewhere.
 - A stop is sent again at every beat until the stream has ended, for `STOPPING` at most: the node may have changed.
+- Where another node goes on with a stream, it is told what the one before was told of it.
 """
 
 import asyncio
@@ -43,12 +44,14 @@ LINGER: Final = 5.0
 """Seconds for which a stream without readers is watched on, for one that comes back."""
 UNDER_WAY: Final = 0.25
 """Seconds after which an unknown stream is looked for again."""
+ENDED_YET: Final = 0.1
+"""Seconds between two looks whether a stream that nobody reads here has ended."""
 STOPPING: Final = 10.0
 """Seconds for which a stop is sent again."""
 SETTLING: Final = 3.0
 """Seconds after the return of Redis in which its nodes may still put streams back."""
 LATE: Final = 1.0
-"""Seconds by which a blocking read may be late, before it counts as lost."""
+"""Seconds by which a blocking read may be late before it is begun anew. If it is late again, Redis counts as lost."""
 LOOKED_EVERY: Final = 5
 """Beats between two looks whether what is watched still exists."""
 NUDGE: Final = b"nudge"
@@ -57,6 +60,8 @@ READ: Final = b"read"
 """Has `ids`, joined by commas: these streams are read at another node."""
 LEFT: Final = b"left"
 """Has `ids`: they were read, and their last reader there has left."""
+EXTEND: Final = b"extend"
+"""Has `ids`, and `until`, in unix seconds, or "" for ever: a credential of their owner is good until then."""
 
 Handler = Callable[[dict[bytes, bytes]], None]
 """Gets the fields of a message."""
@@ -87,6 +92,7 @@ class Watcher:
         self._begun = False
         self._settled = 0.0
         self._stopping: dict[str, float] = {}
+        self._good: dict[str, float | None] = {}  # as `EXTEND` says, of streams that are watched
         self._beats = 0
         self._task: asyncio.Task[None] | None = None
         self._asked: set[asyncio.Task[None]] = set()
@@ -175,6 +181,8 @@ class Watcher:
             came=lambda: self._came(remote),
             parted=lambda: self._part(remote),
             stop=lambda: self._ask_to_stop(stream_id),
+            extend=lambda until: self._extend(stream_id, until),
+            moved=lambda: self._moved(remote),
             discarded=lambda: self._unwatch(remote),
         )
         await self._read_all(remote)
@@ -220,17 +228,66 @@ class Watcher:
         if self._watched.get(stream_id) is remote:
             del self._watched[stream_id]
             self._missing.discard(stream_id)
+            self._good.pop(stream_id, None)
+            if remote.log.closed:
+                self._stopping.pop(stream_id, None)
 
     def _ask_to_stop(self, stream_id: str) -> None:
         self._stopping[stream_id] = self._loop.time() + STOPPING
         self._soon(self._tell(STOP, [stream_id]), "store stop")
+
+    async def stop(self, stream_id: str, within: float) -> str | None:
+        """Asks for the end of a stream that another node writes; how it ended, None where none runs with this id.
+
+        Args:
+            stream_id: the stream's.
+            within: seconds that the end is waited for.
+
+        Raises:
+            StoreAwayError: nobody can say.
+            TimeoutError: it has not ended yet.
+        """
+        asked = False
+        async with asyncio.timeout(within):
+            while True:
+                stands = await self._connection.call("HMGET", self._layout.stream(stream_id), "n", "s", within=CONNECT)
+                node, state = stands
+                if not asked and (node is None or state):
+                    return None
+                if node is None or state:
+                    return (state or b"stopped").decode()
+                if not asked:
+                    self._ask_to_stop(stream_id)
+                    asked = True
+                await asyncio.sleep(ENDED_YET)
+
+    def _extend(self, stream_id: str, until: float | None) -> None:
+        known = self._good.get(stream_id, 0.0)
+        if known is None or (until is not None and until <= known):
+            return
+        if stream_id in self._watched:
+            self._good[stream_id] = until
+        self._soon(self._tell(EXTEND, [stream_id], until="" if until is None else str(until)), "store extend")
+
+    def _moved(self, remote: Remote) -> None:
+        """Another node writes this stream now: it is told what it cannot know."""
+        stream_id = remote.stream.id
+        if self._watched.get(stream_id) is not remote:
+            return
+        if stream_id in self._good:
+            until = self._good[stream_id]
+            self._soon(self._tell(EXTEND, [stream_id], until="" if until is None else str(until)), "store extend")
+        if remote.log.readers:
+            self._soon(self._tell(READ, [stream_id]), "store read")
+        if stream_id in self._stopping:
+            self._soon(self._tell(STOP, [stream_id]), "store stop")
 
     def _soon(self, telling: Coroutine[Any, Any, None], name: str) -> None:
         task = self._loop.create_task(telling, name=name)
         self._asked.add(task)
         task.add_done_callback(self._asked.discard)
 
-    async def _tell(self, kind: bytes, ids: Sequence[str]) -> None:
+    async def _tell(self, kind: bytes, ids: Sequence[str], **more: str) -> None:
         """Sends a message about each of these streams to the node that writes it, one for all of a node."""
         try:
             nodes: dict[str, list[str]] = {}
@@ -239,14 +296,14 @@ class Watcher:
                 if node is not None:
                     nodes.setdefault(node.decode(), []).append(id_)
             for node, told in nodes.items():
-                await self.post(node, kind, ids=",".join(told))
+                await self.post(node, kind, ids=",".join(told), **more)
         except StoreAwayError as error:
             self._logger.info("store_message_unsent", kind=kind.decode(), reason=str(error))  # the beats say it again
 
     async def _report(self) -> None:
         """Tells other nodes at each beat what of theirs is read here, and what is to stop."""
         now = self._loop.time()
-        self._stopping = {id_: until for id_, until in self._stopping.items() if id_ in self._watched and until > now}
+        self._stopping = {id_: until for id_, until in self._stopping.items() if until > now}
         if self._stopping:
             self._soon(self._tell(STOP, list(self._stopping)), "store stop")
         if read := [id_ for id_, remote in self._watched.items() if remote.log.readers]:
@@ -265,10 +322,20 @@ class Watcher:
         self._task = self._loop.create_task(self._run(), name="store watcher")
 
     async def _run(self) -> None:
-        client = self._connection.client()
+        client, late = self._connection.client(), False
         try:
             while self._connection.up:
-                await self._read(client)
+                try:
+                    await self._read(client)
+                    late = False
+                except TimeoutError:
+                    # Its connection is a dead one, or this process stood still, as it does while it starts on a busy
+                    # machine. Whether Redis is there, the beat knows.
+                    if late:
+                        raise
+                    late = True
+                    await client.aclose()
+                    client = self._connection.client()
                 await asyncio.sleep(GATHER)
         except (RedisError, OSError) as error:
             self._connection.lose(error)

@@ -24,6 +24,7 @@ class Running(Protocol):
     """A generation that has not ended, as the rest of the process sees it."""
 
     account: Account
+    admitted: float
     ended: "asyncio.Future[None]"
 
     @property
@@ -32,6 +33,9 @@ class Running(Protocol):
 
     def abort(self, error: GatewayError) -> None:
         """It ends now, with this error."""
+
+    def extend(self, expires_in: float | None) -> None:
+        """Its owner came with a credential that expires in so many seconds, None for never."""
 
     def stop(self) -> None:
         """Ends it with what it has, because the user wants no more."""

@@ -121,13 +121,14 @@ class Generation:
     Attributes:
         stream, log: as given.
         account: what it used and how it ended.
+        admitted: when its request was admitted, on the loop's clock; before its start, where another process had it.
         ended: done when it has ended.
         gate: limits how often readers come back; None until one does.
         id_sent: whether a client was sent the stream's id. Without the id, nobody can come back to the stream.
         kept: seconds for which it can be read after its end.
     """
 
-    __slots__ = ("_engine", "_run", "account", "ended", "gate", "id_sent", "kept", "log", "stream")
+    __slots__ = ("_engine", "_run", "account", "admitted", "ended", "gate", "id_sent", "kept", "log", "stream")
 
     def __init__(self, stream: Stream, log: MemoryLog, job: Job, lease: Lease, engine: Engine) -> None:
         self.stream = stream
@@ -139,6 +140,7 @@ class Generation:
         self._engine = engine
         log.model = job.model
         started, dialect = engine.clock.now(), job.chain[0].config.dialect
+        self.admitted = started
         opening = SpanOpening(started, job.route, job.model, dialect, job.request_id, job.canonical)
         self.account = Account(
             metrics=engine.metrics,

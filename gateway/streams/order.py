@@ -4,6 +4,19 @@ from typing import Any
 
 import msgspec
 
+from gateway.core.errors import GatewayError
+
+
+class NotHereError(GatewayError):
+    """This process cannot go on with an order, for a reason of its own; another one may.
+
+    Args:
+        detail: the reason, for the log.
+    """
+
+    def __init__(self, detail: str) -> None:
+        super().__init__("upstream_cut", detail=detail)
+
 
 class Order(msgspec.Struct, frozen=True):
     """One order.
@@ -17,7 +30,10 @@ class Order(msgspec.Struct, frozen=True):
         plan: the plan of the principal.
         request_id: the request that started it.
         expires: when the credential expires, in unix seconds; None for never.
+        renewed: whether `expires` is only as far as was known at the start: somebody is asked again while it runs.
+        admitted: when it was admitted, in unix seconds.
         input_tokens: estimate for the prompt.
+        output_tokens: of the answer, for which its limits had room when it was admitted.
     """
 
     route: str
@@ -28,7 +44,10 @@ class Order(msgspec.Struct, frozen=True):
     plan: str
     request_id: str
     expires: float | None
+    renewed: bool
+    admitted: float
     input_tokens: int
+    output_tokens: int
 
     def to_bytes(self) -> bytes:
         """This order as MessagePack."""

@@ -148,5 +148,9 @@ class Followed(Protocol):
     def detach(self, reader: Reader, sent_bytes: int, reason: Outcome = "client_gone") -> None:
         """The reader has left for this reason, after it was sent `sent_bytes`."""
 
+    def extend(self, expires_in: float | None) -> None:
+        """Its owner came with a credential that expires in so many seconds, None for never. It goes on until the last
+        of its owner's credentials has expired."""
+
     def stop(self) -> None:
         """Ends it with what it has, because the user wants no more. `ended` is done when it has ended."""

@@ -47,13 +47,14 @@ def admit(
     """
     _check(exchange)
     decision = _decide(exchange, _demand(job, max_tokens))
+    order = None if again is None or exchange.gateway.shared is None else _order(exchange, job, again, max_tokens)
     if isinstance(decision, Decision):
-        return _begin(exchange, job, _leased(exchange, decision), again)
-    return _admit_together(exchange, job, decision, again)
+        return _begin(exchange, job, _leased(exchange, decision), order)
+    return _admit_together(exchange, job, decision, order)
 
 
 async def _admit_together(
-    exchange: Exchange, job: Job, decision: Awaitable[Decision], again: dict[str, Any] | None
+    exchange: Exchange, job: Job, decision: Awaitable[Decision], order: Order | None
 ) -> Generation:
     lease = _leased(exchange, await decision)
     try:
@@ -61,7 +62,7 @@ async def _admit_together(
     except GatewayError:
         lease.cancel(exchange.gateway.clock.now())
         raise
-    return _begin(exchange, job, lease, again)
+    return _begin(exchange, job, lease, order)
 
 
 def _check(exchange: Exchange) -> None:
@@ -77,7 +78,7 @@ def _check(exchange: Exchange) -> None:
         raise GatewayError("overloaded", retry_after=5, detail="as many streams as file descriptors allow are open")
 
 
-def _begin(exchange: Exchange, job: Job, lease: Lease, again: dict[str, Any] | None) -> Generation:
+def _begin(exchange: Exchange, job: Job, lease: Lease, order: Order | None) -> Generation:
     gateway, ticket = exchange.gateway, exchange.ticket
     max_bytes = job.stream.resume.max_bytes if job.stream.resume.enabled else UNRESUMABLE_LOG
 
@@ -104,13 +105,13 @@ def _begin(exchange: Exchange, job: Job, lease: Lease, again: dict[str, Any] | N
     exchange.held = None
     generation.start()
     if gateway.shared is not None and job.stream.resume.enabled:
-        gateway.shared.track(generation, None if again is None else _order(exchange, job, again))
+        gateway.shared.track(generation, order)
     exchange.account = generation.account
     return generation
 
 
-def _order(exchange: Exchange, job: Job, again: dict[str, Any]) -> Order:
-    left = expires_in(exchange)
+def _order(exchange: Exchange, job: Job, again: dict[str, Any], max_tokens: int | None) -> Order:
+    left, now = expires_in(exchange), time.time()
     return Order(
         route=job.route,
         asked=again,
@@ -119,8 +120,11 @@ def _order(exchange: Exchange, job: Job, again: dict[str, Any]) -> Order:
         owner=exchange.caller.owner,
         plan=exchange.caller.plan,
         request_id=job.request_id,
-        expires=None if left is None else time.time() + left,
+        expires=None if left is None else now + left,
+        renewed=exchange.caller.standing is not None,
+        admitted=now,
         input_tokens=job.input_tokens,
+        output_tokens=_reserve(max_tokens),
     )
 
 
@@ -141,9 +145,12 @@ async def _lease_together(exchange: Exchange, decision: Awaitable[Decision]) -> 
 def _demand(job: Job, max_tokens: int | None) -> Amounts:
     start: dict[str, float] = {REQUESTS: 1, STREAMS: 1}
     if job.canonical:  # of a proxied request, the gateway does not know whether a model is asked
-        output = min(max_tokens or OUTPUT_RESERVE, OUTPUT_RESERVE)
-        start |= amounts(Usage(job.input_tokens, output, "estimate"), job.model)
+        start |= amounts(Usage(job.input_tokens, _reserve(max_tokens), "estimate"), job.model)
     return start
+
+
+def _reserve(max_tokens: int | None) -> int:
+    return min(max_tokens or OUTPUT_RESERVE, OUTPUT_RESERVE)
 
 
 def expires_in(exchange: Exchange) -> float | None:

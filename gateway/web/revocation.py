@@ -117,7 +117,7 @@ def revoke_here(gateway: Gateway, revocation: "Revocation") -> None:
     streams = [
         each
         for each in gateway.engine.running.values()
-        if each.account.started <= before and meant(each.account.facts["principal"])
+        if each.admitted <= before and meant(each.account.facts["principal"])
     ]
     for generation in streams:
         generation.abort(GatewayError("auth_expired"))

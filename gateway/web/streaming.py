@@ -164,8 +164,7 @@ async def follow(exchange: Exchange, followed: Followed, place: Place) -> web.St
     slot = _limit_readers(exchange, followed)
     if slot is not None and not isinstance(slot, Lease):
         slot = await slot
-    if isinstance(followed, Generation):
-        followed.extend(expires_in(exchange))
+    followed.extend(expires_in(exchange))
     exchange.gateway.metrics.resume("resumed")
     stay = _Stay(followed, followed.attach(place))
     try:
@@ -245,13 +244,15 @@ class _Expiry:
 
     Args:
         exchange: its request.
+        followed: the stream, which goes on for as long as one of its owner's credentials is good.
         delivery: of the reader.
         seconds: for which the credential is good, as far as is known now.
     """
 
-    __slots__ = ("_delivery", "_standing", "_timer", "_wheel")
+    __slots__ = ("_delivery", "_followed", "_standing", "_timer", "_wheel")
 
-    def __init__(self, exchange: Exchange, delivery: Delivery, seconds: float) -> None:
+    def __init__(self, exchange: Exchange, followed: Followed, delivery: Delivery, seconds: float) -> None:
+        self._followed = followed
         self._delivery = delivery
         self._wheel = exchange.gateway.clock.wheel
         self._standing = exchange.caller.standing
@@ -263,6 +264,8 @@ class _Expiry:
         """See `core.principal.Relying`."""
         self._timer.cancel()
         self._timer = self._wheel.after(max(0.0, seconds) + AFTER_ANSWER, self._delivery.expire)
+        if seconds > 0:
+            self._followed.extend(seconds)
 
     def close(self) -> None:
         """The reader has left."""
@@ -292,7 +295,7 @@ async def _deliver(exchange: Exchange, stay: _Stay, *, resumed: bool) -> web.Str
     connection.begin_stream(settings.write_timeout)
     connection.outlive_fin(delivery.speak)
     seconds = expires_in(exchange)
-    expiry = None if seconds is None else _Expiry(exchange, delivery, seconds)
+    expiry = None if seconds is None else _Expiry(exchange, stay.followed, delivery, seconds)
     try:
         with metrics.connections["eventsource" if exchange.is_eventsource else "fetch"].track_inprogress():
             stay.reason = await delivery.run()

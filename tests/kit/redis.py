@@ -12,9 +12,12 @@
 - It keeps nothing on disk, unless `appendonly="yes"` says so.
 - The kit has a user of its own, who may do anything; a test's `password` or `user` never keeps it out.
 - It is ended by its own process id, also when it is paused.
+- It is the program that the environment names in `REDIS_SERVER`: `redis-server`, unless it says `valkey-server`, or the
+  path of one.
 """
 
 import asyncio
+import os
 import shutil
 import signal
 from collections.abc import AsyncIterator, Mapping, Sequence
@@ -35,8 +38,13 @@ ANSWER = 10.0
 """Seconds that a command of the kit may take."""
 
 
+def _server() -> str:
+    """The path of the program: that of the environment's `REDIS_SERVER`, else redis-server."""
+    return find_program(os.environ.get("REDIS_SERVER") or "redis-server", "redis-server")
+
+
 class Redis(Program):
-    """redis-server on 127.0.0.1.
+    """A Redis on 127.0.0.1: `REDIS_SERVER`.
 
     Args:
         directory: for its files; it is made.
@@ -45,7 +53,6 @@ class Redis(Program):
         rules: what that user may do, as in `~gateway:* +@all`.
         tls: whether it speaks TLS, and nothing else.
         unix: whether it listens on a Unix socket too.
-        program: `redis-server` or `valkey-server`.
         options: of its configuration, `-` written as `_`: `maxmemory="8mb"`, `appendonly="yes"`, `replicaof="…"`.
 
     Attributes:
@@ -64,7 +71,6 @@ class Redis(Program):
         rules: str = "~* &* +@all",
         tls: bool = False,
         unix: bool = False,
-        program: str = "redis-server",
         **options: str,
     ) -> None:
         self.port = free_port()
@@ -79,7 +85,7 @@ class Redis(Program):
         self._client: library.Redis | None = None
         config = directory / "redis.conf"
         config.write_text(self._config(options, self._users(user, password, rules)), encoding="utf-8")
-        super().__init__([find_program(program, program), str(config)], cwd=directory)
+        super().__init__([_server(), str(config)], cwd=directory)
 
     def _config(self, options: Mapping[str, str], users: Sequence[str]) -> str:
         mine = {"save": '""', "appendonly": "no", "appendfsync": "always", "enable-debug-command": "yes"}
@@ -214,7 +220,7 @@ class Sentinel(Program):
         ]
         config = directory / "sentinel.conf"
         config.write_text("\n".join([*lines, ""]), encoding="utf-8")
-        super().__init__([find_program("redis-server", "redis-server"), str(config), "--sentinel"], cwd=directory)
+        super().__init__([_server(), str(config), "--sentinel"], cwd=directory)
 
     async def ready(self) -> None:
         """Return when it watches."""

@@ -108,6 +108,9 @@ class Elsewhere:
         reader.close()
         self.left.append(reason)
 
+    def extend(self, expires_in: float | None) -> None:
+        """Its machine knows until when it may go on."""
+
     def stop(self) -> None:
         done = Done("stopped", Usage(1, 2), "ab")
         self.log.close(Event(DONE, msgspec.json.encode(done).decode()))

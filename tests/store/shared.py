@@ -12,6 +12,7 @@ from gateway.clock import Clock
 from gateway.config import Store
 from gateway.identity.tickets import Tickets
 from gateway.store.connection import Connection
+from gateway.store.nodes import all_nodes
 from gateway.store.state import SharedState
 from tests.kit.redis import Redis
 
@@ -61,6 +62,7 @@ async def shared_state(redis: Redis, secret: str = SECRET, *, letters: bool = Fa
     mail = Letters(connection) if letters else None
     state = SharedState(config, connection, clock, logger, local, mail)
     await connection.start()
+    await all_nodes(connection)  # as a gateway does at its beats, it is entered
     await state.start()
     reading = asyncio.ensure_future(mail.read()) if mail is not None else None
     try:

@@ -90,7 +90,8 @@ class Stage:
 
     def _play(self, exchange: Exchange) -> Sequence[Step]:
         body = exchange.json()
-        question = next(m["content"] for m in reversed(body["messages"]) if m["role"] == "user")
+        content = next(m["content"] for m in reversed(body["messages"]) if m["role"] == "user")
+        question = content if isinstance(content, str) else "".join(part["text"] for part in content)
         calls = self.calls.setdefault(question, [])
         calls.append(exchange)
         plays = self.plays[question]
@@ -148,6 +149,7 @@ async def stage(
     count: int = 2,
     *,
     direct: bool = False,
+    more: Callable[[str], Mapping[str, Any]] = lambda url: {},
     changes: Mapping[int, Mapping[str, Any]] | None = None,
     **redis: Any,
 ) -> AsyncIterator[Stage]:
@@ -157,7 +159,8 @@ async def stage(
         directory: for their files.
         count: of nodes.
         direct: whether nothing is on the way to Redis.
-        changes: to the configuration of single nodes, by index: top-level keys.
+        more: top-level keys of every node's configuration, given the URL of the upstream; mappings are joined.
+        changes: the same of single nodes, by index.
         redis: options of Redis.
     """
     async with AsyncExitStack() as stack:
@@ -169,7 +172,8 @@ async def stage(
             folder = directory / f"node-{number}"
             folder.mkdir()
             settings = config(made.upstream, url=server.url if direct else server.url_by(network.port), secret=SECRET)
-            for name, value in (changes or {}).get(number, {}).items():
+            own = (changes or {}).get(number, {})
+            for name, value in [*more(made.upstream.url).items(), *own.items()]:
                 settings[name] = {**settings.get(name, {}), **value} if isinstance(value, dict) else value
             made.nodes.append(Gateway(settings, folder))
         await asyncio.gather(*(stack.enter_async_context(node) for node in made.nodes))
@@ -193,6 +197,7 @@ class Reading:
         messages: all events.
         cursor: the last one.
         refusals: statuses of answers that were no stream.
+        headers: of its requests.
     """
 
     def __init__(self, stage: Stage, question: str, path: str = "/chat") -> None:
@@ -207,6 +212,7 @@ class Reading:
         self.answer: Response | None = None
         self.refusals: list[int] = []
         self.restarts = 0
+        self.headers = EVENTS
 
     @property
     def words(self) -> list[int]:
@@ -228,7 +234,8 @@ class Reading:
         path = self.path
         if path == V1:
             asked = {"model": "m", "stream": True, "messages": [{"role": "user", "content": self.question}]}
-        self.answer = await request(f"{self._stage.nodes[node].url}{path}", method="POST", headers=EVENTS, body=asked)
+        url = f"{self._stage.nodes[node].url}{path}"
+        self.answer = await request(url, method="POST", headers=self.headers, body=asked)
         assert self.answer.status == 200, await self.answer.body()
         self.stream_id = self.answer.headers["x-stream-id"]
 
@@ -236,7 +243,7 @@ class Reading:
         """Come back with the cursor; the status."""
         await self.leave()
         url = f"{self._stage.nodes[node].url}/streams/{self.stream_id}"
-        self.answer = await request(url, headers=EVENTS, last_event_id=self.cursor)
+        self.answer = await request(url, headers=self.headers, last_event_id=self.cursor)
         if self.answer.status != 200:
             self.refusals.append(self.answer.status)
         return self.answer.status

@@ -159,8 +159,9 @@ async def test_localhost_is_reached_at_the_address_that_listens(tmp_path: Path) 
 
 
 async def test_check_asks_the_store(redis: Redis) -> None:
-    version = (await redis.info("server"))["redis_version"]
-    assert await inquire(Store(url=redis.url)) == (True, f"Redis {version} allows all that is needed")
+    server = await redis.info("server")
+    named = f"Valkey {server['valkey_version']}" if "valkey_version" in server else f"Redis {server['redis_version']}"
+    assert await inquire(Store(url=redis.url)) == (True, f"{named} allows all that is needed")
     says = "Redis refuses the user or the password of store.url"
     assert await inquire(Store(url=redis.url.replace("-not-", "-"))) == (False, says)
     other = Store(url=redis.url, prefix="other")

@@ -2,6 +2,7 @@
 
 import asyncio
 import signal
+import time
 from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
@@ -9,6 +10,8 @@ import msgspec
 import pytest
 import pytest_asyncio
 
+from tests.identity.tokens import AUDIENCE, ISSUER, token
+from tests.identity.tokens import SECRET as TOKENS
 from tests.kit.sse_client import request
 from tests.kit.upstream import LAST_CHUNK, Cut, Hang, WaitFor, chunk, openai_delta, sse_head
 from tests.store.stage import END, EVENTS, SECRET, V1, Reading, Stage, counts, goes_on, stage, word
@@ -23,7 +26,9 @@ KEY = {"Authorization": "Bearer another-key-of-a-test"}
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def two(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Stage]:
     """Two nodes on one Redis."""
-    async with stage(tmp_path_factory.mktemp("following"), direct=True) as made:
+    entry = {"issuer": ISSUER, "audience": AUDIENCE, "secret": TOKENS, "algorithms": ["HS256"], "leeway": "0s"}
+    issued = {"auth": {"jwt": [entry]}}
+    async with stage(tmp_path_factory.mktemp("following"), direct=True, more=lambda _: issued) as made:
         yield made
 
 
@@ -139,6 +144,43 @@ async def test_stop_at_another_node_ends_the_call(two: Stage) -> None:
     async with asyncio.timeout(5):
         await two.calls["stop"][0].closed.wait()
     await reading.leave()
+
+
+async def test_operator_stops_at_any_node(two: Stage) -> None:
+    two.plays["for long"] = lambda _: [*counts(1, 5), Hang()]
+    reading = Reading(two, "for long")
+    await reading.begin(0)
+    await reading.read(words=5)
+    url = f"{two.nodes[1].admin}/streams/{reading.stream_id}/stop"
+    async with await request(url, method="POST") as answer:
+        assert (answer.status, await answer.json()) == (200, {"id": reading.stream_id, "state": "stopped"})
+    await reading.read()
+    assert reading.ends[0].json()["finish_reason"] == "stopped"
+    await reading.leave()
+    for gone in (url, url.replace(reading.stream_id, reading.stream_id[::-1])):
+        async with await request(gone, method="POST") as answer:
+            assert answer.status == 404
+
+
+async def test_credential_renewed_at_another_node_lets_the_stream_go_on(two: Stage) -> None:
+    """The reader that came with the old one is told that it has expired; the answer goes on."""
+    more = asyncio.Event()
+    two.plays["renewed"] = lambda _: [*counts(1, 5), WaitFor(more), *map(word, range(6, 11)), *END]
+    old, new = Reading(two, "renewed"), Reading(two, "renewed")
+    old.headers = EVENTS | {"Authorization": f"Bearer {token(exp=int(time.time()) + 3)}"}
+    new.headers = EVENTS | {"Authorization": f"Bearer {token()}"}
+    await old.begin(0)
+    await old.read(words=5)
+    new.stream_id = old.stream_id
+    assert await new.resume(1) == 200
+    await new.read(words=5)
+    await old.read()
+    assert old.error == "auth_expired"
+    more.set()
+    await new.read()
+    assert (new.words, new.error) == (WHOLE, "")
+    for reading in (old, new):
+        await reading.leave()
 
 
 async def test_ended_stream_is_kept_for_its_time_and_leaves_no_key(two: Stage) -> None:

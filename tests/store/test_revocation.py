@@ -10,7 +10,8 @@ import pytest
 import pytest_asyncio
 
 from gateway.core.principal import Principal
-from gateway.store.revocation import LOOK, Revocation, alive_nodes
+from gateway.store.nodes import all_nodes
+from gateway.store.revocation import LOOK, Revocation
 from gateway.store.state import SharedState
 from tests.kit.redis import Redis
 from tests.store.shared import everything, shared_state, up, without_expiry
@@ -81,10 +82,13 @@ async def test_tickets_of_the_principal_are_gone_everywhere(nodes: list[Heard]) 
 
 async def test_nodes_that_are_alive(nodes: list[Heard], redis: Redis) -> None:
     names = sorted(each.state.connection.node for each in nodes)
-    assert await alive_nodes(nodes[0].state.connection) == names
+    connection = nodes[0].state.connection
+    alive, dead = await all_nodes(connection)
+    assert (sorted(alive), dead) == (names, [])
     async with shared_state(redis) as another:
-        assert await alive_nodes(another.connection) == sorted([*names, another.connection.node])
-    assert await alive_nodes(nodes[0].state.connection) == names
+        assert sorted((await all_nodes(connection)).alive) == sorted([*names, another.connection.node])
+    alive, dead = await all_nodes(connection)
+    assert (sorted(alive), dead) == (names, [another.connection.node])
 
 
 async def test_digest_of_a_key_says_which_one_was_removed(nodes: list[Heard]) -> None:

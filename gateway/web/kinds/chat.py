@@ -86,8 +86,10 @@ class Chat(RouteKind[ChatRoute]):
             again={"chat": chat, "message": message},
         )
 
-    def again(self, gateway: Gateway, order: Order, stream: Stream) -> Job:
-        """The job of a stream that another node began."""
+    def again(self, gateway: Gateway, order: Order, stream: Stream) -> Job | None:
+        """The job of a stream that another node began; None where this is another kind of route there."""
+        if "message" not in order.asked:
+            return None
         session = stream.session_id
         return self._job_again(
             order,

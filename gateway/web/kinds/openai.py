@@ -104,8 +104,10 @@ class OpenAI(RouteKind[OpenAIRoute]):
         streams = chat.get("stream") is True
         return Asked(job, max_tokens, stream=streams, again={"chat": chat, "usage": usage} if streams else None)
 
-    def again(self, gateway: Gateway, order: Order, stream: Stream) -> Job:
-        """The job of a stream that another node began."""
+    def again(self, gateway: Gateway, order: Order, stream: Stream) -> Job | None:
+        """The job of a stream that another node began; None where this is another kind of route there."""
+        if "usage" not in order.asked:
+            return None
         chat = order.asked["chat"]
         source = _source(chat, usage=order.asked["usage"])
         return self._job_again(order, stream, source, several=chat.get("n") not in (None, 1))
