@@ -4,16 +4,19 @@
         ...front.url...       # in front of that address
 
 The document's addresses, names and certificates become those of a test, and a proxy gets what its package would ship
-around the block. Everything else is as users copy it. What a proxy says, to its files too, is in `front.said`.
+around the block. Everything else is as users copy it.
 """
 
 import asyncio
 import os
-import re
+import shutil
 import ssl
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
+
+import pytest
 
 from tests.docs.markdown import Document
 from tests.kit.program import ROOT, START_SECONDS, Program, find_program, free_port, throwaway_certificate
@@ -50,7 +53,8 @@ def edited(text: str, edits: Mapping[str, str]) -> str:
 
 
 def _haproxy(place: Place, blocks: Sequence[str]) -> list[str]:
-    own = {f"bind {LISTENS}": f"bind 127.0.0.1:{place.port}", GATEWAY: place.gateway, BOTH: f"{place.directory}/both.pem"}
+    own = {f"bind {LISTENS}": f"bind 127.0.0.1:{place.port}", GATEWAY: place.gateway}
+    own[BOTH] = f"{place.directory}/both.pem"
     defaults = (
         "global\n    log stderr format raw local0\ndefaults\n    log global\n    mode http\n    option httplog\n"
         "    option dontlognull\n    timeout connect 5000\n    timeout client 50000\n    timeout server 50000\n"
@@ -71,7 +75,7 @@ def _caddy(place: Place, blocks: Sequence[str]) -> list[str]:
     return [find_program("caddy", "caddy"), "run", "--adapter", "caddyfile", "--config", conf]
 
 
-APACHE_MODULES = "mpm_event authz_core headers proxy proxy_http ssl http2 socache_shmcb reqtimeout filter deflate setenvif"
+APACHE_MODULES = "mpm_event authz_core headers proxy proxy_http ssl socache_shmcb reqtimeout filter deflate setenvif"
 
 
 def _apache(place: Place, blocks: Sequence[str]) -> list[str]:
@@ -94,7 +98,7 @@ def _apache(place: Place, blocks: Sequence[str]) -> list[str]:
     if os.geteuid() == 0:
         main += "User www-data\nGroup www-data\n"
     conf = place.write("apache.conf", main + edited(blocks[0], own))
-    return [find_program("apache2", "apache2"), "-DFOREGROUND", "-f", conf]
+    return [find_program("apache2", "apache2-bin"), "-DFOREGROUND", "-f", conf]
 
 
 def _lighttpd(place: Place, blocks: Sequence[str]) -> list[str]:
@@ -103,6 +107,7 @@ def _lighttpd(place: Place, blocks: Sequence[str]) -> list[str]:
     main = (
         f'server.document-root = "{place.directory}"\nserver.bind = "127.0.0.1"\nserver.port = {place.port}\n'
         f'server.errorlog = "{place.directory}/error.log"\n'
+        'server.http-parseopts = ("url-path-2f-decode" => "disable", "url-path-dotseg-remove" => "enable")\n'
         'server.feature-flags += ("server.graceful-shutdown-timeout" => 5)\n'
     )
     conf = place.write("lighttpd.conf", main + edited(blocks[0], own))
@@ -122,6 +127,14 @@ def _traefik(place: Place, blocks: Sequence[str]) -> list[str]:
     return [find_program("traefik", "traefik"), f"--configfile={conf}"]
 
 
+def _installed(name: str) -> str:
+    """The path of a program that comes with the client libraries."""
+    path = Path(sys.prefix + "-clients") / "bin" / name
+    if not path.exists():
+        pytest.fail(f"{name} is missing; run: make {path.parents[1].name}/.installed")
+    return str(path)
+
+
 def _envoy(place: Place, blocks: Sequence[str]) -> list[str]:
     own = {
         "address: 0.0.0.0, port_value: 443": f"address: 127.0.0.1, port_value: {place.port}",
@@ -130,7 +143,7 @@ def _envoy(place: Place, blocks: Sequence[str]) -> list[str]:
         KEY: f"{place.directory}/localhost.key",
     }
     conf = place.write("envoy.yml", edited(blocks[0], own))
-    return [find_program("envoy", "envoy"), "-c", conf, "--disable-hot-restart", "--concurrency", "1", "-l", "warning"]
+    return [_installed("envoy"), "-c", conf, "--disable-hot-restart", "--concurrency", "1", "-l", "warning"]
 
 
 PROXIES: dict[str, Callable[[Place, Sequence[str]], list[str]]] = {
@@ -141,6 +154,10 @@ PROXIES: dict[str, Callable[[Place, Sequence[str]], list[str]]] = {
     "Traefik": _traefik,
     "Envoy": _envoy,
 }
+
+
+TRIED = [name for name in PROXIES if name != "Traefik" or shutil.which("traefik")]
+"""Those that the tests start: Traefik only where it is installed, as its package has 50 MB and is none of Debian's."""
 
 
 class Proxy(Program):
@@ -169,11 +186,16 @@ class Proxy(Program):
         self.url = f"http{'s' if secure else ''}://127.0.0.1:{place.port}"
         self.tls = ssl.create_default_context(cafile=self.certificate) if secure else None
 
+    async def restart(self) -> None:
+        """End it, whatever runs, and start it again. Two of them would wait for streams, so they are killed."""
+        await (self.kill() if self.name in {"Caddy", "Traefik"} else self.stop(status=None))
+        await self.start()
+
     async def ready(self) -> None:
         """Return when the gateway answers through it."""
         async with asyncio.timeout(START_SECONDS):
             while not await self._answers():
-                assert self.running, f"{self.name} ended\n{self.said()}"
+                assert self.running, f"{self.name} ended\n{self.written()}"
                 await asyncio.sleep(ASK_AGAIN)
 
     async def _answers(self) -> bool:
@@ -183,7 +205,7 @@ class Proxy(Program):
         except OSError:
             return False
 
-    def said(self) -> str:
+    def written(self) -> str:
         """All that it wrote, into its log files too."""
         files = [path.read_text("utf-8", "replace") for path in sorted(self.cwd.glob("*.log"))]
         return "\n".join([*self.stdout, *self.stderr, *files])
