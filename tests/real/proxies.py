@@ -1,6 +1,6 @@
 """The proxies of `docs/operations.md`, each with the configuration that stands there.
 
-    async with proxy("HAProxy", "127.0.0.1:8080", directory) as front:
+    async with Proxy("HAProxy", "127.0.0.1:8080", directory) as front:
         ...front.url...       # in front of that address
 
 The document's addresses, names and certificates become those of a test, and a proxy gets what its package would ship
@@ -39,6 +39,7 @@ class Place(NamedTuple):
     gateway: str
 
     def write(self, name: str, text: str) -> str:
+        """The path of a new file with this text."""
         path = self.directory / name
         path.write_text(text, encoding="utf-8")
         return str(path)
