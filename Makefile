@@ -87,6 +87,7 @@ coverage: setup page node_modules/.installed programs
 
 programs:
 	@.ci/need nginx:nginx curl:curl openssl:openssl libatomic.so.1:libatomic1 \
+		haproxy:haproxy caddy:caddy apache2:apache2-bin lighttpd:lighttpd \
 		prometheus:prometheus promtool:prometheus redis-server:redis-server \
 		chromium-headless-shell:chromium-headless-shell,fonts-noto-cjk \
 		firefox-esr:firefox-esr WebKitWebDriver:webkit2gtk-driver Xvfb:xvfb
@@ -99,7 +100,7 @@ node_modules/.installed: package.json package-lock.json .npmrc
 	@npm ci --loglevel=error
 	@touch $@
 
-# Client libraries that the tests try. Some want other versions than ours, so they have a venv of their own.
+# Client libraries and a proxy that the tests try. Some want other versions than ours, so they have a venv of their own.
 $(VENV)-clients/.installed: $(LIBRARIES).lock | setup
 	@echo "setup: $(VENV)-clients"
 	@test -x $(@D)/bin/python || $(PYTHON) -m venv --without-pip $(@D)

@@ -16,6 +16,7 @@ from tests.kit.program import ROOT, node
 
 OPERATIONS = (ROOT / "docs" / "operations.md").read_text("utf-8")
 LANGUAGES = {"yaml", "sh", "text", "js", "html", "python", "ini", "nginx", "promql", "Caddyfile", "json"}
+LANGUAGES |= {"haproxy", "apache", "lighttpd", "yml"}  # yaml is the gateway's own configuration, yml another program's
 EXAMPLES = ROOT / "docs" / "examples"
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 TESTS = Path(__file__).parents[1]
-NUMBERS = {"U": range(1, 34), "C": range(1, 14), "W": range(1, 9), "X": [1], "H": range(1, 12), "R": range(1, 9)}
+NUMBERS = {"U": range(1, 34), "C": range(1, 14), "W": range(1, 9), "X": [1, 2], "H": range(1, 12), "R": range(1, 9)}
 ROWS = [f"{kind}{number}" for kind, numbers in NUMBERS.items() for number in numbers]
 NAMED = re.compile(r"\b([UCWXHR])(\d{1,2})(?:-\1?(\d{1,2}))?\b")
 

@@ -48,6 +48,8 @@ class Line:
         cut_at: bytes of one connection that arrive before both its sides are closed (FIN), None for all. An iterator
             gives each new connection a place of its own.
         reset_at: the same, before both its sides are broken (RST).
+        final: whether an end (FIN) on this way ends the connection, for a sender that closes and does not read on. The
+            FIN is the same; what comes back after it is then answered by a reset, as it would be without this proxy.
         held: bytes that are under way, of all connections.
         passed: bytes that arrived, of all connections.
     """
@@ -65,6 +67,7 @@ class Line:
         self.slice: int | None = None
         self.cut_at: Place = None
         self.reset_at: Place = None
+        self.final = False
 
 
 class TCPProxy:
@@ -244,6 +247,9 @@ class _Lane:
             await self._proxy.clear()
             if data is None:
                 raise ConnectionResetError
+            if not data and self._line.final:
+                self._link.close()
+                return
             if not data:
                 self._sink.write_eof()
                 return

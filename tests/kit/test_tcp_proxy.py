@@ -138,6 +138,23 @@ async def test_reset_and_cut_now_break_what_is_open_and_nothing_else() -> None:
         writer.close()
 
 
+async def test_final_end_closes_the_whole_connection() -> None:
+    broken = asyncio.Event()
+
+    async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        assert await reader.read() == b"all"
+        while not writer.is_closing():  # the reset is under way
+            writer.write(b"?")
+            await asyncio.sleep(0.001)
+        broken.set()
+
+    async with through(talk) as (proxy, _, writer), asyncio.timeout(10):
+        proxy.up.final = True
+        writer.write(b"all")
+        writer.write_eof()
+        await broken.wait()
+
+
 async def test_hole_holds_everything_until_it_heals() -> None:
     async with through(echo) as (proxy, reader, writer):
         proxy.hole()
