@@ -67,11 +67,12 @@ def test_schema_shows_defaults_as_users_write_them() -> None:
 
 
 def test_schema_defaults_are_valid() -> None:
-    models = {name: model for name, model in schema()["$defs"].items() if "properties" in model}
-    for model in (*models.values(), schema()):
-        for key in model["properties"].values():
+    whole = schema()
+    definitions = whole["$defs"]
+    for model in (*definitions.values(), whole):
+        for key in model.get("properties", {}).values():
             if "default" in key:
-                Draft202012Validator({"$defs": schema()["$defs"], **key}).validate(key["default"])
+                Draft202012Validator({"$defs": definitions, **key}).validate(key["default"])
 
 
 ROUTE = {"path": "/a", "api": "chat", "upstream": "main"}
