@@ -229,8 +229,7 @@ class Connection:
         sent: "_Sent",
     ) -> Any:
         reply = await self._reply("EVALSHA", sent)
-        if isinstance(reply, hiredis.ReplyError) and str(reply).startswith("NOSCRIPT"):
-            # A Redis that was started anew has forgotten it.
+        if forgotten(reply):
             reply = await self._ask("EVAL", ("EVAL", script.text, len(keys), *keys, *arguments), within)
         if isinstance(reply, hiredis.ReplyError):
             raise StoreRefusedError(str(reply)) from reply
@@ -408,6 +407,11 @@ class Connection:
             self.lose(error)
         finally:
             self._tried.set()
+
+
+def forgotten(reply: Any) -> bool:
+    """Whether Redis does not know the script that was called by its digest: it was started anew, or told to forget."""
+    return isinstance(reply, hiredis.ReplyError) and str(reply).startswith("NOSCRIPT")
 
 
 class _Sent(NamedTuple):

@@ -34,8 +34,8 @@ from structlog.typing import FilteringBoundLogger
 
 from gateway.core.event import Event
 from gateway.store.access import CONNECT
-from gateway.store.connection import Connection, StoreAwayError
-from gateway.store.layout import ALIVE_MS, CLOSE, KEEP, OPEN, STANDS, digest
+from gateway.store.connection import Connection, StoreAwayError, forgotten
+from gateway.store.layout import ALIVE_MS, CLOSE, KEEP, OPEN, STANDS, Script, digest
 from gateway.store.sealed import Seal
 from gateway.store.wire import Replied, Wire, pack
 from gateway.streams.log import MemoryLog, State
@@ -48,6 +48,8 @@ ENTRY_BYTES: Final = 64 * 1024
 """Bytes of one entry, about, where a log has more: a node that reads it must get the reply in time."""
 ENTRIES: Final = 16
 """Entries of one log that are written at once, at most: what is put back after an outage leaves room for other logs."""
+REPLIES_EVERY: Final = 0.05
+"""Seconds between two reads of Redis's replies, on which no reader waits."""
 PATIENCE: Final = 1.0
 """Seconds without a reply after which the wire counts as broken."""
 KEPT_EVERY: Final = 30.0
@@ -168,6 +170,7 @@ class Journal:
         self._doubted: asyncio.TimerHandle | None = None
         self._certain: asyncio.Future[None] = self._loop.create_future()
         self._comparing: set[asyncio.Task[None]] = set()
+        self._forgotten: set[Script] = set()
         self.doubtful = False
         self._node = connection.node.encode()
         self._owned = self._layout.owned(connection.node).encode()
@@ -294,7 +297,7 @@ class Journal:
         copy.opened, copy.holed = True, False
         keys = (*self._keys(stream.id), self._layout.nodes.encode())
         values = (stream.id.encode(), about, *owned, takeovers, holed)
-        commands.append(pack((b"EVALSHA", OPEN.sha, 5, *keys, *values)))
+        commands.append(pack((*self._called(OPEN), 5, *keys, *values)))
         replied.append(partial(self._opened, copy))
         if stream.session_id:
             chat = self._layout.chat(stream.route, stream.session_id, stream.owner).encode()
@@ -331,12 +334,22 @@ class Journal:
         kept = b"%d" % round(written.kept * 1000)
         state = written.state.encode()
         arguments = (stream_id, b"%d" % copy.epoch, state, model, kept)
-        commands.append(pack((b"EVALSHA", CLOSE.sha, 4, *self._keys(written.stream.id), *arguments)))
+        commands.append(pack((*self._called(CLOSE), 4, *self._keys(written.stream.id), *arguments)))
         replied.append(partial(self._done, copy))
         return commands
 
+    def _called(self, script: Script) -> tuple[bytes, str]:
+        """The beginning of a command that runs this script: by its digest, where Redis has not forgotten it."""
+        if script in self._forgotten:
+            self._forgotten.remove(script)  # it knows it again
+            return b"EVAL", script.text
+        return b"EVALSHA", script.sha
+
     def _opened(self, copy: Copy, reply: Any) -> None:
-        if isinstance(reply, Exception):
+        if forgotten(reply):
+            self._forgotten.add(OPEN)
+            self._again(copy)
+        elif isinstance(reply, Exception):
             self._connection.lose(reply)
         elif reply:
             self._lose(copy)
@@ -367,7 +380,11 @@ class Journal:
             self._connection.lose(reply)
 
     def _done(self, copy: Copy, reply: Any) -> None:
-        if isinstance(reply, Exception):
+        if forgotten(reply):
+            self._forgotten.add(CLOSE)
+            copy.closing = False
+            copy.changed()
+        elif isinstance(reply, Exception):
             self._connection.lose(reply)
         elif copy.closing and not copy.refused:
             self.forget(copy)
@@ -427,7 +444,7 @@ class Journal:
     async def _resume(self) -> None:
         """Redis is there (again): it gets what it lacks."""
         self._close_wire()
-        for script in (OPEN, CLOSE):  # should Redis forget them, it refuses the next one, and that leads here again
+        for script in (OPEN, CLOSE):
             await self._connection.call("SCRIPT", "LOAD", script.text)
         wire = await self._connection.wire(self._connection.lose)
         try:
@@ -437,6 +454,7 @@ class Journal:
         except BaseException:
             wire.close()
             raise
+        wire.read_rarely(REPLIES_EVERY)
         self._wire = wire
         self.flush()
         self._trust()

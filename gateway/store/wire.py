@@ -44,7 +44,10 @@ class Wire(asyncio.Protocol):
         self._reader = hiredis.Reader(notEnoughData=_INCOMPLETE)
         self._replied: deque[tuple[Replied, float]] = deque()
         self._transport: asyncio.Transport | None = None
-        self._now = asyncio.get_running_loop().time
+        self._loop = asyncio.get_running_loop()
+        self._now = self._loop.time
+        self._pause = 0.0  # seconds between two reads
+        self._next_read: asyncio.TimerHandle | None = None
 
     @property
     def oldest(self) -> float:
@@ -65,6 +68,37 @@ class Wire(asyncio.Protocol):
             return
         if transport.get_write_buffer_size() > MAX_UNSENT:
             self._break(TimeoutError("it takes nothing"))
+        elif self._pause:
+            self._look_later()
+
+    def read_rarely(self, pause: float) -> None:
+        """From now on replies are read together, up to `pause` seconds late: where nobody waits for them, being woken
+        for each costs more than what they say. The loss of the connection is noticed as late, and not without a
+        command."""
+        self._pause = pause
+        self._rest()
+
+    def _rest(self) -> None:
+        """Nothing is read until the next look; there is one while replies are to come."""
+        if self._transport is not None and self._reads(self._transport.pause_reading):
+            self._look_later()
+
+    def _look_later(self) -> None:
+        if self._replied and self._next_read is None:
+            self._next_read = self._loop.call_later(self._pause, self._look)
+
+    def _look(self) -> None:
+        self._next_read = None
+        if self._transport is not None:
+            self._reads(self._transport.resume_reading)
+
+    def _reads(self, change: Callable[[], None]) -> bool:
+        try:
+            change()
+        except RuntimeError as error:  # uvloop, as above
+            self._break(error)
+            return False
+        return True
 
     async def ask(self, *commands: Sequence[bytes | str | int]) -> list[Any]:
         """The replies to these commands, errors among them. It has no limit of time, and none where the wire breaks."""
@@ -81,6 +115,8 @@ class Wire(asyncio.Protocol):
 
     async def settle(self, seconds: float) -> None:
         """Returns when all commands were replied to, or after so many seconds, or when the connection is lost."""
+        self._pause = 0.0
+        self._look()
         deadline = self._now() + seconds
         while self._replied and self._transport is not None and self._now() < deadline:  # noqa: ASYNC110 - once
             await asyncio.sleep(SETTLE_LOOK)
@@ -89,6 +125,8 @@ class Wire(asyncio.Protocol):
         """Ends it without a word to `broken`."""
         transport, self._transport = self._transport, None
         self._replied.clear()
+        if self._next_read is not None:
+            self._next_read.cancel()
         try:
             if transport is not None:
                 transport.abort()
@@ -109,11 +147,13 @@ class Wire(asyncio.Protocol):
                 self._break(NoRedisError("it does not speak the protocol of Redis"))
                 return
             if reply is _INCOMPLETE:
-                return
+                break
             if not self._replied:
                 self._break(NoRedisError("it replied to nothing"))
                 return
             self._replied.popleft()[0](reply)
+        if self._pause:
+            self._rest()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """The connection is gone."""

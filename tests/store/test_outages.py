@@ -54,6 +54,13 @@ async def begun(two: Stage, name: str, *rest: Step, path: str = "/plain") -> Rea
     return reading
 
 
+async def ended(two: Stage, reading: Reading) -> None:
+    """Returns when the end of the stream stands in Redis."""
+    async with asyncio.timeout(10):
+        while not await two.redis.ask("HGET", f"gateway:s:{reading.stream_id}", "s"):  # noqa: ASYNC110
+            await asyncio.sleep(0.05)
+
+
 async def elsewhere(two: Stage, reading: Reading) -> Reading:
     """The whole stream, as node 1 tells it."""
     later = Reading(two, reading.question, reading.path)
@@ -82,9 +89,7 @@ async def test_redis_dies_in_mid_stream_and_returns(two: Stage, empty: bool) -> 
     await follower.finish(1)
     for stream in (reading, other):
         await stream.leave()
-        async with asyncio.timeout(10):  # until its end stands there
-            while not await two.redis.ask("HGET", f"gateway:s:{stream.stream_id}", "s"):  # noqa: ASYNC110
-                await asyncio.sleep(0.05)
+        await ended(two, stream)
         later = await elsewhere(two, stream)
         assert (stream.words, later.words, later.error) == (WHOLE, WHOLE, "")
     assert (follower.words, follower.error) == (WHOLE, "")
@@ -95,15 +100,18 @@ async def test_redis_forgets_the_scripts(two: Stage) -> None:
     """Somebody flushes them: the next stream brings them back, and can be read everywhere like the others."""
     more = asyncio.Event()
     before = await begun(two, "before the flush", WaitFor(more), *map(word, range(6, 11)), *END)
+    away = len(two.nodes[0].log_lines("store_away"))
     await two.redis.ask("SCRIPT", "FLUSH")
     after = await begun(two, "after the flush", WaitFor(more), *map(word, range(6, 11)), *END)
     more.set()
     for reading in (before, after):
         assert await reading.read()
         await reading.leave()
+        await ended(two, reading)
         later = await elsewhere(two, reading)
         assert (reading.words, later.words, later.error) == (WHOLE, WHOLE, "")
         await later.leave()
+    assert not two.nodes[0].log_lines("store_away")[away:]
 
 
 async def test_no_token_waits_for_a_redis_that_hangs(two: Stage) -> None:
@@ -171,9 +179,7 @@ async def test_lost_tail_is_written_again_or_told(two: Stage) -> None:
     more.set()
     assert await reading.read()
     await reading.leave()
-    async with asyncio.timeout(10):
-        while not await two.redis.ask("HGET", f"gateway:s:{reading.stream_id}", "s"):  # noqa: ASYNC110
-            await asyncio.sleep(0.05)
+    await ended(two, reading)
     later = await elsewhere(two, reading)
     assert (reading.words, later.words, later.error) == (WHOLE, WHOLE, "")
 

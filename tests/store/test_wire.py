@@ -69,6 +69,51 @@ async def test_replies_come_in_order_however_they_are_cut(size: int) -> None:
         ]
 
 
+async def echo(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    """A reply to each command, the number of it."""
+    number = 0
+    while data := await reader.read(1 << 16):
+        for _ in range(data.count(b"*1")):
+            number += 1
+            writer.write(b":%d\r\n" % number)
+
+
+async def test_replies_that_nobody_waits_for_are_read_together() -> None:
+    reads: list[list[int]] = [[]]
+    async with wired(echo) as (wire, _):
+        assert await wire.ask(["X"]) == [1]
+        wire.read_rarely(0.05)
+        all_read = asyncio.Event()
+
+        def replied(reply: Any) -> None:
+            if not reads[-1]:  # in the next turn of the loop, the next read may begin
+                asyncio.get_running_loop().call_soon(reads.append, [])
+            reads[-1].append(reply)
+            if reply == 21:
+                all_read.set()
+
+        for _ in range(20):
+            wire.send(pack(["X"]), [replied])
+            for _ in range(5):  # the server reads and replies meanwhile
+                await asyncio.sleep(0)
+        await all_read.wait()
+        assert [reply for read in reads for reply in read] == list(range(2, 22))
+        assert len([read for read in reads if read]) < 10  # and not 20
+        wire.send(pack(["X"]), [replied])
+        await wire.settle(10)
+        assert wire.oldest == 0
+
+
+async def test_end_of_a_connection_that_is_read_rarely_is_noticed_with_the_next_command() -> None:
+    async def leave(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read(1)
+
+    async with wired(leave) as (wire, broken):
+        wire.read_rarely(0.01)
+        wire.send(pack(["X"]), [lambda reply: None])
+        assert isinstance(await broken, ConnectionError)
+
+
 @pytest.mark.parametrize("said", [b"HTTP/1.1 400\r\n", b"+OK\r\n+OK\r\n"])
 async def test_what_is_no_answer_breaks_the_wire(said: bytes) -> None:
     async with wired(saying(said)) as (wire, broken):
