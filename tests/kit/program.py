@@ -431,7 +431,7 @@ class Nginx(Program):
         user = "user root;\n" if os.geteuid() == 0 else ""  # its workers could not enter the directory otherwise
         return (
             f"{user}daemon off;\nworker_processes 1;\nerror_log stderr notice;\npid {self._directory}/nginx.pid;\n"
-            f"events {{}}\nhttp {{\n  access_log off;\n{paths}  include gateway.conf;\n}}\n"
+            f"events {{ worker_connections 4096; }}\nhttp {{\n  access_log off;\n{paths}  include gateway.conf;\n}}\n"
         )
 
     async def ready(self) -> None:

@@ -13,6 +13,7 @@ import signal
 import ssl
 import tempfile
 from collections.abc import Awaitable, Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -107,12 +108,21 @@ class Chaos:
         words: of each answer.
         cut: chance of a cut at each event of a reader.
         pace: seconds from word to word.
+        say: is told what happens.
     """
 
     def __init__(
-        self, on: Stage, nginx: Nginx, chance: random.Random, words: int, cut: float, pace: float = 0.1
+        self,
+        on: Stage,
+        nginx: Nginx,
+        chance: random.Random,
+        words: int,
+        cut: float,
+        pace: float = 0.1,
+        say: Callable[[str], object] = lambda _: None,
     ) -> None:
         self.stage = on
+        self.say = say
         self.figures = Figures()
         self.returned_at: list[float] = []
         self.over = False
@@ -210,10 +220,10 @@ class Chaos:
         await node.stop()
         await node.start()
 
-    async def roll(self) -> None:
-        """Each node ends and starts once; measures how its readers come back."""
+    async def roll(self, streams: int) -> None:
+        """Once so many streams have begun, each node ends and starts once; measures how its readers come back."""
         async with asyncio.timeout(60):  # until all have begun
-            while sum(map(len, self.stage.calls.values())) < len(self.stage.plays):  # noqa: ASYNC110
+            while len(self.stage.upstream.exchanges) < streams:  # noqa: ASYNC110
                 await asyncio.sleep(0.2)
         for node in self.stage.nodes:
             self.figures.faults.append("end")
@@ -224,6 +234,7 @@ class Chaos:
             seconds = [int(at - began) for at in self.returned_at if at >= began]
             counts = [seconds.count(second) for second in range(max(seconds, default=0) + 1)]
             busy = [count for count in counts if count]
+            self.say(f"returns a second after the end of a node: {counts}")
             self.figures.peak.append(round(max(counts) * len(busy) / max(1, sum(counts)), 2))
 
     async def rest(self) -> None:
@@ -263,8 +274,8 @@ async def run(
         addresses = [node.url.removeprefix("http://") for node in on.nodes]
         async with Nginx(" max_fails=0;\n    server ".join(addresses), folder) as nginx:
             chance = random.Random(seed)
-            chaos = Chaos(on, nginx, chance, words, cuts / (streams * words), pace)
-            trouble: Callable[[], Awaitable[None]] = chaos.roll if rolling else chaos.trouble
+            chaos = Chaos(on, nginx, chance, words, cuts / (streams * words), pace, say)
+            trouble: Callable[[], Awaitable[None]] = partial(chaos.roll, streams) if rolling else chaos.trouble
             troubling = asyncio.ensure_future(trouble())
             readers = [asyncio.ensure_future(chaos.read(number)) for number in range(streams)]
             try:
