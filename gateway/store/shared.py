@@ -27,9 +27,11 @@ from gateway.streams.stream import Followed
 
 COMEBACK: Final = (0.5, 15.0)
 """Seconds after which readers that are sent away are asked to come back: the first, and the last of many."""
+FEW: Final = 50
+"""Streams that the other nodes have taken over before the first of their readers comes."""
 A_STREAM: Final = 0.01
-"""Seconds by which the first comes later for each stream that another node has to take over: who comes before that is
-sent away once more."""
+"""Seconds by which the first comes later for each stream more: who comes before its stream is taken over is sent away
+once more."""
 MOST_LATER: Final = 3.0
 """Seconds by which it comes later, at most."""
 A_READER: Final = 0.1
@@ -110,7 +112,7 @@ class Shared:
         count = len(others) + sum(len(written.log.readers) for written in given)
         slots = list(range(count))
         random.shuffle(slots)
-        first = COMEBACK[0] + min(MOST_LATER, A_STREAM * len(given))
+        first = COMEBACK[0] + min(MOST_LATER, A_STREAM * max(0, len(given) - FEW))
         step = min(COMEBACK[1] - first, A_READER * count) / max(1, count)
         comeback = iter([first + (slot + random.random()) * step for slot in slots])  # noqa: S311 - no secret
         for written in given:

@@ -220,7 +220,7 @@ class _Lane:
         taking = asyncio.create_task(self._take_in())
         try:
             await self._hand_on()
-        except ConnectionError:
+        except OSError:  # ENOTCONN, too, which is no ConnectionError
             self._link.reset()
         finally:
             taking.cancel()
