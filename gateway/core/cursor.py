@@ -22,6 +22,8 @@ import secrets
 from collections.abc import Iterable
 from typing import Final, NamedTuple
 
+import msgspec
+
 from gateway.core.errors import GatewayError
 
 MAX_CURSOR: Final = 128
@@ -41,7 +43,7 @@ _CURSOR: Final = re.compile(rf"({_ID})\.(?:([1-9]\d{{0,3}})-)?(\d{{1,15}})\.(\d{
 _FINAL: Final = re.compile(rf"~{_ID}")
 
 
-class Place(NamedTuple):
+class Place(msgspec.Struct, frozen=True, gc=False):
     """How far a reader is in a log.
 
     Attributes:

@@ -46,6 +46,7 @@ class OpenAIFormat(Stateless):
 
 class _OpenAIEncoder(Stateless):
     __slots__ = ("_include_usage", "_view")
+    literal = CHUNK
 
     def __init__(self, view: View, include_usage: bool) -> None:
         self._view = view

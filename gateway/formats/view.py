@@ -38,7 +38,11 @@ class View:
 
 
 class Encoder(Protocol):
-    """Turns the events of one log into blocks for one reader. It is given the events in the order of the log."""
+    """Turns the events of one log into blocks for one reader. It is given the events in the order of the log.
+
+    It may have an attribute `literal`, the type of events whose block is their data and nothing else. They are then
+    sent without asking `encode`, which saves a third of what a frame costs.
+    """
 
     def encode(self, event: Event, index: int) -> str:
         """The block of one event, each line ended by LF; "" when it is not sent.

@@ -51,7 +51,7 @@ from gateway.streams.rescue import Rescue
 from gateway.streams.transcript import Transcript
 from gateway.upstream.course import Choice
 from gateway.upstream.http import attempt
-from gateway.upstream.intake import Intake, Taken
+from gateway.upstream.intake import ENOUGH, NOTHING, RELAYED, Intake, Taken
 
 AFTERWORDS: Final = 1.5
 """Seconds that an upstream has behind a finish reason, for the usage and the end marker. Nothing makes them longer."""
@@ -122,9 +122,11 @@ class Attempt:
         "_call",
         "_deadline",
         "_intake",
+        "_log",
         "_now",
         "_paid",
         "_speaking",
+        "_transcript",
         "_work",
         "answer",
         "asked",
@@ -154,6 +156,8 @@ class Attempt:
         self.asked = False
         self.status: int | None = None
         self._work = work
+        self._transcript = work.transcript
+        self._log = work.transcript.log
         self._now = work.engine.clock.now
         self._call = call
         self._paid = 0.0
@@ -235,7 +239,7 @@ class Attempt:
         return self.heard if self._speaking or self._begun else 0.0
 
     async def _read(self, response: aiohttp.ClientResponse, answer: Answer) -> None:
-        job, log = self._work.job, self._work.transcript.log
+        job, log = self._work.job, self._log
         clock = self._work.engine.clock
         intake = self._intake = Intake(response, clock, job.stream.batch.interval, job.stream.batch.max_bytes)
         try:
@@ -310,11 +314,11 @@ class Attempt:
             self._begin(data)
         if answer.failure is not None:
             raise answer.failure
-        if answer.ended or self._work.transcript.log.full:
-            return Taken.ENOUGH
+        if answer.ended or self._log.full:
+            return ENOUGH
         if answer.finish_reason and self._afterwords is None and answer.finished:
             self._await_afterwords()
-        return Taken.RELAYED if events else Taken.NOTHING
+        return RELAYED if events else NOTHING
 
     def _write(self, events: list[Event], *, kept_back: bool = False) -> None:
         """The events of this answer are in the log, less what a rescue drops; of `kept_back` ones it drops nothing."""
@@ -327,7 +331,7 @@ class Attempt:
             events = self.rescue.missing(events)
             if not events:
                 return
-        transcript, answer = self._work.transcript, self.answer
+        transcript, answer = self._transcript, self.answer
         if self.rescue is not None and self.rescue.restarted:
             self.rescue = None
             self.carried = 0
@@ -371,7 +375,7 @@ class Attempt:
         """Whether the budget has room for an answer of so many bytes; then they are paid for."""
         output = self.carried + -(-size // BYTES_PER_TOKEN)
         used = Usage(self._work.job.input_tokens + self.others, output, "estimate")
-        if not self._work.lease.spend(amounts(used, self._work.transcript.log.model), self.heard):
+        if not self._work.lease.spend(amounts(used, self._log.model), self.heard):
             return False
         self._paid = self._bytes_paid(size)
         return True
@@ -389,7 +393,7 @@ class Attempt:
             size += said
             if not self._pays(size):
                 break
-        self._work.transcript.write(events[:count], self.heard)
+        self._transcript.write(events[:count], self.heard)
         raise GatewayError("budget")
 
     def _bytes_paid(self, size: int) -> float:

@@ -148,7 +148,9 @@ class Delivery:
         before = reader.place
         data, place = self._frames.first(before)
         if data:
-            self._count(data, place.seq - before.seq)
+            if events := place.seq - before.seq:
+                self._metrics.batch.observe(events)
+                self._metrics.bytes.value += len(data)
             reader.move(place)
             await self._write(data)
             return
@@ -211,16 +213,13 @@ class Delivery:
                 await self._write(data)
 
     def _encode(self, events: Sequence[Event]) -> bytes:
-        data, place = self._frames.encode(events, self._reader.place)
-        self._reader.move(place)
+        reader, metrics = self._reader, self._metrics
+        data, place = self._frames.encode(events, reader.place)
+        reader.move(place)
         if data:
-            self._count(data, len(events))
+            metrics.batch.observe(len(events))
+            metrics.bytes.value += len(data)
         return data
-
-    def _count(self, data: bytes, events: int) -> None:
-        if events:
-            self._metrics.batch.observe(events)
-            self._metrics.bytes.value += len(data)
 
     async def _write(self, data: bytes) -> None:
         await self._sink.write(data)

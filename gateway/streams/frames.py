@@ -41,7 +41,8 @@ class Frames:
     """
 
     __slots__ = (
-        "_bare", "_encoder", "_format", "_log", "_max_merged", "_prefix", "_retry", "_retry_ms", "_takeovers", "_view",
+        "_bare", "_encode", "_encoder", "_format", "_literal", "_log", "_max_merged", "_model", "_prefix", "_retry",
+        "_retry_ms", "_takeovers", "_view",
     )  # fmt: skip
 
     def __init__(
@@ -51,6 +52,9 @@ class Frames:
         self._format = stream.format
         self._view = stream.view(log.model, resumed=resumed)
         self._encoder = stream.format.open(self._view)
+        self._encode = self._encoder.encode
+        self._literal: str | None = getattr(self._encoder, "literal", None)
+        self._model = log.model
         self._takeovers = log.takeovers
         self._prefix = self._cursor_prefix() if cursors else ""
         self._bare = bare
@@ -95,13 +99,11 @@ class Frames:
             events: some of the log's, in order; the first has the sequence number `place.seq + 1`.
             place: how far the reader was.
         """
-        log, view, encode, prefix = self._log, self._view, self._encoder.encode, self._prefix
-        if view.model is not log.model:
-            view.model = log.model
-        if self._takeovers is not log.takeovers:
-            self._takeovers = log.takeovers
-            prefix = self._prefix = self._cursor_prefix() if prefix else ""
-        seq, index = place
+        log, encode, literal = self._log, self._encode, self._literal
+        if self._model is not log.model or self._takeovers is not log.takeovers:
+            self._learn()
+        prefix = self._prefix
+        seq, index = place.seq, place.tokens
         last = seq + len(events)
         terminal = log.terminal if log.closed and last == log.last else None
         if terminal is not None:
@@ -110,7 +112,10 @@ class Frames:
         numbered = merge(events, seq, self._max_merged) if self._max_merged else enumerate(events, seq + 1)
         # This loop runs for every event of every reader, so nothing but the encoder is called in it.
         for number, event in numbered:
-            kind = event.type
+            kind, data = event.type, event.data
+            if kind == literal and "\n" not in data and "\r" not in data:
+                text += f"data: {data}\n{prefix}{number}.{index}\n\n" if prefix else f"data: {data}\n\n"
+                continue
             if kind == RESTART:
                 index = 0  # its own block, too, belongs to the answer that begins
             block = encode(event, index)
@@ -138,6 +143,12 @@ class Frames:
     def failed(self, error: GatewayError, place: Place) -> bytes:
         """The frame that ends the stream of a reader at this place, with a cursor after which nothing is left."""
         return self._error(error, final_cursor() if self._prefix else "", place)
+
+    def _learn(self) -> None:
+        """What the log has learnt since the last events is for the next ones: the model, and who goes on with it."""
+        self._model = self._view.model = self._log.model
+        self._takeovers = self._log.takeovers
+        self._prefix = self._cursor_prefix() if self._prefix else ""
 
     def _cursor_prefix(self) -> str:
         return f"id: {cursor_prefix(self._view.stream_id, len(self._takeovers))}"

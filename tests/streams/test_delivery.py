@@ -11,7 +11,8 @@ from gateway.clock import Clock
 from gateway.config import Stream as Config
 from gateway.core.cursor import Place
 from gateway.core.errors import GatewayError
-from gateway.core.event import DONE, ERROR, RESTART, START, THINKING, TOKEN, Event
+from gateway.core.event import CHUNK, DONE, ERROR, RESTART, START, THINKING, TOKEN, Event
+from gateway.core.sse import Decoder
 from gateway.formats import Encoder, Format, OpenAIFormat, Spec, View, compile_format
 from gateway.observe.metrics import Metrics
 from gateway.streams.delivery import Delivery
@@ -122,6 +123,18 @@ async def test_client_that_comes_back_is_sent_what_follows_its_cursor() -> None:
     desk.ends()
     await desk.run()
     assert desk.socket.text == 'data: {"content":"b"}\n\ndata: [DONE]\n\n'
+
+
+@pytest.mark.parametrize("cursors", [True, False])
+async def test_chunk_is_sent_as_it_is_and_its_lines_as_lines(cursors: bool) -> None:
+    desk = Desk(format=OpenAIFormat(), cursors=cursors)
+    data = ['{"n":1}', '{"n":\n2}', '{"n":\r\n3}', '{"n":\r4}']
+    desk.log.append([Event(CHUNK, one) for one in data])
+    desk.ends()
+    await desk.run()
+    read = [event for event in Decoder(unnamed=CHUNK).feed(desk.socket.text.encode()) if '{"n":' in event.data]
+    assert [event.data for event in read] == ['{"n":1}', '{"n":\n2}', '{"n":\n3}', '{"n":\n4}']
+    assert [event.id for event in read] == [f"{ID}.{number}.0" if cursors else "" for number in range(1, 5)]
 
 
 def indexed() -> Format:
