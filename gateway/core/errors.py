@@ -213,4 +213,5 @@ def forget_frames(error: BaseException | None) -> None:
         if one is not None and id(one) not in seen:
             seen.add(id(one))
             clear_frames(one.__traceback__)
+            one.__traceback__ = None  # a frame that was cleared still holds the one that it was called from
             left += [one.__cause__, one.__context__]

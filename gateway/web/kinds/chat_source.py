@@ -203,7 +203,7 @@ def _call_ids(messages: object) -> frozenset[str]:
         for call in calls if isinstance(calls, list) else ():
             if isinstance(call, dict) and isinstance(call.get("id"), str):
                 ids.add(call["id"])
-    return frozenset(ids)
+    return frozenset(ids) or NOTHING
 
 
 def check_encoding(response: aiohttp.ClientResponse) -> None:
