@@ -7,7 +7,7 @@ cursor"; a heartbeat is a read that came back with nothing.
     a request --> web/ --> admission: is the credential good, do the limits allow it? open the log, start the pump
                                                    |
     provider                                       v                                                        browser
-       |    upstream/       dialects/       streams/pump                   streams/delivery                    ^
+       |    upstream/       dialects/       streams/attempt                streams/delivery                    ^
        +--> intake: bytes --> events --> transcript --append--> log --+--> frames: formats/ --> sink: bytes ---+
                                                                       |
                                                two ways into the log: |
@@ -25,7 +25,7 @@ Format      How a route's clients are sent events. `formats/`
 Route kind  What a path is: how a request is read, what it starts, how answers and errors look. `web/kinds/`
 Principal   The kind and id that a request acts for. It owns streams and chats; limits count it. `core/principal.py`
 
-Only the writer of a log uses dialects and only its readers use formats, so that there are N + M of them and never
+A dialect knows no format and a format no dialect: between them are only events. So there are N + M of them and never
 N x M.
 
 To follow one request, read in this order:

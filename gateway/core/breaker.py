@@ -6,11 +6,11 @@
 
 Invariants:
 
-- While it is open, no call passes. While it is half-open, exactly one call is under way: the probe.
+- While it is open, no new call passes. While it is half-open, one passes at a time: the probe.
 - While it is not closed, only the probe changes it. A call that was sent earlier says nothing new about the target, and
   may end much later.
 - A probe that ends without a verdict (its client left) makes room for the next one.
-- A probe succeeds when its answer begins. The failures in a row are only reset by a whole answer: otherwise a target
+- A probe succeeds when its answer begins. Otherwise only a whole answer resets the failures in a row: else a target
   that cuts every answer would never be taken out of service.
 
 `now` is monotonic seconds. This file does not know which errors are failures; `retry.py` does.

@@ -34,7 +34,7 @@ LENGTH: Final = 22
 """Characters of a stream's id."""
 _ID: Final = "[A-Za-z0-9_-]{22}"
 PARAMETER: Final = "last_event_id"
-"""The parameter of a query that is a cursor, or an error."""
+"""The query parameter that holds a cursor; a value that is no cursor is an error."""
 _SPELLINGS: Final = frozenset({"lasteventid", "evslasteventid"})
 """The names that client libraries have for it (`lastEventId`, `Last-Event-ID`, `evs_last_event_id` …), without `-`, `_`
 and capitals. An upstream may have a parameter of the same name. So they count only where their value is a cursor."""

@@ -55,7 +55,8 @@ class Refusal(NamedTuple):
 
 
 class Ledger:
-    """What one principal has used under one plan. The map and open leases share it, so that eviction loses no slot.
+    """What one principal has used under one plan. The map and open leases share it: a lease settles even if the map
+    has dropped it.
 
     Attributes:
         used: when something was last taken or given back.
@@ -134,11 +135,6 @@ class Lease:
     def __init__(self, ledger: Ledger, holds: tuple[Hold, ...]) -> None:
         self._ledger = ledger
         self._holds = holds
-
-    @classmethod
-    def unlimited(cls, now: float) -> "Lease":
-        """A lease that holds nothing and refuses nothing."""
-        return cls(Ledger(Plan("", ()), now), ())
 
     def carry(self, used: Amounts) -> None:
         """So many units count as reserved here; a lease that is lost has taken them, and nobody hands them back."""

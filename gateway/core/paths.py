@@ -18,7 +18,7 @@ from typing import Final
 from urllib.parse import unquote_to_bytes
 
 ROUNDS: Final = 4
-"""How often a path may be encoded. Honest ones are once, or twice where a URL is a part of a path."""
+"""Times that a path is decoded and judged, so it may be encoded three times. Honest ones are once, or twice."""
 
 DOTTED: Final = "The path must not have '.' or '..' segments."
 

@@ -203,7 +203,7 @@ class Sessions:
     def _least_missed(self, principal: str) -> Key:
         """The session to forget: this principal's own that was longest unused, or of who has the most memory.
 
-        Nobody can drive out the sessions of others by adding some: only who has a single one takes room from another.
+        Nobody can push out the sessions of others by adding more: only a principal with just one takes others' room.
         """
         own = self._shares.get(principal)
         if own is None or len(own.sessions) < 2:

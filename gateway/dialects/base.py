@@ -80,7 +80,7 @@ class Units(Protocol):
 
 
 class Answer(ABC):
-    """The reader of one streamed answer. The pump calls `feed` for every read, and `close` when the body ended well.
+    """The reader of one streamed answer. An attempt calls `feed` for every read, and `close` when the body ended well.
 
     Attributes:
         model: the model that answers; "" until the upstream has named it.
@@ -97,7 +97,7 @@ class Answer(ABC):
             otherwise.
         salt: what makes the ids of tool calls unique that the gateway gives; set by the caller, "" otherwise.
         taken: ids of tool calls that the conversation has already; set by the caller, none otherwise.
-        size: bytes of output so far. A chunk that is kept to the letter counts as one token.
+        size: bytes of output so far; of chunks kept to the letter, at least `BYTES_PER_TOKEN` for each.
 
     Args:
         units: cuts the bytes into the units that `_translate` understands.
@@ -162,7 +162,7 @@ class Answer(ABC):
 
     @property
     def deltas(self) -> int:
-        """An estimate of the output so far, in tokens: a quarter of its bytes, or one for each kept chunk."""
+        """An estimate of the output so far, in tokens: a quarter of `size`, rounded up."""
         return -(-self.size // BYTES_PER_TOKEN)
 
     def feed(self, data: bytes) -> list[Event]:
@@ -406,7 +406,7 @@ class Dialect(ABC):
     """One provider's API: how to ask it for a stream, and how to read the answer.
 
     A dialect holds no state, so one instance serves all answers. What the rest of the program must know of a dialect is
-    said here, by the dialect itself; no other file tells dialects apart by their names.
+    said here, by the dialect itself. Only what advises operators (hints, inquiry, cautions) knows dialects by name.
     """
 
     name: ClassVar[str]

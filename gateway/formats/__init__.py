@@ -4,7 +4,7 @@ A block is the text before an `id:` line and the closing blank line. The caller 
 block is "" is not sent. Dialects stand at the writer's side of a log and formats at the reader's. Neither knows the
 other.
 
-A new format is a mapping in the user's YAML, an entry in `PRESETS`, or, where it keeps state, a class in `CLASSES`.
+A new format is a mapping in the user's YAML, an entry in `PRESETS`, or, if no mapping can express it, one in `CLASSES`.
 """
 
 from gateway.formats.completion import Completion

@@ -52,7 +52,7 @@ _PARTS: Final = frozenset({"content", "thinking", "reasoning_details"})
 _SETS: Final = frozenset({"annotations", "images", "citations"})
 """Lists of things. Every chunk may bring some; some servers send those that they sent before again."""
 MAX_SET: Final = 256
-"""Things up to which the same thing is looked for."""
+"""Above this many things, a new one is added without a check whether the list has it already."""
 
 
 class _Text(list[str]):

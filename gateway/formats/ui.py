@@ -81,7 +81,7 @@ class _UIEncoder:
         return "\n".join(f"data: {_encode(chunk).decode()}\n" for chunk in self._chunks(event))
 
     def terminal(self, event: Event, index: int) -> str:
-        """The blocks of the end: the open part is closed, and the message finished or failed."""
+        """The blocks of the end: the open part is closed and the message finished; after a failure, only the error."""
         if event.type == ERROR:
             return _blocks([{"type": "error", "errorText": _failure(event.data).message}])
         reason = _done(event.data).finish_reason if event.type == DONE else None

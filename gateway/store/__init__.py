@@ -5,6 +5,7 @@ wire.py         a connection that many callers share
 health.py       what must hold of Redis before it is used
 trouble.py      what is wrong with it, in one sentence
 connection.py   one process's way to Redis: commands with a bound, the lease of this node, whether the store is there
+nodes.py        which nodes there are, alive and dead
 inquiry.py      what `gateway check --ask` asks it
 layout.py       the keys, what stands in them, and the scripts
 journal.py      the writer's side: what is appended to logs here is written to Redis, gathered

@@ -12,7 +12,7 @@ Whoever asked for it is told when the store is up, and at each beat while it is.
 
 Invariants:
 
-- Nobody waits longer than `PATIENCE` for a command, and while the store is away nobody waits at all.
+- Nobody waits for a command longer than `PATIENCE`, or `within` if given. While the store is away nobody waits at all.
 - No reply is taken for another command's: see `wire.py`. A connection with a reply that is too late is dropped.
 - Between two connections there is a pause, a longer one if the store was up for a moment only.
 - The lease of this node is a key that lapses `LEASE` seconds after the last beat. Other nodes take one whose lease has
@@ -45,7 +45,7 @@ from gateway.store.trouble import Trouble, UnfitError
 from gateway.store.wire import Wire, pack
 
 PATIENCE: Final = 0.25
-"""Seconds that a command may take."""
+"""Seconds that a command may take, unless its caller gives it more or less."""
 GRACE: Final = 0.01
 """Seconds more for a reply that is there already, but that a busy loop has not read yet."""
 LEASE: Final = 3.0
@@ -53,7 +53,7 @@ LEASE: Final = 3.0
 BEAT: Final = 1.0
 """Seconds between two beats while the store is there."""
 PAUSE: Final = 0.5
-"""Seconds between two tries while it is away, at most."""
+"""Seconds between two tries while it is away, at most; the first pause after a loss may be longer, see `MAX_PAUSE`."""
 STEADY: Final = 5.0
 """Seconds for which the store has to be up, so that its loss counts as the first one."""
 MAX_PAUSE: Final = 8.0

@@ -9,7 +9,7 @@
                                       `k` the milliseconds for which it is kept after its end, `o` its takeovers,
                                       `x` the nodes that passed it on, each behind a comma;
                                       in `a`, the owner is a digest of the principal
-    <prefix>:l:<id>          stream   its log; an entry is what was appended in one window
+    <prefix>:l:<id>          stream   its log; an entry has consecutive events, as `journal.py` writes them
     <prefix>:q:<digest>      hash     what a principal has used of its plan: `ledger.py`
     <prefix>:q:<node>        string   a mark: it is gone where Redis has lost what the node wrote about limits
     <prefix>:a:<digest>      string   the newest stream of a chat, by a digest of its route, session and owner

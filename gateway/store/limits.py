@@ -41,8 +41,8 @@ SWEEP: Final = 4
 RECENT: Final = 60.0
 """Seconds for which what was heard of a principal who holds nothing is kept."""
 GIVING_BACK: Final = (0.03, 0.06)
-"""Seconds after which a start that lacks nothing but a slot asks once more: a client that has just read the end of an
-answer on one node, and asks another one, is faster than the slot that is given back."""
+"""Seconds after which a start that lacks only a slot asks again, once after each: a client that has just read the end
+of an answer on one node, and asks another one, is faster than the slot that is given back."""
 GATHERING: Final = 0.02
 """Seconds for which what is not urgent waits for more of its kind, or for a start that takes it along: waking Redis
 costs more than what it then does. Shorter than the first of `GIVING_BACK`, so that its start finds the slot."""

@@ -9,7 +9,7 @@
 
 Invariants:
 
-- What began after a revocation lives on, also where that is learned of late: its age is told, by Redis' clock.
+- What began after a revocation lives on, even where the revocation is learned of late: it carries its age.
 - To read an entry twice does no harm. So a node reads a little further back than it has read, which covers a Redis that
   took over with a clock that is behind.
 - Nodes never learn whom a revocation means, unless they know that principal.
@@ -199,7 +199,7 @@ class Revocations:
                 await self._mail.post(node, NUDGE)
 
     async def begin(self) -> None:
-        """Redis is there: it is looked what is new."""
+        """Redis is there: looks for what is new."""
         self._wanted.set()
         if self._task is None:
             self._task = asyncio.get_running_loop().create_task(self._run(), name="store revocations")

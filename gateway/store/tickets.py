@@ -47,7 +47,7 @@ MAX_STANDING: Final = 10_000
 """Tickets issued here whose credential has to be asked about while streams run. Only the node that was shown the
 credential can ask again: elsewhere, such a stream ends when the credential does, as far as was known at the issue."""
 SOON: Final = 1.0
-"""`retry_after`, in seconds, for these."""
+"""`retry_after`, in seconds, for a request that comes while the stream of its ticket is being started."""
 
 _INDEX: Final = """
 local time = redis.call('TIME')

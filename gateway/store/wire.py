@@ -101,7 +101,7 @@ class Wire(asyncio.Protocol):
         return True
 
     async def ask(self, *commands: Sequence[bytes | str | int]) -> list[Any]:
-        """The replies to these commands, errors among them. It has no limit of time, and none where the wire breaks."""
+        """The replies to these commands, errors among them. Waits without a limit, and for ever if the wire breaks."""
         future: asyncio.Future[list[Any]] = asyncio.get_running_loop().create_future()
         replies: list[Any] = []
 

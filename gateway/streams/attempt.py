@@ -15,8 +15,8 @@ with every read of a speaking answer, comments included, and stands still while 
 is no stream, says nothing until it is whole: it has `first_event` and `idle` together until its first byte, and `idle`
 from then on.
 
-A target may refuse what the gateway added to the client's request. The attempt then knows how to ask more modestly
-(`lighter`); when that is answered, the target is remembered as one that refuses it.
+A target may refuse what the gateway added to the client's request. The pump then makes another attempt without it
+(`Question.lighter`); when that is answered, the target is remembered as one that refuses it.
 
 An answer that has a finish reason is whole, whatever becomes of its connection: only its usage may still come, and that
 is waited for at most `AFTERWORDS`. An end marker without a finish reason makes an answer whole only as far as `end` of
@@ -54,7 +54,7 @@ from gateway.upstream.http import attempt
 from gateway.upstream.intake import ENOUGH, NOTHING, RELAYED, Intake, Taken
 
 AFTERWORDS: Final = 1.5
-"""Seconds that an upstream has behind a finish reason, for the usage and the end marker. Nothing makes them longer."""
+"""Seconds after a finish reason for the usage and the end marker. Only a wait for slow readers makes them longer."""
 
 
 class Host(Protocol):
@@ -109,7 +109,7 @@ class Attempt:
         wrote: whether any event of this attempt was written.
         heard: when it last gave a sign of life, or else was begun, on the loop's clock in seconds.
         waits: whether its silence is not its own: its readers are slow.
-        claim: called before events are written, None where no other attempt has ever run beside it.
+        claim: called before events are written; None where the attempt is not part of a race.
         others: tokens that attempts beside it have used of the same lease.
         carried: tokens of the prefix. The upstream counts them as its prompt, the client as part of the answer.
         asked: whether the request was sent.
@@ -321,7 +321,7 @@ class Attempt:
         return RELAYED if events else NOTHING
 
     def _write(self, events: list[Event], *, kept_back: bool = False) -> None:
-        """The events of this answer are in the log, less what a rescue drops; of `kept_back` ones it drops nothing."""
+        """Writes events of this answer to the log, without those that a rescue drops; it drops no `kept_back` ones."""
         if not events:
             return
         self.heard = self._now()  # also for events that a rescue drops: the target is not silent

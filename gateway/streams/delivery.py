@@ -10,7 +10,8 @@
                                          append: `_push` in the same call; the task sleeps on
 
 The task wakes up when a heartbeat or held text is due, when `_push` did not send everything or failed, when the log is
-closed, and at `speak`. A delivery that holds text back (`boundary`) does not push: it wakes up at every append.
+closed, and at `speak`, `expire` and `cut`. A delivery that holds text back (`boundary`) does not push: it wakes up at
+every append.
 
     opening or reading --trimmed--> completed      any write --the client is gone--> client_gone
     reading --the log's end-------> completed      any write --`write_timeout`-----> slow_reader
@@ -90,8 +91,8 @@ class Delivery:
         self._expired = False
 
     async def run(self) -> Outcome:
-        """Why it ended: `completed` when the log's end was delivered, `auth_expired` when the client was told that,
-        `drained` when it was sent away to come back, else `client_gone` or `slow_reader`.
+        """Why it ended: `completed` when the log's end was delivered, or that events are trimmed; `auth_expired` when
+        the client was told that; `drained` when it was sent away to come back; else `client_gone` or `slow_reader`.
 
         Raises:
             Exception: what the format raised. Nothing of the events at which it failed was sent. You may call `fail`.

@@ -7,9 +7,9 @@ Invariants:
 
 - `id:` is the last line of its block. Many client libraries take a cursor when its line is complete, and not when its
   block is: a connection that breaks inside an event must not leave them with the cursor of that event.
-- The first frame has the `retry:`. A block without data is an event with empty data to many client libraries. So the
-  only ones are the cursors for which a `GET` has no event to ride on: before the first event of a format that has no
-  opening one, and at an end for which the format sends nothing.
+- The first frame has the `retry:`. Many client libraries take a block without data for an event with empty data. So
+  one is sent only to a `GET`, for a cursor that has no event to go with: before the first event, if the format has no
+  opening one, and at the end, if the format sends nothing for it.
 
 Nothing here waits or writes. A stateful format remembers the events before; else only the `retry:` is remembered, until
 it was sent.
@@ -145,7 +145,7 @@ class Frames:
         return self._error(error, final_cursor() if self._prefix else "", place)
 
     def _learn(self) -> None:
-        """What the log has learnt since the last events is for the next ones: the model, and who goes on with it."""
+        """Takes over what the log has learned since the last call: the model, and that another node goes on with it."""
         self._model = self._view.model = self._log.model
         self._takeovers = self._log.takeovers
         self._prefix = self._cursor_prefix() if self._prefix else ""

@@ -121,7 +121,7 @@ class Generation:
     Attributes:
         stream, log: as given.
         account: what it used and how it ended.
-        admitted: when its request was admitted, on the loop's clock; before its start, where another process had it.
+        admitted: when its request was admitted, on the loop's clock; earlier than its start if another process had it.
         ended: done when it has ended.
         gate: limits how often readers come back; None until one does.
         id_sent: whether a client was sent the stream's id. Without the id, nobody can come back to the stream.

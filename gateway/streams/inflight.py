@@ -5,8 +5,8 @@
 
 Invariants:
 
-- What is held together is never above `limit`. A body that is larger than it alone counts as much as a large one may.
-- Of bodies that turn out to take more than was held for them, one waits at most: if several did, each would wait for
+- What is held together is never above `limit`. A body that alone is larger counts as much as the largest that fits.
+- At most one body waits because it turned out to take more than was held for it: if several did, each would wait for
   what the others hold.
 - Large bodies leave a share of it to small ones, so that those are served while large ones wait.
 - Of the large ones that wait, the one that has waited longest is next; so of the small ones.
@@ -123,8 +123,8 @@ class Hold:
         self.size = size
 
     async def change(self, size: int) -> bool:
-        """Whether it takes so many bytes now. If they are more, it may wait for them, unless another one waits so
-        already. False: it takes what it took."""
+        """Whether the hold has this size now. In order to grow it may wait, unless another hold waits already. False:
+        its size is unchanged."""
         inflight = self._inflight
         assert inflight is not None, "it is closed"
         size = inflight.counted(size)

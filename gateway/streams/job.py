@@ -60,7 +60,7 @@ class Source(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Job:
-    """What a generation was admitted to do. It never changes, also when the configuration is reloaded.
+    """What a generation was admitted to do. It never changes, not even when the configuration is reloaded.
 
     Attributes:
         route: the route's path, as metrics and logs name it.

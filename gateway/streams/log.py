@@ -13,8 +13,8 @@ Invariants:
 
 - One writer appends; what was appended never changes, moves or gets another sequence number. Numbers begin at 1.
 - The log ends exactly once, by `close`. Readers stop at the log's end, never because an event looks final.
-- A log keeps at most `max_bytes`. The oldest events are trimmed first, but never one that an attached reader still has
-  to read.
+- Above `max_bytes` a log trims its oldest events, but never one that an attached reader still has to read: then it
+  keeps more, and is full.
 - A read has four outcomes with four names: events, `NOTHING` yet, the `END`, `TRIMMED` (the events asked for are gone).
 - Reading never creates a log.
 """
@@ -27,7 +27,8 @@ from typing import Final, Literal, Protocol
 from gateway.core.event import Event
 
 EVENT_OVERHEAD: Final = 96
-"""Bytes counted for an event beside its data and id: the object, its place in the list and its string headers."""
+"""Bytes counted for an event (object, place in the list, string headers), besides one for each character of its data
+and id, whatever these take in memory."""
 LOG_OVERHEAD: Final = 4096
 """Bytes counted for a log beside its events: the objects around it, and the account of its generation."""
 
@@ -97,7 +98,7 @@ class Log(Protocol):
         """Adds the events in this order, and offers them to every attached reader."""
 
     def close(self, terminal: Event | None) -> None:
-        """Ends the log with this event; with None where the end of the response's body says that it ended."""
+        """Ends the log with this event; with None if the end of the response's body is all that tells readers so."""
 
     def read(self, after: int, limit: int) -> "ReadResult":
         """Up to `limit` events that follow the sequence number `after`, or the reason why there are none."""
@@ -224,7 +225,7 @@ class MemoryLog:
             self.mirror.changed()
 
     def discard(self) -> None:
-        """Drops all events. To be called once, on a closed log without readers."""
+        """Drops all events. To be called once, when nothing writes to the log or reads it any more."""
         self._account(-self.size)
         self._memory.used -= LOG_OVERHEAD
         self.first = self.last + 1

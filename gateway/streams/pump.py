@@ -46,7 +46,6 @@ class Pump:
 
     Args:
         work: what the generation works with.
-
     """
 
     __slots__ = (
@@ -200,7 +199,7 @@ class Pump:
             self._keep(lane, attempt)
 
     def _keep(self, lane: Lane, attempt: Attempt) -> None:
-        """What came of an attempt is what came of the answer so far, unless another one was heard."""
+        """Takes over the answer and the rescue of an attempt that has ended, unless another attempt was heard."""
         if lane.outrun:
             return
         if attempt.answer is not None:
@@ -219,8 +218,8 @@ class Pump:
         self._note(attempt, error)
 
     def _credit(self, attempt: Attempt, call: int) -> None:
-        """Counts what was answered. Of an answer that was passed on, an error that the client may have caused by what
-        it asked for counts for nothing: neither against a healthy target nor for one that fails."""
+        """Counts an answer. An error that was passed on, and that the client may have caused by its request, does not
+        count at all: it neither harms a healthy target nor helps a failing one."""
         status, breaker = attempt.status or 0, attempt.choice.target.breaker
         if attempt.answer is not None or status < 400:
             breaker.succeed(call)

@@ -8,7 +8,7 @@ Invariants:
 
 - An attempt that has company claims the log before it writes. That cancels the other in the same turn of the loop, so
   only one of them is heard.
-- Who was slower has not failed.
+- The slower attempt has not failed.
 
 The race ends when no attempt is left, or when an answer is whole. What a failure means, and which target is asked
 beside a silent one, the pump decides.
@@ -24,7 +24,7 @@ from gateway.streams.attempt import Attempt
 from gateway.upstream.course import Choice
 
 LOOK: Final = 0.1
-"""Seconds until an attempt is looked at again that is not silent but waits: for its readers, or for its usage."""
+"""Seconds between two checks of an attempt that is not silent, but waits for its readers or for the usage."""
 
 
 class Tried(NamedTuple):
@@ -39,7 +39,7 @@ class Lane:
 
     Attributes:
         choice: the target that is asked.
-        attempt: the attempt; another one takes its place where the target refuses to continue a text.
+        attempt: the attempt; another one takes its place if the target refuses something that the gateway added.
         task: its task.
         outrun: whether it was cancelled because another attempt was heard, or ended the answer.
     """

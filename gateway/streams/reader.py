@@ -130,7 +130,7 @@ class Reader:
             self._waiter.set_result(None)
 
     def cut(self, comeback: float | None = None) -> None:
-        """Every read from now on raises `SentAwayError` with this, one that waits too."""
+        """From now on every read raises `SentAwayError` with this `comeback`; a waiting read raises it at once."""
         self._cut = SentAwayError(comeback)
         self.interrupt()
 

@@ -3,8 +3,8 @@
 Invariants:
 
 - The id of another owner's stream gets the same answer as an id that never existed.
-- A log that has ended is kept for its ttl, or shorter where a new log needs the memory. A running log and a log that is
-  being read are never dropped.
+- A log that has ended is kept for its ttl, or for less if a new log needs the memory. A log that is written here or is
+  being read is never dropped; that of another node's stream is dropped soon after its last reader has left.
 """
 
 from collections.abc import Callable
@@ -104,7 +104,7 @@ class Registry:
         return kept if kept is not None and kept.stream.owner == owner else None
 
     def retire(self, stream_id: str, ttl: float) -> None:
-        """A stream that has ended is kept for `ttl` seconds more, or until its last reader is gone."""
+        """The stream, which is not written here any more, is kept for `ttl` seconds, and then until nobody reads it."""
         if stream_id in self._kept and stream_id not in self._ended:
             self._keep(stream_id, ttl)
 

@@ -168,8 +168,8 @@ def delivered_tokens(log: Log, counted: int = 0) -> int:
 
     Args:
         log: of an answer whose beginning was not trimmed.
-        counted: what its provider said, 0 where it said nothing. It is believed unless it would make its tokens longer
-            than any are: some servers count reads.
+        counted: its provider's count, 0 for none. It is ignored if its tokens would be longer than any real ones: some
+            servers count reads.
     """
     events = log.read(0, log.last)
     texts = [text for event in events for text in _texts(event)] if not isinstance(events, State) else []

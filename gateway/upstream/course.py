@@ -3,9 +3,9 @@
 Invariants:
 
 - Every choice is a plain function of what has failed and what is healthy; nothing here waits.
-- A course ends: each upstream of the chain has one turn, with at most `1 + retries` attempts that fail.
+- A course ends: each upstream of the chain has one turn, with at most `1 + retries` attempts that fail before an event.
 - When no target is left, the client gets the last error of the first upstream, because that is the one it asked for. No
-  error of a fallback hides it, also not a refusal that ends the course.
+  error of a fallback hides it, not even a refusal that ends the course.
 """
 
 from collections.abc import Callable, Sequence

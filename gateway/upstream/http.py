@@ -3,7 +3,7 @@
 Invariants:
 
 - The client does nothing on its own: no redirect is followed, no cookie kept, no proxy taken from the environment,
-  no encoding asked for or undone, no time limit set beyond connecting. Every limit on an answer is the generation's.
+  no encoding asked for or undone, no time limit set beyond connecting. The attempt and the generation set the others.
 - A response that was not read to its end is closed, never put back into the pool.
 - The upstream may close an idle connection in the very moment in which a request takes it. A request that is lost in
   this way is sent once more on a new connection, where it may be sent twice. That counts as no failed attempt; nginx
@@ -40,7 +40,7 @@ READ_BUFFER: Final = 64 * 1024
 PIECE: Final = 64 * 1024
 """Bytes of a request's body that are sent at once."""
 SILENCE: Final = 10
-"""Seconds of silence after which our kernel asks the peer's whether it is alive, however long its program thinks."""
+"""Seconds of silence after which our kernel probes the peer's kernel (TCP keep-alive), whatever its program does."""
 PROBE_INTERVAL: Final = 5
 PROBES: Final = 3
 """Probes without an answer, `PROBE_INTERVAL` seconds apart, after which the peer is dead: 25 s in all."""

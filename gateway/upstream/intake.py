@@ -3,7 +3,7 @@
 Coalescing happens here, at the read: after something was relayed, the upstream's transport is paused and the kernel
 collects for one window. One receive, one parse, one append and one write then serve every event of the window. So the
 first event of a burst is never delayed, and a stream slower than the window never waits at all. Short windows open only
-behind two reads that were as close as that: for a slow stream, opening one for nothing is a fifth of the cost.
+after two reads that came close together: for a slow stream, opening one in vain is a fifth of the cost.
 
 The states, and what leads from one to the next:
 
@@ -28,7 +28,7 @@ A relay is over when `take` has enough or `stop` is called (False), the body end
 malformed (`aiohttp.ClientError`), or `take` raised (what it raised). The loss of the connection ends the body in any
 state. A tick may call `_beat` after its window has ended: it finds another state and does nothing.
 
-Four means, each of them measured with 300 streams of 50 events a second, in CPU of the whole gateway per event:
+Three techniques. The figures are CPU of the whole gateway per event, measured with 300 streams of 50 events a second:
 
 - *No task is woken*: `Intake` stands before aiohttp's protocol while it relays, and passes on what a read brought in
   the same call. The task that relays sleeps until there is nothing more to relay.
@@ -36,12 +36,13 @@ Four means, each of them measured with 300 streams of 50 events a second, in CPU
   its socket once per window. No epoll call. When a poll finds nothing, the stream goes back to events, because an idle
   stream must cost nothing.      -20 % (with delivery's)
 - *`Body`* in place of aiohttp's own reader, which parses an empty read after every HTTP chunk it hands out. -25 %
-- Over TLS there is no socket to read; there the transport is paused and resumed.
 
-A window longer than `BEAT` ends early when `enough` bytes wait in the kernel; that is looked at once a beat. Where the
+Over TLS there is no socket to poll; there the transport is paused and resumed.
+
+A window longer than `BEAT` ends early when `enough` bytes wait in the kernel; this is checked once a beat. Where the
 interval is left to the program, the loop's load decides how long windows are, and whether there are any.
 
-The intake keeps no time limits; the generation watches over those.
+The intake keeps no time limits; the attempt and the generation do.
 """
 
 import asyncio
@@ -65,7 +66,7 @@ BEAT: Final = 0.05
 MAX_POLL: Final = 64 * 1024
 """Bytes one poll reads. A stream that has more than a window's worth goes back to events, which read at full speed."""
 FLOOD: Final = 32 * 1024
-"""Bytes of one read behind which the other streams have their turn."""
+"""After a read of more bytes than this, the other streams have their turn."""
 
 
 class Taken(enum.Enum):

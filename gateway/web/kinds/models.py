@@ -1,7 +1,7 @@
 """`GET …/models` and `…/models/{id}` beside an openai route: what its upstream has, as every OpenAI client asks first.
 
 The names are those that the targets of the route's own upstream list. Where none of them lists any, they are those that
-the configuration names. A list is asked for at most once a minute for each target, whatever clients do, and kept where
+the configuration names. Each target is asked at most once a minute, or every 5 s while it fails; the list is kept where
 the pump looks for it, too (`upstream/models.py`).
 """
 

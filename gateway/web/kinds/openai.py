@@ -2,7 +2,8 @@
 
 A request goes to the upstream as the client meant it: for a stream as a stream, for one object as one (`whole: plain`).
 An object that a provider speaking OpenAI's API gave is passed on to the letter; any other answer is gathered from the
-events of its log. Both come by the same pump, with its limits on time and size, and end when the client leaves.
+events of its log. Both come by the same pump, with its limits on time and size. An object ends when its client leaves,
+a stream as `on_disconnect` says.
 """
 
 from collections.abc import Awaitable, Sequence

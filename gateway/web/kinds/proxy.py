@@ -60,7 +60,7 @@ Of all others, bytes that are no UTF-8 go on as U+FFFD. The HTTP library would l
 the next hop could read another value, or another cookie's name, than was judged here.
 """
 NOT_FORWARDED: Final = HOP_BY_HOP | {"host", "content-length", "accept-encoding", "referer", "expect"}
-"""A `Referer` may contain the page's address with a token in it. The others are set anew for the upstream."""
+"""A `Referer` may hold a token. `Expect` was answered here. The others are set anew for the upstream, or not needed."""
 SAFE: Final = frozenset({"GET", "HEAD", "OPTIONS"})
 """Methods that change nothing, so they may be sent again. Source: RFC 9110 9.2.1."""
 MAX_DIGITS: Final = 6
