@@ -5,9 +5,8 @@ import subprocess
 import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import openai
 import pytest
 import pytest_asyncio
 import yaml
@@ -15,6 +14,9 @@ import yaml
 from tests.kit.llama import MODEL, LlamaServer
 from tests.kit.program import ROOT, Gateway
 from tests.kit.sse_client import Message, request
+
+if TYPE_CHECKING:  # it takes seconds, and each process of the tests collects all files
+    pass
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -67,6 +69,8 @@ async def test_user_who_changes_the_url_chats(gateway: Gateway) -> None:
 
 @pytest.mark.parametrize("model", ["", MODEL, "gpt-4o-mini"])
 async def test_sdk_gets_an_answer_whatever_model_it_names(gateway: Gateway, model: str) -> None:
+    import openai
+
     async with openai.AsyncOpenAI(base_url=f"{gateway.url}/v1", api_key="any", max_retries=0) as client:
         whole = await client.chat.completions.create(model=model, messages=ASKED, max_tokens=5)
         assert whole.usage is not None

@@ -4,15 +4,17 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import anthropic
 import msgspec
 import pytest
 import pytest_asyncio
 
 from tests.kit.program import AIMock, Gateway
 from tests.kit.upstream import Cut, Exchange, Pause, Reset, ScriptedUpstream, Step, chunk, response, sse_head
+
+if TYPE_CHECKING:  # it takes seconds, and each process of the tests collects all files
+    import anthropic
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -81,7 +83,9 @@ async def gateway(scripted: ScriptedUpstream, tmp_path_factory: pytest.TempPathF
         yield await stack.enter_async_context(program)
 
 
-def sdk(gateway: Gateway, upstream: str = "anthropic", *, key: str = KEY) -> anthropic.AsyncAnthropic:
+def sdk(gateway: Gateway, upstream: str = "anthropic", *, key: str = KEY) -> "anthropic.AsyncAnthropic":
+    import anthropic
+
     return anthropic.AsyncAnthropic(
         base_url=f"{gateway.url}/{upstream}", auth_token=key, api_key=None, timeout=10, max_retries=0
     )
@@ -103,6 +107,8 @@ async def test_sdk_gets_a_whole_answer(gateway: Gateway) -> None:
 
 
 async def test_synchronous_sdk_streams_events(gateway: Gateway) -> None:
+    import anthropic
+
     def types() -> list[str]:
         url = f"{gateway.url}/anthropic"
         with anthropic.Anthropic(base_url=url, auth_token=KEY, api_key=None, timeout=10, max_retries=0) as client:
@@ -139,6 +145,8 @@ async def test_upstream_gets_its_own_key_and_never_ours(gateway: Gateway, script
 
 
 async def test_sdk_with_a_bad_key_is_unauthorized(gateway: Gateway) -> None:
+    import anthropic
+
     async with sdk(gateway, key="guess") as client:
         with pytest.raises(anthropic.AuthenticationError):
             await client.messages.create(**asking("你好"))
@@ -146,6 +154,8 @@ async def test_sdk_with_a_bad_key_is_unauthorized(gateway: Gateway) -> None:
 
 @pytest.mark.parametrize("stream", [True, False])
 async def test_sdk_reads_the_providers_own_refusal(gateway: Gateway, stream: bool) -> None:
+    import anthropic
+
     async with sdk(gateway, "scripted") as client:
         with pytest.raises(anthropic.BadRequestError, match="max_tokens is too large"):
             await client.messages.create(**asking("hi", "refused"), stream=stream)
@@ -153,6 +163,8 @@ async def test_sdk_reads_the_providers_own_refusal(gateway: Gateway, stream: boo
 
 @pytest.mark.parametrize("stream", [True, False])
 async def test_sdk_is_told_when_to_come_back(gateway: Gateway, stream: bool) -> None:
+    import anthropic
+
     async with sdk(gateway, "scripted") as client:
         with pytest.raises(anthropic.RateLimitError) as caught:
             await client.messages.create(**asking("hi", "busy"), stream=stream)
@@ -161,6 +173,8 @@ async def test_sdk_is_told_when_to_come_back(gateway: Gateway, stream: bool) -> 
 
 @pytest.mark.parametrize(("model", "said"), [("overloaded", "overloaded_error"), ("cut", "upstream_cut")])
 async def test_sdk_never_takes_a_broken_answer_for_a_whole_one(gateway: Gateway, model: str, said: str) -> None:
+    import anthropic
+
     async with sdk(gateway, "scripted") as client, client.messages.stream(**asking("hi", model)) as stream:
         with pytest.raises(anthropic.APIStatusError, match=said):
             await stream.get_final_message()
