@@ -29,7 +29,7 @@ and take the tokens of those events from the lease.
 An attempt knows nothing of the attempts before, beside and after it; the pump does.
 """
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Final, NoReturn, Protocol
 
@@ -166,16 +166,13 @@ class Attempt:
         self._intake: Intake | None = None
         self._afterwords: Timer | None = None  # runs once the answer has its finish reason
 
-    async def run(self) -> None:
-        """Returns when the answer is whole, or was passed on.
+    def run(self) -> Awaitable[None]:
+        """Asks the target. It is done when the answer is whole, or was passed on.
 
         Raises:
             GatewayError: the target refused, could not be reached or was silent; its answer broke off or is too long.
         """
-        if self.question.names_no_model:
-            await self._ask_unnamed()
-        else:
-            await self._ask()
+        return self._ask_unnamed() if self.question.names_no_model else self._ask()
 
     async def _ask_unnamed(self) -> None:
         await self.question.learn_model()

@@ -171,6 +171,10 @@ def peer_address(request: web.BaseRequest) -> str:
     return address_of(request.transport)
 
 
+Answered = web.StreamResponse | Awaitable[web.StreamResponse]
+"""An answer; or an awaitable of it, so that what has read the request does not stay in memory until it has ended."""
+
+
 class Kind(ABC):
     """What a path leads to: everything in which endpoints differ.
 
@@ -193,7 +197,7 @@ class Kind(ABC):
     beside: "Mapping[str, Endpoint]" = MappingProxyType({})
 
     @abstractmethod
-    def answer(self, exchange: Exchange) -> Awaitable[web.StreamResponse]:
+    def answer(self, exchange: Exchange) -> Awaitable[Answered]:
         """An awaitable of the answer to a request that has passed the pipeline.
 
         Raises:

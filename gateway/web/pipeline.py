@@ -74,7 +74,8 @@ async def answer(exchange: Exchange) -> web.StreamResponse:
                     return passed
                 await passed
                 passed = None  # a stream must not keep the finished wait in memory
-        return await exchange.endpoint.kind.answer(exchange)
+        answered = await exchange.endpoint.kind.answer(exchange)
+        return answered if isinstance(answered, web.StreamResponse) else await answered
     except GatewayError as error:
         # Not kept in a variable behind this block: the error's traceback holds this frame, and with it the request.
         if exchange.committed is None:

@@ -25,7 +25,7 @@ from gateway.streams.order import Order
 from gateway.streams.stream import Stream, reader_settings
 from gateway.upstream.pool import Upstream
 from gateway.web.admission import admit, expires_in
-from gateway.web.exchange import Exchange, Kind
+from gateway.web.exchange import Answered, Exchange, Kind
 from gateway.web.kinds.chat_source import estimate_tokens
 from gateway.web.state import Gateway
 from gateway.web.streaming import cursor_of, read_by_ticket, resume, stream_new
@@ -66,28 +66,25 @@ class RouteKind(Kind, Generic[R]):
         self.readers = reader_settings(route.stream)
         self.retry = route.stream.retry
 
-    def answer(self, exchange: Exchange) -> Awaitable[web.StreamResponse]:
+    def answer(self, exchange: Exchange) -> Awaitable[Answered]:
         """The stream of a new answer, the rest of an earlier one, or whatever else the kind answers with."""
         return self._answer(exchange)
 
-    async def _answer(self, exchange: Exchange) -> web.StreamResponse:
+    async def _answer(self, exchange: Exchange) -> Awaitable[web.StreamResponse]:
         if self.route.stream.resume.enabled and (cursor := self.cursor(exchange)):
-            return await resume(exchange, cursor)
+            return resume(exchange, cursor)
         if exchange.ticket is not None and (stream_id := exchange.ticket.stream_id):
-            return await read_by_ticket(exchange, stream_id)
+            return read_by_ticket(exchange, stream_id)
         asked = await self.read(exchange)
         if isinstance(asked, str):
             exchange.free_body()
-            return await resume(exchange, asked)
+            return resume(exchange, asked)
         if exchange.ticket is not None:
             await claim_ticket(exchange, exchange.ticket)
         generation = admit(exchange, asked.job, asked.max_tokens, asked.again)
         if not isinstance(generation, Generation):
             generation = await generation
-        response = self.respond(exchange, asked, generation)
-        # The question holds the prompt, which is needed no longer than its answer; a slow reader may stay on.
-        del asked, generation
-        return await response
+        return self.respond(exchange, asked, generation)
 
     def cursor(self, exchange: Exchange) -> str | None:
         """The cursor, where the request resumes an earlier stream; None where it asks for a new one."""

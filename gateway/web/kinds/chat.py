@@ -16,7 +16,7 @@ from gateway.streams.order import Order
 from gateway.streams.stream import Stream
 from gateway.upstream.pool import Upstream
 from gateway.web.body import read_fields
-from gateway.web.exchange import Endpoint, Exchange
+from gateway.web.exchange import Answered, Endpoint, Exchange
 from gateway.web.kinds.base import Asked, RouteKind
 from gateway.web.kinds.chat_source import ChatSource, added_tokens
 from gateway.web.kinds.ui import FIELDS, FollowChat, continued, message_of, messages_of
@@ -41,7 +41,7 @@ class Chat(RouteKind[ChatRoute]):
         if self.ui:
             self.beside = {f"{route.path}/{{chat}}/stream": Endpoint(route.path, FollowChat(route.path))}
 
-    def answer(self, exchange: Exchange) -> Awaitable[web.StreamResponse]:
+    def answer(self, exchange: Exchange) -> Awaitable[Answered]:
         if self.ui:
             exchange.headers |= HEADERS
         return _head(exchange) if exchange.request.method == "HEAD" else super().answer(exchange)

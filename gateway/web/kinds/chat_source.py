@@ -13,6 +13,7 @@ from aiohttp import hdrs
 
 from gateway.core.blame import DEVELOPER, MAX_WORDS, STREAM
 from gateway.core.errors import GatewayError
+from gateway.core.few import shared
 from gateway.dialects.base import BYTES_PER_TOKEN, NOTHING, Answer, Call, amended
 from gateway.upstream.http import plain_headers, read_error_body
 from gateway.upstream.pool import Target, Upstream
@@ -66,7 +67,7 @@ class ChatSource:
         self._keep_chunks = keep_chunks
         self._keep_usage = keep_usage
         self._plain = plain
-        self._own = frozenset(name for name in chat if name not in _NO_PARAMETERS)
+        self._own = shared(frozenset(name for name in chat if name not in _NO_PARAMETERS))
         self._call_ids = _call_ids(chat.get("messages"))
         choices = chat.get("n")
         self._choices = max(1, choices) if isinstance(choices, int) else 1
@@ -108,13 +109,13 @@ class ChatSource:
         if restored or beside or refused or config.omit:
             without = (refused - restored.keys()) | set(config.omit)
             body = amended(body, beside=beside, instead=restored, without=without)
-        added = (call.added - refused - set(config.omit)) | params.keys()
+        added = (call.added - refused - set(config.omit)) | frozenset(params)
         if not (plain or streams):
             added |= {STREAM}
         if dialect.keeps_chats and DEVELOPER not in withheld and _has_developer(chat["messages"]):
             added |= {DEVELOPER}
         return msgspec.structs.replace(
-            call, headers={**call.headers, **config.headers}, body=body, model=model, added=added, own=self._own
+            call, headers={**call.headers, **config.headers}, body=body, model=model, added=shared(added), own=self._own
         )
 
     def names_no_model(self, upstream: Upstream, target: Target) -> bool:

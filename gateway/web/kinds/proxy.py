@@ -33,7 +33,16 @@ from gateway.upstream.http import body_error, peek_error_body, plain_headers, re
 from gateway.upstream.pool import Target, Upstream
 from gateway.web.body import Body, read_body
 from gateway.web.credentials import knows_credentials, own_cookies, own_headers
-from gateway.web.exchange import COMMON, EVENT_STREAM, Committed, Exchange, cookie_header, listed, peer_address
+from gateway.web.exchange import (
+    COMMON,
+    EVENT_STREAM,
+    Answered,
+    Committed,
+    Exchange,
+    cookie_header,
+    listed,
+    peer_address,
+)
 from gateway.web.kinds.base import Asked, RouteKind
 from gateway.web.kinds.chat_source import check_encoding
 from gateway.web.streaming import cursor_of, stream_new
@@ -211,7 +220,7 @@ class Proxy(RouteKind[ProxyRoute]):
         if route.methods:
             self.methods = frozenset(route.methods) | ({"HEAD"} if "GET" in route.methods else set())
 
-    def answer(self, exchange: Exchange) -> Awaitable[web.StreamResponse]:
+    def answer(self, exchange: Exchange) -> Awaitable[Answered]:
         """As for every route; but who asks for the options of this hop is answered here. Source: RFC 9110 7.6.2."""
         if exchange.request.method == hdrs.METH_OPTIONS and _hops_left(exchange.request) == 0:
             return _own_options(exchange)
