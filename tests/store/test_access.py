@@ -55,7 +55,9 @@ async def test_documented_user_may_do_what_is_needed_by_tcp_and_unix(redis: Redi
 
 async def test_user_with_the_commands_that_are_sent_and_no_other_is_enough(redis: Redis) -> None:
     commands = sorted({f"+{name.lower()}" for name in NAMES})
-    await redis.ask("ACL", "SETUSER", "bare", "on", ">secret", "~gateway:*", "-@all", "+@connection", "+info", *commands)
+    await redis.ask(
+        "ACL", "SETUSER", "bare", "on", ">secret", "~gateway:*", "-@all", "+@connection", "+info", *commands
+    )
     async with connected(f"redis://bare:secret@127.0.0.1:{redis.port}/0") as stage:
         assert (stage.connection.up, stage.connection.says) == (True, "")
     assert not await redis.ask("ACL", "LOG")
