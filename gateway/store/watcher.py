@@ -183,28 +183,29 @@ class Watcher:
             raise GatewayError("overloaded", retry_after=1, detail="the store has just come back")
         return found
 
-    async def _about(self, stream_id: str, owner: str) -> tuple[Stream, str] | None:
-        """The owner's stream, and the model that answers, as far as it is known."""
-        hash_ = self._layout.stream(stream_id)
-        about, model = await self._connection.call("HMGET", hash_, "a", "m", within=CONNECT)
+    async def _about(self, stream_id: str, owner: str) -> tuple[Stream, str, str] | None:
+        """The owner's stream; the model that answers, as far as it is known; and how it ended, "" where it runs."""
+        asked = ("HMGET", self._layout.stream(stream_id), "a", "m", "s")
+        about, model, state = await self._connection.call(*asked, within=CONNECT)
         if about is None:  # the word of a stream that has just begun may still be under way from its node
             await asyncio.sleep(UNDER_WAY)
-            about, model = await self._connection.call("HMGET", hash_, "a", "m", within=CONNECT)
+            about, model, state = await self._connection.call(*asked, within=CONNECT)
         stream = Stream.from_json(about) if about is not None else None
         if stream is None or stream.owner != digest(owner):
             return None
-        return replace(stream, owner=owner), model.decode()
+        return replace(stream, owner=owner), model.decode(), state.decode()
 
     async def _load(self, stream_id: str, owner: str) -> Followed | None:
         found = await self._about(stream_id, owner)
         if found is None:
             return None
-        stream, model = found
+        stream, model, outcome = found
         if self._registry.memory.spent:
             raise GatewayError("overloaded", retry_after=5, detail="server.max_log_bytes is used up by running streams")
         remote = Remote(
             stream,
             model,
+            outcome,
             self._registry.memory,
             self._wheel,
             came=lambda: self._came(remote),

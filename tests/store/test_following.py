@@ -368,3 +368,31 @@ async def test_ticket_for_a_stream_is_given_at_every_node(two: Stage) -> None:
     async with await request(f"{two.nodes[1].url}{path}", method="DELETE", headers=KEY) as stopped:
         assert stopped.status == 200
     await here.leave()
+
+
+async def test_how_a_stream_ended_is_told_alike_at_every_node(two: Stage) -> None:
+    """Whether its end was seen here, or it had ended before."""
+    two.plays["left"] = two.plays["stalled"] = lambda _: [*counts(1, 3), Hang()]
+    two.plays["broken"] = lambda _: [*counts(1, 3), Cut()]
+    two.plays["good"] = lambda _: [*counts(1, 3), *END]
+    ends = {"left": "client_gone", "stalled": "upstream_stalled", "broken": "upstream_error", "good": "completed"}
+    paths = {"left": "/brief", "stalled": "/idle"}
+
+    async def told(name: str) -> tuple[str, list[str]]:
+        here, there = Reading(two, name, paths.get(name, "/chat")), Reading(two, name)
+        await here.begin(0)
+        if name == "left":
+            await here.leave()
+            await two.nodes[0].logged("stream_end", stream_id=here.stream_id)
+        else:
+            there.stream_id = here.stream_id
+            await there.resume(1)
+            await asyncio.gather(here.read(), there.read())
+        states = []
+        for node in two.nodes:
+            async with await request(f"{node.url}/streams/{here.stream_id}", method="DELETE") as answer:
+                states.append((await answer.json())["state"])
+        await asyncio.gather(here.leave(), there.leave())
+        return name, states
+
+    assert dict(await asyncio.gather(*map(told, ends))) == {name: [end, end] for name, end in ends.items()}
