@@ -184,16 +184,24 @@ class Watcher:
         return found
 
     async def _about(self, stream_id: str, owner: str) -> tuple[Stream, str, str] | None:
-        """The owner's stream; the model that answers, as far as it is known; and how it ended, "" where it runs."""
+        """The owner's stream; the model that answers, as far as it is known; and how it ended, "" where it runs.
+
+        Raises:
+            StoreAwayError: nobody can say.
+            GatewayError: `overloaded`: another node can say, as this one does not understand what is written.
+        """
         asked = ("HMGET", self._layout.stream(stream_id), "a", "m", "s")
         about, model, state = await self._connection.call(*asked, within=CONNECT)
         if about is None:  # the word of a stream that has just begun may still be under way from its node
             await asyncio.sleep(UNDER_WAY)
             about, model, state = await self._connection.call(*asked, within=CONNECT)
-        stream = Stream.from_json(about) if about is not None else None
-        if stream is None or stream.owner != digest(owner):
+        if about is None:
             return None
-        return replace(stream, owner=owner), model.decode(), state.decode()
+        try:
+            stream = Stream.from_json(about)
+        except ValueError:
+            raise GatewayError("overloaded", retry_after=1, detail="its node is of a version unknown here") from None
+        return (replace(stream, owner=owner), model.decode(), state.decode()) if stream.owner == digest(owner) else None
 
     async def _load(self, stream_id: str, owner: str) -> Followed | None:
         found = await self._about(stream_id, owner)

@@ -396,3 +396,15 @@ async def test_how_a_stream_ended_is_told_alike_at_every_node(two: Stage) -> Non
         return name, states
 
     assert dict(await asyncio.gather(*map(told, ends))) == {name: [end, end] for name, end in ends.items()}
+
+
+async def test_reader_of_a_stream_that_only_another_version_understands_is_sent_on(two: Stage) -> None:
+    """While nodes are updated one after the other, the next try may come to one that knows the format."""
+    stream_id = "N" * 22
+    about = b'{"id": "%s", "owner": "", "format": ["from", "the", "future"]}' % stream_id.encode()
+    await two.redis.ask("HSET", f"gateway:s:{stream_id}", "a", about, "m", "", "s", "", "n", "x")
+    await two.redis.ask("PEXPIRE", f"gateway:s:{stream_id}", 5000)
+    assert await code_once(f"{two.nodes[0].url}/streams/{stream_id}", "", None) == (503, "overloaded")
+    url = f"{two.nodes[0].url}/tickets"
+    async with await request(url, method="POST", body={"stream_id": stream_id}) as answer:
+        assert (answer.status, (await answer.json())["code"]) == (503, "overloaded")
