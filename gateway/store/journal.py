@@ -60,8 +60,8 @@ MAX_DOUBT: Final = 1.0
 """Seconds for which readers wait until it is known whether this node still has its streams."""
 LAST_REPLIES: Final = 1.0
 """Seconds that the end of the process waits for the replies to what was written last."""
-CHAT_MS: Final = 600_000
-"""Milliseconds for which the newest stream of a chat is known: longer than nearly all answers take."""
+CHAT_STREAMS: Final = 8
+"""Newest streams of a chat that are known, so that one that runs is found behind newer ones that have ended."""
 CHUNK: Final = 200
 """Streams that one script is asked for."""
 
@@ -301,8 +301,9 @@ class Journal:
         replied.append(partial(self._opened, copy))
         if stream.session_id:
             chat = self._layout.chat(stream.route, stream.session_id, stream.owner).encode()
-            commands.append(pack((b"SET", chat, stream.id, b"PX", CHAT_MS)))
-            replied.append(self._noted)
+            commands.append(pack((b"XADD", chat, b"MAXLEN", CHAT_STREAMS, b"*", b"i", stream.id)))
+            commands.append(pack((b"PEXPIRE", chat, ALIVE_MS)))
+            replied += [self._noted, self._noted]
 
     def _order(self, copy: Copy) -> bytes:
         """The order as it stands in Redis; b"" where none does."""
@@ -499,6 +500,8 @@ class Journal:
         for start in range(0, len(ids), CHUNK):
             chunk, layout = ids[start : start + CHUNK], self._layout
             keys = [key for each in chunk for key in (layout.stream(each), layout.log(each), layout.order(each))]
+            streams = [self._copies[each].written.stream for each in chunk]
+            keys += [layout.chat(of.route, of.session_id, of.owner) for of in streams if of.session_id]
             await self._connection.run(KEEP, [self._owned.decode(), *keys], (ALIVE_MS,), within=CONNECT)
 
 

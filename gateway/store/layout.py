@@ -12,7 +12,8 @@
     <prefix>:l:<id>          stream   its log; an entry has consecutive events, as `journal.py` writes them
     <prefix>:q:<digest>      hash     what a principal has used of its plan: `ledger.py`
     <prefix>:q:<node>        string   a mark: it is gone where Redis has lost what the node wrote about limits
-    <prefix>:a:<digest>      string   the newest stream of a chat, by a digest of its route, session and owner
+    <prefix>:a:<digest>      stream   the newest streams of a chat, by a digest of its route, session and owner: `i` is
+                                      the id of one
     <prefix>:p:<id>          string   its order (`streams/order.py`), sealed; only while it runs
 
 An entry of a log has the id `<epoch>-<number of its last event>`. So Redis itself refuses to append a window twice, and
@@ -87,7 +88,7 @@ class Layout:
         return f"{self.prefix}:p:{stream_id}"
 
     def chat(self, route: str, session_id: str, owner: str) -> str:
-        """The id of the newest stream of a chat."""
+        """The newest streams of a chat."""
         return f"{self.prefix}:a:{digest(f'{len(route)} {len(session_id)} {route}{session_id}{owner}')}"
 
     def log(self, stream_id: str) -> str:

@@ -22,6 +22,7 @@ from gateway.core.errors import Failure, GatewayError
 from gateway.core.event import DONE, ERROR, Done, Event
 from gateway.observe.metrics import Outcome
 from gateway.store.journal import unpacked
+from gateway.streams.generation import OUTCOMES
 from gateway.streams.log import LogMemory, MemoryLog
 from gateway.streams.reader import Reader
 from gateway.streams.stream import Stream
@@ -97,6 +98,7 @@ class Remote:
     Args:
         stream: what its readers need to know.
         model: the model that answers, as far as it is known.
+        outcome: how it ended, "" where it runs.
         memory: the bytes of all logs.
         wheel: the timers.
         came: called when a reader came.
@@ -114,6 +116,7 @@ class Remote:
         self,
         stream: Stream,
         model: str,
+        outcome: str,
         memory: LogMemory,
         wheel: Wheel,
         *,
@@ -130,6 +133,7 @@ class Remote:
         self.gate: Gate | None = None
         self.ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.last_id = "0-0"
+        self._outcome = outcome
         self._wheel = wheel
         self._came = came
         self._parted = parted
@@ -141,6 +145,8 @@ class Remote:
     def state(self) -> str:
         """`waiting` for the first event, `streaming`, or how it ended, as far as its last event says that."""
         log = self.log
+        if self._outcome:
+            return self._outcome
         if not log.closed:
             return "streaming" if log.last else "waiting"
         if log.terminal is None:
@@ -148,8 +154,7 @@ class Remote:
         if log.terminal.type == DONE:
             reason = msgspec.json.decode(log.terminal.data, type=Done).finish_reason
             return "stopped" if reason == "stopped" else "completed"
-        code = msgspec.json.decode(log.terminal.data, type=Failure).code
-        return code if code in ("stopped", "budget", "auth_expired", "drained") else "upstream_error"
+        return OUTCOMES.get(msgspec.json.decode(log.terminal.data, type=Failure).code, "upstream_error")
 
     def attach(self, place: Place) -> Reader:
         """A reader at this place. After this you must call `detach`, however the reader ends."""

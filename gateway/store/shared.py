@@ -11,7 +11,6 @@ from structlog.typing import FilteringBoundLogger
 from gateway.clock import Clock
 from gateway.config import Store
 from gateway.core.errors import GatewayError
-from gateway.store.access import CONNECT
 from gateway.store.adoption import Adoption
 from gateway.store.connection import BEAT, Connection, StoreAwayError
 from gateway.store.journal import Journal
@@ -142,14 +141,36 @@ class Shared:
         """The owner's stream, which another node writes. See `Watcher.find`."""
         return await self.watcher.find(stream_id, owner)
 
-    async def latest(self, route: str, session_id: str, owner: str) -> Followed | None:
-        """The newest stream of this chat, if another node writes it. Raises as `find`."""
+    async def has(self, stream_id: str, owner: str) -> bool:
+        """Whether another node writes or has written this owner's stream. Raises as `find`; nothing is read of it."""
+        return await self.watcher.about(stream_id, owner) is not None
+
+    async def newest(self, route: str, session_id: str, owner: str, here: Followed | None) -> Followed | None:
+        """The newest stream that runs in this chat, on whatever node; None where none does.
+
+        Args:
+            route: the path of the chat's route.
+            session_id: the chat's id.
+            owner: whose chat it is.
+            here: the newest one that this node writes. It is the newest of all where Redis does not know it yet.
+
+        Raises:
+            GatewayError: as `find`, where `here` is None.
+        """
         try:
-            key = self.connection.layout.chat(route, session_id, owner)
-            found = await self.connection.call("GET", key, within=CONNECT)
+            ids = await self.watcher.of_chat(route, session_id, owner)
+            if here is not None and here.stream.id not in ids:
+                return here
+            for id_ in ids:
+                if here is not None and id_ == here.stream.id:
+                    return here
+                if await self.watcher.runs(id_) and (found := await self.find(id_, owner)) and not found.log.closed:
+                    return found
         except StoreAwayError as error:
+            if here is not None:
+                return here
             raise GatewayError("overloaded", retry_after=1, detail=f"the store is away: {error}") from None
-        return None if found is None else await self.find(found.decode(), owner)
+        return None
 
     async def stop(self, stream_id: str, within: float) -> str | None:
         """How another node's stream ended, which is asked to end now; None where none runs with this id.

@@ -37,7 +37,6 @@ from gateway.store.backlog import Backlog
 from gateway.store.connection import Connection, StoreAwayError
 from gateway.store.layout import Script
 from gateway.store.sealed import Seal
-from gateway.streams.stream import Stream
 
 COME_BACK: Final = 2.0
 """`retry_after`, in seconds, while Redis is away."""
@@ -290,21 +289,6 @@ class SharedTickets:
         self.local.read_out(ticket)
         if isinstance(ticket, SharedTicket):
             self._later(("out", ticket.digest), READ_OUT, (self._name(ticket.digest),), ())
-
-    async def readable(self, stream_id: str, owner: str) -> bool:
-        """Whether another node has this stream, and it is this owner's.
-
-        Raises:
-            GatewayError: `auth_unavailable`, Redis is away.
-        """
-        try:
-            about = await self._connection.call("HGET", self._connection.layout.stream(stream_id), "a")
-        except StoreAwayError as error:
-            raise _away(error) from None
-        try:
-            return about is not None and Stream.from_json(about).owner == owner
-        except ValueError:
-            return False
 
     def of(self, principal: str) -> str:
         """The name of the key with the tickets of this principal, `kind:id`."""

@@ -15,9 +15,9 @@ Invariants:
 """
 
 import asyncio
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from dataclasses import replace
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from redis.exceptions import RedisError
 from structlog.typing import FilteringBoundLogger
@@ -65,6 +65,7 @@ EXTEND: Final = b"extend"
 
 Handler = Callable[[dict[bytes, bytes]], None]
 """Gets the fields of a message."""
+T = TypeVar("T")
 
 
 class Watcher:
@@ -138,13 +139,24 @@ class Watcher:
         if task is None:
             task = self._finding[asked] = self._loop.create_task(self._load(stream_id, owner))
             task.add_done_callback(lambda _: self._finding.pop(asked, None))
-        try:
-            remote = await asyncio.shield(task)
-        except StoreAwayError as error:
-            raise GatewayError("overloaded", retry_after=1, detail=f"the store is away: {error}") from None
-        if remote is None and self._loop.time() < self._settled:
-            raise GatewayError("overloaded", retry_after=1, detail="the store has just come back")
+        remote = await self._told(asyncio.shield(task))
         return remote if remote is not None and remote.stream.owner == owner else None
+
+    async def about(self, stream_id: str, owner: str) -> Stream | None:
+        """What readers need to know of the owner's stream that another node writes. Raises as `find`."""
+        found = await self._told(self._about(stream_id, owner))
+        return None if found is None else found[0]
+
+    async def of_chat(self, route: str, session_id: str, owner: str) -> list[str]:
+        """The ids of the newest streams of a chat, the newest first. Raises StoreAwayError."""
+        key = self._layout.chat(route, session_id, owner)
+        entries = await self._connection.call("XREVRANGE", key, "+", "-", within=CONNECT)
+        return [fields[b"i"].decode() for _, fields in entries]
+
+    async def runs(self, stream_id: str) -> bool:
+        """Whether a stream has not ended, as far as Redis knows. Raises StoreAwayError."""
+        state: bytes | None = await self._connection.call("HGET", self._layout.stream(stream_id), "s", within=CONNECT)
+        return state == b""
 
     @property
     def readers(self) -> list[Attached]:
@@ -161,21 +173,47 @@ class Watcher:
 
     # -- finding a stream ------------------------------------------------------------------------------------------
 
-    async def _load(self, stream_id: str, owner: str) -> Followed | None:
-        about, model = await self._connection.call("HMGET", self._layout.stream(stream_id), "a", "m", within=CONNECT)
+    async def _told(self, looking: Awaitable[T | None]) -> T | None:
+        """What a look for a stream finds. Raises as `find`."""
+        try:
+            found = await looking
+        except StoreAwayError as error:
+            raise GatewayError("overloaded", retry_after=1, detail=f"the store is away: {error}") from None
+        if found is None and self._loop.time() < self._settled:
+            raise GatewayError("overloaded", retry_after=1, detail="the store has just come back")
+        return found
+
+    async def _about(self, stream_id: str, owner: str) -> tuple[Stream, str, str] | None:
+        """The owner's stream; the model that answers, as far as it is known; and how it ended, "" where it runs.
+
+        Raises:
+            StoreAwayError: nobody can say.
+            GatewayError: `overloaded`: another node can say, as this one does not understand what is written.
+        """
+        asked = ("HMGET", self._layout.stream(stream_id), "a", "m", "s")
+        about, model, state = await self._connection.call(*asked, within=CONNECT)
         if about is None:  # the word of a stream that has just begun may still be under way from its node
             await asyncio.sleep(UNDER_WAY)
-            about, model = await self._connection.call(
-                "HMGET", self._layout.stream(stream_id), "a", "m", within=CONNECT
-            )
-        stream = Stream.from_json(about) if about is not None else None
-        if stream is None or stream.owner != digest(owner):
+            about, model, state = await self._connection.call(*asked, within=CONNECT)
+        if about is None:
             return None
+        try:
+            stream = Stream.from_json(about)
+        except ValueError:
+            raise GatewayError("overloaded", retry_after=1, detail="its node is of a version unknown here") from None
+        return (replace(stream, owner=owner), model.decode(), state.decode()) if stream.owner == digest(owner) else None
+
+    async def _load(self, stream_id: str, owner: str) -> Followed | None:
+        found = await self._about(stream_id, owner)
+        if found is None:
+            return None
+        stream, model, outcome = found
         if self._registry.memory.spent:
             raise GatewayError("overloaded", retry_after=5, detail="server.max_log_bytes is used up by running streams")
         remote = Remote(
-            replace(stream, owner=owner),
-            model.decode(),
+            stream,
+            model,
+            outcome,
             self._registry.memory,
             self._wheel,
             came=lambda: self._came(remote),

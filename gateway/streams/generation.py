@@ -58,6 +58,7 @@ OUTCOMES: Final[dict[str, Outcome]] = {
     "budget": "budget",
     "drained": "drained",
     "stopped": "stopped",
+    "abandoned": "client_gone",
 }
 """Outcomes by error code; every other failure is an `upstream_error`."""
 

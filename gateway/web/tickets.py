@@ -64,7 +64,7 @@ async def _is_readable(exchange: Exchange, stream_id: str) -> bool:
     gateway, owner = exchange.gateway, exchange.caller.owner
     if gateway.registry.find(stream_id, owner) is not None:
         return True
-    return gateway.shared_tickets is not None and await gateway.shared_tickets.readable(stream_id, owner)
+    return gateway.shared is not None and await gateway.shared.has(stream_id, owner)
 
 
 def redeem(exchange: Exchange, text: str, now: float) -> Ticket | Awaitable[Ticket | None] | None:

@@ -122,6 +122,7 @@ def config(upstream: ScriptedUpstream, **store: Any) -> dict[str, Any]:
         {"path": "/small", "api": "chat", "stream": {"merge": False, "resume": {"max_bytes": "64KiB"}}},
         {"path": "/large/{path}", "api": "proxy", "stream": {"resume": {"max_bytes": "32MiB"}}},
         {"path": "/brief", "api": "chat", "stream": {"on_disconnect": {"after": "1s"}}},
+        {"path": "/idle", "api": "chat", "timeouts": {"idle": "1s"}},
         {"path": "/ui", "api": "chat", "format": "ui"},
         {"path": "/v1/chat/completions", "api": "openai"},
         {"path": "/proxy/{path}", "api": "proxy"},

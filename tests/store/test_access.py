@@ -13,6 +13,7 @@ from redis.exceptions import RedisError
 
 from gateway.config import Store
 from gateway.store.access import Access
+from gateway.store.health import NAMES
 from gateway.store.inquiry import inquire
 from gateway.store.trouble import of
 from tests.kit.program import ROOT, free_port, throwaway_certificate
@@ -52,6 +53,16 @@ async def test_documented_user_may_do_what_is_needed_by_tcp_and_unix(redis: Redi
     assert await redis.keys() == []
 
 
+async def test_user_with_the_commands_that_are_sent_and_no_other_is_enough(redis: Redis) -> None:
+    commands = sorted({f"+{name.lower()}" for name in NAMES})
+    await redis.ask(
+        "ACL", "SETUSER", "bare", "on", ">secret", "~gateway:*", "-@all", "+@connection", "+info", *commands
+    )
+    async with connected(f"redis://bare:secret@127.0.0.1:{redis.port}/0") as stage:
+        assert (stage.connection.up, stage.connection.says) == (True, "")
+    assert not await redis.ask("ACL", "LOG")
+
+
 async def test_tls_is_checked_by_the_authority_of_the_url(tmp_path: Path) -> None:
     async with Redis(tmp_path / "r", password=PASSWORD, tls=True) as redis:
         async with connected(redis.url) as stage:
@@ -84,7 +95,7 @@ async def test_one_sentence_says_why_redis_cannot_be_used(redis: Redis) -> None:
         f"redis://:secret-of-it@127.0.0.1:{port}": "Redis refuses the user or the password of store.url",
         f"redis://gateway:secret-of-it@127.0.0.1:{port}": "Redis refuses the user or the password of store.url",
         f"redis://few:secret-of-it@127.0.0.1:{port}": (
-            "the user of store.url may not use these commands: del, unlink, set, incrby, pexpire, hset, …"
+            "the user of store.url may not use these commands: del, set, pexpire, hset, hincrby, hdel, …"
         ),
         f"redis://elsewhere:secret-of-it@127.0.0.1:{port}": (
             "the user of store.url may not use keys that begin with store.prefix and a colon"

@@ -15,6 +15,7 @@ from tests.identity.tokens import SECRET as TOKENS
 from tests.kit.sse_client import request
 from tests.kit.upstream import LAST_CHUNK, Cut, Hang, WaitFor, chunk, openai_delta, sse_head
 from tests.store.stage import END, EVENTS, SECRET, V1, Reading, Stage, counts, goes_on, stage, word
+from tests.web.stage import eventually
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -27,7 +28,7 @@ KEY = {"Authorization": "Bearer another-key-of-a-test"}
 async def two(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Stage]:
     """Two nodes on one Redis."""
     entry = {"issuer": ISSUER, "audience": AUDIENCE, "secret": TOKENS, "algorithms": ["HS256"], "leeway": "0s"}
-    issued = {"auth": {"jwt": [entry]}}
+    issued = {"auth": {"jwt": [entry], "tickets": {"ttl": "1m"}}}
     async with stage(tmp_path_factory.mktemp("following"), direct=True, more=lambda _: issued) as made:
         yield made
 
@@ -313,3 +314,97 @@ async def test_chat_of_the_kit_is_followed_at_another_node(two: Stage) -> None:
     assert await code(url, headers=KEY) == (204, "")
     assert await code(url) == (204, "")
     await here.leave()
+
+
+async def test_newest_running_answer_of_a_chat_is_found_at_any_node(two: Stage) -> None:
+    """As at one node alone: behind a newer one that has ended, and before an older one of the node that is asked."""
+    urls = [f"{node.url}/ui/of-two/stream" for node in two.nodes]
+    parts = {name: [{"type": "text", "text": name}] for name in ("older", "newer")}
+    readings = []
+    for node, name in enumerate(parts):
+        two.plays[name] = lambda _: [*counts(1, 1), Hang()]
+        readings.append(Reading(two, name, "/ui"))
+        messages = [{"id": "m", "role": "user", "parts": parts[name]}]
+        await readings[-1].begin(node, {"id": "of-two", "messages": messages})
+
+    async def found() -> list[str]:
+        answers = [await request(url, headers=EVENTS) for url in urls]
+        for answer in answers:
+            await answer.close()
+        return [answer.headers.get("x-stream-id", "") for answer in answers]
+
+    older, newer = (reading.stream_id for reading in readings)
+    assert await eventually(found, [newer, newer].__eq__)
+    for stream_id, left in ((newer, older), (older, "")):
+        async with await request(f"{two.nodes[0].url}/streams/{stream_id}", method="DELETE") as stopped:
+            assert stopped.status == 200
+        assert await eventually(found, [left, left].__eq__)
+    for reading in readings:
+        await reading.leave()
+
+
+async def test_ticket_for_a_stream_is_given_at_every_node(two: Stage) -> None:
+    two.plays["by ticket"] = lambda _: [*counts(1, 3), Hang()]
+    here = Reading(two, "by ticket")
+    here.headers = EVENTS | KEY
+    await here.begin(0)
+    await here.read(words=3)
+    path = f"/streams/{here.stream_id}"
+    for asked, used in ((1, 1), (1, 0), (0, 1)):
+        url = f"{two.nodes[asked].url}/tickets"
+        async with await request(url, method="POST", headers=KEY, body={"stream_id": here.stream_id}) as answer:
+            assert answer.status == 200
+            ticket = (await answer.json())["ticket"]
+        there = Reading(two, "by ticket")
+        async with await request(f"{two.nodes[used].url}{path}?ticket={ticket}", headers=EVENTS) as answer:
+            assert answer.status == 200
+            there.answer = answer
+            await there.read(words=3)
+            assert there.words == [1, 2, 3]
+    url = f"{two.nodes[1].url}/tickets"
+    for whose, stream_id in (({}, here.stream_id), (KEY, "A" * 22)):  # another one's, and nobody's
+        async with await request(url, method="POST", headers=whose, body={"stream_id": stream_id}) as answer:
+            assert answer.status == 404
+    async with await request(f"{two.nodes[1].url}{path}", method="DELETE", headers=KEY) as stopped:
+        assert stopped.status == 200
+    await here.leave()
+
+
+async def test_how_a_stream_ended_is_told_alike_at_every_node(two: Stage) -> None:
+    """Whether its end was seen here, or it had ended before."""
+    two.plays["left"] = two.plays["stalled"] = lambda _: [*counts(1, 3), Hang()]
+    two.plays["broken"] = lambda _: [*counts(1, 3), Cut()]
+    two.plays["good"] = lambda _: [*counts(1, 3), *END]
+    ends = {"left": "client_gone", "stalled": "upstream_stalled", "broken": "upstream_error", "good": "completed"}
+    paths = {"left": "/brief", "stalled": "/idle"}
+
+    async def told(name: str) -> tuple[str, list[str]]:
+        here, there = Reading(two, name, paths.get(name, "/chat")), Reading(two, name)
+        await here.begin(0)
+        if name == "left":
+            await here.leave()
+            await two.nodes[0].logged("stream_end", stream_id=here.stream_id)
+        else:
+            there.stream_id = here.stream_id
+            await there.resume(1)
+            await asyncio.gather(here.read(), there.read())
+        states = []
+        for node in two.nodes:
+            async with await request(f"{node.url}/streams/{here.stream_id}", method="DELETE") as answer:
+                states.append((await answer.json())["state"])
+        await asyncio.gather(here.leave(), there.leave())
+        return name, states
+
+    assert dict(await asyncio.gather(*map(told, ends))) == {name: [end, end] for name, end in ends.items()}
+
+
+async def test_reader_of_a_stream_that_only_another_version_understands_is_sent_on(two: Stage) -> None:
+    """While nodes are updated one after the other, the next try may come to one that knows the format."""
+    stream_id = "N" * 22
+    about = b'{"id": "%s", "owner": "", "format": ["from", "the", "future"]}' % stream_id.encode()
+    await two.redis.ask("HSET", f"gateway:s:{stream_id}", "a", about, "m", "", "s", "", "n", "x")
+    await two.redis.ask("PEXPIRE", f"gateway:s:{stream_id}", 5000)
+    assert await code_once(f"{two.nodes[0].url}/streams/{stream_id}", "", None) == (503, "overloaded")
+    url = f"{two.nodes[0].url}/tickets"
+    async with await request(url, method="POST", body={"stream_id": stream_id}) as answer:
+        assert (answer.status, (await answer.json())["code"]) == (503, "overloaded")

@@ -15,7 +15,9 @@ from gateway.core.errors import GatewayError
 from gateway.core.sessions import valid_session_id
 from gateway.formats.ui import HEADERS
 from gateway.streams.reader import BEGINNING
+from gateway.streams.stream import Followed
 from gateway.web.exchange import Exchange, Kind
+from gateway.web.state import Gateway
 from gateway.web.streaming import follow
 
 FIELDS: Final = ("id", "messages", "message", "trigger", "messageId")
@@ -24,7 +26,7 @@ IMAGES: Final = "image/"
 
 
 class FollowChat(Kind):
-    """`GET {path}/{id}/stream`: the answer that runs in this chat, from its beginning; 204 without one.
+    """`GET {path}/{id}/stream`: the newest answer that runs in this chat, from its beginning; 204 without one.
 
     Args:
         path: of the route. Answers of other routes are not found.
@@ -37,17 +39,22 @@ class FollowChat(Kind):
         chat, gateway = unquote(exchange.path_params["chat"]), exchange.gateway
         if not valid_session_id(chat):
             raise GatewayError("bad_request", "The chat's id must be 1 to 128 characters of A-Z a-z 0-9 . _ ~ : -")
-        for stream_id in reversed(list(gateway.engine.running)):
-            followed = gateway.registry.find(stream_id, exchange.caller.owner)
-            if followed and (followed.stream.route, followed.stream.session_id) == (self._path, chat):
-                exchange.headers |= HEADERS
-                return await follow(exchange, followed, BEGINNING)
+        owner = exchange.caller.owner
+        followed = self._here(gateway, chat, owner)
         if gateway.shared is not None:
-            elsewhere = await gateway.shared.latest(self._path, chat, exchange.caller.owner)
-            if elsewhere is not None and not elsewhere.log.closed:
-                exchange.headers |= HEADERS
-                return await follow(exchange, elsewhere, BEGINNING)
+            followed = await gateway.shared.newest(self._path, chat, owner, followed)
+        if followed is not None:
+            exchange.headers |= HEADERS
+            return await follow(exchange, followed, BEGINNING)
         return web.Response(status=204, headers=exchange.headers)
+
+    def _here(self, gateway: Gateway, chat: str, owner: str) -> Followed | None:
+        """The newest one of them that this node writes."""
+        for stream_id in reversed(list(gateway.engine.running)):
+            found = gateway.registry.find(stream_id, owner)
+            if found and (found.stream.route, found.stream.session_id) == (self._path, chat):
+                return found
+        return None
 
 
 def message_of(value: Any) -> Any:
