@@ -185,13 +185,16 @@ class Chunks:
             self._set(function, "arguments", arguments)
 
     def _end_halves(self, delta: dict[str, Any], index: int) -> None:
-        """The choice ends with this delta, so no other halves will come."""
-        for _, field, call in self._halves.rest():
-            if call is None:
-                self._set(delta, field, (delta.get(field) or "") + HALF)
+        """The choice with this index ends with this delta, so no other halves of it will come."""
+        for _, field, call in self._halves.rest(lambda key: key[0] == index):
+            said = delta.get(field)
+            if call is None and isinstance(said, list):  # content in parts
+                self._set(delta, field, [*said, {"type": "text", "text": HALF}])
+            elif call is None:
+                self._set(delta, field, (said or "") + HALF)
             else:
                 piece = {"index": call, "function": {"arguments": HALF}}
-                self._set(delta, field, [*(delta.get(field) or ()), piece])
+                self._set(delta, field, [*(said or ()), piece])
 
 
 def speaks(choice: dict[str, Any]) -> bool:

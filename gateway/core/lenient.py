@@ -6,6 +6,7 @@ type and gives what it means, or a value that stands for "nothing".
 
 import json
 import re
+from collections.abc import Callable
 from typing import Any, Final
 
 import msgspec
@@ -101,10 +102,15 @@ class Halves(dict[Any, str]):
             text = text[:-1]
         return mended_text(text)
 
-    def rest(self) -> list[Any]:
-        """The keys under which half a character was left. They are left no more."""
-        keys = list(self)
-        self.clear()
+    def rest(self, ends: Callable[[Any], bool] = lambda key: True) -> list[Any]:
+        """The keys under which half a character was left. They are left no more.
+
+        Args:
+            ends: whether the text under a key has ended, so that its other half can come no more.
+        """
+        keys = [key for key in self if ends(key)]
+        for key in keys:
+            del self[key]
         return keys
 
 

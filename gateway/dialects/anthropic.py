@@ -250,7 +250,7 @@ class AnthropicAnswer(EventAnswer):
         return self._halves.joined(kind, text or "")
 
     def _start(self, index: int, block: _Block, out: list[Event]) -> None:
-        self._end_halves(out)
+        self._end_halves(out, index)
         self._tool_blocks.pop(index, None)
         if block.type == "tool_use":
             number = self._tool_blocks[index] = len(self._tools())
@@ -270,7 +270,7 @@ class AnthropicAnswer(EventAnswer):
 
     def _stop(self, index: int, out: list[Event]) -> None:
         """This block has ended."""
-        self._end_halves(out)
+        self._end_halves(out, index)
         number = self._tool_blocks.pop(index, None)
         if number is not None and (begun := self._begun.pop(number, "")):
             self._say_call(self._tools().go_on(number, begun), out)
@@ -284,11 +284,14 @@ class AnthropicAnswer(EventAnswer):
         for number, begun in self._begun.items():
             self._say_call(self._tools().go_on(number, begun), out)
         self._begun = {}
-        self._end_halves(out)
+        for index in [*self._halves]:
+            self._end_halves(out, index)
         self._end_calls(out)
 
-    def _end_halves(self, out: list[Event]) -> None:
-        for kind in self._halves.rest():
+    def _end_halves(self, out: list[Event], index: int) -> None:
+        """The block with this index ends or begins: no other halves come of what it said, nor of the text before it.
+        Calls that stand side by side go on."""
+        for kind in self._halves.rest(lambda key: key in (TOKEN, THINKING, index)):
             if kind in (TOKEN, THINKING):
                 self._say(kind, HALF, out)
             elif (number := self._tool_blocks.get(kind)) is not None:

@@ -1242,3 +1242,66 @@ def test_anthropic_calls_side_by_side_keep_their_arguments() -> None:
         ("b", '{"y":2}'),
         ("c", "{}"),
     ]
+
+
+def test_half_of_a_character_stays_in_its_own_choice() -> None:
+    """A choice that ends takes none of what another one has begun."""
+
+    def delta(index: int, delta: Any, reason: str | None = None) -> str:
+        return f"data: {json.dumps({'choices': [{'index': index, 'delta': delta, 'finish_reason': reason}]})}\n\n"
+
+    def call(text: str) -> Any:
+        return {"tool_calls": [{"index": 0, "id": "a", "function": {"name": "f", "arguments": text}}]}
+
+    stream = (
+        delta(0, {"content": "one \ud83d"})
+        + delta(1, {"content": "two \ud83d"})
+        + delta(2, call("three \ud83d"))
+        + delta(1, {"content": "\ude01"}, "stop")
+        + delta(0, {"content": "\ude00"})
+        + delta(0, {"content": " \ud83d"}, "length")
+        + delta(2, call("\ude02"), "tool_calls")
+        + DONE
+    )
+    answer, completion = kept(), Completion()
+    answer.choices = 3
+    for event in answer.feed(stream.encode()):
+        completion.add(event)
+    choices = completion.result(View("s1", "", "", 0), None)["choices"]
+    assert [choice["message"]["content"] for choice in choices[:2]] == ["one 😀 \ufffd", "two 😁"]
+    assert choices[2]["message"]["tool_calls"][0]["function"]["arguments"] == "three 😂"
+
+
+def test_half_of_a_character_before_content_in_parts_is_a_part() -> None:
+    parts = chunk({"content": [{"type": "text", "text": "end"}]}, finish_reason="stop")
+    events = told(kept(), (ROLE + chunk({"content": "a\ud83d"}) + parts + DONE).encode())
+    assert [delta["content"] for delta in map(_delta_of, events)] == [
+        "",
+        "a",
+        [{"type": "text", "text": "end"}, {"type": "text", "text": "\ufffd"}],
+    ]
+
+
+def _delta_of(event: tuple[str, str]) -> Any:
+    return json.loads(event[1])["choices"][0]["delta"]
+
+
+def test_half_of_a_character_stays_in_its_own_anthropic_call() -> None:
+    def block(kind: str, index: int, **more: Any) -> str:
+        return f"data: {json.dumps({'type': f'content_block_{kind}', 'index': index, **more})}\n\n"
+
+    def piece_of(index: int, text: str) -> str:
+        return block("delta", index, delta={"type": "input_json_delta", "partial_json": text})
+
+    stream = (
+        block("start", 0, content_block={"type": "tool_use", "id": "a", "name": "f", "input": {}})
+        + piece_of(0, "one \ud83d")
+        + block("start", 1, content_block={"type": "tool_use", "id": "b", "name": "g", "input": {}})
+        + piece_of(1, "two \ud83d")
+        + block("stop", 1)
+        + piece_of(0, "\ude00")
+        + block("stop", 0)
+        + 'data: {"type":"message_delta","delta":{"stop_reason":"tool_use"}}\n\n'
+    )
+    calls = message(anthropic(), stream)["tool_calls"]
+    assert [call["function"]["arguments"] for call in calls] == ["one 😀", "two \ufffd"]
