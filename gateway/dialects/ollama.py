@@ -89,7 +89,7 @@ class OllamaAnswer(UnitAnswer):
 
     def _rest(self) -> list[Event]:
         """The events of a last line without its LF. Half an object there was cut off and does not count as noise."""
-        return self._translate([line for line in self._lines.close() if read(_LINE, line) or line == "}"])
+        return self._translate([line for line in self._lines.close() if _is_whole(line) or line == "}"])
 
     def _translate_one(self, text: str, out: list[Event]) -> None:
         if not text.strip():
@@ -173,6 +173,11 @@ class OllamaAnswer(UnitAnswer):
 def _is_last(line: bytes) -> bool:
     """Whether this is the whole line that ends an answer. A read of one byte at a time asks for every brace."""
     return _DONE.search(line) is not None and isinstance(value_of(line.decode("utf-8", "replace")), dict)
+
+
+def _is_whole(line: str) -> bool:
+    """Whether a line holds an object, however odd what is in it."""
+    return isinstance(value_of(line.removeprefix("data:")), dict) or bool(_last_in(line.removeprefix("data:")))
 
 
 def _last_in(line: str) -> str:

@@ -67,6 +67,7 @@ class _RunningDelta(msgspec.Struct, gc=False):
     reasoning: str | None = None
     refusal: str | None = None
     tool_calls: list[_RunningCall] | None = None
+    function_call: _RunningFunction | None = None
 
 
 class _RunningChoice(msgspec.Struct, gc=False):

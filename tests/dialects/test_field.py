@@ -690,6 +690,52 @@ def test_whole_message_at_the_end_is_no_second_answer(make: Make) -> None:
     assert answer.finish_reason == "stop"
 
 
+@BOTH
+def test_choice_is_the_first_that_says_something_however_its_chunks_are_read(make: Make) -> None:
+    """The role alone, a text, a whole message that repeats it, and the call of another choice, each in a read."""
+    message = {"role": "assistant", "content": "Hi"}
+    other = {"tool_calls": [{"index": 0, "id": "a", "function": {"name": "f", "arguments": "{}"}}]}
+    parts = [
+        ROLE,
+        chunk({"content": "Hi"}),
+        chunk(message=message),
+        chunk(other, index=1),
+        chunk({"content": "!"}),
+        STOP,
+    ]
+    reads = [part.encode() for part in parts]
+    assert outcome(make, b"".join(reads)) == outcome(make, *reads)
+    assert said(make(), *parts) == "Hi!"
+
+
+@BOTH
+@pytest.mark.parametrize(
+    ("calls", "arguments"),
+    [
+        ([{"name": "f", "arguments": {"a": 1}}], '{"a":1}'),
+        ([{"name": "f", "arguments": '{"a'}, {"arguments": '":1}'}], '{"a":1}'),
+        ([[{"name": ["f"], "arguments": "{}"}]], "{}"),
+        ([{"name": "f", "arguments": '"\ud83d'}, {"arguments": '\ude00"'}], '"😀"'),
+        ([{"name": "f", "arguments": '"\ud83d'}], '"\ufffd'),
+    ],
+)
+def test_odd_call_of_the_form_before_there_were_tools_is_read(make: Make, calls: list[Any], arguments: str) -> None:
+    reads = [ROLE, *(chunk({"function_call": call}) for call in calls), chunk({}, finish_reason="function_call"), DONE]
+    found = message(make(), *reads)
+    call = found["tool_calls"][0]["function"] if "tool_calls" in found else found["function_call"]
+    assert call["arguments"] == arguments
+    assert outcome(make, "".join(reads).encode()) == outcome(make, *(read.encode() for read in reads))
+
+
+@pytest.mark.parametrize("tail", ["", "data: "])
+def test_last_line_of_ollama_needs_no_line_end_however_odd_it_is(tail: str) -> None:
+    first = '{"model":"m","message":{"content":"a"},"done":false}\n'
+    last = '{"model":"m","message":{"content":["b"]},"done":"true","done_reason":["stop"],"eval_count":2}'
+    answer = ollama()
+    assert said(answer, first, tail + last) == "ab"
+    assert (answer.ended, answer.finish_reason) == (True, "stop")
+
+
 ODD_IN_MID_STREAM = (
     {"delta": {"tool_calls": [{"index": 0, "id": "c", "name": "f", "arguments": "{}"}]}},
     {"delta": {"tool_calls": {"index": 0, "function": {"name": "f"}}}},
@@ -697,6 +743,8 @@ ODD_IN_MID_STREAM = (
     {"delta": {"tool_calls": [{"index": 0, "id": 7, "function": {"name": ["f"]}}]}},
     {"delta": {"content": ["a", {"type": "text", "text": "b"}]}},
     {"delta": {"refusal": {"text": "no"}, "reasoning": 5}},
+    {"delta": {"function_call": {"name": "f", "arguments": {"a": 1}}}},
+    {"delta": {"function_call": {"name": ["f"], "arguments": "{}"}}},
     {"delta": {"content": "a"}, "finish_details": {"type": "stop"}},
     {"delta": {"content": "a"}, "usage": {"prompt_tokens": 3, "completion_tokens": 4}},
 )
