@@ -22,7 +22,9 @@ MAX_DEPTH: Final = 64
 _PAIR: Final = re.compile("[\ud800-\udbff][\udc00-\udfff]")
 _HALF: Final = re.compile("[\ud800-\udfff]")
 _HIGH: Final = re.compile("[\ud800-\udbff]$")
-_NO_REASONS: Final = frozenset({"", "null", "none", "None"})
+_NO_REASONS: Final = frozenset({"", "null", "none", "nil", "undefined", "unspecified", "finish_reason_unspecified"})
+"""Words, in lower case, by which servers say that there is no finish reason yet: their languages' words for nothing,
+and Gemini's."""
 
 
 def value_of(text: str) -> Any:
@@ -157,7 +159,7 @@ def reason_of(value: Any) -> str | None:
         return ""
     if not isinstance(value, str):
         return None
-    return "" if value in _NO_REASONS else mended_text(value)
+    return "" if value.strip().lower() in _NO_REASONS else mended_text(value)
 
 
 def arguments_of(value: Any) -> str | None:

@@ -188,6 +188,8 @@ class AnthropicAnswer(EventAnswer):
         """Reads an event that is no part of the content."""
         if kind == "message_delta":
             self._end(said, out)
+        elif kind == "message_start" and self.finished:
+            self.ended = True  # a second answer in the same body: nobody asked for it
         elif kind == "message_start" and said.message:
             message = said.message
             self.model = word_of(message.model)
@@ -298,7 +300,7 @@ class AnthropicAnswer(EventAnswer):
                 self._say_call(self._tools().go_on(number, HALF), out)
 
     def _end(self, said: _Event, out: list[Event]) -> None:
-        reason = said.delta.stop_reason if said.delta else None
+        reason = reason_of(said.delta.stop_reason) if said.delta else None
         if isinstance(said.usage, dict):
             self._count(said.usage)
             self.usage = usage_of(self._input, said.usage.get("output_tokens"), self._cached) or self.usage

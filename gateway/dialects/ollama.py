@@ -19,6 +19,7 @@ from gateway.core.errors import GatewayError
 from gateway.core.event import THINKING, TOKEN, Event
 from gateway.core.lenient import Halves, json_of, mended_text, objects_of, reason_of, text_of, value_of, word_of
 from gateway.core.sse import MAX_EARLY, LineSplitter
+from gateway.dialects import failures
 from gateway.dialects.base import (
     NOTHING,
     Answer,
@@ -120,6 +121,8 @@ class OllamaAnswer(UnitAnswer):
         if not isinstance(value, dict):
             return None
         message = value.get("message")
+        if isinstance(message, str) and failures.in_object("", value) is not None:
+            return None  # the sentence of an error, and no part of the answer
         if message is None and isinstance(value.get("response"), str):  # Ollama's other call, which some imitate
             message = {"content": value["response"]}
         reason = reason_of(value.get("done_reason"))

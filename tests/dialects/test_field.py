@@ -1353,3 +1353,105 @@ def test_half_of_a_character_stays_in_its_own_anthropic_call() -> None:
     )
     calls = message(anthropic(), stream)["tool_calls"]
     assert [call["function"]["arguments"] for call in calls] == ["one 😀", "two \ufffd"]
+
+
+@pytest.mark.parametrize("reason", ["NULL", "Null", "None", "NONE", "undefined", "FINISH_REASON_UNSPECIFIED", " "])
+@pytest.mark.parametrize("name", ["openai", "anthropic", "ollama", "sse"])
+def test_word_for_nothing_is_no_reason(name: str, reason: str) -> None:
+    """It stands in every chunk. So an answer that fails behind it has failed."""
+    broke = json.dumps({"error": json.loads(BROKEN)})
+    streams = {
+        "openai": chunk({"content": "half"}, finish_reason=reason) + f"data: {broke}\n\n",
+        "anthropic": 'data: {"type":"content_block_delta","index":0,"delta":{"text":"half"}}\n\n'
+        + f'data: {{"type":"message_delta","delta":{{"stop_reason":"{reason}"}}}}\n\ndata: {broke}\n\n',
+        "ollama": json.dumps({"message": {"content": "half"}, "done": False, "done_reason": reason}) + f"\n{broke}\n",
+        "sse": f'data: {{"content":"half","finish_reason":"{reason}"}}\n\ndata: {broke}\n\n',
+    }
+    for answer in (DIALECTS[name].answer(), *([kept()] if name == "openai" else [])):
+        events = told(answer, (streams[name] + DONE).encode())
+        assert len(events) == 1
+        assert (answer.finish_reason, answer.complete, failed(answer).code) == ("", False, "engine_broke")
+
+
+MORE_ERRORS = (
+    '{"Message":"The engine broke.","Code":"Broke"}',
+    '{"ok":false,"msg":"The engine broke."}',
+    '{"fault":{"faultstring":"The engine broke.","detail":{"errorcode":"x"}}}',
+    '{"error":["The engine broke."]}',
+    '{"error":[{"message":"The engine broke."}]}',
+    '{"detail":{"error":"The engine broke."}}',
+    '{"detail":{"error":{"message":"The engine broke."}}}',
+    '{"type":"about:blank","title":"The engine broke.","status":500}',
+    '{"status":"error","message":"The engine broke."}',
+    '{"code":"Broke","message":"The engine broke."}',
+    '{"object":"error","message":"The engine broke.","code":50000}',
+)
+
+
+@pytest.mark.parametrize("error", MORE_ERRORS)
+def test_error_in_any_object_outranks_the_end_behind_it_in_every_dialect(error: str) -> None:
+    """Its sentence is no text of the answer, though other servers have the text where it stands."""
+    beginnings = {
+        "openai": chunk({"content": "half"}),
+        "anthropic": 'data: {"type":"content_block_delta","index":0,"delta":{"text":"half"}}\n\n',
+        "ollama": '{"model":"m","message":{"content":"half"},"done":false}\n',
+        "sse": 'data: {"content":"half"}\n\n',
+    }
+    ends = {
+        "openai": STOP + DONE,
+        "anthropic": 'data: {"type":"message_delta","delta":{"stop_reason":"end_turn"}}\n\n',
+        "ollama": '{"model":"m","done":true,"done_reason":"stop"}\n',
+        "sse": DONE,
+    }
+    for name, begin in beginnings.items():
+        answer = DIALECTS[name].answer()
+        block = f"{error}\n" if name == "ollama" else f"data: {error}\n\n"
+        assert told(answer, (begin + block + ends[name]).encode()) == [("token", "half")]
+        assert failed(answer).message.endswith("The engine broke.")
+        assert failed(answer).code != "about:blank"
+
+
+@pytest.mark.parametrize("end", ["data: [DONE]\n\n", "event: end\ndata: {}\n\n", ""])
+def test_answer_of_an_unknown_endpoint_of_which_nothing_was_understood_is_no_empty_answer(end: str) -> None:
+    answer = sse()
+    assert told(answer, f'data: {{"utterance":"Hi"}}\n\n{end}'.encode()) == []
+    assert (answer.ended, failed(answer).code) == (False, "upstream_protocol")
+
+
+def test_second_anthropic_answer_in_one_body_is_not_read() -> None:
+    start = 'data: {"type":"message_start","message":{"model":"m","usage":{"input_tokens":1}}}\n\n'
+    first = 'data: {"type":"content_block_delta","index":0,"delta":{"text":"one"}}\n\n'
+    stop = 'data: {"type":"message_delta","delta":{"stop_reason":"end_turn"},"usage":{"output_tokens":2}}\n\n'
+    answer = anthropic()
+    assert said(answer, start + first + stop + start + first.replace("one", "two") + stop) == "one"
+    assert (answer.ended, answer.usage) == (True, Usage(1, 2))
+
+
+@BOTH
+@pytest.mark.parametrize(
+    "usage",
+    [
+        ['{"input_tokens":3,"output_tokens":4}'],
+        ['{"prompt_tokens":3,"completion_tokens":4}', '{"prompt_tokens":0,"completion_tokens":0}'],
+    ],
+)
+def test_usage_under_other_names_and_before_zeros_is_kept(make: Make, usage: list[str]) -> None:
+    answer = make()
+    counts = "".join(f'data: {{"choices":[],"usage":{each}}}\n\n' for each in usage)
+    told(answer, (chunk({"content": "Hi"}) + STOP + counts + DONE).encode())
+    assert answer.usage == Usage(3, 4)
+
+
+@pytest.mark.parametrize(
+    "delta",
+    [
+        {"thoughts": "why"},
+        {"thinking_content": "why"},
+        {"reasoning_summary": "why"},
+        {"content": [{"type": "reasoning", "text": "why"}]},
+        {"content": [{"type": "thinking", "text": "why"}]},
+    ],
+)
+def test_thoughts_are_no_text_of_the_answer(delta: dict[str, Any]) -> None:
+    stream = chunk(delta) + chunk({"content": "Hi"}) + STOP + DONE
+    assert told(text(), stream.encode()) == [("thinking", "why"), ("token", "Hi")]
