@@ -14,7 +14,7 @@ from structlog.typing import FilteringBoundLogger
 
 from gateway.clock import Clock
 from gateway.config import Config
-from gateway.core.credential import Key, Keyring, Verifier
+from gateway.core.credential import Key, Keyring, Verifier, carriers_of
 from gateway.core.errors import GatewayError
 from gateway.core.limiter import PER_ADDRESS, AddressLimiter, Limiter
 from gateway.core.limits import Plan, make_limits
@@ -287,6 +287,7 @@ def _snapshot(
     return Snapshot(
         config=config,
         verifiers=(Keyring(keys), *verifiers) if keys else verifiers,
+        carriers=carriers_of(verifiers),
         plans=plans,
         upstreams=upstreams,
         router=Router(endpoints, Endpoint("_none", Nowhere(), public=True), beside.items()),

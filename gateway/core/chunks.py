@@ -49,8 +49,9 @@ class Chunks:
 
     @property
     def usual(self) -> bool:
-        """Whether the next chunk means what its `delta` says and nothing else."""
-        return not (self._halves or self._elsewhere)
+        """Whether the next chunk means what its `delta` says and nothing else. So a delta must have said something:
+        until then, the answer may stand elsewhere."""
+        return self._by_delta and not (self._halves or self._elsewhere)
 
     def read(self, chunk: dict[str, Any]) -> list[dict[str, Any]]:
         """The choices of a chunk, which is corrected in place."""
@@ -69,9 +70,7 @@ class Chunks:
     def rest(self) -> Iterator[dict[str, Any]]:
         """A chunk for every half of a character that is left, with U+FFFD for it."""
         for index, field, call in self._halves.rest():
-            delta: dict[str, Any] = {field: HALF}
-            if call is not None:
-                delta = {field: [{"index": call, "function": {"arguments": HALF}}]}
+            delta = {field: _half_of(field, call)}
             yield {**self._envelope, "choices": [{"index": index, "delta": delta, "finish_reason": None}]}
 
     def _set(self, into: dict[str, Any], key: str, value: Any) -> None:
@@ -92,6 +91,8 @@ class Chunks:
                 self._text(delta, field, index)
         if delta.get("tool_calls") is not None:
             self._calls(delta, index)
+        if delta.get("function_call") is not None:
+            self._legacy_call(delta, index)
 
         given = choice.get("finish_reason")
         reason = reason_of(given if given is not None else choice.get("finish_details"))
@@ -173,25 +174,50 @@ class Chunks:
         if not isinstance(function, dict):
             function = {key: call.pop(key) for key in ("name", "arguments") if key in call}
             self._set(call, "function", function)
+        number = call.get("index")
+        self._function(function, (index, "tool_calls", place if number is None else number))
+
+    def _legacy_call(self, delta: dict[str, Any], index: int) -> None:
+        # The form before there were tools: one call, without an id.
+        given = delta["function_call"]
+        calls, odd = objects_of(given)
+        self.skipped += odd
+        if not calls:
+            self._set(delta, "function_call", None)
+            return
+        if calls[0] is not given:
+            self._set(delta, "function_call", calls[0])
+        self._function(calls[0], (index, "function_call", None))
+
+    def _function(self, function: dict[str, Any], key: tuple[int, str, int | None]) -> None:
+        """Corrects the function of a call; its halves of characters are kept under this key."""
         if function.get("name") is not None and not isinstance(function["name"], str):
             self._set(function, "name", word_of(function["name"]))
         given = function.get("arguments")
         arguments = arguments_of(given)
         if arguments is None:
             self.skipped += 1
-        number = call.get("index")
-        arguments = self._halves.joined((index, "tool_calls", place if number is None else number), arguments or "")
+        arguments = self._halves.joined(key, arguments or "")
         if given is not None and arguments != given:
             self._set(function, "arguments", arguments)
 
     def _end_halves(self, delta: dict[str, Any], index: int) -> None:
-        """The choice ends with this delta, so no other halves will come."""
-        for _, field, call in self._halves.rest():
-            if call is None:
-                self._set(delta, field, (delta.get(field) or "") + HALF)
-            else:
-                piece = {"index": call, "function": {"arguments": HALF}}
-                self._set(delta, field, [*(delta.get(field) or ()), piece])
+        """The choice with this index ends with this delta, so no other halves of it will come."""
+        for _, field, call in self._halves.rest(lambda key: key[0] == index):
+            said: Any = delta.get(field)
+            half = _half_of(field, call)
+            if field == "content" and isinstance(said, list):
+                half = [{"type": "text", "text": HALF}]
+            elif field == "function_call" and said:
+                said, half = None, {**said, "arguments": (said.get("arguments") or "") + HALF}
+            self._set(delta, field, said + half if said else half)
+
+
+def _half_of(field: str, call: int | None) -> Any:
+    """What stands in this field of a delta for half a character whose other half never came."""
+    if field == "tool_calls":
+        return [{"index": call, "function": {"arguments": HALF}}]
+    return {"arguments": HALF} if field == "function_call" else HALF
 
 
 def speaks(choice: dict[str, Any]) -> bool:

@@ -112,12 +112,42 @@ class Verifier(Protocol):
         Args:
             presented: the credential where the configuration looks for one, None where there is none. A cookie among
                 them counts only from an allowed page, which the caller sees to.
-            facts: the rest of the request. A verifier that believes another cookie must ask `cookie_allowed` itself.
+            facts: the rest of the request. A verifier that reads a header or cookie there is a `Reading` too, and one
+                that believes another cookie must ask `cookie_allowed` itself.
             now: unix seconds by the wall clock.
 
         Raises:
             Exception: it cannot be found out; the request ends with an error.
         """
+
+
+class Carriers(NamedTuple):
+    """Parts of a request that may hold a credential.
+
+    Attributes:
+        headers: names, in any case.
+        cookies: names; case counts.
+    """
+
+    headers: frozenset[str] = frozenset()
+    cookies: frozenset[str] = frozenset()
+
+
+@runtime_checkable
+class Reading(Protocol):
+    """A verifier that reads more of a request than the credential that was presented. It must say so: what it names
+    reaches no upstream, and a request that has any of it and is known to nobody is refused."""
+
+    @property
+    def carriers(self) -> Carriers:
+        """The headers and cookies that it reads."""
+
+
+def carriers_of(verifiers: Iterable[Verifier]) -> Carriers:
+    """All that these verifiers read beside the credential that was presented; headers in lower case."""
+    read = [verifier.carriers for verifier in verifiers if isinstance(verifier, Reading)]
+    headers = frozenset(name.lower() for each in read for name in each.headers)
+    return Carriers(headers, frozenset(name for each in read for name in each.cookies))
 
 
 @runtime_checkable

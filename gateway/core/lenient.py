@@ -6,6 +6,7 @@ type and gives what it means, or a value that stands for "nothing".
 
 import json
 import re
+from collections.abc import Callable
 from typing import Any, Final
 
 import msgspec
@@ -21,7 +22,9 @@ MAX_DEPTH: Final = 64
 _PAIR: Final = re.compile("[\ud800-\udbff][\udc00-\udfff]")
 _HALF: Final = re.compile("[\ud800-\udfff]")
 _HIGH: Final = re.compile("[\ud800-\udbff]$")
-_NO_REASONS: Final = frozenset({"", "null", "none", "None"})
+_NO_REASONS: Final = frozenset({"", "null", "none", "nil", "undefined", "unspecified", "finish_reason_unspecified"})
+"""Words, in lower case, by which servers say that there is no finish reason yet: their languages' words for nothing,
+and Gemini's."""
 
 
 def value_of(text: str) -> Any:
@@ -101,10 +104,15 @@ class Halves(dict[Any, str]):
             text = text[:-1]
         return mended_text(text)
 
-    def rest(self) -> list[Any]:
-        """The keys under which half a character was left. They are left no more."""
-        keys = list(self)
-        self.clear()
+    def rest(self, ends: Callable[[Any], bool] = lambda key: True) -> list[Any]:
+        """The keys under which half a character was left. They are left no more.
+
+        Args:
+            ends: whether the text under a key has ended, so that its other half can come no more.
+        """
+        keys = [key for key in self if ends(key)]
+        for key in keys:
+            del self[key]
         return keys
 
 
@@ -151,7 +159,7 @@ def reason_of(value: Any) -> str | None:
         return ""
     if not isinstance(value, str):
         return None
-    return "" if value in _NO_REASONS else mended_text(value)
+    return "" if value.strip().lower() in _NO_REASONS else mended_text(value)
 
 
 def arguments_of(value: Any) -> str | None:

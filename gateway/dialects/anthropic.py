@@ -188,6 +188,8 @@ class AnthropicAnswer(EventAnswer):
         """Reads an event that is no part of the content."""
         if kind == "message_delta":
             self._end(said, out)
+        elif kind == "message_start" and self.finished:
+            self.ended = True  # a second answer in the same body: nobody asked for it
         elif kind == "message_start" and said.message:
             message = said.message
             self.model = word_of(message.model)
@@ -250,7 +252,7 @@ class AnthropicAnswer(EventAnswer):
         return self._halves.joined(kind, text or "")
 
     def _start(self, index: int, block: _Block, out: list[Event]) -> None:
-        self._end_halves(out)
+        self._end_halves(out, index)
         self._tool_blocks.pop(index, None)
         if block.type == "tool_use":
             number = self._tool_blocks[index] = len(self._tools())
@@ -270,7 +272,7 @@ class AnthropicAnswer(EventAnswer):
 
     def _stop(self, index: int, out: list[Event]) -> None:
         """This block has ended."""
-        self._end_halves(out)
+        self._end_halves(out, index)
         number = self._tool_blocks.pop(index, None)
         if number is not None and (begun := self._begun.pop(number, "")):
             self._say_call(self._tools().go_on(number, begun), out)
@@ -284,18 +286,21 @@ class AnthropicAnswer(EventAnswer):
         for number, begun in self._begun.items():
             self._say_call(self._tools().go_on(number, begun), out)
         self._begun = {}
-        self._end_halves(out)
+        for index in [*self._halves]:
+            self._end_halves(out, index)
         self._end_calls(out)
 
-    def _end_halves(self, out: list[Event]) -> None:
-        for kind in self._halves.rest():
+    def _end_halves(self, out: list[Event], index: int) -> None:
+        """The block with this index ends or begins: no other halves come of what it said, nor of the text before it.
+        Calls that stand side by side go on."""
+        for kind in self._halves.rest(lambda key: key in (TOKEN, THINKING, index)):
             if kind in (TOKEN, THINKING):
                 self._say(kind, HALF, out)
             elif (number := self._tool_blocks.get(kind)) is not None:
                 self._say_call(self._tools().go_on(number, HALF), out)
 
     def _end(self, said: _Event, out: list[Event]) -> None:
-        reason = said.delta.stop_reason if said.delta else None
+        reason = reason_of(said.delta.stop_reason) if said.delta else None
         if isinstance(said.usage, dict):
             self._count(said.usage)
             self.usage = usage_of(self._input, said.usage.get("output_tokens"), self._cached) or self.usage

@@ -20,7 +20,7 @@ import msgspec
 
 from gateway.core.errors import KINDS, GatewayError
 from gateway.core.event import TOOL, Event, Usage
-from gateway.core.lenient import json_of, value_of
+from gateway.core.lenient import json_of, reason_of, value_of
 from gateway.core.sse import MAX_EVENT, MAX_LINE, Decoder, Oversize
 from gateway.core.weight import LIGHT, is_heavy
 from gateway.dialects import failures
@@ -243,6 +243,7 @@ class Answer(ABC):
 
     def _finish(self, reason: str) -> None:
         """Notes a finish reason, in OpenAI's vocabulary if that has a word for it. Some say that the answer failed."""
+        reason = reason_of(reason) or ""
         error = failures.in_reason(reason) or self._of_nothing(reason)
         if error is not None:
             self._fail(error)

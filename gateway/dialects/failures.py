@@ -71,9 +71,9 @@ _CODES: Final = (
 )
 _STATUSES: Final = ("statusCode", "status", "error_type")
 """Of those, the ones that hold no code of the provider's own, or its type."""
-_SENTENCES: Final = ("error_msg", "error_message", "errorMessage", "errorMsg", "errmsg", "err_msg")
+_SENTENCES: Final = ("error_msg", "error_message", "errorMessage", "errorMsg", "errmsg", "err_msg", "error_description")
 _TEXTS: Final = (
-    *("message", "detail", "msg", *_SENTENCES, "status_msg", "Message", "Msg"),
+    *("message", "detail", "msg", *_SENTENCES, "status_msg", "Message", "Msg", "faultstring"),
     *("title", "content", "text"),
 )
 """Where a report has its sentence; the first that is there."""
@@ -84,7 +84,7 @@ _FAILURE: Final = re.compile(
 )
 """Names of events that report a failure, but for that of a tool, which an answer survives. Sources: Anthropic, AWS
 (event streams), OpenAI (responses)."""
-_REPORT: Final = re.compile(r"(?i:error|exception|error_?msg|error_?info)|[A-Za-z]+(?:Exception|Error)")
+_REPORT: Final = re.compile(r"(?i:error|exception|fault|error_?msg|error_?info)|[A-Za-z]+(?:Exception|Error)")
 """Names of members that hold a report. Sources: AWS (event streams), Tencent, home-made servers."""
 _ENVELOPES: Final = ("response", "Response", "data", "header", "result", "output", "payload")
 """Members in which some servers put every event, reports too. Sources: OpenAI (responses), Tencent, iFlytek, Google."""
@@ -92,7 +92,7 @@ _MARKS: Final = ("is_error", "isError", "iserror", "has_error", "failed")
 """Members that say by `true` that the object is a report."""
 _SAID: Final = ("content", "text", "token", "delta", "response", "chunk")
 """Where home-made endpoints have the text of an answer; an object that has any is no error."""
-_NO_CODES: Final = frozenset({"error", "exception", "failure", "fatal"})
+_NO_CODES: Final = frozenset({"error", "exception", "failure", "fatal", "fault", "about:blank"})
 """Words that only say that it is a failure."""
 _GOOD_CODES: Final = frozenset({"0", "200", "ok", "success", "succeeded"})
 _FAILED: Final = re.compile(
@@ -247,7 +247,7 @@ def names_failure(name: object) -> bool:
 
 def in_object(event_type: str, value: dict[str, Any]) -> GatewayError | None:
     """Like `in_stream`, for data that is decoded already."""
-    value = _opened(value)
+    value = _opened(_uncapitalized(value) if "Code" in value or "Message" in value else value)
     names = (event_type, *(value.get(key) for key in ("type", "object", "status")))
     name = next((name for name in names if names_failure(name)), "")
     if name or value.get("error") or _failed_base(value):
@@ -276,8 +276,7 @@ def _opened(value: dict[str, Any], depth: int = 0) -> dict[str, Any]:
     for name, report in value.items():
         if isinstance(report, dict | str) and report and name != "error" and _REPORT.fullmatch(name):
             if isinstance(report, dict):
-                # Tencent and AWS begin the names of members with a capital.
-                return {"error": {"type": name, **{key[:1].lower() + key[1:]: said for key, said in report.items()}}}
+                return {"error": {"type": name, **_uncapitalized(report)}}
             if name not in _SENTENCES:
                 return {**value, "error": report}
     for name in _ENVELOPES if depth < MAX_NESTED else ():
@@ -287,6 +286,11 @@ def _opened(value: dict[str, Any], depth: int = 0) -> dict[str, Any]:
             if inner.get("error") or (name == "header" and _is_bare(inner)):
                 return inner
     return value
+
+
+def _uncapitalized(report: dict[str, Any]) -> dict[str, Any]:
+    """The report with names as others have them: Alibaba, AWS and Tencent begin them with a capital."""
+    return {key[:1].lower() + key[1:]: said for key, said in report.items()}
 
 
 def _sentence_of(value: dict[str, Any]) -> str:
@@ -299,7 +303,8 @@ def _is_bare(value: dict[str, Any]) -> bool:
     # those send a code with every good event too.
     if any(value.get(key) for key in _SAID):
         return False
-    if value.get("success") is False and any(isinstance(value.get(key), str) for key in _TEXTS):
+    refused = value.get("success") is False or value.get("ok") is False
+    if refused and any(isinstance(value.get(key), str) for key in _TEXTS):
         return True
     detail = value.get("detail")
     if isinstance(detail, str | list | dict) and detail:
@@ -418,6 +423,10 @@ def _said_by(value: dict[str, Any], now: float | None = None, depth: int = 0) ->
         error = value["base_resp"]  # MiniMax
     if not error and isinstance(value.get("errors"), list) and value["errors"]:
         error = value["errors"][0]  # Cloudflare, GraphQL
+    if not error and isinstance(value.get("detail"), dict):
+        error = value["detail"].get("error")  # FastAPI, around another report
+    if isinstance(error, list) and error:
+        error = error[0]
     if isinstance(error, str):
         outer = {**value, "message": error}
     elif isinstance(error, dict):

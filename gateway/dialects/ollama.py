@@ -19,6 +19,7 @@ from gateway.core.errors import GatewayError
 from gateway.core.event import THINKING, TOKEN, Event
 from gateway.core.lenient import Halves, json_of, mended_text, objects_of, reason_of, text_of, value_of, word_of
 from gateway.core.sse import MAX_EARLY, LineSplitter
+from gateway.dialects import failures
 from gateway.dialects.base import (
     NOTHING,
     Answer,
@@ -89,7 +90,7 @@ class OllamaAnswer(UnitAnswer):
 
     def _rest(self) -> list[Event]:
         """The events of a last line without its LF. Half an object there was cut off and does not count as noise."""
-        return self._translate([line for line in self._lines.close() if read(_LINE, line) or line == "}"])
+        return self._translate([line for line in self._lines.close() if _is_whole(line) or line == "}"])
 
     def _translate_one(self, text: str, out: list[Event]) -> None:
         if not text.strip():
@@ -120,6 +121,8 @@ class OllamaAnswer(UnitAnswer):
         if not isinstance(value, dict):
             return None
         message = value.get("message")
+        if isinstance(message, str) and failures.in_object("", value) is not None:
+            return None  # the sentence of an error, and no part of the answer
         if message is None and isinstance(value.get("response"), str):  # Ollama's other call, which some imitate
             message = {"content": value["response"]}
         reason = reason_of(value.get("done_reason"))
@@ -173,6 +176,11 @@ class OllamaAnswer(UnitAnswer):
 def _is_last(line: bytes) -> bool:
     """Whether this is the whole line that ends an answer. A read of one byte at a time asks for every brace."""
     return _DONE.search(line) is not None and isinstance(value_of(line.decode("utf-8", "replace")), dict)
+
+
+def _is_whole(line: str) -> bool:
+    """Whether a line holds an object, however odd what is in it."""
+    return isinstance(value_of(line.removeprefix("data:")), dict) or bool(_last_in(line.removeprefix("data:")))
 
 
 def _last_in(line: str) -> str:

@@ -67,6 +67,7 @@ class _RunningDelta(msgspec.Struct, gc=False):
     reasoning: str | None = None
     refusal: str | None = None
     tool_calls: list[_RunningCall] | None = None
+    function_call: _RunningFunction | None = None
 
 
 class _RunningChoice(msgspec.Struct, gc=False):
@@ -209,7 +210,10 @@ class _OpenAIAnswer(EventAnswer):
     def _note(self, value: dict[str, Any], choices: list[dict[str, Any]]) -> None:
         """Notes what the chunk says beside its deltas. Of failures it notes that of a choice."""
         self.model = self.model or word_of(value.get("model"))
-        self.usage = _usage_in(value, choices) or self.usage
+        usage = _usage_in(value, choices)
+        # Some servers repeat the counts at the end with 0 in the place of what they have told before.
+        if usage is not None and (usage.input or usage.output or self.usage is None):
+            self.usage = usage
         for choice in choices:
             for place in (choice, choice["delta"]):
                 if place.get("error") and (error := failures.in_object("", place)):
@@ -239,7 +243,9 @@ def _usage_in(value: dict[str, Any], choices: list[dict[str, Any]]) -> Usage | N
     own = value.get("x_groq")
     places = (value, *([own] if isinstance(own, dict) else []), *choices)
     for usage in [place["usage"] for place in places if isinstance(place.get("usage"), dict)]:
-        if said := usage_of(usage.get("prompt_tokens"), usage.get("completion_tokens"), _cached_in(usage)):
+        like_openai = usage_of(usage.get("prompt_tokens"), usage.get("completion_tokens"), _cached_in(usage))
+        said = like_openai or usage_of(usage.get("input_tokens"), usage.get("output_tokens"), _cached_in(usage))
+        if said is not None:
             return said
     return None
 
@@ -505,7 +511,8 @@ class TextAnswer(_OpenAIAnswer):
         content = delta.get("content")
         for part in content if isinstance(content, list) else ():
             self._say(THINKING, mended_text(text_of(part.get("thinking")) or ""), out)
-            self._say(TOKEN, mended_text(text_of(part.get("text")) or ""), out)
+            kind = THINKING if part.get("type") in ("reasoning", "thinking") else TOKEN
+            self._say(kind, mended_text(text_of(part.get("text")) or ""), out)
         self._say(TOKEN, content, out)
         self._say(TOKEN, delta.get("refusal"), out)
         calls = delta.get("tool_calls") or ()
@@ -535,7 +542,7 @@ class TextAnswer(_OpenAIAnswer):
 
 def _thoughts_in(delta: dict[str, Any]) -> str | None:
     """The thoughts, which some servers say under two names at once."""
-    for key in ("reasoning_content", "reasoning", "reasoning_text", "thinking", "thought"):
+    for key in _THOUGHTS:
         if isinstance(delta.get(key), str) and delta[key]:
             return str(mended_text(delta[key]))
     for key, texts in (("reasoning_details", ("text", "summary")), ("thinking_blocks", ("thinking",))):
@@ -546,6 +553,10 @@ def _thoughts_in(delta: dict[str, Any]) -> str | None:
     return None
 
 
+_THOUGHTS: Final = (
+    *("reasoning_content", "reasoning", "reasoning_text", "reasoning_summary"),
+    *("thinking", "thinking_content", "thought", "thoughts"),
+)
 _SILENT: Final = frozenset(
     {
         *("role", "name", "id", "type", "model", "content", "tool_calls", "function_call"),

@@ -14,6 +14,7 @@ Invariants:
 from typing import Any, ClassVar, Final
 
 from gateway.core.chunks import HALF
+from gateway.core.errors import GatewayError
 from gateway.core.event import THINKING, TOKEN, Event
 from gateway.core.lenient import Halves, reason_of, text_of, value_of
 from gateway.dialects import failures
@@ -121,7 +122,18 @@ class SSEAnswer(TextAnswer):
         self._conclude(out)
         if isinstance(value, dict):
             self._reason(value)
-        self.ended = self.failure is None
+        self.ended = self.failure is None and self._made_sense()
+
+    def _rest(self) -> list[Event]:
+        events = super()._rest()
+        return events if self._made_sense() else []
+
+    def _made_sense(self) -> bool:
+        """Whether anything of the answer was understood, or there was nothing to understand; if not, it has failed."""
+        if self.size or not self.skipped or self.over:
+            return True
+        self._fail(GatewayError("upstream_protocol", detail="nothing before the end of the answer was understood"))
+        return self.failure is None
 
     def _conclude(self, out: list[Event]) -> None:
         super()._conclude(out)

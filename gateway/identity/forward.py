@@ -43,7 +43,7 @@ from structlog.typing import FilteringBoundLogger
 from gateway.clock import Clock, Timer
 from gateway.config import Forward as Settings
 from gateway.core.cookies import clean_cookies
-from gateway.core.credential import MAX_SECRET, Facts, Presented, address_key, cookie_allowed
+from gateway.core.credential import MAX_SECRET, Carriers, Facts, Presented, address_key, cookie_allowed
 from gateway.core.errors import GatewayError
 from gateway.core.principal import USER, Principal, Relying
 from gateway.dialects.base import Call
@@ -229,6 +229,11 @@ class Forward:
         if self._refused.get(key, 0.0) > moment:
             return None
         return self._find_out(key, asked, self._question(key, asked, address_key(facts.address)), now - moment)
+
+    @property
+    def carriers(self) -> Carriers:
+        """See `Reading`."""
+        return Carriers(frozenset(self.settings.headers), frozenset(self.settings.cookies))
 
     @property
     def watching(self) -> bool:

@@ -190,24 +190,22 @@ def _page_allowed(exchange: Exchange) -> bool:
 
 
 def _carries_others(exchange: Exchange) -> bool:
-    """Whether the request has a cookie or header that `auth.forward` names."""
-    forward, headers = exchange.snapshot.config.auth.forward, exchange.request.headers
-    if forward is None:
-        return False
-    cookies = cookie_header(headers)
-    return any(name in headers for name in forward.headers) or strip_cookies(cookies, forward.cookies) != cookies
+    """Whether the request has a cookie or header that a verifier reads beside the credential that is presented."""
+    read, headers = exchange.snapshot.carriers, exchange.request.headers
+    if any(name in headers for name in read.headers):
+        return True
+    cookies = cookie_header(headers) if read.cookies else ""
+    return strip_cookies(cookies, read.cookies) != cookies
 
 
 def own_cookies(snapshot: Snapshot) -> frozenset[str]:
     """The names of the cookies that may be credentials."""
-    auth = snapshot.config.auth
-    return frozenset((auth.cookie, *(auth.forward.cookies if auth.forward else ())))
+    return snapshot.carriers.cookies | {snapshot.config.auth.cookie}
 
 
 def own_headers(snapshot: Snapshot) -> frozenset[str]:
     """The names, in lower case, of the headers that may be credentials."""
-    forward = snapshot.config.auth.forward
-    return frozenset(("authorization", *(name.lower() for name in (forward.headers if forward else ()))))
+    return snapshot.carriers.headers | {"authorization"}
 
 
 def knows_credentials(snapshot: Snapshot) -> bool:

@@ -15,7 +15,7 @@ from structlog.typing import FilteringBoundLogger
 
 from gateway.clock import Clock
 from gateway.config import Config, History
-from gateway.core.credential import Verifier
+from gateway.core.credential import Carriers, Verifier
 from gateway.core.limiter import AddressLimiter, Decider
 from gateway.core.limits import Plan
 from gateway.core.sessions import Sessions
@@ -46,6 +46,7 @@ class Snapshot:
     Attributes:
         config: as it was read.
         verifiers: asked in this order for the principal of a request; the static keys first, if there are any.
+        carriers: what the verifiers read beside the credential that is presented; headers in lower case.
         plans: limits by plan name.
         upstreams: by name.
         router: from path to endpoint.
@@ -55,6 +56,7 @@ class Snapshot:
 
     config: Config
     verifiers: tuple[Verifier, ...]
+    carriers: Carriers
     plans: Mapping[str, Plan]
     upstreams: Mapping[str, Upstream]
     router: "Router"

@@ -690,6 +690,52 @@ def test_whole_message_at_the_end_is_no_second_answer(make: Make) -> None:
     assert answer.finish_reason == "stop"
 
 
+@BOTH
+def test_choice_is_the_first_that_says_something_however_its_chunks_are_read(make: Make) -> None:
+    """The role alone, a text, a whole message that repeats it, and the call of another choice, each in a read."""
+    message = {"role": "assistant", "content": "Hi"}
+    other = {"tool_calls": [{"index": 0, "id": "a", "function": {"name": "f", "arguments": "{}"}}]}
+    parts = [
+        ROLE,
+        chunk({"content": "Hi"}),
+        chunk(message=message),
+        chunk(other, index=1),
+        chunk({"content": "!"}),
+        STOP,
+    ]
+    reads = [part.encode() for part in parts]
+    assert outcome(make, b"".join(reads)) == outcome(make, *reads)
+    assert said(make(), *parts) == "Hi!"
+
+
+@BOTH
+@pytest.mark.parametrize(
+    ("calls", "arguments"),
+    [
+        ([{"name": "f", "arguments": {"a": 1}}], '{"a":1}'),
+        ([{"name": "f", "arguments": '{"a'}, {"arguments": '":1}'}], '{"a":1}'),
+        ([[{"name": ["f"], "arguments": "{}"}]], "{}"),
+        ([{"name": "f", "arguments": '"\ud83d'}, {"arguments": '\ude00"'}], '"😀"'),
+        ([{"name": "f", "arguments": '"\ud83d'}], '"\ufffd'),
+    ],
+)
+def test_odd_call_of_the_form_before_there_were_tools_is_read(make: Make, calls: list[Any], arguments: str) -> None:
+    reads = [ROLE, *(chunk({"function_call": call}) for call in calls), chunk({}, finish_reason="function_call"), DONE]
+    found = message(make(), *reads)
+    call = found["tool_calls"][0]["function"] if "tool_calls" in found else found["function_call"]
+    assert call["arguments"] == arguments
+    assert outcome(make, "".join(reads).encode()) == outcome(make, *(read.encode() for read in reads))
+
+
+@pytest.mark.parametrize("tail", ["", "data: "])
+def test_last_line_of_ollama_needs_no_line_end_however_odd_it_is(tail: str) -> None:
+    first = '{"model":"m","message":{"content":"a"},"done":false}\n'
+    last = '{"model":"m","message":{"content":["b"]},"done":"true","done_reason":["stop"],"eval_count":2}'
+    answer = ollama()
+    assert said(answer, first, tail + last) == "ab"
+    assert (answer.ended, answer.finish_reason) == (True, "stop")
+
+
 ODD_IN_MID_STREAM = (
     {"delta": {"tool_calls": [{"index": 0, "id": "c", "name": "f", "arguments": "{}"}]}},
     {"delta": {"tool_calls": {"index": 0, "function": {"name": "f"}}}},
@@ -697,6 +743,8 @@ ODD_IN_MID_STREAM = (
     {"delta": {"tool_calls": [{"index": 0, "id": 7, "function": {"name": ["f"]}}]}},
     {"delta": {"content": ["a", {"type": "text", "text": "b"}]}},
     {"delta": {"refusal": {"text": "no"}, "reasoning": 5}},
+    {"delta": {"function_call": {"name": "f", "arguments": {"a": 1}}}},
+    {"delta": {"function_call": {"name": ["f"], "arguments": "{}"}}},
     {"delta": {"content": "a"}, "finish_details": {"type": "stop"}},
     {"delta": {"content": "a"}, "usage": {"prompt_tokens": 3, "completion_tokens": 4}},
 )
@@ -1242,3 +1290,168 @@ def test_anthropic_calls_side_by_side_keep_their_arguments() -> None:
         ("b", '{"y":2}'),
         ("c", "{}"),
     ]
+
+
+def test_half_of_a_character_stays_in_its_own_choice() -> None:
+    """A choice that ends takes none of what another one has begun."""
+
+    def delta(index: int, delta: Any, reason: str | None = None) -> str:
+        return f"data: {json.dumps({'choices': [{'index': index, 'delta': delta, 'finish_reason': reason}]})}\n\n"
+
+    def call(text: str) -> Any:
+        return {"tool_calls": [{"index": 0, "id": "a", "function": {"name": "f", "arguments": text}}]}
+
+    stream = (
+        delta(0, {"content": "one \ud83d"})
+        + delta(1, {"content": "two \ud83d"})
+        + delta(2, call("three \ud83d"))
+        + delta(1, {"content": "\ude01"}, "stop")
+        + delta(0, {"content": "\ude00"})
+        + delta(0, {"content": " \ud83d"}, "length")
+        + delta(2, call("\ude02"), "tool_calls")
+        + DONE
+    )
+    answer, completion = kept(), Completion()
+    answer.choices = 3
+    for event in answer.feed(stream.encode()):
+        completion.add(event)
+    choices = completion.result(View("s1", "", "", 0), None)["choices"]
+    assert [choice["message"]["content"] for choice in choices[:2]] == ["one 😀 \ufffd", "two 😁"]
+    assert choices[2]["message"]["tool_calls"][0]["function"]["arguments"] == "three 😂"
+
+
+def test_half_of_a_character_before_content_in_parts_is_a_part() -> None:
+    parts = chunk({"content": [{"type": "text", "text": "end"}]}, finish_reason="stop")
+    events = told(kept(), (ROLE + chunk({"content": "a\ud83d"}) + parts + DONE).encode())
+    assert [delta["content"] for delta in map(_delta_of, events)] == [
+        "",
+        "a",
+        [{"type": "text", "text": "end"}, {"type": "text", "text": "\ufffd"}],
+    ]
+
+
+def _delta_of(event: tuple[str, str]) -> Any:
+    return json.loads(event[1])["choices"][0]["delta"]
+
+
+def test_half_of_a_character_stays_in_its_own_anthropic_call() -> None:
+    def block(kind: str, index: int, **more: Any) -> str:
+        return f"data: {json.dumps({'type': f'content_block_{kind}', 'index': index, **more})}\n\n"
+
+    def piece_of(index: int, text: str) -> str:
+        return block("delta", index, delta={"type": "input_json_delta", "partial_json": text})
+
+    stream = (
+        block("start", 0, content_block={"type": "tool_use", "id": "a", "name": "f", "input": {}})
+        + piece_of(0, "one \ud83d")
+        + block("start", 1, content_block={"type": "tool_use", "id": "b", "name": "g", "input": {}})
+        + piece_of(1, "two \ud83d")
+        + block("stop", 1)
+        + piece_of(0, "\ude00")
+        + block("stop", 0)
+        + 'data: {"type":"message_delta","delta":{"stop_reason":"tool_use"}}\n\n'
+    )
+    calls = message(anthropic(), stream)["tool_calls"]
+    assert [call["function"]["arguments"] for call in calls] == ["one 😀", "two \ufffd"]
+
+
+@pytest.mark.parametrize("reason", ["NULL", "Null", "None", "NONE", "undefined", "FINISH_REASON_UNSPECIFIED", " "])
+@pytest.mark.parametrize("name", ["openai", "anthropic", "ollama", "sse"])
+def test_word_for_nothing_is_no_reason(name: str, reason: str) -> None:
+    """It stands in every chunk. So an answer that fails behind it has failed."""
+    broke = json.dumps({"error": json.loads(BROKEN)})
+    streams = {
+        "openai": chunk({"content": "half"}, finish_reason=reason) + f"data: {broke}\n\n",
+        "anthropic": 'data: {"type":"content_block_delta","index":0,"delta":{"text":"half"}}\n\n'
+        + f'data: {{"type":"message_delta","delta":{{"stop_reason":"{reason}"}}}}\n\ndata: {broke}\n\n',
+        "ollama": json.dumps({"message": {"content": "half"}, "done": False, "done_reason": reason}) + f"\n{broke}\n",
+        "sse": f'data: {{"content":"half","finish_reason":"{reason}"}}\n\ndata: {broke}\n\n',
+    }
+    for answer in (DIALECTS[name].answer(), *([kept()] if name == "openai" else [])):
+        events = told(answer, (streams[name] + DONE).encode())
+        assert len(events) == 1
+        assert (answer.finish_reason, answer.complete, failed(answer).code) == ("", False, "engine_broke")
+
+
+MORE_ERRORS = (
+    '{"Message":"The engine broke.","Code":"Broke"}',
+    '{"ok":false,"msg":"The engine broke."}',
+    '{"fault":{"faultstring":"The engine broke.","detail":{"errorcode":"x"}}}',
+    '{"error":["The engine broke."]}',
+    '{"error":[{"message":"The engine broke."}]}',
+    '{"detail":{"error":"The engine broke."}}',
+    '{"detail":{"error":{"message":"The engine broke."}}}',
+    '{"type":"about:blank","title":"The engine broke.","status":500}',
+    '{"status":"error","message":"The engine broke."}',
+    '{"code":"Broke","message":"The engine broke."}',
+    '{"object":"error","message":"The engine broke.","code":50000}',
+)
+
+
+@pytest.mark.parametrize("error", MORE_ERRORS)
+def test_error_in_any_object_outranks_the_end_behind_it_in_every_dialect(error: str) -> None:
+    """Its sentence is no text of the answer, though other servers have the text where it stands."""
+    beginnings = {
+        "openai": chunk({"content": "half"}),
+        "anthropic": 'data: {"type":"content_block_delta","index":0,"delta":{"text":"half"}}\n\n',
+        "ollama": '{"model":"m","message":{"content":"half"},"done":false}\n',
+        "sse": 'data: {"content":"half"}\n\n',
+    }
+    ends = {
+        "openai": STOP + DONE,
+        "anthropic": 'data: {"type":"message_delta","delta":{"stop_reason":"end_turn"}}\n\n',
+        "ollama": '{"model":"m","done":true,"done_reason":"stop"}\n',
+        "sse": DONE,
+    }
+    for name, begin in beginnings.items():
+        answer = DIALECTS[name].answer()
+        block = f"{error}\n" if name == "ollama" else f"data: {error}\n\n"
+        assert told(answer, (begin + block + ends[name]).encode()) == [("token", "half")]
+        assert failed(answer).message.endswith("The engine broke.")
+        assert failed(answer).code != "about:blank"
+
+
+@pytest.mark.parametrize("end", ["data: [DONE]\n\n", "event: end\ndata: {}\n\n", ""])
+def test_answer_of_an_unknown_endpoint_of_which_nothing_was_understood_is_no_empty_answer(end: str) -> None:
+    answer = sse()
+    assert told(answer, f'data: {{"utterance":"Hi"}}\n\n{end}'.encode()) == []
+    assert (answer.ended, failed(answer).code) == (False, "upstream_protocol")
+
+
+def test_second_anthropic_answer_in_one_body_is_not_read() -> None:
+    start = 'data: {"type":"message_start","message":{"model":"m","usage":{"input_tokens":1}}}\n\n'
+    first = 'data: {"type":"content_block_delta","index":0,"delta":{"text":"one"}}\n\n'
+    stop = 'data: {"type":"message_delta","delta":{"stop_reason":"end_turn"},"usage":{"output_tokens":2}}\n\n'
+    answer = anthropic()
+    assert said(answer, start + first + stop + start + first.replace("one", "two") + stop) == "one"
+    assert (answer.ended, answer.usage) == (True, Usage(1, 2))
+
+
+@BOTH
+@pytest.mark.parametrize(
+    "usage",
+    [
+        ['{"input_tokens":3,"output_tokens":4}'],
+        ['{"prompt_tokens":3,"completion_tokens":4}', '{"prompt_tokens":0,"completion_tokens":0}'],
+    ],
+)
+def test_usage_under_other_names_and_before_zeros_is_kept(make: Make, usage: list[str]) -> None:
+    answer = make()
+    counts = "".join(f'data: {{"choices":[],"usage":{each}}}\n\n' for each in usage)
+    told(answer, (chunk({"content": "Hi"}) + STOP + counts + DONE).encode())
+    assert answer.usage == Usage(3, 4)
+
+
+@pytest.mark.parametrize(
+    "delta",
+    [
+        {"thoughts": "why"},
+        {"thinking_content": "why"},
+        {"reasoning_summary": "why"},
+        {"content": [{"type": "reasoning", "text": "why"}]},
+        {"content": [{"type": "thinking", "text": "why"}]},
+    ],
+)
+def test_thoughts_are_no_text_of_the_answer(delta: dict[str, Any]) -> None:
+    stream = chunk(delta) + chunk({"content": "Hi"}) + STOP + DONE
+    assert told(text(), stream.encode()) == [("thinking", "why"), ("token", "Hi")]

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from gateway.core.credential import Facts, Presented, Verdict, Verifier
+from gateway.core.credential import Carriers, Facts, Presented, Verdict, Verifier
 from gateway.core.principal import Principal
 from gateway.web import credentials
 from tests.kit.sse_client import Response, request
@@ -19,14 +19,17 @@ STREAM = frozenset({"stream"})
 
 
 class Badges:
-    """Knows users by their badge, `badge-7`."""
+    """Knows users by their badge, `badge-7`, as the credential, in a header or in a cookie."""
+
+    carriers = Carriers(headers=frozenset({"X-Badge"}), cookies=frozenset({"badge"}))
 
     def __init__(self, scopes: frozenset[str] = STREAM) -> None:
         self.scopes = scopes
         self.asked: list[str] = []
 
     def verify(self, presented: Presented | None, facts: Facts, now: float) -> Verdict:
-        secret = presented.secret if presented is not None else facts.headers.get("x-badge", "")
+        own = facts.headers.get("x-badge") or facts.cookies.get("badge", "")
+        secret = presented.secret if presented is not None else own
         self.asked.append(secret)
         kind, _, number = secret.partition("-")
         return Principal("user", number, "default", self.scopes) if kind == "badge" else None
@@ -166,3 +169,24 @@ async def test_credential_of_a_verifier_reaches_no_upstream(verifiers: Sequence[
         [exchange] = stage.upstream.exchanges
         assert ("badge-7" in exchange.head.decode()) is seen
         assert await stage.status("nope", "/proxy") == (200 if seen else 401)
+
+
+CARRIED = [{"X-Badge": "badge-7"}, {"Cookie": "theme=dark; badge=badge-7"}, {"Authorization": "Bearer badge-7"}]
+
+
+async def test_what_a_verifier_reads_reaches_no_upstream() -> None:
+    async with staged(Badges()) as stage:
+        for carried in CARRIED:
+            assert await stage.status("", "/proxy", **carried, **{"X-Own": "kept"}) == 200
+            head = stage.upstream.exchanges[-1].head.decode()
+            assert ("badge" in head.lower(), "kept" in head) == (False, True)
+            assert ("theme=dark" in head) is ("Cookie" in carried)
+        # Nor with a credential that another verifier knows.
+        assert await stage.status("k", "/proxy", **{"X-Badge": "badge-7"}) == 200
+        assert "badge" not in stage.upstream.exchanges[-1].head.decode().lower()
+
+
+async def test_what_a_verifier_reads_is_a_credential_where_nobody_needs_one() -> None:
+    async with staged(Badges(), anonymous=True) as stage:
+        bad = [{name: value.replace("badge-7", "nope") for name, value in carried.items()} for carried in CARRIED]
+        assert [await stage.status("", **carried) for carried in (*CARRIED, *bad, {})] == [200] * 3 + [401] * 3 + [200]
