@@ -374,7 +374,7 @@ def as_refusal(error: GatewayError, text: str) -> GatewayError:
     if error.code == "upstream_auth":
         return error
     if error.status == KINDS["upstream_error"].status:
-        return GatewayError("upstream_protocol", detail="status 200 with an error")
+        return GatewayError("upstream_protocol", detail="status 200 with an error", sentence=error.sentence)
     return failures.refusal(error.status, {}, text.encode("utf-8", "replace"))
 
 

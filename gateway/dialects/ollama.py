@@ -63,6 +63,8 @@ class _Call(msgspec.Struct):
 class _Message(msgspec.Struct):
     content: str | None = None
     thinking: str | None = None
+    reasoning_content: str | None = None
+    reasoning: str | None = None
     tool_calls: list[_Call] | None = None
 
 
@@ -142,8 +144,9 @@ class OllamaAnswer(UnitAnswer):
             message = {"content": message}
         if not isinstance(message, dict):
             return None
-        texts = {kind: text_of(message.get(key)) for kind, key in _FIELDS}
-        self.skipped += sum(texts[kind] is None and bool(message.get(key)) for kind, key in _FIELDS)
+        fields = {kind: next((message[key] for key in keys if message.get(key)), None) for kind, keys in _FIELDS}
+        texts = {kind: text_of(given) for kind, given in fields.items()}
+        self.skipped += sum(texts[kind] is None and bool(given) for kind, given in fields.items())
         calls, odd = objects_of(message.get("tool_calls"))
         self.skipped += odd
         return _Message(
@@ -153,7 +156,8 @@ class OllamaAnswer(UnitAnswer):
         )
 
     def _message(self, message: _Message, out: list[Event]) -> None:
-        self._say(THINKING, message.thinking, out)
+        # Servers that imitate Ollama have the thoughts under the names that are usual with OpenAI's chunks.
+        self._say(THINKING, message.thinking or message.reasoning_content or message.reasoning, out)
         self._say(TOKEN, message.content, out)
         for call in message.tool_calls or ():
             said = call.function.arguments
@@ -196,7 +200,7 @@ def _last_in(line: str) -> str:
 
 _DECODER: Final = json.JSONDecoder(strict=False)
 _DONE: Final = re.compile(rb'"done"\s*:\s*true')
-_FIELDS: Final = ((TOKEN, "content"), (THINKING, "thinking"))
+_FIELDS: Final = ((TOKEN, ("content",)), (THINKING, ("thinking", "reasoning_content", "reasoning")))
 
 
 def _lenient_call(call: dict[str, Any]) -> _Call:

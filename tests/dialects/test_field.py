@@ -1455,3 +1455,18 @@ def test_usage_under_other_names_and_before_zeros_is_kept(make: Make, usage: lis
 def test_thoughts_are_no_text_of_the_answer(delta: dict[str, Any]) -> None:
     stream = chunk(delta) + chunk({"content": "Hi"}) + STOP + DONE
     assert told(text(), stream.encode()) == [("thinking", "why"), ("token", "Hi")]
+
+
+@pytest.mark.parametrize("name", ["thinking", "reasoning_content", "reasoning"])
+@pytest.mark.parametrize("more", ['"x":1', '"tool_calls":{}'], ids=["typed", "lenient"])
+def test_ollamas_thoughts_are_read_under_whatever_name(name: str, more: str) -> None:
+    line = f'{{"message":{{"{name}":"why","content":"Hi",{more}}},"done":false}}\n'
+    end = '{"message":{"content":""},"done":true,"done_reason":"stop"}\n'
+    assert told(ollama(), (line + end).encode()) == [("thinking", "why"), ("token", "Hi")]
+
+
+def test_error_in_place_of_a_stream_keeps_its_sentence_for_the_log() -> None:
+    answer = text()
+    answer.labelled = False
+    told(answer, b'{"error":{"message":"The engine broke.","type":"server_error"}}')
+    assert (failed(answer).code, failed(answer).sentence) == ("upstream_protocol", "The engine broke.")
