@@ -7,6 +7,7 @@ import signal
 import socket
 import struct
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -261,7 +262,10 @@ async def breakers(gateway: Gateway) -> dict[str, str]:
 
 def listeners(pid: int) -> list[str]:
     """The local addresses that a process listens on, as /proc writes them."""
-    targets = [os.readlink(descriptor) for descriptor in Path(f"/proc/{pid}/fd").iterdir()]
+    targets = []
+    for descriptor in Path(f"/proc/{pid}/fd").iterdir():
+        with suppress(FileNotFoundError):  # closed since it was listed
+            targets.append(os.readlink(descriptor))
     inodes = {target[8:-1] for target in targets if target.startswith("socket:")}
     rows = [row.split() for row in Path("/proc/net/tcp").read_text().splitlines()[1:]]
     return [row[1] for row in rows if row[3] == "0A" and row[9] in inodes]

@@ -174,10 +174,10 @@ async def test_target_of_proxy_routes_only_has_to_be_there() -> None:
 
 
 async def test_all_targets_are_asked_at_once_and_none_for_long(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(inquiry, "PATIENCE", 0.3)
+    monkeypatch.setattr(inquiry, "PATIENCE", 1.5)
     async with ScriptedUpstream([Hang()]) as upstream:
         targets = [{"url": f"{upstream.url}/{number}"} for number in range(inquiry.AT_ONCE)]
-        reports = await asyncio.wait_for(inquire(config(*targets)), 3)
+        reports = await asyncio.wait_for(inquire(config(*targets)), 10)
         assert len(upstream.exchanges) == inquiry.AT_ONCE
     assert [report.place.rpartition("/")[2] for report in reports] == [str(n) for n in range(inquiry.AT_ONCE)]
     assert {report.says.partition(":")[0] for report in reports} == {"no answer, upstream_timeout"}
