@@ -184,7 +184,8 @@ def _is_last(line: bytes) -> bool:
 
 def _is_whole(line: str) -> bool:
     """Whether a line holds an object, however odd what is in it."""
-    return isinstance(value_of(line.removeprefix("data:")), dict) or bool(_last_in(line.removeprefix("data:")))
+    line = line.removeprefix("data:")
+    return isinstance(value_of(line), dict) or bool(_last_in(line))
 
 
 def _last_in(line: str) -> str:

@@ -329,11 +329,7 @@ class ChunkAnswer(_OpenAIAnswer):
                     units[index] = Event(CHUNK, event.data)  # an upstream that names or numbers its chunks
         except (ValueError, RecursionError):
             return self._carefully(units)
-        # As `_count` does.
-        self._number += len(units)
-        self._bytes += said
-        least = BYTES_PER_TOKEN * self._number
-        self.size = least if least > self._bytes else self._bytes
+        self._count(len(units), said)
         return units
 
     def _count(self, chunks: int, said: int) -> None:

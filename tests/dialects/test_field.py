@@ -1267,21 +1267,25 @@ def test_endless_json_has_a_bound() -> None:
     assert failed(answer).code == "upstream_oversize"
 
 
+def about_block(kind: str, index: int, **more: Any) -> str:
+    """An event of Anthropic's about the block with this index."""
+    return f"data: {json.dumps({'type': f'content_block_{kind}', 'index': index, **more})}\n\n"
+
+
+def piece_of(index: int, text: str) -> str:
+    """One more piece of the arguments of a call."""
+    return about_block("delta", index, delta={"type": "input_json_delta", "partial_json": text})
+
+
 def test_anthropic_calls_side_by_side_keep_their_arguments() -> None:
-    def block(kind: str, index: int, **more: Any) -> str:
-        return f"data: {json.dumps({'type': f'content_block_{kind}', 'index': index, **more})}\n\n"
-
-    def piece_of(index: int, text: str) -> str:
-        return block("delta", index, delta={"type": "input_json_delta", "partial_json": text})
-
     stream = (
-        block("start", 0, content_block={"type": "tool_use", "id": "a", "name": "f", "input": {}})
-        + block("start", 1, content_block={"type": "tool_use", "id": "b", "name": "g", "input": {}})
-        + block("start", 2, content_block={"type": "tool_use", "id": "c", "name": "h", "input": {}})
+        about_block("start", 0, content_block={"type": "tool_use", "id": "a", "name": "f", "input": {}})
+        + about_block("start", 1, content_block={"type": "tool_use", "id": "b", "name": "g", "input": {}})
+        + about_block("start", 2, content_block={"type": "tool_use", "id": "c", "name": "h", "input": {}})
         + piece_of(1, '{"y":')
         + piece_of(0, '{"x":1}')
         + piece_of(1, "2}")
-        + "".join(block("stop", index) for index in range(3))
+        + "".join(about_block("stop", index) for index in range(3))
         + 'data: {"type":"message_delta","delta":{"stop_reason":"tool_use"}}\n\n'
     )
     calls = message(anthropic(), stream)["tool_calls"]
@@ -1335,20 +1339,14 @@ def _delta_of(event: tuple[str, str]) -> Any:
 
 
 def test_half_of_a_character_stays_in_its_own_anthropic_call() -> None:
-    def block(kind: str, index: int, **more: Any) -> str:
-        return f"data: {json.dumps({'type': f'content_block_{kind}', 'index': index, **more})}\n\n"
-
-    def piece_of(index: int, text: str) -> str:
-        return block("delta", index, delta={"type": "input_json_delta", "partial_json": text})
-
     stream = (
-        block("start", 0, content_block={"type": "tool_use", "id": "a", "name": "f", "input": {}})
+        about_block("start", 0, content_block={"type": "tool_use", "id": "a", "name": "f", "input": {}})
         + piece_of(0, "one \ud83d")
-        + block("start", 1, content_block={"type": "tool_use", "id": "b", "name": "g", "input": {}})
+        + about_block("start", 1, content_block={"type": "tool_use", "id": "b", "name": "g", "input": {}})
         + piece_of(1, "two \ud83d")
-        + block("stop", 1)
+        + about_block("stop", 1)
         + piece_of(0, "\ude00")
-        + block("stop", 0)
+        + about_block("stop", 0)
         + 'data: {"type":"message_delta","delta":{"stop_reason":"tool_use"}}\n\n'
     )
     calls = message(anthropic(), stream)["tool_calls"]
