@@ -200,7 +200,7 @@ async def test_headers_of_a_stream_leave_in_one_segment_with_its_first_block() -
             assert client.nothing_came()
             go_on.set()
             answer = await client.until(b"0\r\n\r\n")
-            assert client.segments() - before == 2  # the other one has the last chunk
+            assert place.segments() - before == 2  # the other one has the last chunk
             head, _, body = answer.lower().partition(b"\r\n\r\n")
             assert b"\r\nx-stream-id: abc\r\n" in head
             assert b"\r\ntransfer-encoding: chunked\r\n" in head + b"\r\n"
