@@ -210,7 +210,7 @@ class _Connection(Explained):
     __slots__ = ("_leave", "_server")
 
     def __init__(self, server: AdminServer) -> None:
-        super().__init__(server, loop=asyncio.get_running_loop(), access_log=None, keepalive_timeout=KEEP_ALIVE)  # type: ignore[arg-type]
+        super().__init__(server, loop=asyncio.get_running_loop(), access_log=None, keepalive_timeout=KEEP_ALIVE)
         self._leave: Callable[[], None] | None = None
         self._server = server
 

@@ -123,8 +123,8 @@ class Ledger:
     def holds(self, demand: Amounts, now: float) -> tuple[Hold, ...]:
         """What a lease holds for which everything demanded was taken, whether it fits or not."""
         self.used = now
-        holds = (s.take(s.limit.units(demand) or 0) for s in self._standings)
-        return tuple(hold for hold in holds if hold is not None)
+        holds = [s.take(s.limit.units(demand) or 0) for s in self._standings]
+        return tuple([hold for hold in holds if hold is not None])
 
 
 class Lease:
@@ -257,8 +257,9 @@ class Limiter:
 
     def decide(self, plan: Plan, principal: str, demand: Amounts, now: float) -> Decision:
         """As `admit`, with where the principal stands after it."""
-        outcome = self.admit(plan, principal, demand, now)
-        return Decision(outcome, self.snapshot(plan, principal, now))
+        ledger = self._ledger(plan, principal, now)
+        outcome = ledger.refusal(demand) or self._take(ledger, plan, principal, demand, now)
+        return Decision(outcome, ledger.quotas())
 
     def touch(self, plan: Plan, principal: str, now: float) -> Refusal | None:
         """None and one request was taken, or a refusal: for requests that start no generation."""

@@ -10,9 +10,9 @@ Invariants:
 - Counting never decides anything: without it the generation would run in the same way.
 """
 
-from dataclasses import dataclass, field
 from typing import Final
 
+import msgspec
 from structlog.typing import FilteringBoundLogger
 
 from gateway.core.errors import GatewayError
@@ -32,8 +32,7 @@ MAX_REASON: Final = 64
 """Characters of a finish reason, which the upstream chooses."""
 
 
-@dataclass(slots=True, kw_only=True)
-class Account:
+class Account(msgspec.Struct, kw_only=True):
     """The figures of one generation. Times are the loop's clock, in seconds.
 
     Attributes:
@@ -62,7 +61,7 @@ class Account:
     started: float
     requested: str = ""
     model: str = ""
-    facts: dict[str, str] = field(default_factory=dict)
+    facts: dict[str, str] = {}
     asked: float = 0.0
     attempts: int = 0
     first: float = 0.0
@@ -72,7 +71,7 @@ class Account:
     sent_bytes: int = 0
     connections: int = 0
     outcome: Outcome | None = None
-    usage: Usage = field(default_factory=lambda: Usage(0, 0, "estimate"))
+    usage: Usage = Usage(0, 0, "estimate")
     reported: bool = False
     finish_reason: str = ""
     taken_over: int = 0

@@ -121,13 +121,26 @@ _IN_TEXT: Final = re.compile(
     r"(?i)(\b(?:bearer|basic)\s+|[?&](?:token|ticket|key|api_key|secret|password)=)[^\s&\"'<>]+",
 )
 _SUSPICIOUS: Final = re.compile(r"[ ?&@]")
+_NUMBERS: Final = frozenset({int, float, bool, type(None)})
 _USERINFO: Final = re.compile(r"//[^/@\s]*@")
 
 
 def redact(logger: object, method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
     """The line without values under the names of secrets, query strings of URLs, and credentials inside its texts.
     Long texts are shortened."""
-    return {key: _redacted(key, value, MAX_NESTING) for key, value in event.items()}
+    secret = not _SECRET_KEYS.isdisjoint(map(str.lower, event))
+    return {
+        key: value if not secret and _is_harmless(value) else _redacted(key, value, MAX_NESTING)
+        for key, value in event.items()
+    }
+
+
+def _is_harmless(value: object) -> bool:
+    """Whether nothing of a value has to be hidden or left out, whatever its name is, unless that is a secret's. Most
+    of what is logged are numbers, times, ids and single words."""
+    if type(value) is str:
+        return len(value) <= MAX_TEXT and not _SUSPICIOUS.search(value)
+    return type(value) in _NUMBERS
 
 
 def _redacted(key: object, value: Any, levels: int) -> Any:
@@ -145,8 +158,6 @@ def _redacted(key: object, value: Any, levels: int) -> Any:
 
 
 def _redacted_text(text: str) -> str:
-    if not _SUSPICIOUS.search(text):  # most of what is logged are times, ids and single words
-        return text
     return _USERINFO.sub(f"//{HIDDEN}@", _IN_TEXT.sub(rf"\g<1>{HIDDEN}", text))
 
 

@@ -1,4 +1,4 @@
-"""Counters and histograms for what happens thousands of times a second; Prometheus reads them like any other.
+"""Counters and histograms with labels, for all that is counted while requests are answered.
 
 The client library's own take a lock, look up labels and search their buckets in Python at every call: 0.33 us for a
 counter, 0.77 us for a histogram. These take 0.05 and 0.17 us. They need no lock, because only the event loop writes to
@@ -43,15 +43,22 @@ class CounterMeter(Collector):
 
     def labels(self, *values: str) -> Count:
         """The child with these label values; it is made at the first call."""
-        return self._children.setdefault(values, Count())
+        child = self._children.get(values)
+        if child is None:
+            child = self._children[values] = Count()
+        return child
+
+    def describe(self) -> Iterator[CounterMetricFamily]:
+        """Its name and labels, without values, by which a scrape may ask for it alone."""
+        name, help_text, labels = self._about
+        yield CounterMetricFamily(name, help_text, labels=labels)
 
     def collect(self) -> Iterator[Metric]:
         """The values for a scrape."""
-        name, help_text, labels = self._about
-        family = CounterMetricFamily(name, help_text, labels=labels)
-        for values, child in self._children.items():
-            family.add_metric(list(values), child.value)
-        yield family
+        for family in self.describe():
+            for values, child in self._children.items():
+                family.add_metric(list(values), child.value)
+            yield family
 
 
 class Distribution:
@@ -91,15 +98,22 @@ class HistogramMeter(Collector):
 
     def labels(self, *values: str) -> Distribution:
         """The child with these label values; it is made at the first call."""
-        return self._children.setdefault(values, Distribution(self._bounds))
+        child = self._children.get(values)
+        if child is None:
+            child = self._children[values] = Distribution(self._bounds)
+        return child
+
+    def describe(self) -> Iterator[HistogramMetricFamily]:
+        """Its name and labels, without values, by which a scrape may ask for it alone."""
+        name, help_text, labels = self._about
+        yield HistogramMetricFamily(name, help_text, labels=labels)
 
     def collect(self) -> Iterator[Metric]:
         """The values for a scrape."""
-        name, help_text, labels = self._about
-        family = HistogramMetricFamily(name, help_text, labels=labels)
-        for values, child in self._children.items():
-            family.add_metric(list(values), list(self._cumulative(child)), child.total)
-        yield family
+        for family in self.describe():
+            for values, child in self._children.items():
+                family.add_metric(list(values), list(self._cumulative(child)), child.total)
+            yield family
 
     def _cumulative(self, child: Distribution) -> Iterator[tuple[str, float]]:
         count = 0

@@ -8,7 +8,7 @@
 This file does not know when something happens, or who serves `/metrics`.
 """
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from types import MappingProxyType
 from typing import Final, Literal, get_args
 
@@ -205,13 +205,8 @@ class Metrics:
             "gateway_overhead_seconds", "Time the gateway itself took before it asked the upstream.", _OVERHEAD, "route"
         )
         self.events = counter("gateway_events_total", "Events of all generations.", "route")
-        # Counted for every write, hence meters and not the client library's own metrics.
-        self.sent_bytes = CounterMeter(
-            "gateway_sent_bytes_total", "Bytes written to readers.", ["route"], self.registry
-        )
-        self.batch_events = HistogramMeter(
-            "gateway_batch_events", "Events in one write.", ["route"], _BATCH, self.registry
-        )
+        self.sent_bytes = counter("gateway_sent_bytes_total", "Bytes written to readers.", "route")
+        self.batch_events = histogram("gateway_batch_events", "Events in one write.", _BATCH, "route")
         self.adoptions = counter(
             "gateway_adoptions_total", "Streams of dead nodes that were taken, by what became of them.", "result"
         )
@@ -230,12 +225,12 @@ class Metrics:
             "upstream",
             "model",
         )
-        self.inter_token = HistogramMeter(
+        self.inter_token = histogram(
             "gateway_inter_token_latency_seconds",
             "Time from one token of an upstream to the next.",
-            ["upstream", "model"],
             _INTER_TOKEN,
-            self.registry,
+            "upstream",
+            "model",
         )
         self.upstream_requests = counter(
             "gateway_upstream_requests_total", "Attempts at an upstream, by HTTP status or none.", "upstream", "code"
@@ -260,25 +255,28 @@ class Metrics:
         self.reload_ok = self._gauge(
             "gateway_config_last_reload_successful", "1 while the config on disk is the one in use."
         )
-        self.loop_lag = self._histogram(
-            "gateway_event_loop_lag_seconds", "Time by which the event loop was late for a timer.", _LAG
+        self.loop_lag = Histogram(
+            "gateway_event_loop_lag_seconds",
+            "Time by which the event loop was late for a timer.",
+            registry=self.registry,
+            buckets=_LAG,
         )
         self.draining = self._gauge("gateway_draining", "1 while no new streams are taken.")
-        self.worker_restarts = self._counter(
-            "gateway_worker_restarts_total", "Times the supervisor started this worker again."
+        self.worker_restarts = Counter(
+            "gateway_worker_restarts_total", "Times the supervisor started this worker again.", registry=self.registry
         )
         self.build_info = self._gauge("gateway_build_info", "Always 1; the label is the program's version.", "version")
         self.reload_ok.set(1)
         self.build_info.labels(version).set(1)
 
-    def _counter(self, name: str, help_text: str, *labels: str) -> Counter:
-        return Counter(name, help_text, labels, registry=self.registry)
+    def _counter(self, name: str, help_text: str, *labels: str) -> CounterMeter:
+        return CounterMeter(name, help_text, labels, self.registry)
 
     def _gauge(self, name: str, help_text: str, *labels: str) -> Gauge:
         return Gauge(name, help_text, labels, registry=self.registry)
 
-    def _histogram(self, name: str, help_text: str, buckets: Iterable[float], *labels: str) -> Histogram:
-        return Histogram(name, help_text, labels, registry=self.registry, buckets=tuple(buckets))
+    def _histogram(self, name: str, help_text: str, bounds: Sequence[float], *labels: str) -> HistogramMeter:
+        return HistogramMeter(name, help_text, labels, bounds, self.registry)
 
 
 class RouteMetrics:

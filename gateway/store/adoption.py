@@ -22,9 +22,9 @@ Invariants:
 import asyncio
 from collections import deque
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any, Final, NamedTuple
 
+import msgspec
 from structlog.typing import FilteringBoundLogger
 
 from gateway.core.errors import GatewayError
@@ -214,7 +214,7 @@ class Adoption:
         if order is None:
             raise NotHereError("its order is sealed with another secret, or this node adopts nothing")
         asked = Order.from_bytes(order)
-        return asked, replace(Stream.from_json(about), owner=asked.owner)
+        return asked, msgspec.structs.replace(Stream.from_json(about), owner=asked.owner)
 
     async def _load(self, stream_id: str, log: MemoryLog) -> bool:
         """Fills the log with what Redis has. Returns whether the last event is among it.

@@ -25,7 +25,6 @@ Invariants:
 import asyncio
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from functools import partial
 from typing import Any, Final, Protocol
 
@@ -288,7 +287,7 @@ class Journal:
 
     def _open(self, copy: Copy, commands: list[bytes], replied: list[Replied]) -> None:
         stream, log = copy.written.stream, copy.written.log
-        about = replace(stream, owner=digest(stream.owner)).to_json()
+        about = msgspec.structs.replace(stream, owner=digest(stream.owner)).to_json()
         model = log.model.encode("utf-8", "replace")
         number = b"%d" % (copy.sent + 1)
         kept = b"%d" % round(copy.written.kept * 1000)

@@ -16,9 +16,9 @@ Invariants:
 
 import asyncio
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
-from dataclasses import replace
 from typing import Any, Final, TypeVar
 
+import msgspec
 from redis.exceptions import RedisError
 from structlog.typing import FilteringBoundLogger
 
@@ -201,7 +201,9 @@ class Watcher:
             stream = Stream.from_json(about)
         except ValueError:
             raise GatewayError("overloaded", retry_after=1, detail="its node is of a version unknown here") from None
-        return (replace(stream, owner=owner), model.decode(), state.decode()) if stream.owner == digest(owner) else None
+        if stream.owner != digest(owner):
+            return None
+        return msgspec.structs.replace(stream, owner=owner), model.decode(), state.decode()
 
     async def _load(self, stream_id: str, owner: str) -> Followed | None:
         found = await self._about(stream_id, owner)

@@ -30,10 +30,10 @@ An attempt knows nothing of the attempts before, beside and after it; the pump d
 """
 
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
 from typing import Final, NoReturn, Protocol
 
 import aiohttp
+import msgspec
 
 from gateway.clock import Deadline, Timer
 from gateway.core.cost import amounts
@@ -71,8 +71,7 @@ class Host(Protocol):
         """
 
 
-@dataclass(frozen=True, slots=True)
-class Work:
+class Work(msgspec.Struct, frozen=True):
     """What one generation works with, from its first attempt to its last.
 
     Attributes:

@@ -37,7 +37,7 @@ from gateway.core.event import Event
 from gateway.core.sse import comment
 from gateway.observe.metrics import Outcome, RouteMetrics
 from gateway.streams.frames import Frames
-from gateway.streams.log import END, TRIMMED, State
+from gateway.streams.log import END, NOTHING, TRIMMED, State
 from gateway.streams.reader import Reader, SentAwayError
 from gateway.streams.sink import Sink, SlowReaderError
 from gateway.streams.stream import ReaderSettings
@@ -156,7 +156,7 @@ class Delivery:
             await self._write(data)
             return
         reader.move(place)
-        got = await reader.read(self._limit(), 0)
+        got = reader.ready(self._limit())
         if not isinstance(got, State):
             await self._take(got)
         if not self._sink.begun:
@@ -166,18 +166,17 @@ class Delivery:
         reader, hold = self._reader, self._hold
         follow = self._push if hold is None else None
         while True:
-            got = await reader.read(self._limit(), self._patience(), follow)
+            got = reader.ready(self._limit())
+            if got is NOTHING:
+                await reader.wait(self._patience(), follow)
+                got = reader.ready(self._limit())
             if self._sink.unsent:
                 await self._sink.flush()
                 self._spoke = self._now()
             if self._expired and not reader.log.closed:
                 return
-            if got is END:
-                if hold is not None:
-                    await self._send(hold.flush())
-                return
-            if got is TRIMMED:
-                await self._write(self._frames.trimmed(reader.place))
+            if got is END or got is TRIMMED:
+                await self._close(got)
                 return
             if not isinstance(got, State):
                 await self._take(got)
@@ -186,6 +185,13 @@ class Delivery:
             if self._now() - self._spoke >= self._heartbeat:
                 self._metrics.heartbeats.inc()
                 await self._write(HEARTBEAT)
+
+    async def _close(self, end: State) -> None:
+        """Nothing more can be read: held text is sent, or the client is told that it has missed something."""
+        if end is TRIMMED:
+            await self._write(self._frames.trimmed(self._reader.place))
+        elif self._hold is not None:
+            await self._send(self._hold.flush())
 
     def _push(self, events: Sequence[Event]) -> bool:
         # Called by the writer. Not waking this task saves a third of what a window costs. What the socket does not take

@@ -1,10 +1,10 @@
 """What a generation was admitted to do."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Protocol
 
 import aiohttp
+import msgspec
 
 from gateway.config import Stream as StreamConfig
 from gateway.config import Timeouts
@@ -58,8 +58,7 @@ class Source(Protocol):
         """
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Job:
+class Job(msgspec.Struct, frozen=True, kw_only=True):
     """What a generation was admitted to do. It never changes, not even when the configuration is reloaded.
 
     Attributes:

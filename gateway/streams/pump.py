@@ -28,6 +28,7 @@ long as an answer is broken. The pump does not end the log: the generation does,
 
 import asyncio
 import random
+from collections.abc import Awaitable
 
 from gateway.core.cost import amounts
 from gateway.core.errors import GatewayError, forget_frames
@@ -81,7 +82,7 @@ class Pump:
         """
         whole = False
         while not whole:
-            whole = await self._ask(await self._choose())
+            whole = self._judge(await self._ask(await self._choose()))
 
     def go_on(self, broken: GatewayError) -> None:
         """The log has the beginning of the answer, which another process wrote; it broke off with this error.
@@ -150,13 +151,15 @@ class Pump:
             self._rescue.fail()
         return choice
 
-    async def _ask(self, choice: Choice) -> bool:
-        """Asks one target. True when the answer is whole; False when it failed and another target may be asked."""
+    def _ask(self, choice: Choice) -> Awaitable[Tried]:
+        """Asks one target; where that is silent, perhaps another one beside it."""
         job, hedge = self._work.job, choice.upstream.config.hedge
         if hedge is None or not (job.canonical and job.source.repeatable):
-            tried = await self._try(Lane(choice), self._rescue)
-        else:
-            tried = await self._race(choice, hedge)
+            return self._try(Lane(choice), self._rescue)
+        return self._race(choice, hedge)
+
+    def _judge(self, tried: Tried) -> bool:
+        """True when the answer is whole; False when it failed and another target may be asked. Otherwise raises."""
         if tried.error is not None:
             self._consider(tried.attempt, tried.error)
             return False
@@ -172,8 +175,12 @@ class Pump:
         with choice.upstream.use(target) as call:
             while True:
                 attempt = Attempt(self._work, choice, call, rescue, question)
+                self._enlist(lane, attempt, race)
                 try:
-                    await self._run(lane, attempt, race)
+                    try:
+                        await attempt.run()
+                    finally:
+                        self._keep(lane, attempt)
                 except GatewayError as error:
                     # Each turn leaves out something more, so there are few of them.
                     lighter = None if attempt.wrote else question.lighter(error)
@@ -188,15 +195,12 @@ class Pump:
             self._credit(attempt, call)
             return Tried(attempt, None)
 
-    async def _run(self, lane: Lane, attempt: Attempt, race: Race | None) -> None:
+    def _enlist(self, lane: Lane, attempt: Attempt, race: Race | None) -> None:
+        """The attempt is about to be made."""
         if race is not None:
             race.begin(lane, attempt)
             attempt.others = self._beside * self._work.job.input_tokens
         self._asked = attempt
-        try:
-            await attempt.run()
-        finally:
-            self._keep(lane, attempt)
 
     def _keep(self, lane: Lane, attempt: Attempt) -> None:
         """Takes over the answer and the rescue of an attempt that has ended, unless another attempt was heard."""

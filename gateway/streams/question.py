@@ -38,6 +38,7 @@ _ABOUT_ELSE: Final = frozenset(
     }
 )
 """Failures that are certainly not about what the gateway added."""
+_NO_HEADERS: Final[dict[str, str]] = {}
 
 
 class Question:
@@ -89,7 +90,7 @@ class Question:
             rescue.ask(self._prefix)
             self.delivered = rescue.tokens if self._prefix else 0
         call = self._call()
-        self._asked = msgspec.structs.replace(call, headers={}, body=b"")
+        self._asked = msgspec.structs.replace(call, headers=_NO_HEADERS, body=b"")
         self.plain = call.plain
         self.url = call.url.partition("?")[0]  # of a proxied request, the rest may be long, and is the client's
         self._tell_left_out(call.left_out)

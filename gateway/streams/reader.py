@@ -87,14 +87,30 @@ class Reader:
         Raises:
             SentAwayError: `cut` was called.
         """
-        log = self.log
-        got = NOTHING if log.held else log.read(self.place.seq + self.held, limit)
-        if got is NOTHING and timeout > 0 and self._cut is None:
-            await self._wait_for(timeout, follow)
-            got = NOTHING if log.held else log.read(self.place.seq + self.held, limit)
+        got = self.ready(limit)
+        if got is NOTHING and timeout > 0:
+            await self.wait(timeout, follow)
+            got = self.ready(limit)
+        return got
+
+    def ready(self, limit: int) -> ReadResult:
+        """What `read` gives without a wait. A caller that waits by `wait` keeps no coroutine of `read` meanwhile."""
         if self._cut is not None:
             raise self._cut
-        return got
+        return NOTHING if self.log.held else self.log.read(self.place.seq + self.held, limit)
+
+    def wait(self, timeout: float, follow: Follow | None) -> "asyncio.Future[None]":
+        """Done when there may be something to read, or `timeout` is over. To be called when nothing is `ready`."""
+        deadline = self._wheel.now() + timeout
+        # A deadline that moved later costs one attribute write; an earlier one needs a new timer.
+        if self._timer is None or self._timer.cancelled or deadline < self._timer.deadline - GRANULARITY:
+            if self._timer is not None:
+                self._timer.cancel()
+            self._timer = self._wheel.after(timeout, self.interrupt)
+        self._timer.deadline = deadline
+        self._follow = follow
+        self._waiter = asyncio.get_running_loop().create_future()
+        return self._waiter
 
     def move(self, place: Place) -> None:
         """The events up to this place have been dealt with."""
@@ -145,15 +161,3 @@ class Reader:
             self._follow = None
             if self._waiter is not None and not self._waiter.done():
                 self._waiter.set_exception(error)
-
-    def _wait_for(self, timeout: float, follow: Follow | None) -> "asyncio.Future[None]":
-        deadline = self._wheel.now() + timeout
-        # A deadline that moved later costs one attribute write; an earlier one needs a new timer.
-        if self._timer is None or self._timer.cancelled or deadline < self._timer.deadline - GRANULARITY:
-            if self._timer is not None:
-                self._timer.cancel()
-            self._timer = self._wheel.after(timeout, self.interrupt)
-        self._timer.deadline = deadline
-        self._follow = follow
-        self._waiter = asyncio.get_running_loop().create_future()
-        return self._waiter

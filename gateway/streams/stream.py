@@ -6,7 +6,6 @@ this process has, as a `Followed`.
 """
 
 import asyncio
-from dataclasses import dataclass
 from typing import Literal, Protocol
 
 import msgspec
@@ -70,8 +69,7 @@ class _Written(msgspec.Struct):
     settings: ReaderSettings
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Stream:
+class Stream(msgspec.Struct, frozen=True, kw_only=True):
     """One stream, as its readers know it.
 
     Attributes:

@@ -37,6 +37,20 @@ class Course:
         again: whether a request may be sent twice; False for one that may have changed something when it failed.
     """
 
+    __slots__ = (
+        "_again",
+        "_alone",
+        "_delay",
+        "_excluded",
+        "_failed",
+        "_jitter",
+        "_last_error",
+        "_latest",
+        "_left",
+        "_primary",
+        "_tried",
+    )
+
     def __init__(self, chain: Sequence[Upstream], jitter: Callable[[], float], *, again: bool = True) -> None:
         self._left = list(chain)
         self._jitter = jitter

@@ -13,6 +13,7 @@ Invariants:
 """
 
 import asyncio
+import functools
 import re
 import socket
 import ssl
@@ -177,7 +178,7 @@ async def attempt(
     """
     options: dict[str, Any] = {
         "headers": {hdrs.ACCEPT_ENCODING: "identity", **call.headers},
-        "timeout": aiohttp.ClientTimeout(total=None, connect=connect_timeout, sock_connect=connect_timeout),
+        "timeout": _timeout(connect_timeout),
     } | ({} if verify_tls else {"ssl": False})
     response = await _sent(session, call, options, again=again)
     try:
@@ -188,6 +189,11 @@ async def attempt(
             protocol.close()  # an answer without a body has left it to the pool already
         raise
     return Reply(response)
+
+
+@functools.lru_cache(maxsize=64)  # all streams of a route have the same, and each would keep its own
+def _timeout(seconds: float) -> aiohttp.ClientTimeout:
+    return aiohttp.ClientTimeout(total=None, connect=seconds, sock_connect=seconds)
 
 
 class Reply:

@@ -46,13 +46,14 @@ import enum
 import re
 import socket
 import sys
-from collections.abc import Awaitable, Callable
-from typing import Any, Final, Protocol, cast
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any, Final, Protocol, TypeVar, cast
 
 from aiohttp import web
 from aiohttp.http_parser import HttpRequestParser, HttpRequestParserPy
 
 from gateway.clock import Clock, Timer
+from gateway.core.limiter import Lease
 from gateway.web.aiohttp_internals import (
     drain,
     ends_malformed,
@@ -87,12 +88,14 @@ TOO_MANY_OF_ONE: Final = (
     b"Content-Type: text/plain\r\nContent-Length: 39\r\n\r\ntoo many connections from this address\n"
 )
 HEARING: Final = 1.0
-"""Seconds after which a refused connection is closed. Until then it may send its request, and read the refusal."""
+"""Seconds after which a connection is closed whose client is not answered any more. Until then it may send what it is
+sending, and read why."""
 MAX_HEARD: Final = 64
 """Refused connections that are heard at once; others are closed when the refusal was written."""
 
 _ASKS_FOR_EVENTS: Final = re.compile(rb"\r\naccept:[^\r\n]*text/event-stream", re.IGNORECASE)
 
+T = TypeVar("T")
 Handler = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
 
 if HttpRequestParser is HttpRequestParserPy:  # pragma: no cover - an installation without aiohttp's extension
@@ -102,8 +105,8 @@ if HttpRequestParser is HttpRequestParserPy:  # pragma: no cover - an installati
 class Door(Protocol):
     """Decides which clients may have a connection."""
 
-    def admit(self, address: str) -> Callable[[], None] | None:
-        """What to call when the connection of this address ends; None: it may have no more connections."""
+    def admit(self, address: str) -> Lease | None:
+        """What the connection of this address holds, to be closed at its end; None: it may have no more of them."""
 
     def turn_away(self, address: str) -> None:
         """A connection is refused because there are too many in all."""
@@ -120,9 +123,24 @@ class State(enum.Enum):
 
 class Explained(web.RequestHandler):
     """A connection on which what is no request, or cannot be answered, is answered in this program's words: those of
-    aiohttp quote the client's bytes."""
+    aiohttp quote the client's bytes.
 
-    __slots__ = ()
+    Behind such an answer the client is heard out: TCP resets a connection that is closed while bytes of its client are
+    unread, and the client may lose the answer by that. Source: RFC 9112 9.6.
+
+    Args:
+        server: as for aiohttp's handler.
+        options: of aiohttp's handler.
+
+    Attributes:
+        failed: whether the answer that is sent now, or was sent last, is the last one, as its request was malformed.
+    """
+
+    __slots__ = ("failed",)
+
+    def __init__(self, server: web.Server, **options: Any) -> None:
+        super().__init__(server, **options)
+        self.failed = False
 
     def handle_error(
         self, request: web.BaseRequest, status: int = 500, exc: BaseException | None = None, message: str | None = None
@@ -136,7 +154,23 @@ class Explained(web.RequestHandler):
             if self.transport is not None:
                 self.transport.abort()
             return web.Response(status=status)
+        self.failed = True
         return self.explain(status, message or "")
+
+    def finish_response(
+        self, request: web.BaseRequest, resp: web.StreamResponse, start_time: float | None
+    ) -> Coroutine[Any, Any, tuple[web.StreamResponse, bool]]:
+        """Sends the rest of an answer; after that aiohttp goes on to the next request, or closes."""
+        finished = super().finish_response(request, resp, start_time)
+        return self._hear_out(finished) if self.failed else finished
+
+    async def _hear_out(self, finished: Awaitable[T]) -> T:
+        result, transport = await finished, self.transport
+        if transport is not None and not transport.is_closing():
+            transport.set_protocol(_Deaf(self))
+            transport.write_eof()
+            await asyncio.sleep(HEARING)
+        return result
 
     def explain(self, status: int, message: str) -> web.StreamResponse:
         """The answer to what is no request; 500 where an exception kept one from being answered.
@@ -146,6 +180,16 @@ class Explained(web.RequestHandler):
             message: aiohttp's own, which must not be shown.
         """
         raise NotImplementedError
+
+
+class _Deaf(asyncio.Protocol):
+    """Drops what a client sends behind the last answer. At the client's own end the connection is closed."""
+
+    def __init__(self, connection: Explained) -> None:
+        self._connection = connection
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._connection.connection_lost(exc)
 
 
 class Connection(Explained):
@@ -160,7 +204,7 @@ class Connection(Explained):
         "_clock",
         "_half_closed",
         "_head_timer",
-        "_leave",
+        "_place",
         "_refused",
         "_server",
         "_speak",
@@ -175,7 +219,7 @@ class Connection(Explained):
         self._clock = clock
         self._half_closed = False
         self._head_timer: Timer | None = None
-        self._leave: Callable[[], None] | None = None
+        self._place: Lease | None = None
         self._refused = b""
         self._server = server
         self._speak: Callable[[], None] | None = None
@@ -192,10 +236,11 @@ class Connection(Explained):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Bounds are set before the first byte is read. A client that has too many connections is turned away."""
-        self._leave = self._server.door.admit(address_of(transport)) if self._server.door is not None else _nothing
-        if self._leave is None:
-            self._server.refuse(transport, TOO_MANY_OF_ONE)
-            return
+        if self._server.door is not None:
+            self._place = self._server.door.admit(address_of(transport))
+            if self._place is None:
+                self._server.refuse(transport, TOO_MANY_OF_ONE)
+                return
         super().connection_made(transport)
         cast(asyncio.Transport, transport).set_write_buffer_limits(high=WRITE_HIGH)
         _tune(transport.get_extra_info("socket"))
@@ -223,6 +268,7 @@ class Connection(Explained):
         if body is None:
             self._refused = data
             return
+        self.failed = True
         body.set_exception(web.RequestPayloadError("malformed"))
         body.feed_eof()
         self.close()
@@ -275,8 +321,8 @@ class Connection(Explained):
     def connection_lost(self, exc: BaseException | None) -> None:
         """Timers are stopped; aiohttp cancels the handler."""
         self._forget_head()
-        if self._leave is not None:
-            self._leave()
+        if self._place is not None:
+            self._place.close(self._clock.now())
         super().connection_lost(exc)
 
     async def drained(self) -> None:
@@ -468,10 +514,6 @@ class _Refused(asyncio.Protocol):
         if not self._transport.is_closing():
             self._transport.write(self._answer)
             self._transport.close()
-
-
-def _nothing() -> None:
-    """The end of a connection that nobody counts."""
 
 
 def address_of(transport: asyncio.BaseTransport | None) -> str:

@@ -1,14 +1,15 @@
 """The entrance: every request becomes an exchange and goes through the pipeline to its endpoint."""
 
 import secrets
-from collections.abc import Awaitable, Callable
-from typing import cast
+from collections.abc import Awaitable
+from typing import Final, cast
 
 import msgspec
 from aiohttp import hdrs, web
 
 from gateway.core.credential import address_key, is_trusted
-from gateway.core.limiter import PER_ADDRESS, Lease
+from gateway.core.limiter import PER_ADDRESS, Lease, Ledger
+from gateway.core.limits import Plan
 from gateway.web.connection import Connection
 from gateway.web.cors import cors_headers
 from gateway.web.exchange import Exchange, client_of, listed
@@ -16,6 +17,9 @@ from gateway.web.pipeline import serve
 from gateway.web.refusals import refuse_crowd, refuse_unheard, refuse_unparsed
 from gateway.web.state import Gateway
 from gateway.web.unparsed import REQUEST_ID, Unparsed, read_remains, unparsable
+
+UNCOUNTED: Final = Ledger(Plan(PER_ADDRESS), 0.0).take({}, 0.0)
+"""What the connection of a trusted proxy holds: nothing."""
 
 
 class WebService:
@@ -49,18 +53,18 @@ class WebService:
         response.force_close()
         return response
 
-    def admit(self, address: str) -> Callable[[], None] | None:
-        """A connection of this address begins. What to call at its end; None: the address has too many.
+    def admit(self, address: str) -> Lease | None:
+        """A connection of this address begins. What it holds, to be closed at its end; None: the address has too many.
 
         A trusted proxy has as many as it likes: its clients are counted by the addresses that it names, while their
         requests are answered (`pipeline.limit_address`).
         """
         gateway = self._gateway
         if is_trusted(address, gateway.snapshot.trusted):
-            return _nothing
+            return UNCOUNTED
         lease = gateway.addresses.connect(address_key(address), gateway.clock.now())
         if isinstance(lease, Lease):
-            return lambda: lease.close(gateway.clock.now())
+            return lease
         gateway.metrics.rate_limit("", PER_ADDRESS)
         refuse_crowd(gateway, address)
         return None
@@ -89,7 +93,3 @@ class WebService:
             path_params=params,
             headers={"X-Request-Id": exchange_id, hdrs.SERVER: "gateway"},
         )
-
-
-def _nothing() -> None:
-    """The end of a connection that is not counted."""

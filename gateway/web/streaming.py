@@ -229,6 +229,8 @@ def reads_cursors(exchange: Exchange) -> bool:
 class _Stay:
     """An attached reader, with what must be known when it is detached. You must call `leave`, once."""
 
+    __slots__ = ("followed", "reader", "reason", "sink")
+
     def __init__(self, followed: Followed, reader: Reader) -> None:
         self.followed = followed
         self.reader = reader
@@ -296,15 +298,17 @@ async def _deliver(exchange: Exchange, stay: _Stay, *, resumed: bool) -> web.Str
     connection.outlive_fin(delivery.speak)
     seconds = expires_in(exchange)
     expiry = None if seconds is None else _Expiry(exchange, stay.followed, delivery, seconds)
+    open_now = metrics.connections["eventsource" if exchange.is_eventsource else "fetch"]
+    open_now.inc()
     try:
-        with metrics.connections["eventsource" if exchange.is_eventsource else "fetch"].track_inprogress():
-            stay.reason = await delivery.run()
-            if stay.reason in ("completed", "auth_expired"):
-                flushed = await _flushed(connection, settings.write_timeout)
-                stay.reason = stay.reason if flushed == "completed" else flushed
-            if stay.reason == "completed" and exchange.ticket is not None:
-                ticket_read_out(exchange, exchange.ticket)
+        stay.reason = await delivery.run()
+        if stay.reason in ("completed", "auth_expired"):
+            flushed = await _flushed(connection, settings.write_timeout)
+            stay.reason = stay.reason if flushed == "completed" else flushed
+        if stay.reason == "completed" and exchange.ticket is not None:
+            ticket_read_out(exchange, exchange.ticket)
     finally:
+        open_now.dec()
         if expiry is not None:
             expiry.close()
     connection.outlive_fin(None)

@@ -19,6 +19,7 @@ from tests.kit.ledger import Ledger
 from tests.kit.program import Gateway
 from tests.kit.sse_client import EventSource, request
 from tests.kit.upstream import Hang, ScriptedUpstream, Step, openai_delta, response, sse_head
+from tests.web.stage import sent_on
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -83,6 +84,11 @@ async def test_malformed_request_is_not_quoted(gateway: Gateway, line: bytes) ->
     assert told.startswith(b"HTTP/1.0 400 ")
     assert b"sk-secret" not in told
     assert b"\r\nServer: gateway\r\n" in told
+
+
+@pytest.mark.parametrize("more", [b"no colon\r\n\r\n", b"X: " + b"y" * 70_000])
+async def test_client_that_sends_on_reads_why_it_is_refused(gateway: Gateway, more: bytes) -> None:
+    assert await sent_on(gateway.admin, [b"GET / HTTP/1.1\r\n" + more]) == (b"400", None)
 
 
 async def test_streams_lists_a_running_stream_and_forgets_it(gateway: Gateway) -> None:

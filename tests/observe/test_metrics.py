@@ -151,3 +151,16 @@ def test_build_and_reload_are_told_from_the_start(metrics: Metrics) -> None:
     assert value(metrics, "gateway_build_info", version="1.2.3") == 1
     assert value(metrics, "gateway_config_last_reload_successful") == 1
     assert value(metrics, "gateway_draining") == 0
+
+
+def test_each_metric_of_the_gateway_can_be_asked_for_alone(metrics: Metrics) -> None:
+    use_everything(metrics)
+    families = [
+        family
+        for family in text_string_to_metric_families(metrics.render().decode())
+        if family.name.startswith("gateway_") and family.samples
+    ]
+    for family in families:
+        asked = metrics.render({sample.name for sample in family.samples}).decode()
+        assert list(text_string_to_metric_families(asked)) == [family]
+    assert len(families) > 20

@@ -185,3 +185,24 @@ async def whole(response: Response, timeout: float = 10) -> list[Message]:
     """Every event of a stream to its end. Raises TimeoutError."""
     async with asyncio.timeout(timeout), response:
         return [message async for message in response.messages()]
+
+
+async def sent_on(url: str, parts: Sequence[bytes]) -> tuple[bytes, OSError | None]:
+    """The status of what answers these bytes, each part read before the next one is sent; and what broke when five
+    million bytes more were sent behind the answer's end, in less than the time for which a client is heard out."""
+    host, port = url.removeprefix("http://").split(":")
+    reader, writer = await asyncio.open_connection(host, int(port))
+    broken = None
+    async with asyncio.timeout(5):
+        for part in parts:
+            writer.write(part)
+            await asyncio.sleep(0.05)  # nothing tells when the other side has read it
+        told = await reader.read()
+        try:
+            for _ in range(50):
+                writer.write(b"y" * 100_000)
+                await writer.drain()
+        except OSError as error:
+            broken = error
+        writer.close()
+    return told.split(b" ", 2)[1], broken

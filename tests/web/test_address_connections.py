@@ -112,7 +112,7 @@ async def test_address_has_one_name(gateway: Serving, held: str, same: str, othe
     assert None not in leave
     for each in leave:
         if each is not None:
-            each()
+            each.close(0.0)
     again = door.admit(same)
     assert again is not None
-    again()
+    again.close(0.0)

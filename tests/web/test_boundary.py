@@ -78,8 +78,7 @@ async def ask(gateway: Serving, **headers: str) -> bytes:
 
 
 def failed_requests(gateway: Serving) -> float:
-    counter = gateway.app.gateway.metrics.http_requests.labels("/chat", "GET", "500")
-    return float(counter._value.get())
+    return gateway.app.gateway.metrics.http_requests.labels("/chat", "GET", "500").value
 
 
 def answer_of(*texts: str, end: Sequence[Step] = (LAST_CHUNK,)) -> list[Step]:
@@ -194,11 +193,8 @@ async def test_refused_request_is_forgotten_at_once(monkeypatch: pytest.MonkeyPa
     """Nothing of it waits for the garbage collector: errors come in crowds, each with a body of up to `max_body`."""
     asked: list[weakref.ref[Exchange]] = []
 
-    class Watched(Exchange):
-        __slots__ = ("__weakref__",)
-
-        def __init__(self, **fields: Any) -> None:
-            super().__init__(**fields)
+    class Watched(Exchange, weakref=True):
+        def __post_init__(self) -> None:
             asked.append(weakref.ref(self))
 
     monkeypatch.setattr(service, "Exchange", Watched)

@@ -8,6 +8,8 @@ import pytest
 from aiohttp import web
 
 from gateway.clock import Clock
+from gateway.core.limiter import ONE_CONNECTION, Lease, Ledger
+from gateway.core.limits import Plan, make_limits
 from gateway.web import connection
 from gateway.web.connection import HEAD_TIME, REFUSAL, Connection, Handler, Server, State, limit_silence
 from tests.web.raw import GET, Client, connected, explain, listening, protocol_of
@@ -108,15 +110,16 @@ class Door:
     """Lets so many in, and notes who was turned away because there were too many in all."""
 
     def __init__(self, places: int) -> None:
-        self.places = places
         self.turned_away: list[str] = []
+        self._ledger = Ledger(Plan("door", make_limits(streams=places)), 0.0)
 
-    def admit(self, address: str) -> Callable[[], None] | None:
-        self.places -= 1
-        return None if self.places < 0 else self.leave
+    @property
+    def places(self) -> int:
+        [quota] = self._ledger.quotas()
+        return quota.remaining
 
-    def leave(self) -> None:
-        self.places += 1
+    def admit(self, address: str) -> Lease | None:
+        return None if self._ledger.refusal(ONE_CONNECTION) else self._ledger.take(ONE_CONNECTION, 0.0)
 
     def turn_away(self, address: str) -> None:
         self.turned_away.append(address)

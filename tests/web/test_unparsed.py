@@ -12,7 +12,7 @@ from structlog.testing import capture_logs
 from gateway.web.unparsed import Remains, read_remains, unparsable
 from tests.kit.sse_client import Response
 from tests.seams.serving import Serving, serving
-from tests.web.stage import setting
+from tests.web.stage import sent_on, setting
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -161,6 +161,22 @@ async def test_request_behind_a_good_one_is_refused_behind_its_answer(gateway: S
     writer.close()
     assert told.startswith(b"HTTP/1.0 400 ")
     assert told.count(b"HTTP/1.") == 1 + told.count(b"HTTP/1.1")
+
+
+@pytest.mark.parametrize(
+    "parts",
+    [
+        (GET + b"no colon\r\n\r\n",),
+        (GET + b"X: " + b"y" * 70_000,),
+        (POST + b"Transfer-Encoding: chunked\r\n\r\n1\r\n{\r\n", b"zz\r\n"),
+    ],
+    ids=["malformed", "too long", "malformed in its body"],
+)
+async def test_client_that_sends_on_reads_why_it_is_refused(gateway: Serving, parts: tuple[bytes, ...]) -> None:
+    """TCP answers with a reset where a connection is closed too early, and the client may lose the answer by that."""
+    status, broken = await sent_on(gateway.url, parts)
+    assert status in (b"400", b"431")
+    assert broken is None
 
 
 @pytest.mark.parametrize("encoded", ["%C4%E3", "%C0%AF", "%ED%A0%80", "%F5%80%80%80", "a%E4%BD", "%E4&x=%BD%A0"])
