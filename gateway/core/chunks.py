@@ -20,7 +20,7 @@ from typing import Any, Final
 
 from gateway.core.lenient import Halves, arguments_of, index_of, objects_of, reason_of, text_of, word_of
 
-_TEXTS: Final = ("content", "reasoning_content", "reasoning", "refusal")
+_TEXTS: Final = frozenset({"content", "reasoning_content", "reasoning", "refusal"})
 _LABELS: Final = frozenset({"role", "name", "id", "type", "model", "index", "obfuscation"})
 MAX_LOOKED_AT: Final = 8
 """Levels of a delta up to which a text is looked for."""
@@ -56,11 +56,15 @@ class Chunks:
     def read(self, chunk: dict[str, Any]) -> list[dict[str, Any]]:
         """The choices of a chunk, which is corrected in place."""
         self.changed = False
+        self.skipped = 0
         given = chunk.get("choices")
-        choices, self.skipped = objects_of(given)
-        if given is not None and (self.skipped or not isinstance(given, list)):
-            chunk["choices"] = choices
-            self.changed = True
+        if type(given) is list and len(given) == 1 and type(given[0]) is dict:
+            choices = given  # as nearly all are
+        else:
+            choices, self.skipped = objects_of(given)
+            if given is not None and (self.skipped or not isinstance(given, list)):
+                chunk["choices"] = choices
+                self.changed = True
         for choice in choices:
             self._choice(choice)
         if self._halves:
@@ -86,8 +90,8 @@ class Chunks:
         delta = self._delta_of(choice)
         if choice.get("delta") is not delta:
             self._set(choice, "delta", delta)
-        for field in _TEXTS:
-            if delta.get(field) is not None:
+        for field in delta.keys() & _TEXTS:
+            if delta[field] is not None:
                 self._text(delta, field, index)
         if delta.get("tool_calls") is not None:
             self._calls(delta, index)
@@ -95,7 +99,8 @@ class Chunks:
             self._legacy_call(delta, index)
 
         given = choice.get("finish_reason")
-        reason = reason_of(given if given is not None else choice.get("finish_details"))
+        said = given if given is not None else choice.get("finish_details")
+        reason = "" if said is None else reason_of(said)
         if reason is None:
             self.skipped += 1
         if reason != given and (reason or given):

@@ -106,8 +106,9 @@ class Ledger:
         """The refusal to wait longest for, None when everything fits."""
         longest, refusing = 0.0, None
         for standing in self._standings:
-            fits_in = standing.wait(standing.limit.units(demand) or 0)
-            wait = math.inf if fits_in is None else fits_in
+            wait = standing.wait(standing.limit.units(demand) or 0)
+            if wait is None:
+                wait = math.inf
             if wait > longest:
                 longest, refusing = wait, standing
         if refusing is None:

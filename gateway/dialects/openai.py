@@ -240,9 +240,10 @@ def _chunks_in(value: Any) -> list[dict[str, Any]]:
 
 def _usage_in(value: dict[str, Any], choices: list[dict[str, Any]]) -> Usage | None:
     # Groq has its counts under `x_groq`, Moonshot in the choice.
-    own = value.get("x_groq")
-    places = (value, *([own] if isinstance(own, dict) else []), *choices)
-    for usage in [place["usage"] for place in places if isinstance(place.get("usage"), dict)]:
+    for place in (value, value.get("x_groq"), *choices):
+        usage = place.get("usage") if isinstance(place, dict) else None
+        if not isinstance(usage, dict):
+            continue
         like_openai = usage_of(usage.get("prompt_tokens"), usage.get("completion_tokens"), _cached_in(usage))
         said = like_openai or usage_of(usage.get("input_tokens"), usage.get("output_tokens"), _cached_in(usage))
         if said is not None:
@@ -435,7 +436,7 @@ def _bytes_said(choices: list[Any]) -> int:
         if isinstance(value, str):
             size += utf8_length(value)
         elif isinstance(value, dict):
-            left += [item for name, item in value.items() if name not in _LABELS]
+            left += [item for name, item in value.items() if item and name not in _LABELS]
         elif isinstance(value, list):
             left += value
     return size

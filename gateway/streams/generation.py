@@ -212,17 +212,24 @@ class Generation:
         """Seconds that the client's headers wait for the upstream's real status."""
         return self._running.job.stream.commit_after
 
-    async def opened(self, *, within: float | None = None, unless: "asyncio.Future[None] | None" = None) -> Opening:
+    @property
+    def opening(self) -> Opening:
+        """How its answer opens. To be asked for in the same turn of the loop as `start`, while it still runs."""
+        return self._running.opening
+
+    async def opened(self, *, within: float | None = None) -> Opening:
         """How its answer opened. You must call this in the same turn of the loop as `start`, while it still runs.
 
         Args:
             within: seconds to wait; after them the answer is a stream, whatever the upstream says. None for no limit.
-            unless: when this is done before, the answer is a stream, too.
         """
-        opening = self._running.opening  # `_run` may be None when the wait is over
-        waiting = [opening.decided()] if unless is None else [opening.decided(), unless]
-        await asyncio.wait(waiting, timeout=within, return_when=asyncio.FIRST_COMPLETED)
-        opening.as_stream()
+        opening = self.opening  # `_run` may be None when the wait is over
+        limit = None if within is None else asyncio.get_running_loop().call_later(within, opening.as_stream)
+        try:
+            await opening.decided()
+        finally:
+            if limit is not None:
+                limit.cancel()
         return opening
 
     @property

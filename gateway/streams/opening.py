@@ -46,8 +46,8 @@ class Opening:
         self._waiter: asyncio.Future[None] | None = None
 
     def decided(self) -> "asyncio.Future[None]":
-        """Done once the state is no longer `WAITING`. A caller may stop waiting for it at any time."""
-        waiter = self._waiter or asyncio.get_running_loop().create_future()
+        """Done once the state is no longer `WAITING`. One caller may wait for it, and stop waiting at any time."""
+        waiter = asyncio.get_running_loop().create_future()
         if self.state is not Opened.WAITING:
             waiter.set_result(None)
         else:

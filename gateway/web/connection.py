@@ -295,6 +295,11 @@ class Connection(Explained):
         self._user_timeout = VANISHED * write_timeout
         self._limit_silence(self._user_timeout)
 
+    @property
+    def half_closed(self) -> bool:
+        """Whether its client has closed its side."""
+        return self._half_closed
+
     def check_open(self) -> None:
         """Returns where no FIN came behind the request.
 

@@ -6,6 +6,7 @@ Invariants:
 - Only the name and the window of a limit are used here, so that a new limit needs no line in this file.
 """
 
+import functools
 import math
 from collections.abc import Sequence
 from typing import Final
@@ -25,20 +26,21 @@ def rate_limit_headers(quotas: Sequence[Quota], refusal: Refusal | None = None) 
     """
     headers: dict[str, str] = {}
     if quotas:
-        headers["RateLimit-Policy"] = ", ".join(map(_policy, quotas))
+        headers["RateLimit-Policy"] = ", ".join([_policy(*quota[:3]) for quota in quotas])
         headers["RateLimit"] = ", ".join(_service_limit(quota, refusal) for quota in quotas)
     if refusal is not None and refusal.retry_after is not None:
         headers["Retry-After"] = str(_seconds(refusal.retry_after, least=1))
     return headers
 
 
-def _policy(quota: Quota) -> str:
-    limit = min(quota.limit, MAX_INTEGER)
-    if quota.window is None:
-        return f'"{quota.name}";q={limit};qu="concurrent-requests"'
+@functools.lru_cache(maxsize=256)  # it says nothing about the principal, so that a plan has few of them
+def _policy(name: str, limit: int, window: float | None) -> str:
+    limit = min(limit, MAX_INTEGER)
+    if window is None:
+        return f'"{name}";q={limit};qu="concurrent-requests"'
     # The draft has no unit for tokens and the like, but without a unit they would be read as requests.
-    unit = "" if quota.name == REQUESTS else f';qu="{quota.name}"'
-    return f'"{quota.name}";q={limit}{unit};w={_seconds(quota.window, least=1)}'
+    unit = "" if name == REQUESTS else f';qu="{name}"'
+    return f'"{name}";q={limit}{unit};w={_seconds(window, least=1)}'
 
 
 def _service_limit(quota: Quota, refusal: Refusal | None) -> str:

@@ -97,13 +97,12 @@ async def _hold(exchange: Exchange, generation: Generation, wait: bool) -> Clien
     """
     # A client that closes its sending side before the headers is sent them at once. If it has closed altogether, its
     # kernel answers with a reset.
-    closed = asyncio.get_running_loop().create_future()
     if wait:
         exchange.connection.check_open()
     else:
-        exchange.connection.outlive_fin(lambda: None if closed.done() else closed.set_result(None))
-    opening = await generation.opened(within=None if wait else generation.commit_after, unless=closed)
-    generation.id_sent = not closed.done()  # it is in the headers, which a client that closed may not read
+        exchange.connection.outlive_fin(generation.opening.as_stream)
+    opening = await generation.opened(within=None if wait else generation.commit_after)
+    generation.id_sent = not exchange.connection.half_closed  # a client that closed may not read it in the headers
     if opening.error is not None:
         raise opening.error
     return opening.response
