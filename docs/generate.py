@@ -18,7 +18,7 @@ from pydantic.fields import FieldInfo
 
 from gateway.config.model import ROUTES, BaseRoute, Config, Section
 from gateway.config.rules import Rule
-from gateway.core.errors import KINDS
+from gateway.core.errors import ERROR_KINDS
 from gateway.formats import PLACEHOLDERS, PRESETS
 
 FILE: Final = Path(__file__).with_name("configuration.md")
@@ -139,7 +139,7 @@ def _formats() -> str:
 def _errors() -> str:
     rows = [
         f"| `{code}` | {kind.status} | {'yes' if kind.retryable else 'no'} | {kind.message} |"
-        for code, kind in KINDS.items()
+        for code, kind in ERROR_KINDS.items()
     ]
     return ERRORS + "\n".join(rows) + "\n"
 

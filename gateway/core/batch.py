@@ -1,4 +1,4 @@
-"""Fewer, larger events: `merge` joins the deltas of a batch; `Hold` keeps deltas back until a sentence has ended.
+"""Fewer, larger events: `merge` joins the deltas of a batch; `Holdback` keeps deltas back until a sentence has ended.
 
 Invariants:
 
@@ -40,7 +40,7 @@ def merge(events: Sequence[Event], after: int, max_bytes: int) -> list[tuple[int
     return merged
 
 
-class Hold:
+class Holdback:
     """Keeps the deltas of one stream back until they form whole sentences or paragraphs.
 
     Attributes:

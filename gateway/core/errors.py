@@ -22,7 +22,7 @@ class Kind(NamedTuple):
     message: str
 
 
-KINDS: Final[dict[str, Kind]] = {
+ERROR_KINDS: Final[dict[str, Kind]] = {
     # the request
     "bad_request": Kind(400, False, "The request is malformed."),
     "bad_cursor": Kind(400, False, "The cursor is malformed."),
@@ -75,7 +75,7 @@ class Failure(msgspec.Struct, frozen=True):
     """The data of an `ERROR` event.
 
     Attributes:
-        code: a key of `KINDS`, or the provider's own code for an error that it sent inside a stream.
+        code: a key of `ERROR_KINDS`, or the provider's own code for an error that it sent inside a stream.
         message: for people; holds no secret, prompt or answer.
         retryable: whether the same request may succeed later.
         retry_after: seconds, in tenths, after which the client should try again, None where nobody knows.
@@ -108,7 +108,7 @@ class GatewayError(Exception):
     """A request or a stream failed, for a reason with a code.
 
     Args:
-        code: a key of `KINDS`. Any other is a provider's own code, with the status and retryability of
+        code: a key of `ERROR_KINDS`. Any other is a provider's own code, with the status and retryability of
             `upstream_error`.
         message: what the client reads; "" for the code's own message.
         retry_after: seconds after which another try makes sense.
@@ -116,8 +116,8 @@ class GatewayError(Exception):
         status: replaces the code's status.
         retryable: replaces the code's retryability. An upstream whose failure is not retryable is not asked again.
         headers: further response headers, sent together with the status.
-        means: the key of `KINDS` that says what to do after this failure; "" for the code itself. It differs from the
-            code where the code is a provider's own.
+        means: the key of `ERROR_KINDS` that says what to do after this failure; "" for the code itself. It differs from
+            the code where the code is a provider's own.
         sentence: what the provider said for people, as one line, with keys hidden. It may quote the request until
             `core/sentence.py` has taken that out.
         upstream_status: the HTTP status of the provider's answer, None where there was no answer.
@@ -144,7 +144,7 @@ class GatewayError(Exception):
         param: str | None = None,
         provider_code: str = "",
     ) -> None:
-        kind = KINDS.get(code, KINDS["upstream_error"])
+        kind = ERROR_KINDS.get(code, ERROR_KINDS["upstream_error"])
         self.code = code
         self.message = message or kind.message
         self.retry_after = retry_after
@@ -174,7 +174,7 @@ class GatewayError(Exception):
         """
         self.reword((yield from clean(self.sentence)))
         # A code is a word or two. One that is made of a text, or is a key, has "_" or the like in place of spaces.
-        codes = {self.code, self.provider_code, *self.detail.split()} - KINDS.keys() - set(self.sentence.split())
+        codes = {self.code, self.provider_code, *self.detail.split()} - ERROR_KINDS.keys() - set(self.sentence.split())
         codes = {code for code in codes if len(code) > _LONGEST_HARMLESS}
         for code in codes:
             readable = _BETWEEN.sub(" ", code)

@@ -40,7 +40,7 @@ class Refusal(NamedTuple):
         limit: the name of the limit that refused; of several the one to wait longest for.
         retry_after: seconds after which the same demand may fit, None when it is larger than the whole limit.
         quota: where the principal stands with that limit.
-        code: the key of `errors.KINDS`.
+        code: the key of `errors.ERROR_KINDS`.
     """
 
     limit: str

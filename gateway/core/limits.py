@@ -66,7 +66,7 @@ class Limit(ABC):
 
     Attributes:
         name: what it is called in demands, settlements, headers, metrics and messages.
-        code: the key of `errors.KINDS` with which it refuses.
+        code: the key of `errors.ERROR_KINDS` with which it refuses.
     """
 
     name: str

@@ -17,7 +17,7 @@
 from enum import Enum
 from typing import Final, NamedTuple
 
-from gateway.core.errors import KINDS, GatewayError
+from gateway.core.errors import ERROR_KINDS, GatewayError
 
 BACKOFF_BASE: Final = 0.25
 BACKOFF_MAX: Final = 8.0
@@ -100,14 +100,14 @@ def is_final(error: GatewayError, *, first: bool = True) -> bool:
 
 
 def _is_own(error: GatewayError) -> bool:
-    return error.code not in KINDS
+    return error.code not in ERROR_KINDS
 
 
 def _is_refused(error: GatewayError) -> bool:
     """Whether the request itself is to blame."""
     if error.upstream_status in _NOTHING_THERE:
         return False
-    return error.means in _REFUSED or (error.means not in KINDS and not error.retryable)
+    return error.means in _REFUSED or (error.means not in ERROR_KINDS and not error.retryable)
 
 
 def _delay(error: GatewayError, tried: int, jitter: float) -> float:

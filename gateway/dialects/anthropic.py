@@ -23,7 +23,7 @@ from gateway.core.event import THINKING, TOKEN, Event, Usage
 from gateway.core.lenient import Halves, index_of, mended, reason_of, text_of, value_of, word_of
 from gateway.core.lenient import arguments_of as arguments_in
 from gateway.dialects.base import (
-    NOTHING,
+    NO_NAMES,
     Answer,
     Call,
     Dialect,
@@ -378,7 +378,7 @@ class Anthropic(Dialect):
             payload if plain else payload | {"stream": True},
             headers,
             plain=plain,
-            added=self.derives if thinks else NOTHING,
+            added=self.derives if thinks else NO_NAMES,
             left_out=left_out(chat, _CARRIED, ("cache_control",)) | dropped,
         )
 

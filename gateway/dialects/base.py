@@ -18,13 +18,13 @@ from urllib.parse import urlsplit, urlunsplit
 
 import msgspec
 
-from gateway.core.errors import KINDS, GatewayError
+from gateway.core.errors import ERROR_KINDS, GatewayError
 from gateway.core.event import TOOL, Event, Usage
 from gateway.core.lenient import json_of, reason_of, value_of
 from gateway.core.sse import MAX_EVENT, MAX_LINE, Decoder, Oversize
 from gateway.core.weight import LIGHT, is_heavy
 from gateway.dialects import failures
-from gateway.dialects.body import MAX_WHOLE, Gathered, IsPiece, NoAnswerError, Opening
+from gateway.dialects.body import MAX_WHOLE, Gathered, IsPiece, NoAnswerError, Sniffer
 from gateway.dialects.calls import Calls
 
 MAX_TOKENS: Final = 100_000_000
@@ -33,7 +33,7 @@ BYTES_PER_TOKEN: Final = 4
 """The output's bytes for one token, as long as nobody has counted."""
 MAX_NOISE: Final = MAX_EVENT + MAX_LINE
 """Bytes in a row that may hold no event. An event of the largest size fits in; an endless comment does not."""
-NOTHING: Final[frozenset[str]] = frozenset()
+NO_NAMES: Final[frozenset[str]] = frozenset()
 
 _JOINED: Final = re.compile(r"(?<=\})\s*(?:data:\s*(?=\{|\[DONE\])|(?=\{\"))")
 _DOUBLED: Final = re.compile(r"(?:data:\s*)+")
@@ -63,9 +63,9 @@ class Call(msgspec.Struct, frozen=True):
     body: bytes | bytearray
     model: str = ""
     plain: bool = False
-    added: frozenset[str] = NOTHING
-    own: frozenset[str] = NOTHING
-    left_out: frozenset[str] = NOTHING
+    added: frozenset[str] = NO_NAMES
+    own: frozenset[str] = NO_NAMES
+    left_out: frozenset[str] = NO_NAMES
 
 
 class Units(Protocol):
@@ -373,7 +373,7 @@ def as_refusal(error: GatewayError, text: str) -> GatewayError:
     """
     if error.code == "upstream_auth":
         return error
-    if error.status == KINDS["upstream_error"].status:
+    if error.status == ERROR_KINDS["upstream_error"].status:
         return GatewayError("upstream_protocol", detail="status 200 with an error", sentence=error.sentence)
     return failures.refusal(error.status, {}, text.encode("utf-8", "replace"))
 
@@ -381,15 +381,15 @@ def as_refusal(error: GatewayError, text: str) -> GatewayError:
 class _Undecided:
     """The units of an `EventAnswer` until its first bytes have said what its body is."""
 
-    __slots__ = ("_answer", "_opening")
+    __slots__ = ("_answer", "_sniffer")
 
     def __init__(self, answer: EventAnswer, unnamed: str, is_piece: IsPiece) -> None:
         self._answer = answer
-        self._opening = Opening(unnamed, is_piece)
+        self._sniffer = Sniffer(unnamed, is_piece)
 
     def feed(self, data: bytes) -> list[Event]:
         try:
-            decided = self._opening.feed(data)
+            decided = self._sniffer.feed(data)
         except NoAnswerError:
             self._answer.failure = GatewayError("upstream_protocol", detail="the body is a page")
             return []
@@ -432,7 +432,7 @@ class Dialect(ABC):
     and goes on from there. Without it the question is asked again and the answer begins anew."""
     keeps_chats: ClassVar[bool] = False
     """Whether the messages of a chat are sent as they are, with all their roles."""
-    derives: ClassVar[frozenset[str]] = NOTHING
+    derives: ClassVar[frozenset[str]] = NO_NAMES
     """Parameters of which `call` makes something that a target may not know, so that they are better left out."""
 
     @abstractmethod
@@ -542,8 +542,8 @@ def post(
     accept: str = "text/event-stream",
     *,
     plain: bool = False,
-    added: frozenset[str] = NOTHING,
-    left_out: frozenset[str] = NOTHING,
+    added: frozenset[str] = NO_NAMES,
+    left_out: frozenset[str] = NO_NAMES,
 ) -> Call:
     """A POST of JSON that asks for a stream; with `plain`, for one whole answer. For the rest see `Call`."""
     accept = "application/json" if plain else accept

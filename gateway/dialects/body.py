@@ -1,7 +1,7 @@
 """What an answer's body is: its first bytes say it, whatever the Content-Type says.
 
                 the first byte that is no white space
-    Opening ----+-- `{` or `[` --> Gathered --+-- its first value may be the whole answer --> one event, `BODY`
+    Sniffer ----+-- `{` or `[` --> Gathered --+-- its first value may be the whole answer --> one event, `BODY`
                 |                             +-- its first value is a piece of one -------> an event for it, and one
                 |                                                                            for each further line
                 +-- `<` ------------------> a page ---------------------------------------> `NoAnswerError`
@@ -43,7 +43,7 @@ class NoAnswerError(Exception):
     """The body is neither events nor JSON."""
 
 
-class Opening:
+class Sniffer:
     """The first bytes of a body. `feed` gives what must be fed with them and with all that follow.
 
     Args:

@@ -19,7 +19,7 @@ from urllib.parse import unquote
 
 import msgspec
 
-from gateway.core.errors import KINDS, GatewayError
+from gateway.core.errors import ERROR_KINDS, GatewayError
 from gateway.core.lenient import value_of
 from gateway.core.sentence import clean, plain, without_keys
 from gateway.dialects import waits
@@ -346,14 +346,14 @@ def _reported(said: _Said) -> GatewayError:
     spent = found is Meaning.SPENT and kind != "upstream_auth"
     # The provider's own word, unless it has none or the word means something else in the gateway's own table.
     own = said.code or said.type
-    code = kind if not own or own in KINDS or kind in _OURS or spent else own
+    code = kind if not own or own in ERROR_KINDS or kind in _OURS or spent else own
     return GatewayError(
         code,
         "" if kind == "upstream_auth" else _SPENT if spent else said.message,
         retry_after=said.wait if kind in ("upstream_rate_limited", "upstream_unavailable") else None,
         detail=_detail(said.status, kind, said),
-        status=KINDS[kind].status,
-        retryable=KINDS[kind].retryable and not spent,
+        status=ERROR_KINDS[kind].status,
+        retryable=ERROR_KINDS[kind].retryable and not spent,
         means=kind,
         sentence=said.message,
         upstream_status=said.status or None,
@@ -370,7 +370,7 @@ def _message(code: str, sentence: str) -> str:
     """What the client is told; "" for the code's own message."""
     if not sentence or code in _TOLD:
         return sentence
-    return f"{KINDS[code].message.rstrip('.')}: {sentence}" if code in _TOLD_TOO else ""
+    return f"{ERROR_KINDS[code].message.rstrip('.')}: {sentence}" if code in _TOLD_TOO else ""
 
 
 def _code_of_refusal(status: int, found: Meaning | None) -> str:

@@ -21,7 +21,7 @@ from gateway.core.lenient import Halves, json_of, mended_text, objects_of, reaso
 from gateway.core.sse import MAX_EARLY, LineSplitter
 from gateway.dialects import failures
 from gateway.dialects.base import (
-    NOTHING,
+    NO_NAMES,
     Answer,
     Call,
     Dialect,
@@ -233,7 +233,7 @@ class Ollama(Dialect):
             self.credential(api_key),
             "application/x-ndjson",
             plain=plain,
-            added=self.derives if thinks else NOTHING,
+            added=self.derives if thinks else NO_NAMES,
             left_out=left_out(chat, _CARRIED, ("reasoning_content",)) | dropped,
         )
 
@@ -334,7 +334,7 @@ def _payload(chat: Chat, raw: dict[str, Any]) -> tuple[dict[str, Any], frozenset
         think=_think(chat),
     )
     native = {name: raw[name] for name in _NATIVE if raw.get(name) is not None}
-    return payload | native, frozenset({"tool_choice"}) if forced else NOTHING
+    return payload | native, frozenset({"tool_choice"}) if forced else NO_NAMES
 
 
 def _think(chat: Chat) -> bool | str | None:

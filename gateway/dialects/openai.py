@@ -27,7 +27,7 @@ from gateway.core.pieces import chunk_of, with_whole_calls
 from gateway.dialects import failures
 from gateway.dialects.base import (
     BYTES_PER_TOKEN,
-    NOTHING,
+    NO_NAMES,
     Answer,
     Call,
     Dialect,
@@ -586,7 +586,7 @@ class OpenAI(Dialect):
         options = options if isinstance(options, dict) else {}
         payload = {**chat, "stream": True, "stream_options": {**options, "include_usage": True}}
         asked = options.get("include_usage") is True
-        return post(where, payload, headers, added=NOTHING if asked else frozenset({"stream_options"}))
+        return post(where, payload, headers, added=NO_NAMES if asked else frozenset({"stream_options"}))
 
     def prefilled(self, chat: dict[str, Any], prefix: str) -> dict[str, Any]:
         # vLLM continues the last message only if these keys ask for it. A server that does not know them refuses the

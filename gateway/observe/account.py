@@ -22,7 +22,7 @@ from gateway.observe.failures import moment
 from gateway.observe.gen_ai import Operation
 from gateway.observe.meters import Distribution
 from gateway.observe.metrics import Metrics, Outcome, Rescue, RescueResult
-from gateway.observe.tracing.span import UNTRACED, Ending, Span
+from gateway.observe.tracing.span import UNTRACED, Span, SpanEnding
 
 AS_WANTED: Final[frozenset[Outcome]] = frozenset({"completed", "stopped", "client_gone"})
 """Outcomes that are no failure: the answer is whole, or the client wanted no more of it."""
@@ -160,7 +160,7 @@ class Account(msgspec.Struct, kw_only=True):
         span, self.span = self.span, UNTRACED  # what is reported after the end must not touch a closed span
         if span.recording:
             span.end(
-                Ending(
+                SpanEnding(
                     outcome=outcome,
                     error=error,
                     upstream=self.upstream,

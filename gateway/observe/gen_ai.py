@@ -15,7 +15,7 @@ from typing import Final, NamedTuple
 
 from prometheus_client import CollectorRegistry
 
-from gateway.core.errors import KINDS
+from gateway.core.errors import ERROR_KINDS
 from gateway.core.event import Usage
 from gateway.observe.meters import HistogramMeter
 
@@ -90,7 +90,7 @@ class GenAIMetrics:
         """Counts a generation that has ended, for this provider."""
         labels = (OPERATION, provider, *self._models(operation))
         # A provider may report errors under codes of its own; those are no label values.
-        error = operation.error if operation.error in KINDS or not operation.error else OTHER_ERROR
+        error = operation.error if operation.error in ERROR_KINDS or not operation.error else OTHER_ERROR
         self._served.labels(*labels, error).observe(operation.served)
         self._asked.labels(*labels, error).observe(operation.asked)
         usage = operation.usage

@@ -15,7 +15,7 @@ from typing import Final, Literal, get_args
 import prometheus_client
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
-from gateway.core.errors import KINDS
+from gateway.core.errors import ERROR_KINDS
 from gateway.core.event import Usage
 from gateway.observe.gen_ai import GenAIMetrics, Operation
 from gateway.observe.meters import CounterMeter, HistogramMeter
@@ -144,7 +144,7 @@ class Metrics:
 
     def upstream_error(self, upstream: str, code: str) -> None:
         """One attempt failed with an error code. A code of the provider's own counts as `other`."""
-        self.upstream_errors.labels(self.upstream_label(upstream), code if code in KINDS else OTHER).inc()
+        self.upstream_errors.labels(self.upstream_label(upstream), code if code in ERROR_KINDS else OTHER).inc()
 
     def resume(self, result: Resume) -> None:
         """A reader sent a cursor."""

@@ -37,7 +37,7 @@ from gateway.store.connection import Connection, StoreAwayError, forgotten
 from gateway.store.layout import ALIVE_MS, CLOSE, KEEP, OPEN, STANDS, Script, digest
 from gateway.store.sealed import Seal
 from gateway.store.wire import Replied, Wire, pack
-from gateway.streams.log import MemoryLog, State
+from gateway.streams.log import LogState, MemoryLog
 from gateway.streams.order import Order
 from gateway.streams.stream import Stream
 
@@ -128,7 +128,7 @@ class Copy:
         self.dirty = False
 
     @property
-    def held(self) -> bool:
+    def doubtful(self) -> bool:
         """Whether it is not sure that this node still has the stream."""
         return self._journal.doubtful
 
@@ -262,7 +262,7 @@ class Journal:
             limit = max(1, min(limit, ENTRY_BYTES * (log.last - log.first + 1) // log.size))
         for _ in range(ENTRIES):
             events = log.read(copy.sent, limit)
-            if isinstance(events, State):
+            if isinstance(events, LogState):
                 break
             last = copy.sent + len(events)
             parts = [

@@ -41,7 +41,7 @@ from gateway.core.limits import (
 from gateway.core.rate import Rate
 from gateway.store.ledger import BUDGET, NEVER, RATE, SLOTS, UNLIMITED, Operation
 
-KINDS: Final[Mapping[type[Limit], int]] = {RateLimit: RATE, SlotLimit: SLOTS, BudgetLimit: BUDGET}
+SHARED: Final[Mapping[type[Limit], int]] = {RateLimit: RATE, SlotLimit: SLOTS, BudgetLimit: BUDGET}
 """The limits that have a shared form. All others are kept by each node for itself."""
 AT_ONCE: Final = 500
 """Operations and members of slots that are sent at once, at most."""
@@ -300,7 +300,7 @@ class Shares:
         self._queued: list[Operation] = []
         self._sent: list[Operation] = []  # not known to have arrived
         self._number = 0
-        self._heard: dict[str, tuple[float, float]] = {}  # by part: how high it stood, and when
+        self._levels: dict[str, tuple[float, float]] = {}  # by part: how high it stood, and when
         self._lent: dict[str, float] = {}
         self._alone: dict[str, OwnPart] | None = None
         self.adopt(plan, now)
@@ -317,13 +317,13 @@ class Shares:
     def _adopt(self, plan: Plan) -> None:
         self._parts = {}
         for limit in plan.limits:
-            kind = KINDS.get(type(limit))
+            kind = SHARED.get(type(limit))
             if kind is not None:
                 same = sum(part.kind == kind and part.limit.name == limit.name for part in self._parts.values())
                 name = f"{limit.name}#{same}" if same else limit.name
                 self._parts[name] = Part(kind, name, limit)
         self.wire = [part.wire for part in self._parts.values()]
-        self._local_plan = Plan(plan.name, tuple(limit for limit in plan.limits if type(limit) not in KINDS))
+        self._local_plan = Plan(plan.name, tuple(limit for limit in plan.limits if type(limit) not in SHARED))
 
     @property
     def bounded(self) -> bool:
@@ -366,7 +366,7 @@ class Shares:
             waits: what the script answered.
             local: what the limits say that are kept here: a refusal, or what was taken of them.
         """
-        quotas = {name: part.quota(self._heard[name][0]) for name, part in self._parts.items()}
+        quotas = {name: part.quota(self._levels[name][0]) for name, part in self._parts.items()}
         refusal = self._longest([None if wait == NEVER else wait for wait in waits], quotas, local)
         outcome = self._outcome(refusal, lease, demand, local, known=True)
         return self._told(outcome, quotas)
@@ -422,7 +422,7 @@ class Shares:
 
     def quotas(self) -> list[Quota]:
         """Where the principal stands, as was last heard."""
-        quotas = [part.quota(self._heard[name][0]) for name, part in self._parts.items()]
+        quotas = [part.quota(self._levels[name][0]) for name, part in self._parts.items()]
         return [*(quota for quota in quotas if quota is not None), *self.local.quotas()]
 
     def _told(self, outcome: Lease | Refusal, quotas: Mapping[str, Quota | None]) -> Decision:
@@ -501,7 +501,7 @@ class Shares:
         if part is None:
             return True  # a reload took the limit away
         total = before - hold.lent + units
-        level, at = self._heard.get(hold.name, (0.0, now))
+        level, at = self._levels.get(hold.name, (0.0, now))
         room = part.rate.amount - level
         part_of_room = (room + min(level, (now - at) * part.rate.amount / part.rate.seconds)) / self._writer.nodes
         at_once = not hold.lent and total <= room
@@ -578,7 +578,7 @@ class Shares:
     def hear(self, stands: Sequence[float], now: float) -> None:
         """So high each part stands."""
         for (_, name, *_), level in zip(self.wire, stands, strict=False):
-            self._heard[name] = (level, now)
+            self._levels[name] = (level, now)
 
     def failed(self, batch: Batch) -> None:
         """Nobody knows whether the batch arrived. It is sent again, but for questions: they are asked anew."""
@@ -597,7 +597,7 @@ class Shares:
         assert self._alone is not None, "it counts alone"
         own = self._alone.get(part.name)
         if own is None:
-            level, at = self._heard.get(part.name, (0.0, now))
+            level, at = self._levels.get(part.name, (0.0, now))
             level = max(0.0, level - (now - at) * part.rate.amount / part.rate.seconds)
             own = self._alone[part.name] = OwnPart(part.rate, self._writer.nodes, level, now)
         return own

@@ -51,7 +51,7 @@ from gateway.streams.rescue import Rescue
 from gateway.streams.transcript import Transcript
 from gateway.upstream.course import Choice
 from gateway.upstream.http import attempt
-from gateway.upstream.intake import ENOUGH, NOTHING, RELAYED, Intake, Taken
+from gateway.upstream.intake import ENOUGH, INCOMPLETE, RELAYED, Intake, Taken
 
 AFTERWORDS: Final = 1.5
 """Seconds after a finish reason for the usage and the end marker. Only a wait for slow readers makes them longer."""
@@ -106,7 +106,7 @@ class Attempt:
         rescue: as given; None once the answer began anew.
         answer: turns the upstream's bytes into events; None before its head was accepted.
         wrote: whether any event of this attempt was written.
-        heard: when it last gave a sign of life, or else was begun, on the loop's clock in seconds.
+        alive_at: when it last gave a sign of life, or else was begun, on the loop's clock in seconds.
         waits: whether its silence is not its own: its readers are slow.
         claim: called before events are written; None where the attempt is not part of a race.
         others: tokens that attempts beside it have used of the same lease.
@@ -127,12 +127,12 @@ class Attempt:
         "_speaking",
         "_transcript",
         "_work",
+        "alive_at",
         "answer",
         "asked",
         "carried",
         "choice",
         "claim",
-        "heard",
         "others",
         "question",
         "rescue",
@@ -147,7 +147,7 @@ class Attempt:
         self.answer: Answer | None = None
         self.wrote = False
         self.carried = 0
-        self.heard = work.engine.clock.now()
+        self.alive_at = work.engine.clock.now()
         self.waits = False
         self.claim: Callable[[], None] | None = None
         self.others = 0
@@ -185,7 +185,7 @@ class Attempt:
     async def _ask(self) -> None:
         self.asked, self.status = False, None
         try:
-            with Deadline(self._work.engine.clock.wheel, _timeout, self._last_heard) as self._deadline:
+            with Deadline(self._work.engine.clock.wheel, _timeout, self._last_alive) as self._deadline:
                 await self._send()
         finally:
             # Each of them knows this attempt, and with it the request: a circle would keep both until the collector
@@ -230,9 +230,9 @@ class Attempt:
             self._paid = self._bytes_paid(0)
             await self._read(response, answer)
 
-    def _last_heard(self) -> float:
+    def _last_alive(self) -> float:
         # Until the first event, nothing else is a sign of life.
-        return self.heard if self._speaking or self._begun else 0.0
+        return self.alive_at if self._speaking or self._begun else 0.0
 
     async def _read(self, response: aiohttp.ClientResponse, answer: Answer) -> None:
         job, log = self._work.job, self._log
@@ -247,7 +247,7 @@ class Attempt:
                 self._end_afterwords()
                 self.waits = True
                 await log.room()
-                self.waits, self.heard = False, self._now()
+                self.waits, self.alive_at = False, self._now()
                 if answer.finished:
                     self._await_afterwords()
                 else:
@@ -305,7 +305,7 @@ class Attempt:
         if events:
             self._write(events)
         elif self._speaking:
-            self.heard = self._now()
+            self.alive_at = self._now()
         elif self.question.plain:
             self._begin(data)
         if answer.failure is not None:
@@ -314,13 +314,13 @@ class Attempt:
             return ENOUGH
         if answer.finish_reason and self._afterwords is None and answer.finished:
             self._await_afterwords()
-        return RELAYED if events else NOTHING
+        return RELAYED if events else INCOMPLETE
 
     def _write(self, events: list[Event], *, kept_back: bool = False) -> None:
         """Writes events of this answer to the log, without those that a rescue drops; it drops no `kept_back` ones."""
         if not events:
             return
-        self.heard = self._now()  # also for events that a rescue drops: the target is not silent
+        self.alive_at = self._now()  # also for events that a rescue drops: the target is not silent
         if not self._speaking:
             self._speak()
         if self.rescue is not None and not kept_back:
@@ -338,7 +338,7 @@ class Attempt:
             self._begin_writing()
         if answer is not None and answer.size > self._paid and not self._pays(answer.size):
             self._write_paid(answer, events)
-        transcript.write(events, self.heard)
+        transcript.write(events, self.alive_at)
 
     def _speak(self) -> None:
         """The first event of this answer is here; a rescue may drop it."""
@@ -361,7 +361,7 @@ class Attempt:
 
         What begins like a stream, or with white space only, is no piece of one: its first event has to come in time.
         """
-        self.heard = self._now()
+        self.alive_at = self._now()
         if not self._begun and data.lstrip(b"\xef\xbb\xbf \t\r\n").startswith((b"{", b"[")):
             self._begun = True
             self.choice.target.breaker.begin(self._call)
@@ -371,7 +371,7 @@ class Attempt:
         """Whether the budget has room for an answer of so many bytes; then they are paid for."""
         output = self.carried + -(-size // BYTES_PER_TOKEN)
         used = Usage(self._work.job.input_tokens + self.others, output, "estimate")
-        if not self._work.lease.spend(amounts(used, self._log.model), self.heard):
+        if not self._work.lease.spend(amounts(used, self._log.model), self.alive_at):
             return False
         self._paid = self._bytes_paid(size)
         return True
@@ -389,7 +389,7 @@ class Attempt:
             size += said
             if not self._pays(size):
                 break
-        self._transcript.write(events[:count], self.heard)
+        self._transcript.write(events[:count], self.alive_at)
         raise GatewayError("budget")
 
     def _bytes_paid(self, size: int) -> float:

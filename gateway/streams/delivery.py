@@ -31,13 +31,13 @@ from collections.abc import Sequence
 from typing import Final
 
 from gateway.clock import Clock
-from gateway.core.batch import Hold
+from gateway.core.batch import Holdback
 from gateway.core.errors import GatewayError
 from gateway.core.event import Event
 from gateway.core.sse import comment
 from gateway.observe.metrics import Outcome, RouteMetrics
 from gateway.streams.frames import Frames
-from gateway.streams.log import END, NOTHING, TRIMMED, State
+from gateway.streams.log import END, NOTHING, TRIMMED, LogState
 from gateway.streams.reader import Reader, SentAwayError
 from gateway.streams.sink import Sink, SlowReaderError
 from gateway.streams.stream import ReaderSettings
@@ -66,7 +66,7 @@ class Delivery:
     """
 
     __slots__ = (
-        "_clock", "_expired", "_frames", "_heartbeat", "_hold", "_metrics", "_now", "_reader", "_sink", "_spoke",
+        "_clock", "_expired", "_frames", "_heartbeat", "_holdback", "_metrics", "_now", "_reader", "_sink", "_spoke",
     )  # fmt: skip
 
     def __init__(
@@ -86,7 +86,9 @@ class Delivery:
         self._now = clock.now
         self._metrics = metrics
         self._heartbeat = settings.heartbeat
-        self._hold = None if settings.boundary == "event" else Hold(settings.boundary, settings.max_bytes, MAX_HOLD)
+        self._holdback = (
+            None if settings.boundary == "event" else Holdback(settings.boundary, settings.max_bytes, MAX_HOLD)
+        )
         self._spoke = -math.inf
         self._expired = False
 
@@ -157,14 +159,14 @@ class Delivery:
             return
         reader.move(place)
         got = reader.ready(self._limit())
-        if not isinstance(got, State):
+        if not isinstance(got, LogState):
             await self._take(got)
         if not self._sink.begun:
             await self._write(b"")
 
     async def _deliver_all(self) -> None:
-        reader, hold = self._reader, self._hold
-        follow = self._push if hold is None else None
+        reader, holdback = self._reader, self._holdback
+        follow = self._push if holdback is None else None
         while True:
             got = reader.ready(self._limit())
             if got is NOTHING:
@@ -178,20 +180,20 @@ class Delivery:
             if got is END or got is TRIMMED:
                 await self._close(got)
                 return
-            if not isinstance(got, State):
+            if not isinstance(got, LogState):
                 await self._take(got)
-            elif hold is not None and hold.due is not None and hold.due <= self._now():
-                await self._send(hold.flush())
+            elif holdback is not None and holdback.due is not None and holdback.due <= self._now():
+                await self._send(holdback.flush())
             if self._now() - self._spoke >= self._heartbeat:
                 self._metrics.heartbeats.inc()
                 await self._write(HEARTBEAT)
 
-    async def _close(self, end: State) -> None:
+    async def _close(self, end: LogState) -> None:
         """Nothing more can be read: held text is sent, or the client is told that it has missed something."""
         if end is TRIMMED:
             await self._write(self._frames.trimmed(self._reader.place))
-        elif self._hold is not None:
-            await self._send(self._hold.flush())
+        elif self._holdback is not None:
+            await self._send(self._holdback.flush())
 
     def _push(self, events: Sequence[Event]) -> bool:
         # Called by the writer. Not waking this task saves a third of what a window costs. What the socket does not take
@@ -206,11 +208,11 @@ class Delivery:
         return True
 
     async def _take(self, events: Sequence[Event]) -> None:
-        if self._hold is None:
+        if self._holdback is None:
             await self._send(events)
             return
-        self._reader.hold(len(events))
-        for group in self._hold.feed(events, self._now()):
+        self._reader.keep(len(events))
+        for group in self._holdback.feed(events, self._now()):
             await self._send(group)
 
     async def _send(self, events: Sequence[Event]) -> None:
@@ -243,6 +245,6 @@ class Delivery:
         """Seconds until something must be sent even if no event comes. They count from the last bytes sent and not from
         the last event: a format may leave events out, and a proxy on the way would see silence and give up."""
         due = self._spoke + self._heartbeat
-        if self._hold is not None and self._hold.due is not None:
-            due = min(due, self._hold.due)
+        if self._holdback is not None and self._holdback.due is not None:
+            due = min(due, self._holdback.due)
         return max(0.001, due - self._now())

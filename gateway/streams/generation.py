@@ -37,11 +37,11 @@ from gateway.core.event import DONE, ERROR, START, Done, Event, Usage
 from gateway.core.limiter import Lease
 from gateway.observe.account import AS_WANTED, MAX_MODEL, Account
 from gateway.observe.metrics import Outcome
-from gateway.observe.tracing.span import Opening as SpanOpening
+from gateway.observe.tracing.span import SpanOpening
 from gateway.streams.attempt import Work
 from gateway.streams.engine import Engine
 from gateway.streams.evidence import note_failed_stream
-from gateway.streams.inflight import Hold
+from gateway.streams.inflight import Reservation
 from gateway.streams.job import Job
 from gateway.streams.log import MemoryLog
 from gateway.streams.opening import Opening
@@ -67,7 +67,7 @@ class _Run:
     """What a generation needs only until it ends.
 
     Attributes:
-        held: the memory that the request takes: to ask again, it is kept until the end.
+        memory: the memory that the request takes: to ask again, it is kept until the end.
         task: the task in which the pump runs.
         timers: its time limits, each by the code of its error; and `linger`, the wait for a reader.
         verdict: the error and the outcome of the first `abort`, None before.
@@ -79,10 +79,10 @@ class _Run:
 
     __slots__ = (
         "elsewhere",
-        "held",
         "job",
         "lease",
         "left",
+        "memory",
         "moved",
         "opening",
         "passed_through",
@@ -94,7 +94,7 @@ class _Run:
     )
 
     def __init__(self, job: Job, lease: Lease, transcript: Transcript) -> None:
-        self.held: Hold | None = None
+        self.memory: Reservation | None = None
         self.job = job
         self.lease = lease
         self.transcript = transcript
@@ -155,9 +155,9 @@ class Generation:
         )
         self._run: _Run | None = _Run(job, lease, Transcript(log, self.account, canonical=job.canonical))
 
-    def hold_body(self, held: Hold | None) -> None:
+    def keep_memory(self, memory: Reservation | None) -> None:
         """The memory that the request takes is given back when this ends. To be called before `start`."""
-        self._running.held = held
+        self._running.memory = memory
 
     def start(self, broken: GatewayError | None = None) -> None:
         """Starts the pump. The generation is listed as running until it ends.
@@ -407,8 +407,8 @@ class Generation:
         if run.job.standing is not None:
             run.job.standing.leave(self)
         run.lease.close(now)
-        if run.held is not None:
-            run.held.close()
+        if run.memory is not None:
+            run.memory.close()
 
     def _judge(self, run: _Run, task: "asyncio.Task[None]") -> tuple[GatewayError | None, Outcome]:
         """How the pump ended: the failure, None for none, and the outcome."""

@@ -1,16 +1,16 @@
 """How much memory request bodies may take at once, with what is made of them, until they are answered.
 
-    hold --it fits, at once or within `PATIENCE`--> Hold: change*, close
-      \\--it does not---------------------------> None
+    reserve --it fits, at once or within `PATIENCE`--> Reservation: change*, close
+        \\-----it does not---------------------------> None
 
 Invariants:
 
-- What is held together is never above `limit`. A body that alone is larger counts as much as the largest that fits.
-- At most one body waits because it turned out to take more than was held for it: if several did, each would wait for
-  what the others hold.
+- What is reserved together is never above `limit`. A body that alone is larger counts as much as the largest that fits.
+- At most one body waits because it turned out to take more than was reserved for it: if several did, each would wait
+  for what the others have.
 - Large bodies leave a share of it to small ones, so that those are served while large ones wait.
 - Of the large ones that wait, the one that has waited longest is next; so of the small ones.
-- What was taken is given back exactly once, however often a hold is closed.
+- What was taken is given back exactly once, however often a reservation is closed.
 """
 
 import asyncio
@@ -33,23 +33,23 @@ class Inflight:
     """The memory of all request bodies of a process.
 
     Args:
-        limit: bytes. May be changed; what is held stays held.
+        limit: bytes. May be changed; what is reserved stays reserved.
         patience: seconds that a body waits.
     """
 
     def __init__(self, limit: int, patience: float = PATIENCE) -> None:
         self.limit = limit
         self.used = 0
-        """Bytes that are held now."""
+        """Bytes that are reserved now."""
         self._patience = patience
         self._growing = False
         self._small: Waiting = deque()
         self._large: Waiting = deque()
 
-    async def hold(self, size: int) -> "Hold | None":
-        """A hold on so many bytes, or None because they did not become free in time."""
+    async def reserve(self, size: int) -> "Reservation | None":
+        """A reservation of so many bytes, or None because they did not become free in time."""
         size = self.counted(size)
-        return Hold(self, size) if await self.take(size) else None
+        return Reservation(self, size) if await self.take(size) else None
 
     def counted(self, size: int) -> int:
         """As much of this size as counts."""
@@ -77,7 +77,7 @@ class Inflight:
         return True
 
     async def grow(self, size: int) -> bool:
-        """As `take`, for a body that holds something already."""
+        """As `take`, for a body that has something already."""
         if self._growing:
             return False
         self._growing = True
@@ -109,7 +109,7 @@ class Inflight:
         return self.limit - self.limit // FOR_SMALL if size >= LARGE else self.limit
 
 
-class Hold:
+class Reservation:
     """What one body takes. Whoever gets one must close it.
 
     Attributes:
@@ -123,7 +123,7 @@ class Hold:
         self.size = size
 
     async def change(self, size: int) -> bool:
-        """Whether the hold has this size now. In order to grow it may wait, unless another hold waits already. False:
+        """Whether it has this size now. In order to grow it may wait, unless another one waits already. False:
         its size is unchanged."""
         inflight = self._inflight
         assert inflight is not None, "it is closed"

@@ -33,7 +33,7 @@ LOG_OVERHEAD: Final = 4096
 """Bytes counted for a log beside its events: the objects around it, and the account of its generation."""
 
 
-class State(enum.Enum):
+class LogState(enum.Enum):
     """Why a read returned no events."""
 
     NOTHING = "nothing yet"
@@ -41,11 +41,11 @@ class State(enum.Enum):
     TRIMMED = "trimmed"
 
 
-NOTHING: Final = State.NOTHING
-END: Final = State.END
-TRIMMED: Final = State.TRIMMED
+NOTHING: Final = LogState.NOTHING
+END: Final = LogState.END
+TRIMMED: Final = LogState.TRIMMED
 
-ReadResult = Sequence[Event] | Literal[State.NOTHING, State.END, State.TRIMMED]
+ReadResult = Sequence[Event] | Literal[LogState.NOTHING, LogState.END, LogState.TRIMMED]
 
 
 class Attached(Protocol):
@@ -91,7 +91,7 @@ class Log(Protocol):
     takeovers: tuple[int, ...]
 
     @property
-    def held(self) -> bool:
+    def doubtful(self) -> bool:
         """Whether readers are to wait, because it is not sure that this log is still the stream's."""
 
     def append(self, events: Sequence[Event]) -> None:
@@ -114,7 +114,7 @@ class Mirror(Protocol):
     """What copies a log to somewhere else, and reads there what it lacks."""
 
     @property
-    def held(self) -> bool:
+    def doubtful(self) -> bool:
         """Whether readers are to wait; see `Log`. Whoever ends it must interrupt them."""
 
     def changed(self) -> None:
@@ -203,7 +203,7 @@ class MemoryLog:
             self._trim()
         if self.mirror is not None:
             self.mirror.changed()
-            if self.mirror.held:
+            if self.mirror.doubtful:
                 for reader in self.readers:
                     reader.interrupt()
                 return
@@ -234,9 +234,9 @@ class MemoryLog:
             self.mirror.dropped()
 
     @property
-    def held(self) -> bool:
+    def doubtful(self) -> bool:
         """Whether readers are to wait, because it is not sure that this log is still the stream's."""
-        return self.mirror is not None and self.mirror.held
+        return self.mirror is not None and self.mirror.doubtful
 
     def read(self, after: int, limit: int) -> ReadResult:
         """Up to `limit` events that follow the sequence number `after`, or the reason why there are none."""

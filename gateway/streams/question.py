@@ -14,9 +14,9 @@ from urllib.parse import unquote_plus, urlsplit
 import msgspec
 
 from gateway.core.blame import PREFIX, STREAM, blamed
-from gateway.core.errors import KINDS, GatewayError
+from gateway.core.errors import ERROR_KINDS, GatewayError
 from gateway.core.sentence import Steps, hiding_texts, texts_of, without_keys
-from gateway.dialects.base import NOTHING, Call
+from gateway.dialects.base import NO_NAMES, Call
 from gateway.observe.account import Account
 from gateway.streams.engine import Engine
 from gateway.streams.job import Job
@@ -67,7 +67,7 @@ class Question:
         account: Account,
         choice: Choice,
         prefix: str = "",
-        without: frozenset[str] = NOTHING,
+        without: frozenset[str] = NO_NAMES,
     ) -> None:
         self.delivered = 0
         self.plain = False
@@ -137,7 +137,7 @@ class Question:
 
     def _refused(self, asked: Call, error: GatewayError) -> set[str]:
         if error.status in _OF_THE_REQUEST:
-            added = asked.added | ({PREFIX} if self._prefix else NOTHING)
+            added = asked.added | ({PREFIX} if self._prefix else NO_NAMES)
             taken = self._choice.target.withheld.taken(asked.model)
             refused = blamed(error.words or error.message, added, own=asked.own, taken=taken)
         else:
@@ -151,7 +151,7 @@ class Question:
 
         The request may hold what its own reader must not see, as a route's `system` text.
         """
-        if not (error.sentence or error.words or error.code not in KINDS):
+        if not (error.sentence or error.words or error.code not in ERROR_KINDS):
             return
         if self._job.long:
             async with self._engine.turns:

@@ -122,7 +122,7 @@ class Race:
         attempt = lane.attempt
         if attempt is None or attempt.waits or (attempt.answer is not None and attempt.answer.finished):
             return LOOK
-        return attempt.heard + self._hedge - self._clock.now()
+        return attempt.alive_at + self._hedge - self._clock.now()
 
     def _claim(self, lane: Lane) -> None:
         if len(self.lanes) == 1:

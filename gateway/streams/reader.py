@@ -54,15 +54,15 @@ class Reader:
 
     Attributes:
         place: the last event that was dealt with. Change it by `move`.
-        held: number of events after the place that the caller has read and keeps for later.
+        kept: number of events after the place that the caller has read and keeps for later.
     """
 
-    __slots__ = ("_cut", "_follow", "_timer", "_waiter", "_wheel", "held", "log", "place")
+    __slots__ = ("_cut", "_follow", "_timer", "_waiter", "_wheel", "kept", "log", "place")
 
     def __init__(self, log: Log, place: Place, wheel: Wheel) -> None:
         self.log = log
         self.place = place
-        self.held = 0
+        self.kept = 0
         self._wheel = wheel
         self._timer: Timer | None = None
         self._waiter: asyncio.Future[None] | None = None
@@ -73,10 +73,10 @@ class Reader:
     @property
     def after(self) -> int:
         """Sequence number of the last event that does not need to be read again."""
-        return self.place.seq + self.held
+        return self.place.seq + self.kept
 
     async def read(self, limit: int, timeout: float, follow: Follow | None = None) -> ReadResult:
-        """Up to `limit` events after this reader's place. After dealing with them you must call `move`, or `hold`.
+        """Up to `limit` events after this reader's place. After dealing with them you must call `move`, or `keep`.
 
         Args:
             limit: events at most, at least 1.
@@ -97,7 +97,7 @@ class Reader:
         """What `read` gives without a wait. A caller that waits by `wait` keeps no coroutine of `read` meanwhile."""
         if self._cut is not None:
             raise self._cut
-        return NOTHING if self.log.held else self.log.read(self.place.seq + self.held, limit)
+        return NOTHING if self.log.doubtful else self.log.read(self.place.seq + self.kept, limit)
 
     def wait(self, timeout: float, follow: Follow | None) -> "asyncio.Future[None]":
         """Done when there may be something to read, or `timeout` is over. To be called when nothing is `ready`."""
@@ -114,8 +114,8 @@ class Reader:
 
     def move(self, place: Place) -> None:
         """The events up to this place have been dealt with."""
-        if self.held:
-            self.held -= min(self.held, place.seq - self.place.seq)
+        if self.kept:
+            self.kept -= min(self.kept, place.seq - self.place.seq)
         self.place = place
         if self.log.full:
             self.log.moved()
@@ -124,9 +124,9 @@ class Reader:
         """`count` further events have been dealt with. For callers that do not need the token index of the place."""
         self.move(Place(self.place.seq + count, self.place.tokens))
 
-    def hold(self, count: int) -> None:
+    def keep(self, count: int) -> None:
         """The caller has read `count` further events, and keeps them until it moves the place behind them."""
-        self.held += count
+        self.kept += count
         if self.log.full:
             self.log.moved()
 

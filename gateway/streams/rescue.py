@@ -30,7 +30,7 @@ from gateway.observe.account import Account
 from gateway.observe.metrics import Rescue as RescueKind
 from gateway.observe.metrics import RescueResult
 from gateway.streams.job import Job
-from gateway.streams.log import Log, State
+from gateway.streams.log import Log, LogState
 
 MAX_RESCUES: Final = 3
 """Rescues of one answer, at most."""
@@ -151,7 +151,7 @@ def delivered_text(job: Job, log: Log, error: GatewayError) -> str | None:
     if not job.canonical or job.several or not may_be_rescued(error):
         return None
     events = log.read(0, log.last)
-    if isinstance(events, State):
+    if isinstance(events, LogState):
         return None  # its beginning was trimmed
     completion = Completion()
     for event in events:
@@ -172,7 +172,7 @@ def delivered_tokens(log: Log, counted: int = 0) -> int:
             servers count reads.
     """
     events = log.read(0, log.last)
-    texts = [text for event in events for text in _texts(event)] if not isinstance(events, State) else []
+    texts = [text for event in events for text in _texts(event)] if not isinstance(events, LogState) else []
     sizes = [utf8_length(text) for text in texts]
     if counted * MAX_TOKEN >= sum(sizes):
         return counted

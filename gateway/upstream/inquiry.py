@@ -30,7 +30,7 @@ from gateway.config import Config, ProxyRoute, Route
 from gateway.core.blame import blamed
 from gateway.core.errors import GatewayError
 from gateway.core.sentence import clean
-from gateway.dialects.base import NOTHING, Call, amended
+from gateway.dialects.base import NO_NAMES, Call, amended
 from gateway.upstream.hints import hint
 from gateway.upstream.http import attempt, new_session, plain_headers, read_error_body
 from gateway.upstream.models import ask_models, first_of
@@ -200,7 +200,7 @@ class _Question:
         if kind in PAGES:
             raise GatewayError("upstream_protocol", detail=f"status 200 with {kind} instead of a stream")
 
-    def _hi(self, model: str, without: frozenset[str] = NOTHING) -> Call:
+    def _hi(self, model: str, without: frozenset[str] = NO_NAMES) -> Call:
         """The request that asks "hi", with what the configuration adds to every request, less what was refused."""
         config, dialect = self._upstream.config, self._upstream.dialect
         params = {name: value for name, value in config.params.items() if name not in without}

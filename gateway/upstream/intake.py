@@ -72,20 +72,20 @@ FLOOD: Final = 32 * 1024
 class Taken(enum.Enum):
     """What became of some bytes."""
 
-    NOTHING = "no event was whole"
+    INCOMPLETE = "no event was whole"
     RELAYED = "at least one event went out"
     ENOUGH = "the caller has something else to do now than to read on"
 
 
 # A name of its own for each: looking one up in the enumeration takes five times as long, several times a read.
-NOTHING: Final = Taken.NOTHING
+INCOMPLETE: Final = Taken.INCOMPLETE
 RELAYED: Final = Taken.RELAYED
 ENOUGH: Final = Taken.ENOUGH
 
 Take = Callable[[bytes], Taken]
 
 
-class State(enum.Enum):
+class IntakeState(enum.Enum):
     """Who reads the connection, and whether it is read; see the drawing above."""
 
     AWAY = "aiohttp's protocol has the connection"
@@ -94,10 +94,10 @@ class State(enum.Enum):
     YIELDING = "paused for one turn of the loop"
 
 
-AWAY: Final = State.AWAY
-READING: Final = State.READING
-WINDOW: Final = State.WINDOW
-YIELDING: Final = State.YIELDING
+AWAY: Final = IntakeState.AWAY
+READING: Final = IntakeState.READING
+WINDOW: Final = IntakeState.WINDOW
+YIELDING: Final = IntakeState.YIELDING
 
 
 class Intake(asyncio.Protocol):
@@ -235,7 +235,7 @@ class Intake(asyncio.Protocol):
         """Hands on what the body has; then ends the relay, begins a window, yields or reads on."""
         if self._over.done():
             return
-        body, size, taken = self._body, 0, NOTHING
+        body, size, taken = self._body, 0, INCOMPLETE
         try:
             while body.size and taken is not ENOUGH:  # taking may let in more
                 data = body.take()
@@ -279,7 +279,7 @@ class Intake(asyncio.Protocol):
             self.state = WINDOW
             self._wait(window)
 
-    def _read_on(self, after: State) -> None:
+    def _read_on(self, after: IntakeState) -> None:
         """Back to events, where nothing else happened in between."""
         if self.state is after:
             self.state = READING

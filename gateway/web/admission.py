@@ -101,8 +101,8 @@ def _begin(exchange: Exchange, job: Job, lease: Lease, order: Order | None) -> G
         raise
     if ticket is not None:
         use_ticket(exchange, ticket, generation.stream.id)
-    generation.hold_body(exchange.held)
-    exchange.held = None
+    generation.keep_memory(exchange.memory)
+    exchange.memory = None
     generation.start()
     if gateway.shared is not None and job.stream.resume.enabled:
         gateway.shared.track(generation, order)

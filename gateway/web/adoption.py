@@ -12,7 +12,7 @@ from gateway.core.limiter import Lease
 from gateway.core.limits import STREAMS
 from gateway.streams.generation import Generation
 from gateway.streams.job import Job
-from gateway.streams.log import MemoryLog, State
+from gateway.streams.log import LogState, MemoryLog
 from gateway.streams.order import NotHereError, Order
 from gateway.streams.rescue import delivered_text, delivered_tokens
 from gateway.streams.stream import Stream
@@ -45,7 +45,7 @@ def adopt(gateway: Gateway, order: Order, stream: Stream, log: MemoryLog) -> Gen
     job = _job(gateway, order, stream)
     broken = GatewayError("upstream_cut", detail="its node is gone")
     events = log.read(0, log.last)
-    begun = not isinstance(events, State) and any(event.type != START for event in events)
+    begun = not isinstance(events, LogState) and any(event.type != START for event in events)
     if begun and (delivered_text(job, log, broken) is None or not job.chain[0].config.rescue):
         raise broken
     log.max_bytes = job.stream.resume.max_bytes

@@ -1,11 +1,11 @@
 """Request bodies: bounded in size, time and memory, and JSON of the expected types or one clear error.
 
-    read_body --bytes, held--> json_object: weighed, then parsed, each large body in turns of its own (`turns.py`)
+    read_body --bytes, reserved--> json_object: weighed, then parsed, each large body in turns of its own (`turns.py`)
 
 Invariants:
 
-- A body is in memory only as far as `server.max_inflight_bytes` has room for it and for what is made of it. The hold on
-  that room is the exchange's, until a generation takes it over (`admission.py`).
+- A body is in memory only as far as `server.max_inflight_bytes` has room for it and for what is made of it. What is
+  reserved of that is the exchange's, until a generation takes it over (`admission.py`).
 - What a parser would take, in time and memory, is known before it begins (`core/weight.py`).
 """
 
@@ -41,7 +41,7 @@ LARGE: Final = 4 * 1024
 UNHELD: Final = 64 * 1024
 """Bytes that a connection may have sent anyway. A larger body is not read before there is room for it."""
 WIDE_COPIES: Final = 6
-"""What JSON may take whose characters are wide. So much is held until it is known how wide they are: where all took
+"""What JSON may take whose characters are wide. So much is reserved until it is known how wide they are: where all took
 more only then, each would wait for what the others hold."""
 COME_BACK: Final = 5.0
 
@@ -70,11 +70,11 @@ def ask_for_body(request: web.BaseRequest) -> None:
 
 
 async def read_body(exchange: Exchange, copies: int = COPIES) -> Body:
-    """The whole body of a request that is unread; the exchange has a hold on it (`exchange.held`).
+    """The whole body of a request that is unread; the exchange has reserved the memory for it (`exchange.memory`).
 
     Args:
         exchange: the request.
-        copies: how many times its size is held while it arrives.
+        copies: how many times its size is reserved while it arrives.
 
     Raises:
         GatewayError: `body_too_large`, `request_timeout`, `bad_request` for an encoding that is not understood,
@@ -87,7 +87,7 @@ async def read_body(exchange: Exchange, copies: int = COPIES) -> Body:
     if announced > limit:
         raise _too_large(limit)
     if announced > UNHELD:
-        await hold(exchange, announced * copies)
+        await reserve(exchange, announced * copies)
     ask_for_body(request)
     content = request.content
     try:
@@ -102,7 +102,7 @@ async def read_body(exchange: Exchange, copies: int = COPIES) -> Body:
         raise _too_large(limit)
     if body:
         forget_body(content)
-        await hold(exchange, len(body) * copies)
+        await reserve(exchange, len(body) * copies)
     return body
 
 
@@ -132,16 +132,16 @@ async def read_small_body(request: web.BaseRequest, limit: int) -> bytes:
     return body
 
 
-async def hold(exchange: Exchange, size: int) -> None:
-    """Returns when the request holds so many bytes of `server.max_inflight_bytes`, at once or after a bounded wait.
+async def reserve(exchange: Exchange, size: int) -> None:
+    """Returns when the request has so many bytes of `server.max_inflight_bytes`, at once or after a bounded wait.
 
     Raises:
         GatewayError: `overloaded`.
     """
-    held, inflight = exchange.held, exchange.gateway.inflight
-    if held is None:
-        exchange.held = await inflight.hold(size)
-    if exchange.held is None or (held is not None and not await held.change(size)):
+    memory, inflight = exchange.memory, exchange.gateway.inflight
+    if memory is None:
+        exchange.memory = await inflight.reserve(size)
+    if exchange.memory is None or (memory is not None and not await memory.change(size)):
         exchange.limit = "server.max_inflight_bytes"
         raise GatewayError("overloaded", "Too many large requests are being answered.", retry_after=COME_BACK)
 
@@ -150,7 +150,7 @@ async def _arriving(exchange: Exchange, content: StreamReader, most: int) -> byt
     body, arriving, limit = bytearray(), exchange.gateway.arriving, exchange.snapshot.config.server.max_body
     async with asyncio.timeout(BODY_TIME) as timeout:
         while True:
-            if exchange.held is not None:
+            if exchange.memory is not None:
                 # What is taken lets in as much again. So of many bodies that come at once, one is let in in a turn.
                 async with arriving:
                     pass
@@ -159,11 +159,11 @@ async def _arriving(exchange: Exchange, content: StreamReader, most: int) -> byt
             body += part
             if len(body) > limit:
                 break
-            if exchange.held is None and len(body) > UNHELD:
+            if exchange.memory is None and len(body) > UNHELD:
                 waited = timeout.when() or 0.0
                 timeout.reschedule(None)  # it is not the client that is slow now
                 before = exchange.gateway.clock.now()
-                await hold(exchange, most)  # it has no length, and may become as large as any
+                await reserve(exchange, most)  # it has no length, and may become as large as any
                 timeout.reschedule(waited + exchange.gateway.clock.now() - before)
             timeout.reschedule((timeout.when() or 0.0) + len(part) / BODY_RATE)
     return body
@@ -210,12 +210,12 @@ async def json_object(exchange: Exchange, body: Body) -> dict[str, Any]:
     if not body or body.isspace():
         raise GatewayError("bad_request", "The body is empty; it must be a JSON object.")
     if len(body) <= LARGE:
-        await hold(exchange, await _weight(body))
+        await reserve(exchange, await _weight(body))
         return await parsed(body)
     turns = exchange.gateway.engine.turns
     async with turns:
         size = await _weight(body)
-    await hold(exchange, size)
+    await reserve(exchange, size)
     async with turns:
         return await parsed(body)
 

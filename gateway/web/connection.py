@@ -112,7 +112,7 @@ class Door(Protocol):
         """A connection is refused because there are too many in all."""
 
 
-class State(enum.Enum):
+class ConnectionState(enum.Enum):
     """What a connection waits for; see the drawing above."""
 
     HEAD = "the rest of a request's head"
@@ -226,13 +226,13 @@ class Connection(Explained):
         self._user_timeout = USER_TIMEOUT
 
     @property
-    def state(self) -> State:
+    def state(self) -> ConnectionState:
         """What the connection waits for."""
         if is_answering(self):
-            return State.ANSWERING
+            return ConnectionState.ANSWERING
         if heads_parsed(self) > self._begun:
-            return State.ASKED
-        return State.IDLE if self._head_timer is None else State.HEAD
+            return ConnectionState.ASKED
+        return ConnectionState.IDLE if self._head_timer is None else ConnectionState.HEAD
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Bounds are set before the first byte is read. A client that has too many connections is turned away."""
@@ -257,9 +257,9 @@ class Connection(Explained):
                 self._refuse(self._begun_head + data)
             self._begun_head = b""
             return
-        if state is State.IDLE:
+        if state is ConnectionState.IDLE:
             self._expect_head()
-        if state in (State.IDLE, State.HEAD):
+        if state in (ConnectionState.IDLE, ConnectionState.HEAD):
             self._begun_head = (self._begun_head + data)[:MAX_KEPT]
 
     def _refuse(self, data: bytes) -> None:
@@ -313,9 +313,9 @@ class Connection(Explained):
         """Whether the connection stays open for writing."""
         state = self.state
         # `_speak` may be left over from an answer that is over.
-        speak = self._speak if state is State.ANSWERING else None
+        speak = self._speak if state is ConnectionState.ANSWERING else None
         # A client may close its side right behind the request: the handler decides what that means.
-        if self.transport is None or not (state is State.ASKED or speak):
+        if self.transport is None or not (state is ConnectionState.ASKED or speak):
             return None
         self._half_closed = True
         self._end_after_last()

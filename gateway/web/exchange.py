@@ -20,7 +20,7 @@ from gateway.formats import Format, compile_format, problem
 from gateway.identity.tickets import Ticket
 from gateway.observe.account import Account
 from gateway.observe.tracing.context import TRACEPARENT, TRACESTATE, TraceContext, read_context
-from gateway.streams.inflight import Hold
+from gateway.streams.inflight import Reservation
 from gateway.streams.turns import LONG
 from gateway.web.connection import Connection, address_of
 from gateway.web.rate_limit_headers import rate_limit_headers
@@ -70,7 +70,7 @@ class Exchange(msgspec.Struct):
         principal: the authenticated principal; None before authentication, and on public endpoints.
         headers: headers for every response to this request.
         slot: the lease on one of the requests that its address may have open at once; None before it is granted.
-        held: the memory that its body takes; None before it is read, and after a generation took it over.
+        memory: the memory that its body takes; None before it is read, and after a generation took it over.
         committed: the response whose head was sent, None before. To be set wherever a head is sent.
         account: of the generation that was started for it, None before. From then on an error is no refusal.
         ticket: the ticket by which the principal is known; None where it is known by anything else.
@@ -90,7 +90,7 @@ class Exchange(msgspec.Struct):
     principal: Principal | None = None
     headers: dict[str, str] = {}
     slot: Lease | None = None
-    held: Hold | None = None
+    memory: Reservation | None = None
     committed: Committed | None = None
     account: Account | None = None
     ticket: Ticket | None = None
@@ -99,14 +99,14 @@ class Exchange(msgspec.Struct):
 
     def free_body(self) -> None:
         """What its body took is given back."""
-        held, self.held = self.held, None
-        if held is not None:
-            held.close()
+        memory, self.memory = self.memory, None
+        if memory is not None:
+            memory.close()
 
     @property
     def long(self) -> bool:
         """Whether its body, which was read, is so large that reading or writing it as JSON takes a while."""
-        return self.held is not None and self.held.size > COPIES * LONG
+        return self.memory is not None and self.memory.size > COPIES * LONG
 
     @property
     def accepts_events(self) -> bool:

@@ -15,7 +15,7 @@ from typing import Final
 
 from aiohttp import web
 
-from gateway.core.errors import KINDS, GatewayError
+from gateway.core.errors import ERROR_KINDS, GatewayError
 from gateway.core.limits import Plan
 from gateway.observe.failures import cleaned_path
 from gateway.web.exchange import Exchange
@@ -94,4 +94,4 @@ def limit_of(plan: Plan, name: str) -> str:
 
 
 def _reason(code: str) -> str:
-    return code if code in KINDS else OTHER
+    return code if code in ERROR_KINDS else OTHER

@@ -5,7 +5,7 @@ import itertools
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gateway.core.batch import Hold, merge
+from gateway.core.batch import Holdback, merge
 from gateway.core.event import CHUNK, DONE, RESTART, START, THINKING, TOKEN, TOOL, Event
 
 
@@ -70,15 +70,15 @@ def test_merge_loses_alters_and_reorders_nothing(events: list[Event], after: int
     assert place == after + len(events)
 
 
-# Hold
+# Holdback
 
 
-def released(*texts: str, hold: Hold) -> list[list[str]]:
+def released(*texts: str, hold: Holdback) -> list[list[str]]:
     return [[event.data for event in group] for text in texts for group in hold.feed([token(text)], 0)]
 
 
 def test_hold_releases_whole_sentences() -> None:
-    hold = Hold("sentence", 1000, 5)
+    hold = Holdback("sentence", 1000, 5)
     assert released("Hello", ".", " How", " are", " you?", " I", hold=hold) == [
         ["Hello", "."],
         [" How", " are", " you?"],
@@ -87,18 +87,18 @@ def test_hold_releases_whole_sentences() -> None:
 
 
 def test_hold_releases_chinese_sentences() -> None:
-    hold = Hold("sentence", 1000, 5)
+    hold = Holdback("sentence", 1000, 5)
     assert released("你", "好。", "”", "世界", "！", "是", hold=hold) == [["你", "好。", "”"], ["世界", "！"]]
 
 
 def test_hold_releases_paragraphs_and_keeps_fences_whole() -> None:
-    hold = Hold("paragraph", 1000, 5)
+    hold = Holdback("paragraph", 1000, 5)
     groups = released("A. B", "\n\n", "```\n", "x\n\n", "```\n", "C", hold=hold)
     assert groups == [["A. B", "\n\n"], ["```\n", "x\n\n", "```\n"]]
 
 
 def test_hold_never_splits_an_event_with_a_boundary_inside() -> None:
-    hold = Hold("sentence", 1000, 5)
+    hold = Holdback("sentence", 1000, 5)
     assert released("One", ". Two", " three", ". Four. Five", hold=hold) == [
         ["One", ". Two"],
         [" three", ". Four. Five"],
@@ -106,32 +106,32 @@ def test_hold_never_splits_an_event_with_a_boundary_inside() -> None:
 
 
 def test_hold_releases_everything_with_an_event_that_is_no_delta() -> None:
-    hold = Hold("sentence", 1000, 5)
+    hold = Holdback("sentence", 1000, 5)
     assert hold.feed([token("Hi"), TOOL_CALL, token("a"), END], 0) == [[token("Hi"), TOOL_CALL], [token("a"), END]]
     assert hold.feed([END], 0) == [[END]]
     assert hold.due is None
 
 
 def test_hold_releases_the_thinking_when_the_answer_begins() -> None:
-    hold = Hold("sentence", 1000, 5)
+    hold = Holdback("sentence", 1000, 5)
     assert hold.feed([thinking("hm"), token("So")], 0) == [[thinking("hm")]]
     assert hold.flush() == [token("So")]
 
 
 def test_hold_begins_anew_after_a_restart() -> None:
-    hold = Hold("sentence", 1000, 5)
+    hold = Holdback("sentence", 1000, 5)
     hold.feed([token("```\ncode"), Event(RESTART, "")], 0)
     assert released("Hi.", " So", hold=hold) == [["Hi."]]
 
 
 def test_hold_releases_at_its_bound_in_bytes() -> None:
-    hold = Hold("sentence", 9, 5)
+    hold = Holdback("sentence", 9, 5)
     assert released("你", "好", "吗", hold=hold) == [["你", "好", "吗"]]
     assert released("abcdefgh", "好", "x" * 20, hold=hold) == [["abcdefgh"], ["好"], ["x" * 20]]
 
 
 def test_hold_is_due_when_its_first_event_has_waited_long_enough() -> None:
-    hold = Hold("sentence", 1000, 5)
+    hold = Holdback("sentence", 1000, 5)
     assert hold.due is None
     hold.feed([token("a")], 10)
     hold.feed([token("b")], 12)
@@ -141,7 +141,7 @@ def test_hold_is_due_when_its_first_event_has_waited_long_enough() -> None:
 
 
 def test_hold_counts_the_wait_anew_after_each_release() -> None:
-    hold = Hold("sentence", 1000, 5)
+    hold = Holdback("sentence", 1000, 5)
     hold.feed([token("One.")], 10)
     assert hold.feed([token(" Two")], 13) == [[token("One.")]]
     assert hold.due == 18
@@ -153,7 +153,7 @@ def test_hold_counts_the_wait_anew_after_each_release() -> None:
 @given(EVENTS, st.sampled_from(["sentence", "paragraph"]), st.integers(1, 40), st.integers(1, 5))
 @settings(max_examples=150, deadline=None)
 def test_hold_loses_nothing_and_keeps_its_bound(events: list[Event], kind: str, max_bytes: int, step: int) -> None:
-    hold = Hold("sentence" if kind == "sentence" else "paragraph", max_bytes, 3)
+    hold = Holdback("sentence" if kind == "sentence" else "paragraph", max_bytes, 3)
     groups = [group for i in range(0, len(events), step) for group in hold.feed(events[i : i + step], i)]
     last = hold.flush()
     assert [*itertools.chain.from_iterable(groups), *last] == events

@@ -2,7 +2,7 @@
 
 import pytest
 
-from gateway.core.errors import KINDS, GatewayError
+from gateway.core.errors import ERROR_KINDS, GatewayError
 from gateway.core.retry import BACKOFF_MAX, Step, counts_against_target, decide, may_be_rescued
 
 OWN = GatewayError("engine_overloaded", status=503, retryable=True)
@@ -102,7 +102,7 @@ def test_only_the_targets_own_faults_count_against_it() -> None:
 
 
 def test_broken_answer_is_rescued_unless_the_request_or_a_limit_is_to_blame() -> None:
-    rescued = {code for code in KINDS if may_be_rescued(GatewayError(code))}
+    rescued = {code for code in ERROR_KINDS if may_be_rescued(GatewayError(code))}
     assert {"upstream_cut", "upstream_stalled", "upstream_error", "upstream_rate_limited"} <= rescued
     assert not rescued & {
         "content_filter",

@@ -11,7 +11,7 @@ import msgspec
 import pytest
 import pytest_asyncio
 
-from gateway.core.errors import KINDS as ERRORS
+from gateway.core.errors import ERROR_KINDS
 from tests.faults.providers import PROVIDERS, reason, refuses
 from tests.faults.stage import (
     API_KEY,
@@ -102,7 +102,7 @@ async def test_5xx_is_told_without_quotes_keys_and_pages(stage: Stage, status: i
         assert heard.error["message"].endswith(": failed on … with …")
     stage.plays([response(status, PAGE, "text/html")])
     for heard in await told(stage, code, ours):
-        assert heard.error["message"] == ERRORS[code].message
+        assert heard.error["message"] == ERROR_KINDS[code].message
 
 
 async def test_5xx_is_told_with_the_providers_own_sentence(stage: Stage) -> None:
@@ -125,7 +125,7 @@ async def test_400_about_our_account_is_502_and_shows_no_piece_of_a_key(stage: S
     stage.plays([response(400, KEYS_QUOTED[provider])])
     asked = ways(*CHATS)
     for heard in await stage.fail_all(asked, "upstream_auth", 502, whole=True):
-        assert heard.error["message"] == ERRORS["upstream_auth"].message
+        assert heard.error["message"] == ERROR_KINDS["upstream_auth"].message
     for line in stage.gateway.stdout:
         assert not any(piece in line for piece in ("sk***", "sk-up", "*wxyz"))
 

@@ -9,11 +9,11 @@ from typing import Any, Final
 
 import msgspec
 
-from gateway.core.batch import Hold, merge
+from gateway.core.batch import Holdback, merge
 from gateway.core.blame import blamed
 from gateway.core.boundary import Boundary
 from gateway.core.continuation import Continuation, DiffersError
-from gateway.core.errors import KINDS, GatewayError
+from gateway.core.errors import ERROR_KINDS, GatewayError
 from gateway.core.event import DONE, ERROR, RESTART, START, THINKING, TOKEN, TOOL, Done, Event, utf8_length
 from gateway.core.sentence import MAX_SENTENCE, hiding_quotes, plain
 from gateway.core.sse import Decoder, LineSplitter, Oversize
@@ -160,7 +160,7 @@ def check_refusal(data: bytes, rng: random.Random) -> Hashable:
     status = STATUSES[int(rng.random() * len(STATUSES))]
     error = DIALECTS["openai"].refusal(status, headers, body, now=1e9)
     assert isinstance(error, GatewayError)
-    assert error.means in KINDS
+    assert error.means in ERROR_KINDS
     said = f"{error.sentence} {error.detail} {error.failure().message}"
     assert KEY not in said
     assert len(error.sentence) <= MAX_SENTENCE + 1
@@ -170,7 +170,7 @@ def check_refusal(data: bytes, rng: random.Random) -> Hashable:
     assert len(hint(error, "http://127.0.0.1:8000/v1/chat/completions", "openai")) < 1000
     added = frozenset({"stream_options", "reasoning_effort"})
     assert blamed(data.decode("utf-8", "replace"), added) <= added
-    return error.code in KINDS and error.code, error.means, error.retryable
+    return error.code in ERROR_KINDS and error.code, error.means, error.retryable
 
 
 def check_sentence(data: bytes, rng: random.Random) -> Hashable:
@@ -220,7 +220,7 @@ def check_hold(data: bytes, rng: random.Random) -> Hashable:
     kinds = (TOKEN, THINKING) if rng.random() < 0.3 else (TOKEN,)
     texts = [part.decode("utf-8", "replace") for part in pieces(data, rng)]
     events = [Event(kinds[int(rng.random() * len(kinds))], text) for text in texts]
-    hold = Hold("sentence" if rng.random() < 0.7 else "paragraph", 256, 1.0)
+    hold = Holdback("sentence" if rng.random() < 0.7 else "paragraph", 256, 1.0)
     groups = [*hold.feed(events, 0.0), hold.flush()]
     assert [event for group in groups for event in group] == events
     assert all(len(group) == 1 or sum(utf8_length(one.data) for one in group) <= 256 for group in groups)

@@ -32,7 +32,7 @@ class LinesLog:
     def __init__(self, max_bytes: int) -> None:
         self.max_bytes = max_bytes
         self.first, self.last, self.size = 1, 0, 0
-        self.closed = self.full = self.held = False
+        self.closed = self.full = self.doubtful = False
         self.takeovers: tuple[int, ...] = ()
         self.model = ""
         self.terminal: Event | None = None

@@ -14,7 +14,7 @@ import pytest
 from gateway.clock import Wheel
 from gateway.core.cursor import Place
 from gateway.core.event import DONE, TOKEN, Event
-from gateway.streams.log import END, NOTHING, TRIMMED, Log, ReadResult, State
+from gateway.streams.log import END, NOTHING, TRIMMED, Log, LogState, ReadResult
 from gateway.streams.reader import Reader
 
 KIB = 1024
@@ -23,7 +23,7 @@ OVER = Event(DONE, "whole")
 
 def said(got: ReadResult) -> list[str]:
     """The data of the events that were read."""
-    assert not isinstance(got, State), got
+    assert not isinstance(got, LogState), got
     return [event.data for event in got]
 
 
@@ -60,7 +60,7 @@ class LogContract(ABC):
         log, event = self.make(KIB * KIB), Event("name", "data\n数据 \ud800", "id-7")
         log.append([event])
         got = log.read(0, 1)
-        assert not isinstance(got, State)
+        assert not isinstance(got, LogState)
         assert list(got) == [event]
 
     def test_terminal_event_is_read_last_and_then_comes_the_end(self) -> None:
@@ -89,7 +89,7 @@ class LogContract(ABC):
         log.append([Event(TOKEN, text) for text in texts])
         assert log.full
         got: list[str] = []
-        while not isinstance(more := await reader.read(2, 0), State):
+        while not isinstance(more := await reader.read(2, 0), LogState):
             got += said(more)
             reader.advance(len(more))
         assert got == texts

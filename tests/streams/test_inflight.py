@@ -67,10 +67,10 @@ def test_weight_counts_values_and_wide_characters() -> None:
 
 async def test_hold_waits_for_room_and_gives_it_back_once() -> None:
     inflight = Inflight(8 * LARGE)
-    first = await inflight.hold(7 * LARGE)
+    first = await inflight.reserve(7 * LARGE)
     assert first is not None
-    second = asyncio.ensure_future(inflight.hold(LARGE))
-    small = await inflight.hold(LARGE - 1)  # large ones leave room for it
+    second = asyncio.ensure_future(inflight.reserve(LARGE))
+    small = await inflight.reserve(LARGE - 1)  # large ones leave room for it
     await asyncio.sleep(0)
     assert small is not None
     assert not second.done()
@@ -86,10 +86,10 @@ async def test_hold_waits_for_room_and_gives_it_back_once() -> None:
 
 async def test_impatient_hold_takes_nothing() -> None:
     inflight = Inflight(LARGE, patience=0.01)
-    held = await inflight.hold(LARGE // 2 + 1)
+    held = await inflight.reserve(LARGE // 2 + 1)
     assert held is not None
-    assert await inflight.hold(LARGE // 2 + 1) is None
-    other = await inflight.hold(LARGE // 4)
+    assert await inflight.reserve(LARGE // 2 + 1) is None
+    other = await inflight.reserve(LARGE // 4)
     assert other is not None
     assert not await held.change(LARGE - 1)
     other.close()
@@ -102,7 +102,7 @@ async def test_impatient_hold_takes_nothing() -> None:
 async def test_of_bodies_that_grow_one_waits_at_most() -> None:
     """H6: if both waited, each would wait for what the other holds, and nobody would be served."""
     inflight = Inflight(100)
-    first, second = [await inflight.hold(50) for _ in range(2)]
+    first, second = [await inflight.reserve(50) for _ in range(2)]
     assert first is not None
     assert second is not None
     growing = asyncio.ensure_future(first.change(80))
@@ -118,9 +118,9 @@ async def test_of_bodies_that_grow_one_waits_at_most() -> None:
 @pytest.mark.parametrize("granted", [False, True])
 async def test_cancelled_wait_gives_back(granted: bool) -> None:
     inflight = Inflight(100)
-    held = await inflight.hold(100)
+    held = await inflight.reserve(100)
     assert held is not None
-    waiting, behind = (asyncio.ensure_future(inflight.hold(60)) for _ in range(2))
+    waiting, behind = (asyncio.ensure_future(inflight.reserve(60)) for _ in range(2))
     await asyncio.sleep(0)
     if granted:
         held.close()
@@ -136,7 +136,7 @@ async def test_cancelled_wait_gives_back(granted: bool) -> None:
 
 async def test_body_larger_than_all_room_counts_as_all_that_a_large_one_may_have() -> None:
     inflight = Inflight(8 * LARGE)
-    held = await inflight.hold(100 * LARGE)
+    held = await inflight.reserve(100 * LARGE)
     assert held is not None
     assert inflight.used == 7 * LARGE
     held.close()

@@ -18,9 +18,9 @@ from gateway.streams.log import (
     NOTHING,
     TRIMMED,
     LogMemory,
+    LogState,
     MemoryLog,
     ReadResult,
-    State,
 )
 from gateway.streams.reader import Reader, SentAwayError
 
@@ -50,7 +50,7 @@ def texts(got: object) -> list[str]:
 async def read_on(reader: Reader, limit: int, timeout: float) -> ReadResult:
     """What follows the reader's place, which is then behind it."""
     got = await reader.read(limit, timeout)
-    if not isinstance(got, State):
+    if not isinstance(got, LogState):
         reader.advance(len(got))
     return got
 
@@ -323,7 +323,7 @@ def check_bounds(log: MemoryLog, readers: list[Reader], model: list[str], memory
 
 async def check_drained(reader: Reader, whole: list[str]) -> None:
     after, rest = reader.after, []
-    while not isinstance(got := await read_on(reader, 3, 0), State):
+    while not isinstance(got := await read_on(reader, 3, 0), LogState):
         rest += texts(got)
     assert got is END
     assert rest == whole[after:]
@@ -334,7 +334,7 @@ class Doubter:
     """A mirror that is not sure whether the log is still the stream's."""
 
     def __init__(self) -> None:
-        self.held = False
+        self.doubtful = False
         self.is_dropped = False
 
     def changed(self) -> None:
@@ -357,13 +357,13 @@ async def test_reader_of_a_held_log_waits_and_then_gets_everything_in_order(atta
     assert texts(await read_on(reader, 9, 1)) == ["a"]
     waiting = asyncio.create_task(reader.read(9, 5, follow))
     await asyncio.sleep(0)
-    mirror.held = True
+    mirror.doubtful = True
     log.append([token("b")])
     assert await waiting is NOTHING
     assert await reader.read(9, 0, follow) is NOTHING
     waiting = asyncio.create_task(reader.read(9, 5, follow))
     await asyncio.sleep(0)
-    mirror.held = False
+    mirror.doubtful = False
     reader.interrupt()
     log.append([token("c")])  # behind what was held: it must not overtake that
     assert texts(await waiting) == ["b", "c"]

@@ -12,7 +12,7 @@ from gateway.core.errors import GatewayError
 from gateway.core.event import DONE, TOKEN, Event
 from gateway.formats import compile_format
 from gateway.streams import registry as module
-from gateway.streams.log import LOG_OVERHEAD, TRIMMED, MemoryLog, State
+from gateway.streams.log import LOG_OVERHEAD, TRIMMED, LogState, MemoryLog
 from gateway.streams.reader import BEGINNING, Reader
 from gateway.streams.registry import Kept, Registry
 from gateway.streams.stream import ReaderSettings, Stream
@@ -96,7 +96,7 @@ async def test_ended_stream_that_is_read_is_kept_until_the_reader_leaves(
     await asyncio.sleep(0.1)
     assert streams.knows(kept)
     got = await reader.read(9, 0)
-    assert not isinstance(got, State)
+    assert not isinstance(got, LogState)
     assert len(got) == 4
     reader.close()
     await streams.until_forgotten(kept)

@@ -21,7 +21,7 @@ from gateway.observe.metrics import Metrics
 from gateway.streams.engine import Engine
 from gateway.streams.generation import Generation
 from gateway.streams.job import Job
-from gateway.streams.log import MemoryLog, State
+from gateway.streams.log import LogState, MemoryLog
 from gateway.streams.reader import BEGINNING, Reader
 from gateway.streams.registry import Registry
 from gateway.streams.stream import Stream, reader_settings
@@ -150,7 +150,7 @@ async def working() -> AsyncIterator[Works]:
 
 async def read_all(reader: Reader) -> list[Event]:
     events: list[Event] = []
-    while not isinstance(got := await reader.read(99, 5), State):
+    while not isinstance(got := await reader.read(99, 5), LogState):
         events += got
         reader.advance(len(got))
     return events

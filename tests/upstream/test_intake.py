@@ -12,7 +12,7 @@ import pytest
 
 from gateway.clock import Clock
 from gateway.upstream.http import new_session
-from gateway.upstream.intake import BEAT, FLOOD, Intake, State, Taken
+from gateway.upstream.intake import BEAT, FLOOD, Intake, IntakeState, Taken
 from tests.kit.program import throwaway_certificate
 from tests.kit.upstream import LAST_CHUNK, Cut, Hang, Pause, Reset, ScriptedUpstream, Step, WaitFor, chunk, sse_head
 
@@ -79,7 +79,7 @@ async def test_slow_stream_never_waits() -> None:
 
 
 async def test_bytes_that_nobody_was_sent_open_no_window() -> None:
-    take = Taker(until=b"c", taken=Taken.NOTHING)
+    take = Taker(until=b"c", taken=Taken.INCOMPLETE)
     async with intake(*dribble(*"abc"), Hang()) as reads:
         await relay(reads, take)
     assert take.came == [b"a", b"b", b"c"]
@@ -150,13 +150,13 @@ async def test_window_that_is_cancelled_lets_the_upstream_speak_again() -> None:
 # -- its states ----------------------------------------------------------------------------------------------------
 
 
-async def until(reads: Intake, state: State) -> None:
+async def until(reads: Intake, state: IntakeState) -> None:
     async with asyncio.timeout(5):
         while reads.state is not state:  # noqa: ASYNC110 - the code under test has no event for it
             await asyncio.sleep(0)
 
 
-def state_of(reads: Intake) -> State:
+def state_of(reads: Intake) -> IntakeState:
     """Its state now; mypy would take what it read from the attribute before for what it is still."""
     return reads.state
 
@@ -165,28 +165,28 @@ async def test_intake_goes_from_reading_to_a_window_and_back_and_away() -> None:
     begin, more, end = asyncio.Event(), asyncio.Event(), asyncio.Event()
     script = (WaitFor(begin), chunk("a"), WaitFor(more), chunk("b"), WaitFor(end), chunk("c"), Hang())
     async with intake(*script) as reads:
-        assert state_of(reads) is State.AWAY
+        assert state_of(reads) is IntakeState.AWAY
         relayed = reads.relay(Taker(until=b"c"))
-        assert state_of(reads) is State.READING
+        assert state_of(reads) is IntakeState.READING
         begin.set()
-        await until(reads, State.WINDOW)
+        await until(reads, IntakeState.WINDOW)
         more.set()  # the poll finds it, and the window begins anew
         await asyncio.sleep(WINDOW)
-        assert state_of(reads) is State.WINDOW
-        await until(reads, State.READING)
+        assert state_of(reads) is IntakeState.WINDOW
+        await until(reads, IntakeState.READING)
         end.set()
         assert not await relayed
-        assert state_of(reads) is State.AWAY
+        assert state_of(reads) is IntakeState.AWAY
 
 
 async def test_flood_lets_the_other_streams_have_their_turn() -> None:
     take = Taker(until=b"y")
     async with intake(chunk(b"x" * 16 * FLOOD), chunk("y"), Hang()) as reads:
-        relayed, states = reads.relay(take), set[State]()
+        relayed, states = reads.relay(take), set[IntakeState]()
         while not relayed.done():
             states.add(reads.state)
             await asyncio.sleep(0)
-    assert State.YIELDING in states
+    assert IntakeState.YIELDING in states
     assert b"".join(take.came) == b"x" * 16 * FLOOD + b"y"
 
 
@@ -194,7 +194,7 @@ async def test_intake_that_is_left_while_it_yields_reads_on_afterwards() -> None
     take = Taker(until=b"y")
     async with intake(chunk(b"x" * 16 * FLOOD), chunk("y"), Hang()) as reads:
         relayed = reads.relay(take)
-        await until(reads, State.YIELDING)
+        await until(reads, IntakeState.YIELDING)
         relayed.cancel()
         reads.leave()
         assert not await relay(reads, take)
@@ -205,11 +205,11 @@ async def test_window_of_a_relay_begun_anew_ends_with_the_beat_of_the_one_before
     take, more = Taker(until=b"d"), asyncio.Event()
     async with intake(chunk("a"), Pause(0.02), chunk("b"), WaitFor(more), *dribble(*"cd"), Hang()) as reads:
         first = reads.relay(take)
-        await until(reads, State.WINDOW)
+        await until(reads, IntakeState.WINDOW)
         first.cancel()
         reads.leave()
         second = reads.relay(take)
-        await until(reads, State.WINDOW)
+        await until(reads, IntakeState.WINDOW)
         more.set()
         assert not await asyncio.wait_for(second, 5)
     assert b"".join(take.came) == b"abcd"
@@ -219,18 +219,18 @@ async def test_beat_that_comes_after_its_window_does_nothing() -> None:
     take = Taker(until=b"a")
     async with intake(chunk("a"), Pause(0.02), chunk("b"), Hang()) as reads:
         relayed = reads.relay(Taker(until=b"never"))
-        await until(reads, State.WINDOW)
+        await until(reads, IntakeState.WINDOW)
         relayed.cancel()
         reads.leave()
         await asyncio.sleep(2 * BEAT)
-        assert (reads.state, take.came) == (State.AWAY, [])
+        assert (reads.state, take.came) == (IntakeState.AWAY, [])
 
 
 async def test_window_that_nothing_came_in_costs_nothing_more() -> None:
     async with intake(chunk("a"), Hang(), window=BEAT * 2) as reads:
         relayed = reads.relay(Taker(until=b"never"))
-        await until(reads, State.WINDOW)
-        await until(reads, State.READING)
+        await until(reads, IntakeState.WINDOW)
+        await until(reads, IntakeState.READING)
         relayed.cancel()
 
 
@@ -238,9 +238,9 @@ async def test_window_that_brought_enough_goes_back_to_events() -> None:
     take, more = Taker(until=b"z"), asyncio.Event()
     async with intake(chunk("a"), WaitFor(more), chunk("y" * 80), Pause(0.3), chunk("z"), Hang(), enough=50) as reads:
         relayed = reads.relay(take)
-        await until(reads, State.WINDOW)
+        await until(reads, IntakeState.WINDOW)
         more.set()
-        await until(reads, State.READING)
+        await until(reads, IntakeState.READING)
         assert not await asyncio.wait_for(relayed, 5)
     assert [data[:1] for data in take.came] == [b"a", b"y", b"z"]
 
@@ -249,20 +249,20 @@ async def test_upstream_that_closes_in_a_window_is_found_by_the_transport() -> N
     async with intake(chunk("a"), Pause(0.02), Cut()) as reads:
         with pytest.raises(aiohttp.ClientError):
             await relay(reads, Taker(until=b"never"))
-        assert reads.state is State.AWAY
+        assert reads.state is IntakeState.AWAY
 
 
 async def test_connection_that_is_given_up_in_a_window_is_not_read_any_more() -> None:
     """Its descriptor may already be somebody else's."""
     async with intake(chunk("a"), Hang()) as reads:
         relayed = reads.relay(Taker(until=b"never"))
-        await until(reads, State.WINDOW)
+        await until(reads, IntakeState.WINDOW)
         connection = reads._response.connection
         assert connection is not None
         assert connection.transport is not None
         connection.transport.close()
         reads._beat()
-        assert reads.state is State.READING
+        assert reads.state is IntakeState.READING
         with pytest.raises(aiohttp.ClientError):
             await asyncio.wait_for(relayed, 5)
 

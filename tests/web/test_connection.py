@@ -11,7 +11,7 @@ from gateway.clock import Clock
 from gateway.core.limiter import ONE_CONNECTION, Lease, Ledger
 from gateway.core.limits import Plan, make_limits
 from gateway.web import connection
-from gateway.web.connection import HEAD_TIME, REFUSAL, Connection, Handler, Server, State, limit_silence
+from gateway.web.connection import HEAD_TIME, REFUSAL, Connection, ConnectionState, Handler, Server, limit_silence
 from tests.web.raw import GET, Client, connected, explain, listening, protocol_of
 
 LARGE = b"x" * (8 << 20)
@@ -54,7 +54,7 @@ class Held:
 # -- states --------------------------------------------------------------------------------------------------------
 
 
-def state_of(connection: Connection) -> State:
+def state_of(connection: Connection) -> ConnectionState:
     """Its state now; mypy would take what it read from the attribute before for what it is still."""
     return connection.state
 
@@ -63,23 +63,23 @@ async def test_connection_goes_through_its_states() -> None:
     handler = Held()
     async with listening(handler) as place, connected(place) as client:
         seen = place.connection
-        assert state_of(seen) is State.HEAD
+        assert state_of(seen) is ConnectionState.HEAD
         seen.data_received(GET)
-        assert state_of(seen) is State.ASKED
+        assert state_of(seen) is ConnectionState.ASKED
         await handler.begun.wait()
-        assert state_of(seen) is State.ANSWERING
+        assert state_of(seen) is ConnectionState.ANSWERING
         seen.data_received(GET + GET[:9])
-        assert state_of(seen) is State.ANSWERING
+        assert state_of(seen) is ConnectionState.ANSWERING
         handler.go_on.set()
         answers = b""
         while answers.count(b"hello") < 2:
             answers += await client.read()
-        assert state_of(seen) is State.IDLE
+        assert state_of(seen) is ConnectionState.IDLE
         seen.data_received(GET[9:12])
-        assert state_of(seen) is State.HEAD
+        assert state_of(seen) is ConnectionState.HEAD
         seen.data_received(GET[12:])
         await client.until(b"hello")
-        assert state_of(seen) is State.IDLE
+        assert state_of(seen) is ConnectionState.IDLE
 
 
 @pytest.mark.parametrize("first", [b"", GET], ids=["new", "kept alive"])
@@ -259,7 +259,7 @@ async def test_fin_before_or_in_a_stream_makes_it_speak_and_go_on() -> None:
                 await handler.begun.wait()
             client.finish()
             await asyncio.wait_for(spoken.wait(), 5)
-            assert place.connection.state is State.ANSWERING
+            assert place.connection.state is ConnectionState.ANSWERING
             await asyncio.sleep(0.05)  # probes find that the client is still there
             handler.go_on.set()
             assert (await client.rest()).endswith(b"hello /")

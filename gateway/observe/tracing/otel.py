@@ -33,7 +33,7 @@ from structlog.typing import FilteringBoundLogger
 from gateway.dialects import DIALECTS
 from gateway.observe.gen_ai import OPERATION
 from gateway.observe.tracing.context import TRACEPARENT, TRACESTATE, TraceContext
-from gateway.observe.tracing.span import Ending, Opening, Span, Tracing
+from gateway.observe.tracing.span import Span, SpanEnding, SpanOpening, Tracing
 
 FLUSH: Final = 2.0
 """Seconds that the last spans have to be sent."""
@@ -64,7 +64,7 @@ class Recording(Tracing):
         self._provider.add_span_processor(BatchSpanProcessor(Exporter(OTLPSpanExporter(), logger)))
         self._tracer = self._provider.get_tracer(SCOPE, version(SERVICE))
 
-    def span(self, context: TraceContext | None, opening: Opening) -> Span:
+    def span(self, context: TraceContext | None, opening: SpanOpening) -> Span:
         """The span of a generation that begins now; the span of the client's request is its parent."""
         # The span's times are wall-clock times. Only its begin is read from that clock, which may jump.
         begun = time.time_ns()
@@ -103,7 +103,7 @@ class Recorded(Span):
     recording = True
 
     def __init__(
-        self, span: trace.Span, headers: dict[str, str], opening: Opening, begun: int, now: Callable[[], float]
+        self, span: trace.Span, headers: dict[str, str], opening: SpanOpening, begun: int, now: Callable[[], float]
     ) -> None:
         super().__init__(headers)
         self._span = span
@@ -124,7 +124,7 @@ class Recorded(Span):
         """A broken answer was continued or begun again: an event of the span."""
         self._tell("rescue", self._now(), {"gateway.rescue.kind": kind, "gateway.rescue.result": result})
 
-    def end(self, ending: Ending) -> None:
+    def end(self, ending: SpanEnding) -> None:
         """The span is complete, and is queued to be sent."""
         if ending.first:
             self._tell("first_token", ending.first, {})
@@ -139,7 +139,7 @@ class Recorded(Span):
     def _at(self, moment: float) -> int:
         return self._begun + max(0, round((moment - self._opening.started) * 1e9))
 
-    def _last_attributes(self, ending: Ending) -> Attributes:
+    def _last_attributes(self, ending: SpanEnding) -> Attributes:
         dialect, url = self._asked.get(ending.upstream, ("", ""))
         attributes: Attributes = {
             "gateway.outcome": ending.outcome,
@@ -155,12 +155,12 @@ class Recorded(Span):
         return attributes
 
 
-def _name(opening: Opening) -> str:
+def _name(opening: SpanOpening) -> str:
     what = opening.model if opening.chat else opening.route
     return f"{OPERATION if opening.chat else 'proxy'} {_text(what)}".rstrip()
 
 
-def _first_attributes(opening: Opening) -> Attributes:
+def _first_attributes(opening: SpanOpening) -> Attributes:
     """The attributes that a sampler can look at."""
     attributes: Attributes = {"gateway.route": opening.route, "gateway.request_id": opening.request_id}
     if opening.chat:
@@ -182,7 +182,7 @@ def _server(url: str) -> Attributes:
     return {"server.address": parts.hostname, "server.port": parts.port or PORTS.get(parts.scheme, 0)}
 
 
-def _answer(ending: Ending) -> Attributes:
+def _answer(ending: SpanEnding) -> Attributes:
     attributes: Attributes = {}
     if ending.model:
         attributes["gen_ai.response.model"] = _text(ending.model)

@@ -21,7 +21,7 @@ from gateway.dialects.base import Call
 from gateway.observe.tracing.context import TRACEPARENT, TRACESTATE, TraceContext
 
 
-class Opening(NamedTuple):
+class SpanOpening(NamedTuple):
     """What is known of a generation when it begins.
 
     Attributes:
@@ -41,7 +41,7 @@ class Opening(NamedTuple):
     chat: bool
 
 
-class Ending(NamedTuple):
+class SpanEnding(NamedTuple):
     """How a generation went. Times are the loop's clock, in seconds, and 0 if something never happened.
 
     Attributes:
@@ -105,14 +105,14 @@ class Span:
     def rescue(self, kind: str, result: str) -> None:
         """A broken answer was continued, begun again, or given up."""
 
-    def end(self, ending: Ending) -> None:
+    def end(self, ending: SpanEnding) -> None:
         """The generation has ended; called once."""
 
 
 class Tracing:
     """Begins spans; this class records none."""
 
-    def span(self, context: TraceContext | None, opening: Opening) -> Span:
+    def span(self, context: TraceContext | None, opening: SpanOpening) -> Span:
         """The span of a generation that begins now.
 
         Args:

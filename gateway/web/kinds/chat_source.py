@@ -14,7 +14,7 @@ from aiohttp import hdrs
 from gateway.core.blame import DEVELOPER, MAX_WORDS, STREAM
 from gateway.core.errors import GatewayError
 from gateway.core.few import shared
-from gateway.dialects.base import BYTES_PER_TOKEN, NOTHING, Answer, Call, amended
+from gateway.dialects.base import BYTES_PER_TOKEN, NO_NAMES, Answer, Call, amended
 from gateway.upstream.http import plain_headers, read_error_body
 from gateway.upstream.pool import Target, Upstream
 
@@ -73,7 +73,7 @@ class ChatSource:
         self._choices = max(1, choices) if isinstance(choices, int) else 1
 
     def call(
-        self, upstream: Upstream, target: Target, prefix: str, *, delivered: int = 0, without: frozenset[str] = NOTHING
+        self, upstream: Upstream, target: Target, prefix: str, *, delivered: int = 0, without: frozenset[str] = NO_NAMES
     ) -> Call:
         """The request for this target. Configured headers replace those of the dialect."""
         config, dialect = upstream.config, upstream.dialect
@@ -204,7 +204,7 @@ def _call_ids(messages: object) -> frozenset[str]:
         for call in calls if isinstance(calls, list) else ():
             if isinstance(call, dict) and isinstance(call.get("id"), str):
                 ids.add(call["id"])
-    return frozenset(ids) or NOTHING
+    return frozenset(ids) or NO_NAMES
 
 
 def check_encoding(response: aiohttp.ClientResponse) -> None:

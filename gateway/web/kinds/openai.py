@@ -20,7 +20,7 @@ from gateway.core.limits import Quota
 from gateway.formats import Completion, OpenAIFormat, error_object
 from gateway.streams.generation import Generation
 from gateway.streams.job import Job
-from gateway.streams.log import END, NOTHING, State
+from gateway.streams.log import END, NOTHING, LogState
 from gateway.streams.order import Order
 from gateway.streams.reader import BEGINNING, Reader
 from gateway.streams.stream import Stream
@@ -158,7 +158,7 @@ async def _gather(reader: Reader) -> tuple[Done | None, Completion]:
     while (got := await reader.read(READ_LIMIT, PATIENCE)) is not END:
         if got is NOTHING:
             continue
-        if isinstance(got, State):
+        if isinstance(got, LogState):
             raise GatewayError("upstream_oversize", detail="the answer is longer than its log")
         for event in got:
             completion.add(event)

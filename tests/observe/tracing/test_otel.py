@@ -13,10 +13,10 @@ from structlog.testing import capture_logs
 from gateway.core.event import Usage
 from gateway.observe.tracing.context import read_context
 from gateway.observe.tracing.otel import Exporter, Recorded, Recording
-from gateway.observe.tracing.span import Ending, Opening, Span
+from gateway.observe.tracing.span import Span, SpanEnding, SpanOpening
 
-OPENING = Opening(100.0, "/chat", "gpt", "openai", "r1", True)
-ENDING = Ending("completed", "", "main", "gpt-4o", "stop", Usage(11, 7), 100.5, 101.0, 102.0, 1, 4)
+OPENING = SpanOpening(100.0, "/chat", "gpt", "openai", "r1", True)
+ENDING = SpanEnding("completed", "", "main", "gpt-4o", "stop", Usage(11, 7), 100.5, 101.0, 102.0, 1, 4)
 
 
 @pytest.fixture
@@ -40,7 +40,7 @@ def tracing(begin: Callable[[], Recording]) -> Recording:
     return begin()
 
 
-def ended(span: Span, ending: Ending = ENDING) -> ReadableSpan:
+def ended(span: Span, ending: SpanEnding = ENDING) -> ReadableSpan:
     span.end(ending)
     assert isinstance(span, Recorded)
     assert isinstance(span._span, ReadableSpan)

@@ -3,10 +3,10 @@
 from gateway.core.event import Usage
 from gateway.dialects.base import Call
 from gateway.observe.tracing.context import TraceContext
-from gateway.observe.tracing.span import OFF, UNTRACED, Ending, Opening
+from gateway.observe.tracing.span import OFF, UNTRACED, SpanEnding, SpanOpening
 
-OPENING = Opening(1.0, "/chat", "gpt", "openai", "r1", True)
-ENDING = Ending("completed", "", "main", "gpt", "stop", Usage(1, 2), 1.0, 2.0, 3.0, 1, 4)
+OPENING = SpanOpening(1.0, "/chat", "gpt", "openai", "r1", True)
+ENDING = SpanEnding("completed", "", "main", "gpt", "stop", Usage(1, 2), 1.0, 2.0, 3.0, 1, 4)
 CALL = Call("POST", "http://upstream/", {"Accept": "*/*", "Traceparent": "theirs", "tracestate": "a=1"}, b"{}")
 
 
