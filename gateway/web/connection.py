@@ -133,7 +133,7 @@ class Explained(web.RequestHandler):
         options: of aiohttp's handler.
 
     Attributes:
-        failed: whether the answer that is sent now, or was sent last, is the last one, as its request was malformed.
+        failed: whether its request is malformed, or could not be answered: then the answer is the connection's last.
     """
 
     __slots__ = ("failed",)
