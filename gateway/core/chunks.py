@@ -56,15 +56,11 @@ class Chunks:
     def read(self, chunk: dict[str, Any]) -> list[dict[str, Any]]:
         """The choices of a chunk, which is corrected in place."""
         self.changed = False
-        self.skipped = 0
         given = chunk.get("choices")
-        if type(given) is list and len(given) == 1 and type(given[0]) is dict:
-            choices = given  # as nearly all are
-        else:
-            choices, self.skipped = objects_of(given)
-            if given is not None and (self.skipped or not isinstance(given, list)):
-                chunk["choices"] = choices
-                self.changed = True
+        choices, self.skipped = objects_of(given)
+        if given is not None and (self.skipped or not isinstance(given, list)):
+            chunk["choices"] = choices
+            self.changed = True
         for choice in choices:
             self._choice(choice)
         if self._halves:

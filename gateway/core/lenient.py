@@ -174,6 +174,8 @@ def arguments_of(value: Any) -> str | None:
 def objects_of(value: Any) -> tuple[list[dict[str, Any]], int]:
     """The objects in a list, or the one object that stands for a list of one, or those of an object by index; and how
     many values among them are none."""
+    if type(value) is list and len(value) == 1 and type(value[0]) is dict:
+        return value, 0  # as nearly all are
     if value is None or value == {}:
         return [], 0
     if isinstance(value, dict):
