@@ -3,7 +3,9 @@
 import asyncio
 import math
 import re
+import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -90,6 +92,7 @@ def with_stand_ins(config: dict[str, Any], stand_ins: dict[str, str]) -> dict[st
 
 
 def here(text: str, gateway: Gateway) -> str:
-    """The text with this gateway's addresses in it."""
+    """The text with this gateway's addresses in it, and the programs of the Python that runs the tests."""
+    text = text.replace(".venv/bin/", f"{Path(sys.executable).parent}/")
     text = re.sub(r"https?://(127\.0\.0\.1:8080|localhost:8080|chat\.example\.com)", gateway.url, text)
     return re.sub(r"http://(127\.0\.0\.1|localhost):9090", gateway.admin, text)

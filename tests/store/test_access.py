@@ -19,6 +19,7 @@ from gateway.store.trouble import of
 from tests.kit.program import ROOT, free_port, throwaway_certificate
 from tests.kit.redis import KIT_PASSWORD, KIT_USER, Redis, Sentinel
 from tests.store.serving import Stage, connected
+from tests.web.stage import eventually
 
 PASSWORD = "p/w:?#@%-not-to-be-printed"
 RULES = re.findall(r"^ +ACL SETUSER gateway on >\S+ (.+)$", (ROOT / "docs/redis.md").read_text("utf-8"), re.MULTILINE)
@@ -50,7 +51,7 @@ async def test_documented_user_may_do_what_is_needed_by_tcp_and_unix(redis: Redi
             there, error = await wire.ask(["EXISTS", "gateway:y"], ["NOSUCH"])
             assert (there, str(error)[:19]) == (0, "ERR unknown command")
             wire.close()
-    assert await redis.keys() == []
+    await eventually(redis.keys, [].__eq__)
 
 
 async def test_user_with_the_commands_that_are_sent_and_no_other_is_enough(redis: Redis) -> None:

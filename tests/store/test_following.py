@@ -33,20 +33,20 @@ async def two(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Stage]:
         yield made
 
 
-async def code(url: str, cursor: str = "", headers: dict[str, str] | None = None) -> tuple[int, str]:
-    """The status of a GET, and the code of its error; "" without one. Asked again where it is to come back."""
-    got = await code_once(url, cursor, headers)
+async def code(url: str, cursor: str = "", **asked: Any) -> tuple[int, str]:
+    """The status of a request, and the code of its error; "" without one. Asked again where it is to come back."""
+    got = await code_once(url, cursor, **asked)
     for _ in range(20):
         if got[0] != 503:
             break
         await asyncio.sleep(0.25)
-        got = await code_once(url, cursor, headers)
+        got = await code_once(url, cursor, **asked)
     return got
 
 
-async def code_once(url: str, cursor: str, headers: dict[str, str] | None) -> tuple[int, str]:
+async def code_once(url: str, cursor: str = "", **asked: Any) -> tuple[int, str]:
     """The same, asked once."""
-    async with await request(url, headers=headers, last_event_id=cursor) as answer:
+    async with await request(url, last_event_id=cursor, **asked) as answer:
         if answer.status == 200:
             return 200, ""
         body = await answer.body()
@@ -363,8 +363,8 @@ async def test_ticket_for_a_stream_is_given_at_every_node(two: Stage) -> None:
             assert there.words == [1, 2, 3]
     url = f"{two.nodes[1].url}/tickets"
     for whose, stream_id in (({}, here.stream_id), (KEY, "A" * 22)):  # another one's, and nobody's
-        async with await request(url, method="POST", headers=whose, body={"stream_id": stream_id}) as answer:
-            assert answer.status == 404
+        told, _ = await code(url, method="POST", headers=whose, body={"stream_id": stream_id})
+        assert told == 404
     async with await request(f"{two.nodes[1].url}{path}", method="DELETE", headers=KEY) as stopped:
         assert stopped.status == 200
     await here.leave()
@@ -404,7 +404,7 @@ async def test_reader_of_a_stream_that_only_another_version_understands_is_sent_
     about = b'{"id": "%s", "owner": "", "format": ["from", "the", "future"]}' % stream_id.encode()
     await two.redis.ask("HSET", f"gateway:s:{stream_id}", "a", about, "m", "", "s", "", "n", "x")
     await two.redis.ask("PEXPIRE", f"gateway:s:{stream_id}", 5000)
-    assert await code_once(f"{two.nodes[0].url}/streams/{stream_id}", "", None) == (503, "overloaded")
+    assert await code_once(f"{two.nodes[0].url}/streams/{stream_id}") == (503, "overloaded")
     url = f"{two.nodes[0].url}/tickets"
     async with await request(url, method="POST", body={"stream_id": stream_id}) as answer:
         assert (answer.status, (await answer.json())["code"]) == (503, "overloaded")
