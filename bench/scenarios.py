@@ -225,7 +225,7 @@ SCENARIOS: Final = (
     # The store on Redis beside the memory of the process.
     Scenario("J", "300 streams at 50 events/s, two stores", relay, _STORES, 300, 50),
     Scenario("K", "2,000 streams at 10 events/s, two stores", relay, _STORES, 2000, 10),
-    Scenario("N", "600 answers of one event, 60 a second, two stores", starts, _STORES, 600, 60),
+    Scenario("N", "1,500 answers of one event, 300 a second, two stores", starts, _STORES, 1500, 300),
     Scenario("O", "time to the first token, two stores", first_token, (DIRECT, *_STORES), 250),
     Scenario("P", "a second reader of 50 streams at 20 events/s", followed, _STORES, 50, 20),
     # LiteLLM with room to spare on one core, and with all that it can do: it relays what it has time for. Asked for by

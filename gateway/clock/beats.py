@@ -57,7 +57,7 @@ class Clock:
     There is one tick for each interval; a configuration has few of them, and an idle one costs nothing.
 
     Attributes:
-        before_writes: called before what was left to `soon` is written; None for nothing.
+        before_writes: called before anything is written to a reader; None for nothing.
     """
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
@@ -85,13 +85,17 @@ class Clock:
             self._loop.call_soon(self._catch_up)
         self._late.append((transport, data))
 
-    def _catch_up(self) -> None:
-        late, self._late = self._late, []
+    def prepare_write(self) -> None:
+        """Calls `before_writes`. Whoever writes to a reader without `soon` must call this first."""
         if self.before_writes is not None:
             try:
                 self.before_writes()
             except Exception as error:  # noqa: BLE001  # readers must not lose what was left to be written
                 self._report(error)
+
+    def _catch_up(self) -> None:
+        late, self._late = self._late, []
+        self.prepare_write()
         for transport, data in late:
             try:
                 if not transport.is_closing():

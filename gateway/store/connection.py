@@ -199,20 +199,10 @@ class Connection:
         callback = self._callbacks.get(name)
         return reply if callback is None else callback(reply)
 
-    async def run(
-        self, script: Script, keys: Sequence[str], arguments: Sequence[bytes | str | int], within: float = PATIENCE
-    ) -> Any:
-        """The reply of one script.
-
-        Raises:
-            StoreRefusedError, StoreAwayError: as `call`.
-        """
-        return await self.begin(script, keys, arguments, within)
-
-    def begin(
+    def run(
         self, script: Script, keys: Sequence[str], arguments: Sequence[bytes | str | int], within: float = PATIENCE
     ) -> Coroutine[Any, Any, Any]:
-        """Sends a script in this very turn of the loop. You must await its reply.
+        """The reply of one script, which is sent in this very turn of the loop. You must await it.
 
         Raises:
             StoreRefusedError, StoreAwayError: as `call`; here, or when the reply is awaited.
@@ -261,8 +251,8 @@ class Connection:
             if not future.done():  # whoever asked may be gone
                 future.set_result(reply)
 
+        self._waiting.add(future)  # first: the wire may turn out to be broken
         wire.send(pack(command), [replied])
-        self._waiting.add(future)
         return _Sent(future, begun, self._loop.call_later(within, self._expire, future))
 
     async def _reply(self, name: str, sent: "_Sent") -> Any:

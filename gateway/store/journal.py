@@ -14,6 +14,8 @@ Invariants:
 
 - An append is written to Redis's socket in the turn of the loop in which it is made, and before anything of it is
   written to a reader. All appends of a turn, of all logs, are one write. Nobody waits for the reply.
+- A new stream is written within `OPENING`, and before the head of a response that names it: until then nobody can come
+  back to it. So it nearly always goes along with something else.
 - What Redis has of a log is the log's events in order, each once, with the numbers that they have here; where some had
   to be left out, the entry behind them says so by its first number.
 - Nothing is kept for Redis: what it lacks is read from the log again. Whenever Redis was away, each copy is compared
@@ -47,6 +49,8 @@ ENTRY_BYTES: Final = 64 * 1024
 """Bytes of one entry, about, where a log has more: a node that reads it must get the reply in time."""
 ENTRIES: Final = 16
 """Entries of one log that are written at once, at most: what is put back after an outage leaves room for other logs."""
+OPENING: Final = 0.05
+"""Seconds for which a new stream waits for an append, of whatever stream, that takes it along."""
 REPLIES_EVERY: Final = 0.05
 """Seconds between two reads of Redis's replies, on which no reader waits."""
 PATIENCE: Final = 1.0
@@ -134,9 +138,7 @@ class Copy:
 
     def changed(self) -> None:
         """Events were appended to the log, or it was closed."""
-        if not self.dirty:
-            self.dirty = True
-            self._journal.note(self)
+        self._journal.note(self)
         if self.written.log.closed:
             self.order = None  # it holds the prompt, and nobody has to go on with this stream
 
@@ -166,6 +168,8 @@ class Journal:
         self._wire: Wire | None = None
         self._copies: dict[str, Copy] = {}
         self._dirty: dict[Copy, None] = {}
+        self._flushing = False  # soon, or when Redis is back
+        self._opening: asyncio.TimerHandle | None = None
         self._doubted: asyncio.TimerHandle | None = None
         self._certain: asyncio.Future[None] = self._loop.create_future()
         self._comparing: set[asyncio.Task[None]] = set()
@@ -197,7 +201,13 @@ class Journal:
         copy = Copy(self, written, order if self._seal is not None else None, epoch, sent, opened)
         self._copies[written.stream.id] = copy
         written.log.mirror = copy
-        copy.changed()
+        if opened:
+            copy.changed()
+        else:
+            copy.dirty = True
+            self._dirty[copy] = None
+            if self._opening is None:
+                self._opening = self._loop.call_later(OPENING, self._open_late)
 
     def hand_over(self) -> list[Written]:
         """The streams that another node can go on with once this node's lease is gone. From now on nothing of them is
@@ -212,6 +222,8 @@ class Journal:
         """Nothing more is written. Returns when Redis has what was written before, or does not say so in time."""
         for task in self._comparing:
             task.cancel()
+        if self._opening is not None:
+            self._opening.cancel()
         self.flush()
         if self._wire is not None:
             await self._wire.settle(LAST_REPLIES)
@@ -223,20 +235,24 @@ class Journal:
 
     def note(self, copy: Copy) -> None:
         """This copy is behind its log."""
-        self._connection.check()
-        if not self._dirty:
-            # Scheduled before any write to a reader is: those follow the append. `Clock.soon` may run sooner, for
-            # another stream; it calls `flush` first.
-            self._loop.call_soon(self.flush)
-        self._dirty[copy] = None
+        if not (copy.dirty and self._flushing):
+            self._connection.check()
+            copy.dirty = True
+            self._dirty[copy] = None
+            if not self._flushing:
+                self._flushing = True
+                self._loop.call_soon(self.flush)
 
     def flush(self) -> None:
         """Writes what the copies lack. While Redis is away they stay listed."""
         wire = self._wire
-        if wire is None or not self._dirty:
+        if wire is None:
             return
         if not self._connection.up:
             self._close_wire()  # what it was given may have been refused: nothing may follow that
+            return
+        self._flushing = False
+        if not self._dirty:
             return
         dirty, self._dirty = self._dirty, {}
         commands: list[bytes] = []
@@ -247,6 +263,10 @@ class Journal:
         wire.send(b"".join(commands), replied)
         if wire.oldest > PATIENCE:
             self._connection.lose(TimeoutError("no reply"))
+
+    def _open_late(self) -> None:
+        self._opening = None
+        self.flush()
 
     # -- one copy --------------------------------------------------------------------------------------------------
 

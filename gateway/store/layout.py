@@ -32,7 +32,11 @@ Invariants:
 
 import hashlib
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Final
+
+MAX_DIGESTS: Final = 1024
+"""Principals whose digest is kept made."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +55,7 @@ class Script:
         object.__setattr__(self, "sha", hashlib.sha1(self.text.encode(), usedforsecurity=False).hexdigest())
 
 
+@lru_cache(MAX_DIGESTS)
 def digest(owner: str) -> str:
     """What stands in Redis for a principal."""
     return hashlib.sha256(owner.encode("utf-8", "replace")).hexdigest()

@@ -4,14 +4,15 @@ r"""The limits of all principals over all nodes together.
            \-> it is away, or does not answer: by this node's part (`shares.py`)      --> lease or refusal, at once
 
     leases --operations--> queued with their principal's shares --> `_write`: one script for what has gathered;
-                                                                    `GATHERING` comes before, where it is not urgent
+                                                                    `GATHERING` or `LEISURE` (`shares.py`) comes before,
+                                                                    where it is not urgent
 
 Invariants:
 
 - A start is one script; one that lacks only a slot asks again (`GIVING_BACK`). It carries along what is queued for
   the same principal, so that a slot that was given back on this node is free for the next start here.
 - A principal's operations are sent in order, one batch at a time: a batch that was not answered is sent again.
-- A start whose client left is not cancelled: what it took is given back when Redis has answered.
+- What a start took whose client left meanwhile is given back, whether or not Redis has answered.
 """
 
 import asyncio
@@ -43,9 +44,6 @@ RECENT: Final = 60.0
 GIVING_BACK: Final = (0.03, 0.06)
 """Seconds after which a start that lacks only a slot asks again, once after each: a client that has just read the end
 of an answer on one node, and asks another one, is faster than the slot that is given back."""
-GATHERING: Final = 0.02
-"""Seconds for which what is not urgent waits for more of its kind, or for a start that takes it along: waking Redis
-costs more than what it then does. Shorter than the first of `GIVING_BACK`, so that its start finds the slot."""
 LAST_WORDS: Final = 1.0
 """Seconds that giving everything back may take at the end."""
 
@@ -78,7 +76,6 @@ class SharedLimiter:
         self._closed = False
         self._numbers = count(1)
         self._names = count(1)
-        self._starts: set[asyncio.Task[Decision]] = set()
         self._tasks: list[asyncio.Task[None]] = []
         self._counted = self._kept = now()
         connection.when_up(self._return)
@@ -97,7 +94,7 @@ class SharedLimiter:
         self._write_now()
         for task in self._tasks:
             task.cancel()
-        await asyncio.gather(*self._tasks, *self._starts, return_exceptions=True)
+        await asyncio.gather(*self._tasks, return_exceptions=True)
         try:
             async with asyncio.timeout(LAST_WORDS):
                 await self._send_waiting()
@@ -129,22 +126,6 @@ class SharedLimiter:
         return shares.quotas()
 
     async def _decide(self, shares: Shares, demand: Amounts, now: float) -> Decision:
-        # A task of its own: the library may keep a cancellation for itself, and the client's has to arrive.
-        start = asyncio.get_running_loop().create_task(self._start(shares, demand, now))
-        self._starts.add(start)
-        start.add_done_callback(self._starts.discard)
-        try:
-            return await asyncio.shield(start)
-        except asyncio.CancelledError:
-            start.add_done_callback(self._give_back)
-            raise
-
-    def _give_back(self, start: "asyncio.Task[Decision]") -> None:
-        lease = None if start.cancelled() or start.exception() else start.result().outcome
-        if isinstance(lease, Lease):
-            lease.cancel(self._now())
-
-    async def _start(self, shares: Shares, demand: Amounts, now: float) -> Decision:
         name, local = self._name(), _local(shares, demand, now)
         takes = not isinstance(local, Refusal)
         start = ("start", name, shares.demand(demand), takes)
@@ -152,8 +133,11 @@ class SharedLimiter:
         shares.starting += 1
         try:
             for pause in (*GIVING_BACK, 0.0):
+                while shares.flight is not None and (left := until - self._now()) > 0:
+                    await asyncio.wait([shares.flight], timeout=left)
+                batch = shares.batch() if shares.flight is None else Batch(shares, 0, [], [])
                 asked = asked or (takes and self.up)
-                waits = await self._send_start(shares, start, until)
+                waits = await self._send([batch], start, max(0.01, until - self._now()))
                 waited = self._now() > until - PATIENCE / 2
                 if not pause or waited or self.nodes == 1 or not shares.lacks_slots(waits):
                     break
@@ -163,15 +147,12 @@ class SharedLimiter:
             if self.up:  # it is back already
                 shares.rejoin(self._now())
             return decision
+        except asyncio.CancelledError:  # its client left
+            shares.give_up(name, demand, local, asked=asked)
+            raise
         finally:
             shares.starting -= 1
         return shares.decide(name, demand, waits, local)
-
-    async def _send_start(self, shares: Shares, start: Operation, until: float) -> list[float]:
-        while shares.flight is not None and (left := until - self._now()) > 0:
-            await asyncio.wait([shares.flight], timeout=left)
-        batch = shares.batch() if shares.flight is None else Batch(shares, 0, [], [])
-        return await self._send([batch], start, max(0.01, until - self._now()))
 
     def _name(self) -> str:
         return f"{self.node}:{next(self._names):x}"
@@ -210,11 +191,15 @@ class SharedLimiter:
         self._waiting[shares] = None
         self._write_now()
 
-    def tell(self, shares: Shares) -> None:
+    def tell(self, shares: Shares, within: float) -> None:
         """See `Writer`."""
         self._waiting[shares] = None
-        if self._gathered is None:
-            self._gathered = asyncio.get_running_loop().call_later(GATHERING, self._write_now)
+        loop, gathered = asyncio.get_running_loop(), self._gathered
+        if gathered is not None:
+            if gathered.when() <= loop.time() + within:
+                return
+            gathered.cancel()
+        self._gathered = loop.call_later(within, self._write_now)
 
     def _write_now(self) -> None:
         if self._gathered is not None:
@@ -253,8 +238,13 @@ class SharedLimiter:
         flying = [batch for batch in batches if batch.operations]
         for batch in flying:
             batch.shares.flight = flight
+        told = [(batch.shares.wire, batch.number, batch.operations) for batch in batches]
+        if start is not None:
+            told[-1] = (*told[-1][:2], [*told[-1][2], start])
+        keys = [batch.shares.key for batch in batches]
         try:
-            answers = await self._ask(batches, start, within)
+            answer = await self._connection.run(LEDGER, keys, (self.node, self._leases, _encode(told)), within)
+            answers: Any = _decode(answer)[1]
             now = self._now()
             for batch, (said, stands) in zip(batches, answers, strict=True):
                 batch.shares.sent(batch, said, stands, now)
@@ -270,14 +260,6 @@ class SharedLimiter:
                 batch.shares.flight = None
                 if batch.shares.waiting:
                     self.send(batch.shares)
-
-    async def _ask(self, batches: Sequence[Batch], start: Operation | None, within: float) -> Any:
-        told = [(batch.shares.wire, batch.number, batch.operations) for batch in batches]
-        if start is not None:
-            told[-1] = (*told[-1][:2], [*told[-1][2], start])
-        keys = [batch.shares.key for batch in batches]
-        answer = await self._connection.run(LEDGER, keys, (self.node, self._leases, _encode(told)), within)
-        return _decode(answer)[1]
 
     # -- this node among others --------------------------------------------------------------------------------------
 

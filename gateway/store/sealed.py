@@ -1,10 +1,11 @@
 """What lies in Redis so that only the nodes can read it, with a key that is not in Redis.
 
-    version (1 byte) | name of the key (4 bytes) | nonce (12 bytes) | AES-256-GCM of the text, with its tag of 16 bytes
+    version (1 byte) | name of the secret (4 bytes) | salt (8 bytes) | nonce (12 bytes)
+                     | AES-256-GCM of the text, with its tag of 16 bytes
 
-Every Redis key has an encryption key of its own, made of the secret and of its name by HKDF (RFC 5869). So a value that
-somebody copies to another Redis key is worth nothing there, and random nonces are never too many for one key: NIST SP
-800-38D 8.3 allows 2^32, and one Redis key is written a few times.
+A process seals everything with one key, made of the secret and of a random salt of its own by HKDF (RFC 5869); the salt
+tells the others which. So random nonces are never too many for a key: NIST SP 800-38D 8.3 allows 2^32. The name of the
+Redis key is authenticated along with the text: a value that somebody copies to another one is worth nothing there.
 
 Nothing here raises for what it finds in Redis. What another secret sealed, or nobody, counts as absent: so a secret can
 be changed, and what the old one sealed expires.
@@ -21,13 +22,14 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF, HKDFExpand
 
-VERSION: Final = b"\x01"
+VERSION: Final = b"\x02"
+NAME: Final = 4
+SALT: Final = 8
 NONCE: Final = 12
 TAG: Final = 16
-KEY_NAME: Final = 4
 KEPT: Final = 64
-"""Ciphers that are kept made: the values of one Redis key are read together."""
-OVERHEAD: Final = len(VERSION) + KEY_NAME + NONCE + TAG
+"""Processes whose keys are kept made."""
+OVERHEAD: Final = len(VERSION) + NAME + SALT + NONCE + TAG
 """Bytes by which what is sealed is longer than the text."""
 _SALT: Final = b"sse-gateway store 1"
 
@@ -40,24 +42,27 @@ class Seal:
     """
 
     def __init__(self, secret: str) -> None:
-        # One step of HKDF for what is slow, once; `_cipher` expands from it for each Redis key.
         self._root = HKDF(SHA256(), 32, salt=_SALT, info=b"root").derive(secret.encode())
-        self._name = self._derived("key name")[:KEY_NAME]
-        self._digests = self._derived("digests")
-        self._cipher = lru_cache(KEPT)(lambda name: AESGCM(self._derived(f"seal {name}")))
+        self._digests = self._derived(b"digests")
+        self._cipher = lru_cache(KEPT)(lambda salt: AESGCM(self._derived(b"seal " + salt)))
+        salt = os.urandom(SALT)
+        self._head = VERSION + self._derived(b"name")[:NAME] + salt
+        self._own = self._cipher(salt)
 
     def seal(self, name: str, text: bytes) -> bytes:
         """The text, sealed for the Redis key of this name."""
         nonce = os.urandom(NONCE)
-        return VERSION + self._name + nonce + self._cipher(name).encrypt(nonce, text, name.encode())
+        return self._head + nonce + self._own.encrypt(nonce, text, name.encode())
 
     def unseal(self, name: str, sealed: bytes) -> bytes | None:
         """The text that `seal` was given with this name; None for anything else."""
-        head = len(VERSION) + KEY_NAME
-        if len(sealed) < OVERHEAD or sealed[:head] != VERSION + self._name:
+        head = len(self._head)
+        salted = head - SALT
+        if len(sealed) < OVERHEAD or sealed[:salted] != self._head[:salted]:
             return None
+        cipher, nonce = self._cipher(sealed[salted:head]), sealed[head : head + NONCE]
         try:
-            return self._cipher(name).decrypt(sealed[head : head + NONCE], sealed[head + NONCE :], name.encode())
+            return cipher.decrypt(nonce, sealed[head + NONCE :], name.encode())
         except InvalidTag:
             return None
 
@@ -68,5 +73,5 @@ class Seal:
         text = b"".join(len(part := each.encode("utf-8", "surrogatepass")).to_bytes(4) + part for each in parts)
         return hmac.digest(self._digests, text, hashlib.sha256).hex()[:32]
 
-    def _derived(self, use: str) -> bytes:
-        return HKDFExpand(SHA256(), 32, info=use.encode()).derive(self._root)
+    def _derived(self, use: bytes) -> bytes:
+        return HKDFExpand(SHA256(), 32, info=use).derive(self._root)

@@ -275,7 +275,7 @@ class RouteSessions:
         prefix = names[0].removesuffix(_member(names))
         bounds = (turns, most, round(ttl * 1000), *self._shared.most)
         arguments: list[bytes | str | int] = [_member(names), prefix, *bounds, ID, len(older), *sealed]
-        return self._written(key, done, self._shared.connection.begin(WRITE, names, arguments))
+        return self._written(key, done, self._shared.connection.run(WRITE, names, arguments))
 
     async def _written(self, key: Key, done: set[bytes], reply: Awaitable[Any]) -> None:
         try:

@@ -43,6 +43,17 @@ from gateway.store.ledger import BUDGET, NEVER, RATE, SLOTS, UNLIMITED, Operatio
 
 SHARED: Final[Mapping[type[Limit], int]] = {RateLimit: RATE, SlotLimit: SLOTS, BudgetLimit: BUDGET}
 """The limits that have a shared form. All others are kept by each node for itself."""
+GATHERING: Final = 0.02
+"""Seconds for which what is not urgent waits for more of its kind, or for a start that takes it along: waking Redis
+costs more than what it then does. Shorter than the first pause of a start that lacks a slot, so that it finds the slot
+when it asks again."""
+LEISURE: Final = 0.25
+"""Seconds for which what is given back waits, and a question for more where there is credit, while all limits of the
+principal are far from full."""
+FAR: Final = 4
+"""A limit of which at most one in so many is used is far from full."""
+MANY_SLOTS: Final = 32
+"""A limit of fewer slots is never far from full: a client or two could use it up while a slot is given back."""
 AT_ONCE: Final = 500
 """Operations and members of slots that are sent at once, at most."""
 
@@ -107,8 +118,8 @@ class Writer(Protocol):
     def send(self, shares: "Shares") -> None:
         """Something of these is to be told or asked, at once."""
 
-    def tell(self, shares: "Shares") -> None:
-        """Something of these is to be told or asked, within some hundredths of a second."""
+    def tell(self, shares: "Shares", within: float) -> None:
+        """Something of these is to be told or asked, within so many seconds."""
 
     def number(self) -> int:
         """The number of a new batch, higher than all before."""
@@ -301,6 +312,7 @@ class Shares:
         self._sent: list[Operation] = []  # not known to have arrived
         self._number = 0
         self._levels: dict[str, tuple[float, float]] = {}  # by part: how high it stood, and when
+        self._ample = False  # whether all of them were far from full then
         self._lent: dict[str, float] = {}
         self._alone: dict[str, OwnPart] | None = None
         self.adopt(plan, now)
@@ -415,6 +427,18 @@ class Shares:
             if part.kind != SLOTS:
                 self._own(part, now).take(part.units(demand), known=known)
 
+    def give_up(self, lease: str, demand: Amounts, local: "Refusal | tuple[Hold, ...]", *, asked: bool) -> None:
+        """Nobody waits for a decision any more: what was taken for it, or may be taken yet, is given back.
+
+        Args:
+            lease, demand, local: as for `decide`.
+            asked: whether Redis was asked.
+        """
+        if not isinstance(local, Refusal):
+            self._hand_back(local)
+        if asked:
+            self._queue(*self._undo(lease, demand))
+
     def _hand_back(self, local: tuple[Hold, ...]) -> None:
         for hold in local:
             hold.settle(0, self.used)
@@ -493,7 +517,7 @@ class Shares:
         if urgent:
             self._writer.send(self)
         else:
-            self._writer.tell(self)
+            self._tell()
 
     def lend(self, hold: SharedBudget, units: float, share: int, now: float) -> bool:
         """Whether so many units may be used while the answer about the next share is on its way."""
@@ -521,7 +545,7 @@ class Shares:
             self._own(part, now).take(beyond - hold.alone)
             units -= beyond
         if hold.known and (shared or units):
-            self._queue(("settle", hold.name, hold.lease, units, shared))
+            self._give_back(("settle", hold.name, hold.lease, units, shared))
 
     def leave(self, hold: SharedBudget) -> None:
         """The lease takes no more of a budget. It may settle yet."""
@@ -534,7 +558,7 @@ class Shares:
         self._slots.discard(hold)
         self._taken[hold.name] -= hold.reserved
         if hold.known:
-            self._queue(("close", hold.name, *hold.members))
+            self._give_back(("close", hold.name, *hold.members))
 
     def _return_credit(self, hold: SharedBudget) -> None:
         if hold.lent:
@@ -545,7 +569,14 @@ class Shares:
 
     def _queue(self, *operations: Operation) -> None:
         self._queued += operations
-        self._writer.tell(self)
+        self._writer.tell(self, GATHERING)
+
+    def _give_back(self, operation: Operation) -> None:
+        self._queued.append(operation)
+        self._tell()
+
+    def _tell(self) -> None:
+        self._writer.tell(self, LEISURE if self._ample else GATHERING)
 
     def batch(self) -> Batch:
         """What is to be sent next. After this you must call `sent` or `failed`, and not `batch` before that."""
@@ -577,8 +608,10 @@ class Shares:
 
     def hear(self, stands: Sequence[float], now: float) -> None:
         """So high each part stands."""
-        for (_, name, *_), level in zip(self.wire, stands, strict=False):
+        self._ample = bool(stands)
+        for (kind, name, amount, _), level in zip(self.wire, stands, strict=False):
             self._levels[name] = (level, now)
+            self._ample = self._ample and _far_from_full(kind, amount, level)
 
     def failed(self, batch: Batch) -> None:
         """Nobody knows whether the batch arrived. It is sent again, but for questions: they are asked anew."""
@@ -671,6 +704,11 @@ class Shares:
         for hold in slots:
             hold.known = True
         return operations
+
+
+def _far_from_full(kind: int, amount: int, level: float) -> bool:
+    few = kind == SLOTS and amount < MANY_SLOTS
+    return amount == UNLIMITED or (level * FAR <= amount and not few)
 
 
 def _members(lease: str, units: float) -> list[str]:

@@ -8,10 +8,13 @@ Invariants:
 - Replies come in the order of the commands; each is handed to the function that was given with its command, whoever is
   interested in it by then. So no reply can be taken for another command's.
 - A wire that broke is of no further use: what was not replied to may have had an effect, or not.
+- Commands are the kernel's when `send` returns, unless it had no room. uvloop's own `write` would keep them until the
+  turn of its loop ends, and then write to all connections in whatever order.
 - At most `MAX_UNSENT` bytes wait in this process for the socket; a wire with more of them is broken.
 """
 
 import asyncio
+import os
 from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any, Final, cast
@@ -44,6 +47,7 @@ class Wire(asyncio.Protocol):
         self._reader = hiredis.Reader(notEnoughData=_INCOMPLETE)
         self._replied: deque[tuple[Replied, float]] = deque()
         self._transport: asyncio.Transport | None = None
+        self._descriptor: int | None = None  # None where the transport must see what is written, as over TLS
         self._loop = asyncio.get_running_loop()
         self._now = self._loop.time
         self._pause = 0.0  # seconds between two reads
@@ -62,8 +66,11 @@ class Wire(asyncio.Protocol):
         now = self._now()
         self._replied.extend([(each, now) for each in replied])
         try:
-            transport.write(commands)
-        except RuntimeError as error:  # so says uvloop of a connection that has just been reset
+            if not (self._descriptor is None or transport.is_closing() or transport.get_write_buffer_size()):
+                commands = commands[_written(self._descriptor, commands) :]
+            if commands:
+                transport.write(commands)
+        except (OSError, RuntimeError) as error:  # RuntimeError: uvloop, of a connection that has just been reset
             self._break(error)
             return
         if transport.get_write_buffer_size() > MAX_UNSENT:
@@ -136,6 +143,8 @@ class Wire(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """It can be written to."""
         self._transport = cast(asyncio.Transport, transport)
+        if transport.get_extra_info("sslcontext") is None:
+            self._descriptor = transport.get_extra_info("socket").fileno()
 
     def data_received(self, data: bytes) -> None:
         """Replies, whole or in part."""
@@ -163,6 +172,14 @@ class Wire(asyncio.Protocol):
         if self._transport is not None:
             self.close()
             self._broken(error)
+
+
+def _written(descriptor: int, data: bytes) -> int:
+    """How many bytes the kernel took."""
+    try:
+        return os.write(descriptor, data)
+    except BlockingIOError:
+        return 0
 
 
 def pack(command: Sequence[bytes | str | int]) -> bytes:

@@ -173,6 +173,7 @@ class Delivery:
                 await reader.wait(self._patience(), follow)
                 got = reader.ready(self._limit())
             if self._sink.unsent:
+                self._clock.prepare_write()
                 await self._sink.flush()
                 self._spoke = self._now()
             if self._expired and not reader.log.closed:
@@ -231,6 +232,7 @@ class Delivery:
         return data
 
     async def _write(self, data: bytes) -> None:
+        self._clock.prepare_write()
         await self._sink.write(data)
         self._spoke = self._now()
 

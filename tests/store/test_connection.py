@@ -143,6 +143,18 @@ async def test_commands_in_a_hole_are_given_up_and_their_late_replies_reach_nobo
         assert stage.count("gateway_store_errors_total", kind="timeout") >= 1
 
 
+async def test_commands_on_a_connection_that_has_just_been_reset_are_given_up_at_once(
+    redis: Redis, network: TCPProxy
+) -> None:
+    async with connected(redis.url_by(network.port)) as stage:
+        network.reset()  # in the next turn of the loop, just before these are sent
+        calls = [asyncio.create_task(stage.connection.call("ECHO", "x", within=PATIENT)) for _ in range(3)]
+        async with asyncio.timeout(5):
+            lost = await asyncio.gather(*calls, return_exceptions=True)
+        assert {type(error) for error in lost} == {StoreAwayError}
+        await back(stage)
+
+
 async def test_commands_that_wait_have_a_bound(
     redis: Redis, network: TCPProxy, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -296,7 +296,7 @@ async def test_start_costs_one_command_and_a_thousand_tokens_a_few(redis: Redis,
 
 async def _quiet(node: Node) -> bool:
     limiter = node.limiter
-    return not (limiter._waiting or limiter._starts) and all(not each.waiting for each in limiter._shares.values())
+    return not limiter._waiting and all(not (each.waiting or each.starting) for each in limiter._shares.values())
 
 
 async def test_budget_ends_a_stream_and_all_streams_together_use_it_up(three: list[Node]) -> None:
@@ -377,6 +377,7 @@ async def test_node_that_was_stopped_for_longer_than_its_lease_takes_its_slots_a
 
 async def test_start_whose_client_left_takes_nothing(node: Node, redis: Redis) -> None:
     plan = plan_of(Rate(10, DAY), 1, Rate(1000, DAY))
+    left = 0
     for turns in range(1, 7):
         decision = node.limiter.decide(plan, "ann", start(500), time.monotonic())
         assert not isinstance(decision, Decision)
@@ -385,10 +386,14 @@ async def test_start_whose_client_left_takes_nothing(node: Node, redis: Redis) -
             await asyncio.sleep(0)
         waiting.cancel()
         await asyncio.wait([waiting])
-        assert waiting.cancelled()
+        if waiting.cancelled():
+            left += 1
+        elif isinstance(lease := waiting.result().outcome, Lease):  # Redis was faster
+            lease.cancel(time.monotonic())
+    assert left >= 2
     await until(lambda: _quiet(node))
-    left = await node.left(plan)
-    assert (left["streams"], left["tokens"]) == (1, 1000)
+    free = await node.left(plan)
+    assert (free["streams"], free["tokens"]) == (1, 1000)
 
 
 # -- keys --------------------------------------------------------------------------------------------------------------

@@ -7,7 +7,7 @@ import pytest
 from gateway.core.limiter import Lease, Refusal
 from gateway.core.limits import Plan, make_limits
 from gateway.core.rate import Rate
-from gateway.store.shares import OwnPart, Shares
+from gateway.store.shares import GATHERING, LEISURE, OwnPart, Shares
 
 PLAN = Plan("p", make_limits(Rate(90, 60.0), 6, Rate(900, 60.0)))
 START = {"requests": 1.0, "streams": 1.0, "tokens": 100.0}
@@ -20,11 +20,14 @@ class Desk:
         self.up = up
         self.nodes = nodes
         self.number = count(1).__next__
+        self.patience: list[float] = []
 
     def send(self, shares: Shares) -> None:
         """The test takes the batches."""
 
-    tell = send
+    def tell(self, shares: Shares, within: float) -> None:
+        """The same, within so many seconds."""
+        self.patience.append(within)
 
 
 def test_batch_that_was_not_answered_is_repeated_before_anything_else() -> None:
@@ -49,6 +52,31 @@ def test_batch_that_was_not_answered_is_repeated_before_anything_else() -> None:
     shares.sent(third, [(True, 5)], [2, 2, 205], 0.0)
     assert late.reserved("tokens") == 105
     assert not shares.waiting
+
+
+@pytest.mark.parametrize(
+    ("slots", "stands", "within"),
+    [
+        (32, [22, 8, 225], LEISURE),
+        (None, [22, 999, 225], LEISURE),
+        (32, [23, 8, 225], GATHERING),
+        (32, [22, 9, 225], GATHERING),
+        (32, [22, 8, 226], GATHERING),
+        (31, [0, 0, 0], GATHERING),
+        (32, [], GATHERING),
+    ],
+)
+def test_what_is_given_back_waits_longer_where_all_limits_are_far_from_full(
+    slots: int | None, stands: list[float], within: float
+) -> None:
+    desk = Desk()
+    shares = Shares(desk, "key", Plan("p", make_limits(Rate(90, 60.0), slots, Rate(900, 60.0))), 0.0)
+    lease = shares.take("n:1", START, 0.0)
+    shares.sent(shares.batch(), [], stands, 0.0)
+    desk.patience.clear()
+    lease.settle({"tokens": 5}, 0.0)
+    lease.close(0.0)
+    assert desk.patience == [within, within]
 
 
 def test_node_alone_has_its_part_and_begins_with_its_part_of_what_was_used() -> None:

@@ -1,12 +1,14 @@
 """Bytes of a server in, replies out, in the order of the commands; and what breaks a wire."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+import socket
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import asynccontextmanager
 from typing import Any
 
 import hiredis
 import pytest
+import uvloop
 
 from gateway.store.wire import NoRedisError, Wire, pack
 
@@ -76,6 +78,40 @@ async def echo(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> No
         for _ in range(data.count(b"*1")):
             number += 1
             writer.write(b":%d\r\n" % number)
+
+
+@pytest.mark.parametrize("run", [asyncio.run, uvloop.run])
+def test_commands_are_in_the_kernel_when_they_are_sent(run: Callable[[Coroutine[Any, Any, None]], None]) -> None:
+    async def send() -> None:
+        with socket.create_server(("127.0.0.1", 0)) as server:
+            loop = asyncio.get_running_loop()
+            _, wire = await loop.create_connection(lambda: Wire(lambda error: None), *server.getsockname())
+            peer, _ = server.accept()
+            with peer:
+                for command in (pack(["X"]), pack(["Y", b"z" * 5000])):
+                    wire.send(command, [lambda reply: None])
+                    assert peer.recv(1 << 16, socket.MSG_DONTWAIT) == command
+                wire.close()
+
+    run(asyncio.wait_for(send(), 5))
+
+
+async def test_commands_that_the_kernel_has_no_room_for_come_whole_and_in_order() -> None:
+    got, seen = bytearray(), asyncio.Event()
+
+    async def listen(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await seen.wait()
+        while data := await reader.read(1 << 16):
+            got.extend(data)
+
+    sent = [pack(["SET", str(number), bytes([number]) * 200_000]) for number in range(30)]
+    async with wired(listen) as (wire, broken):
+        for command in sent:
+            wire.send(command, [lambda reply: None])
+        seen.set()
+        while len(got) < sum(map(len, sent)) and not broken.done():  # noqa: ASYNC110 - the other end is a task here
+            await asyncio.sleep(0.01)
+    assert bytes(got) == b"".join(sent)
 
 
 async def test_replies_that_nobody_waits_for_are_read_together() -> None:

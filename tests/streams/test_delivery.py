@@ -117,6 +117,20 @@ async def test_client_is_sent_the_log_and_its_end() -> None:
     )
 
 
+async def test_what_comes_before_writes_is_done_before_each_write_to_a_client() -> None:
+    """A store has an event before any reader has it."""
+    desk, prepared = Desk(), list[tuple[int, int]]()
+    desk.clock.before_writes = lambda: prepared.append((len(desk.socket.written), desk.log.last))
+    desk.says("at the start")
+    task = asyncio.create_task(desk.delivery.run())
+    await asyncio.sleep(0)
+    desk.says("pushed")
+    await asyncio.sleep(0)
+    desk.ends()
+    assert await asyncio.wait_for(task, 5) == "completed"
+    assert prepared == [(0, 1), (1, 1), (2, 2), (3, 3)]  # the first frame, then an event each
+
+
 async def test_client_that_comes_back_is_sent_what_follows_its_cursor() -> None:
     desk = Desk(place=Place(1, 1), cursors=False)
     desk.says("a", "b")
