@@ -99,6 +99,7 @@ class Copy:
     Attributes:
         written: the stream.
         key: of its log in Redis.
+        keys: as the scripts want them: of its hash, its log, the streams of this node, its order.
         order: what its generation was asked for, None where nobody could go on with it.
         epoch: of this node's ownership.
         sent: number of the last event that was written to Redis.
@@ -112,8 +113,8 @@ class Copy:
     """
 
     __slots__ = (
-        "_journal", "acknowledged", "closing", "dirty", "epoch", "first", "holed", "key", "opened", "order", "own",
-        "refused", "sent", "written",
+        "_journal", "acknowledged", "closing", "dirty", "epoch", "first", "holed", "key", "keys", "opened", "order",
+        "own", "refused", "sent", "written",
     )  # fmt: skip
 
     def __init__(
@@ -122,7 +123,8 @@ class Copy:
         self._journal = journal
         self.order = order
         self.written = written
-        self.key = journal.key_of(written.stream.id)
+        self.keys = journal.keys_of(written.stream.id)
+        self.key = self.keys[1]
         self.epoch = epoch
         self.sent = self.acknowledged = sent
         self.own = self.first = sent + 1
@@ -177,6 +179,7 @@ class Journal:
         self.doubtful = False
         self._node = connection.node.encode()
         self._owned = self._layout.owned(connection.node).encode()
+        self._nodes = self._layout.nodes.encode()
         self._alive = str(ALIVE_MS).encode()
         self._kept_at = 0.0
         connection.when_lapsed(self._doubt)
@@ -229,9 +232,12 @@ class Journal:
             await self._wire.settle(LAST_REPLIES)
         self._close_wire()
 
-    def key_of(self, stream_id: str) -> bytes:
-        """The key of a stream's log."""
-        return self._layout.log(stream_id).encode()
+    def keys_of(self, stream_id: str) -> tuple[bytes, bytes, bytes, bytes]:
+        """See `Copy.keys`."""
+        layout = self._layout
+        names = layout.stream(stream_id), layout.log(stream_id), layout.order(stream_id)
+        about, log, order = (name.encode() for name in names)
+        return about, log, self._owned, order
 
     def note(self, copy: Copy) -> None:
         """This copy is behind its log."""
@@ -261,7 +267,7 @@ class Journal:
             copy.dirty = False
             self._write(copy, commands, replied)
         wire.send(b"".join(commands), replied)
-        if wire.oldest > PATIENCE:
+        if wire.silence > PATIENCE:
             self._connection.lose(TimeoutError("no reply"))
 
     def _open_late(self) -> None:
@@ -280,7 +286,7 @@ class Journal:
         limit = ENTRY_EVENTS
         if log.size > ENTRY_BYTES:  # as many as have that size on average
             limit = max(1, min(limit, ENTRY_BYTES * (log.last - log.first + 1) // log.size))
-        for _ in range(ENTRIES):
+        for _ in range(min(ENTRIES, log.last - copy.sent)):
             events = log.read(copy.sent, limit)
             if isinstance(events, LogState):
                 break
@@ -314,7 +320,7 @@ class Journal:
         owned = (self._node, b"%d" % copy.epoch, model, number, self._alive, kept, self._order(copy))
         takeovers, holed = ",".join(map(str, log.takeovers)).encode(), b"1" if copy.holed else b"0"
         copy.opened, copy.holed = True, False
-        keys = (*self._keys(stream.id), self._layout.nodes.encode())
+        keys = (*copy.keys, self._nodes)
         values = (stream.id.encode(), about, *owned, takeovers, holed)
         commands.append(pack((*self._called(OPEN), 5, *keys, *values)))
         replied.append(partial(self._opened, copy))
@@ -331,16 +337,6 @@ class Journal:
             return b""
         return self._seal.seal(self._layout.order(copy.written.stream.id), data)
 
-    def _keys(self, stream_id: str) -> tuple[bytes, bytes, bytes, bytes]:
-        """The keys of a stream, as the scripts want them: its hash, its log, the streams of this node, its order."""
-        layout = self._layout
-        return (
-            layout.stream(stream_id).encode(),
-            self.key_of(stream_id),
-            self._owned,
-            layout.order(stream_id).encode(),
-        )
-
     def _closed(self, copy: Copy, replied: list[Replied]) -> list[bytes]:
         written, log = copy.written, copy.written.log
         commands = []
@@ -354,7 +350,7 @@ class Journal:
         kept = b"%d" % round(written.kept * 1000)
         state = written.state.encode()
         arguments = (stream_id, b"%d" % copy.epoch, state, model, kept)
-        commands.append(pack((*self._called(CLOSE), 4, *self._keys(written.stream.id), *arguments)))
+        commands.append(pack((*self._called(CLOSE), 4, *copy.keys, *arguments)))
         replied.append(partial(self._done, copy))
         return commands
 
@@ -509,7 +505,7 @@ class Journal:
 
     async def _beat(self) -> None:
         """To be called about once a second while Redis is there."""
-        if self._wire is not None and self._wire.oldest > PATIENCE:
+        if self._wire is not None and self._wire.silence > PATIENCE:
             raise StoreAwayError("no reply")
         now = self._loop.time()
         if now - self._kept_at < KEPT_EVERY:

@@ -28,7 +28,7 @@ from gateway.core.limits import Amounts, Hold, Plan, Quota
 from gateway.store.connection import BEAT, LEASE, PATIENCE, Connection, StoreAwayError
 from gateway.store.layout import ALIVE_MS
 from gateway.store.ledger import CENSUS, LEDGER, Operation
-from gateway.store.shares import Batch, Shares
+from gateway.store.shares import LEISURE, Batch, Shares
 
 LEDGERS_AT_ONCE: Final = 64
 """Principals of whom operations are sent in one script, at most."""
@@ -66,6 +66,7 @@ class SharedLimiter:
     def __init__(self, connection: Connection, now: Callable[[], float]) -> None:
         self.node = connection.node
         self.nodes = 1
+        self._loop = asyncio.get_running_loop()
         self._connection = connection
         self._leases = connection.layout.lease("")
         self._now = now
@@ -82,10 +83,9 @@ class SharedLimiter:
 
     def start(self) -> None:
         """Begins to send what is queued."""
-        loop = asyncio.get_running_loop()
         self._tasks = [
-            loop.create_task(self._write(), name="limits written"),
-            loop.create_task(self._beat(), name="nodes counted"),
+            self._loop.create_task(self._write(), name="limits written"),
+            self._loop.create_task(self._beat(), name="nodes counted"),
         ]
 
     async def close(self) -> None:
@@ -194,12 +194,12 @@ class SharedLimiter:
     def tell(self, shares: Shares, within: float) -> None:
         """See `Writer`."""
         self._waiting[shares] = None
-        loop, gathered = asyncio.get_running_loop(), self._gathered
+        gathered = self._gathered
         if gathered is not None:
-            if gathered.when() <= loop.time() + within:
+            if within >= LEISURE or gathered.when() <= self._loop.time() + within:
                 return
             gathered.cancel()
-        self._gathered = loop.call_later(within, self._write_now)
+        self._gathered = self._loop.call_later(within, self._write_now)
 
     def _write_now(self) -> None:
         if self._gathered is not None:
@@ -234,7 +234,7 @@ class SharedLimiter:
         Raises:
             StoreAwayError: the store is away; whether the batches arrived is not known.
         """
-        flight = asyncio.get_running_loop().create_future()
+        flight = self._loop.create_future()
         flying = [batch for batch in batches if batch.operations]
         for batch in flying:
             batch.shares.flight = flight

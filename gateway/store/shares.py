@@ -19,6 +19,7 @@ Invariants:
 
 import asyncio
 import math
+import operator
 from collections.abc import Mapping, Sequence
 from typing import Final, NamedTuple, Protocol
 
@@ -93,6 +94,15 @@ class Part(NamedTuple):
             return slot_quota(self.limit, level)
         assert isinstance(self.limit, RateLimit)
         return rate_quota(self.limit, level)
+
+    @property
+    def far(self) -> float:
+        """The highest level that is far from full, below 0 where none is."""
+        if self.kind != SLOTS:
+            return self.rate.amount / FAR
+        if self.amount is None:
+            return math.inf
+        return self.amount / FAR if self.amount >= MANY_SLOTS else -1.0
 
     @property
     def wire(self) -> tuple[int, str, int, float]:
@@ -302,6 +312,9 @@ class Shares:
         self._writer = writer
         self._plan = self._local_plan = Plan(plan.name)
         self._parts: dict[str, Part] = {}
+        self._slot_parts: list[Part] = []
+        self._budget_parts: list[Part] = []
+        self._far: list[float] = []  # for each part, the highest level that is far from full
         self.local = Ledger(self._local_plan, now)
         self.wire: list[tuple[int, str, int, float]] = []
         self._slots: set[SharedSlots] = set()
@@ -311,7 +324,8 @@ class Shares:
         self._queued: list[Operation] = []
         self._sent: list[Operation] = []  # not known to have arrived
         self._number = 0
-        self._levels: dict[str, tuple[float, float]] = {}  # by part: how high it stood, and when
+        self._levels: dict[str, float] = {}  # how high each part stood when that was last heard
+        self._heard = now
         self._ample = False  # whether all of them were far from full then
         self._lent: dict[str, float] = {}
         self._alone: dict[str, OwnPart] | None = None
@@ -334,7 +348,11 @@ class Shares:
                 same = sum(part.kind == kind and part.limit.name == limit.name for part in self._parts.values())
                 name = f"{limit.name}#{same}" if same else limit.name
                 self._parts[name] = Part(kind, name, limit)
-        self.wire = [part.wire for part in self._parts.values()]
+        parts = list(self._parts.values())
+        self.wire = [part.wire for part in parts]
+        self._slot_parts = [part for part in parts if part.kind == SLOTS]
+        self._budget_parts = [part for part in parts if part.kind == BUDGET]
+        self._far = [part.far for part in parts]
         self._local_plan = Plan(plan.name, tuple(limit for limit in plan.limits if type(limit) not in SHARED))
 
     @property
@@ -378,8 +396,10 @@ class Shares:
             waits: what the script answered.
             local: what the limits say that are kept here: a refusal, or what was taken of them.
         """
-        quotas = {name: part.quota(self._levels[name][0]) for name, part in self._parts.items()}
-        refusal = self._longest([None if wait == NEVER else wait for wait in waits], quotas, local)
+        quotas = self._quotas()
+        refusal = None
+        if waits or isinstance(local, Refusal):
+            refusal = self._longest([None if wait == NEVER else wait for wait in waits], quotas, local)
         outcome = self._outcome(refusal, lease, demand, local, known=True)
         return self._told(outcome, quotas)
 
@@ -408,7 +428,9 @@ class Shares:
             self._take_alone(demand, now, known=doubtful)
         outcome = self._outcome(refusal, lease, demand, local, known=doubtful or alone is None)
         if alone is None:
-            self._queue(*(("open", part.name, *_members(lease, units)) for part, units in self._slots_in(demand)))
+            for part in self._slot_parts:
+                if units := part.units(demand):
+                    self._queue(("open", part.name, *_members(lease, units)))
         return self._told(outcome, {part.name: self._own_quota(part, now) for part in parts})
 
     def take(self, lease: str, demand: Amounts, now: float) -> Lease:
@@ -446,8 +468,12 @@ class Shares:
 
     def quotas(self) -> list[Quota]:
         """Where the principal stands, as was last heard."""
-        quotas = [part.quota(self._levels[name][0]) for name, part in self._parts.items()]
+        quotas = self._quotas().values()
         return [*(quota for quota in quotas if quota is not None), *self.local.quotas()]
+
+    def _quotas(self) -> dict[str, Quota | None]:
+        levels = self._levels
+        return {name: part.quota(levels.get(name, 0.0)) for name, part in self._parts.items()}
 
     def _told(self, outcome: Lease | Refusal, quotas: Mapping[str, Quota | None]) -> Decision:
         return Decision(outcome, [*(quota for quota in quotas.values() if quota is not None), *self.local.quotas()])
@@ -484,14 +510,13 @@ class Shares:
         if refusal is not None:
             self._hand_back(local)
             return refusal
-        holds = list(local)
-        budgets = (part for part in self._parts.values() if part.kind == BUDGET)
-        holds.extend(self._budget(part, part.units(demand), lease, known) for part in budgets)
-        for part, units in self._slots_in(demand):
-            slots = SharedSlots(self, part, units, _members(lease, units), known)
-            self._slots.add(slots)
-            self._taken[part.name] = self._taken.get(part.name, 0.0) + units
-            holds.append(slots)
+        holds = [*local, *(self._budget(part, part.units(demand), lease, known) for part in self._budget_parts)]
+        for part in self._slot_parts:
+            if units := part.units(demand):
+                slots = SharedSlots(self, part, units, _members(lease, units), known)
+                self._slots.add(slots)
+                self._taken[part.name] = self._taken.get(part.name, 0.0) + units
+                holds.append(slots)
         return Lease(self.local, tuple(holds))
 
     def _budget(self, part: Part, units: float, lease: str, known: bool) -> "SharedBudget":
@@ -500,14 +525,13 @@ class Shares:
             self._budgets[budget] = None
         return budget
 
-    def _slots_in(self, demand: Amounts) -> list[tuple[Part, float]]:
-        slots = ((part, part.units(demand)) for part in self._parts.values() if part.kind == SLOTS)
-        return [(part, units) for part, units in slots if units]
-
     def _undo(self, lease: str, demand: Amounts) -> list[Operation]:
-        budgets = (part for part in self._parts.values() if part.kind == BUDGET and part.units(demand))
-        slots = (("close", part.name, *_members(lease, units)) for part, units in self._slots_in(demand))
-        return [*(("settle", part.name, lease, 0, 0) for part in budgets), *slots]
+        budgets = (part for part in self._budget_parts if part.units(demand))
+        slots = ((part.name, part.units(demand)) for part in self._slot_parts)
+        return [
+            *(("settle", part.name, lease, 0, 0) for part in budgets),
+            *(("close", name, *_members(lease, units)) for name, units in slots if units),
+        ]
 
     # -- while a lease runs, and at its end --------------------------------------------------------------------------
 
@@ -525,9 +549,10 @@ class Shares:
         if part is None:
             return True  # a reload took the limit away
         total = before - hold.lent + units
-        level, at = self._levels.get(hold.name, (0.0, now))
+        level = self._levels.get(hold.name, 0.0)
         room = part.rate.amount - level
-        part_of_room = (room + min(level, (now - at) * part.rate.amount / part.rate.seconds)) / self._writer.nodes
+        drained = (now - self._heard) * part.rate.amount / part.rate.seconds
+        part_of_room = (room + min(level, drained)) / self._writer.nodes
         at_once = not hold.lent and total <= room
         if not (units <= share or total <= part_of_room + SLACK or at_once):
             return False
@@ -608,10 +633,9 @@ class Shares:
 
     def hear(self, stands: Sequence[float], now: float) -> None:
         """So high each part stands."""
-        self._ample = bool(stands)
-        for (kind, name, amount, _), level in zip(self.wire, stands, strict=False):
-            self._levels[name] = (level, now)
-            self._ample = self._ample and _far_from_full(kind, amount, level)
+        self._levels = dict(zip(self._parts, stands, strict=False))
+        self._heard = now
+        self._ample = bool(stands) and all(map(operator.le, stands, self._far))
 
     def failed(self, batch: Batch) -> None:
         """Nobody knows whether the batch arrived. It is sent again, but for questions: they are asked anew."""
@@ -630,8 +654,8 @@ class Shares:
         assert self._alone is not None, "it counts alone"
         own = self._alone.get(part.name)
         if own is None:
-            level, at = self._levels.get(part.name, (0.0, now))
-            level = max(0.0, level - (now - at) * part.rate.amount / part.rate.seconds)
+            drained = (now - self._heard) * part.rate.amount / part.rate.seconds
+            level = max(0.0, self._levels.get(part.name, 0.0) - drained)
             own = self._alone[part.name] = OwnPart(part.rate, self._writer.nodes, level, now)
         return own
 
@@ -704,11 +728,6 @@ class Shares:
         for hold in slots:
             hold.known = True
         return operations
-
-
-def _far_from_full(kind: int, amount: int, level: float) -> bool:
-    few = kind == SLOTS and amount < MANY_SLOTS
-    return amount == UNLIMITED or (level * FAR <= amount and not few)
 
 
 def _members(lease: str, units: float) -> list[str]:

@@ -45,7 +45,8 @@ class Wire(asyncio.Protocol):
     def __init__(self, broken: Callable[[Exception], None]) -> None:
         self._broken = broken
         self._reader = hiredis.Reader(notEnoughData=_INCOMPLETE)
-        self._replied: deque[tuple[Replied, float]] = deque()
+        self._replied: deque[Replied] = deque()
+        self._heard = 0.0  # when the last reply came, or the first command after it was sent
         self._transport: asyncio.Transport | None = None
         self._descriptor: int | None = None  # None where the transport must see what is written, as over TLS
         self._loop = asyncio.get_running_loop()
@@ -54,17 +55,18 @@ class Wire(asyncio.Protocol):
         self._next_read: asyncio.TimerHandle | None = None
 
     @property
-    def oldest(self) -> float:
-        """Seconds for which the oldest command has waited for its reply, 0 where none does."""
-        return self._now() - self._replied[0][1] if self._replied else 0.0
+    def silence(self) -> float:
+        """Seconds for which nothing has come while commands wait for replies, 0 where none does."""
+        return self._now() - self._heard if self._replied else 0.0
 
     def send(self, commands: bytes, replied: Sequence[Replied]) -> None:
         """Writes commands as `pack` makes them, with a function for each reply. Does nothing where the wire broke."""
         transport = self._transport
         if transport is None:
             return
-        now = self._now()
-        self._replied.extend([(each, now) for each in replied])
+        if not self._replied:
+            self._heard = self._now()
+        self._replied.extend(replied)
         try:
             if not (self._descriptor is None or transport.is_closing() or transport.get_write_buffer_size()):
                 commands = commands[_written(self._descriptor, commands) :]
@@ -149,6 +151,7 @@ class Wire(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         """Replies, whole or in part."""
         self._reader.feed(data)
+        self._heard = self._now()
         while self._transport is not None:
             try:
                 reply = self._reader.gets()
@@ -160,7 +163,7 @@ class Wire(asyncio.Protocol):
             if not self._replied:
                 self._break(NoRedisError("it replied to nothing"))
                 return
-            self._replied.popleft()[0](reply)
+            self._replied.popleft()(reply)
         if self._pause:
             self._rest()
 

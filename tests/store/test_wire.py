@@ -137,7 +137,7 @@ async def test_replies_that_nobody_waits_for_are_read_together() -> None:
         assert len([read for read in reads if read]) < 10  # and not 20
         wire.send(pack(["X"]), [replied])
         await wire.settle(10)
-        assert wire.oldest == 0
+        assert wire.silence == 0
 
 
 async def test_end_of_a_connection_that_is_read_rarely_is_noticed_with_the_next_command() -> None:
@@ -158,7 +158,7 @@ async def test_what_is_no_answer_breaks_the_wire(said: bytes) -> None:
         assert isinstance(await broken, NoRedisError)
         assert got in ([], [b"OK"])
         wire.send(pack(["X"]), [got.append])  # does nothing any more
-        assert wire.oldest == 0
+        assert wire.silence == 0
 
 
 async def test_end_of_the_connection_breaks_the_wire_once() -> None:
