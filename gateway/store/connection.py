@@ -200,7 +200,11 @@ class Connection:
         return reply if callback is None else callback(reply)
 
     def run(
-        self, script: Script, keys: Sequence[str], arguments: Sequence[bytes | str | int], within: float = PATIENCE
+        self,
+        script: Script,
+        keys: Sequence[bytes | str],
+        arguments: Sequence[bytes | str | int],
+        within: float = PATIENCE,
     ) -> Coroutine[Any, Any, Any]:
         """The reply of one script, which is sent in this very turn of the loop. You must await it.
 
@@ -213,7 +217,7 @@ class Connection:
     async def _scripted(
         self,
         script: Script,
-        keys: Sequence[str],
+        keys: Sequence[bytes | str],
         arguments: Sequence[bytes | str | int],
         within: float,
         sent: "_Sent",

@@ -511,13 +511,15 @@ class Journal:
         if now - self._kept_at < KEPT_EVERY:
             return
         self._kept_at = now
-        ids = [id_ for id_, copy in self._copies.items() if not copy.closing]
-        for start in range(0, len(ids), CHUNK):
-            chunk, layout = ids[start : start + CHUNK], self._layout
-            keys = [key for each in chunk for key in (layout.stream(each), layout.log(each), layout.order(each))]
-            streams = [self._copies[each].written.stream for each in chunk]
-            keys += [layout.chat(of.route, of.session_id, of.owner) for of in streams if of.session_id]
-            await self._connection.run(KEEP, [self._owned.decode(), *keys], (ALIVE_MS,), within=CONNECT)
+        copies = [copy for copy in self._copies.values() if not copy.closing]
+        for start in range(0, len(copies), CHUNK):
+            some = copies[start : start + CHUNK]
+            keys: list[str | bytes] = [self._owned]
+            for about, log, _, order in (copy.keys for copy in some):
+                keys += (about, log, order)
+            streams = [copy.written.stream for copy in some]
+            keys += [self._layout.chat(of.route, of.session_id, of.owner) for of in streams if of.session_id]
+            await self._connection.run(KEEP, keys, (ALIVE_MS, len(some)), within=CONNECT)
 
 
 packed: Final[Callable[[Sequence[Event]], bytes]] = msgspec.msgpack.Encoder().encode

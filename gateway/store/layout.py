@@ -154,8 +154,17 @@ return 1
 """)
 
 KEEP: Final = Script("""
--- Streams of this node go on.   KEYS: its streams, then hash, log and order of each   ARGV: ms
-for i = 1, #KEYS do redis.call('PEXPIRE', KEYS[i], ARGV[1]) end
+-- Streams of this node go on.
+-- KEYS: its streams, then hash, log and order of each, then their chats   ARGV: ms, how many streams
+local function keep(first, last)
+  for i = first, last do redis.call('PEXPIRE', KEYS[i], ARGV[1]) end
+end
+local chats = 2 + 3 * ARGV[2]
+for i = 2, chats - 1, 3 do
+  if redis.call('HGET', KEYS[i], 's') == '' then keep(i, i + 2) end  -- else it has ended since, and has its own time
+end
+keep(1, 1)
+keep(chats, #KEYS)
 return #KEYS
 """)
 

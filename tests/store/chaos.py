@@ -1,6 +1,6 @@
 """Three nodes behind the real nginx on one Redis, killed, paused and ended by chance, while readers are cut by chance.
 
-    python -m tests.store.chaos [--streams 200] [--cuts 1000] [--words 100] [--seed 1] [--rolling]
+    python -m tests.store.chaos [--streams 200] [--cuts 1000] [--words N] [--seed 1] [--rolling]
 
 Each answer is a count, so that each reader can check that nothing is lost, doubled or reordered. A reader may be told
 that its place is gone; anything else is a failure. The figures are printed, as JSON.
@@ -297,7 +297,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m tests.store.chaos", description=__doc__)
     parser.add_argument("--streams", type=int, default=200)
     parser.add_argument("--cuts", type=int, default=1000)
-    parser.add_argument("--words", type=int, default=100)
+    parser.add_argument("--words", type=int, help="of an answer (default: 100; 300 for --rolling, which takes longer)")
     parser.add_argument("--pace", type=float, default=0.2)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--rolling", action="store_true", help="end and start each node once instead")
@@ -309,7 +309,7 @@ def main() -> None:
                 Path(directory),
                 streams=options.streams,
                 cuts=options.cuts,
-                words=options.words,
+                words=options.words or (300 if options.rolling else 100),
                 seed=options.seed,
                 rolling=options.rolling,
                 pace=options.pace,

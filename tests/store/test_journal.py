@@ -10,6 +10,7 @@ from gateway.formats import load_format
 from gateway.observe.metrics import Metrics
 from gateway.store.connection import Connection
 from gateway.store.journal import Journal
+from gateway.store.layout import ALIVE_MS, KEEP
 from gateway.streams.log import LogMemory, MemoryLog
 from gateway.streams.stream import ReaderSettings, Stream
 from tests.kit.redis import Redis
@@ -37,6 +38,25 @@ class Running:
 
     def move(self, comeback: Callable[[], float] | None = None) -> None:
         raise AssertionError(comeback)
+
+
+async def test_stream_that_has_just_ended_is_kept_for_its_time_and_neither_longer_nor_shorter(tmp_path: Path) -> None:
+    """The word that it goes on may come after the word that it has ended: they go by two connections."""
+    async with Redis(tmp_path / "r") as redis:
+        connection = Connection(Store.model_validate({"url": redis.url}), structlog.get_logger(), Metrics())
+        journal, ended = Journal(connection, None, structlog.get_logger()), Running()
+        await connection.start()
+        try:
+            journal.track(ended, None)
+            ended.log.close(None)
+            journal.flush()
+            about, log, owned, order = journal.keys_of(ended.stream.id)
+            await eventually(lambda: redis.ask("HGET", about.decode(), "s"), "streaming".__eq__)
+            await connection.run(KEEP, [owned, about, log, order], (ALIVE_MS, 1))
+            assert all([50_000 < await redis.ask("PTTL", key.decode()) <= 60_000 for key in (about, log)])
+        finally:
+            await journal.close()
+            await connection.close()
 
 
 async def test_all_that_is_known_of_a_stream_lives_for_as_long_as_it_runs(tmp_path: Path) -> None:
