@@ -130,20 +130,26 @@ async def first_token(scenario: Scenario, program: Program, stage: Stage) -> Mea
 
 
 async def starts(scenario: Scenario, program: Program, stage: Stage) -> Measurement:
-    """What an answer of one event costs from its start to its end, many a second."""
-    asked, pause, loop = request(scenario.api, Pace(1, 1).prompt), 1 / scenario.rate, asyncio.get_running_loop()
-    moment, begun = Moment.now(stage.program, stage.upstream), loop.time()
-    tasks: list[asyncio.Task[Stream]] = []
-    for number in range(scenario.streams):
-        tasks.append(loop.create_task(exchange(stage.port, asked)))
-        await asyncio.sleep(begun + (number + 1) * pause - loop.time())
-    answers = await asyncio.gather(*tasks)
+    """What an answer of one event costs from its start to its end, many a second. Those of the first second, in which
+    Python adapts to the code that it runs, are not counted."""
+    await _answers(scenario, stage, scenario.rate)
+    moment = Moment.now(stage.program, stage.upstream)
+    answers = await _answers(scenario, stage, scenario.streams)
     return Measurement(
         shares=moment.shares(),
         answer=1e3 * moment.shares().program * moment.elapsed() / len(answers),
         latencies=milliseconds(sorted(answer.first_event - answer.sent for answer in answers)),
         lost=sum(answer.sequence.lost for answer in answers),
     )
+
+
+async def _answers(scenario: Scenario, stage: Stage, count: int) -> list[Stream]:
+    asked, pause, loop = request(scenario.api, Pace(1, 1).prompt), 1 / scenario.rate, asyncio.get_running_loop()
+    begun, tasks = loop.time(), list[asyncio.Task[Stream]]()
+    for number in range(count):
+        tasks.append(loop.create_task(exchange(stage.port, asked)))
+        await asyncio.sleep(begun + (number + 1) * pause - loop.time())
+    return await asyncio.gather(*tasks)
 
 
 async def followed(scenario: Scenario, program: Program, stage: Stage) -> Measurement:
