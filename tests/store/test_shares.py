@@ -54,6 +54,21 @@ def test_batch_that_was_not_answered_is_repeated_before_anything_else() -> None:
     assert not shares.waiting
 
 
+def test_start_that_was_asked_before_a_reload_added_a_limit_is_decided_by_those_that_were_asked() -> None:
+    desk = Desk()
+    shares = Shares(desk, "key", Plan("p", make_limits(Rate(90, 60.0))), 0.0)
+    asked = shares.batch()
+    shares.adopt(PLAN, 0.0)
+    shares.sent(asked, [], [1], 0.0)
+    decision = shares.decide("n:1", START, [], ())
+    assert isinstance(decision.outcome, Lease)
+    assert [(quota.name, quota.remaining) for quota in decision.quotas] == [
+        ("requests", 89),
+        ("streams", 6),
+        ("tokens", 900),
+    ]
+
+
 @pytest.mark.parametrize(
     ("slots", "stands", "within"),
     [
