@@ -35,10 +35,10 @@ To follow one request, read in this order:
     web/kinds/base.py         a cursor resumes a stream; any other request is read, admitted, answered
     web/admission.py          the plan's limits; the log and the generation are made
     streams/generation.py     start, stop, end
-    streams/pump.py           which target is asked; question.py: what it is asked; attempt.py: one call;
-                              rescue.py: a broken answer; race.py: a second call beside a silent one
-    upstream/intake.py        the provider's bytes, window by window
-    dialects/openai.py        bytes to events
+    streams/pump.py           which target is asked; question.py: what it is asked; rescue.py: a broken answer;
+                              race.py: a second call beside a silent one
+    upstream/intake.py        the provider's bytes, window by window; streams/attempt.py: one call, which takes them
+    dialects/openai.py        bytes to events; web/kinds/chat_source.py: which answer reads them
     streams/transcript.py     events into the log; log.py: append; reader.py: read and follow
     web/streaming.py          the response: headers held and sent, a delivery begun and ended
     streams/delivery.py       the loop of one reader; frames.py: events to bytes; sink.py: bytes to the socket
@@ -57,5 +57,7 @@ Where a new part goes; CONTRIBUTING.md has the steps, and `tests/seams/` a toy o
 
     a dialect       a file in dialects/                  a credential    a `Verifier`, core/credential.py
     a format        formats/presets.py, or a class       a limit         a `Limit`, core/limits.py
-    a client API    a file in web/kinds/                 a store         a `Log`, streams/log.py
+    a client API    a file in web/kinds/                 a store         a `Log`, streams/log.py, for logs elsewhere;
+                                                                         a `Mirror` for a copy, as store/journal.py is;
+                                                                         a `Decider`, core/limiter.py, for limits
 """

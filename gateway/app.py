@@ -1,4 +1,4 @@
-"""The composition root: the only file that names concrete classes and puts them together."""
+"""The composition root: what lasts as long as the process is made here and put together."""
 
 import asyncio
 import resource
@@ -130,7 +130,8 @@ async def make_app(
         config: the configuration.
         worker: this process's number among several workers, None if there is only one.
         kinds: the kinds of route, by their `api`.
-        verifiers: asked, in this order, for the principal of a request when its credential is no static key.
+        verifiers: asked, in this order, for the principal of a request when nothing that the configuration names knows
+            its credential.
     """
     loop = asyncio.get_running_loop()
     clock, logger = Clock(loop), structlog.get_logger()

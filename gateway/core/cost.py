@@ -1,4 +1,6 @@
-"""What a usage comes to: tokens, and money by a table of prices. Demands, spending and settlements are all made here.
+"""What a usage comes to: tokens, and money by a table of prices. What is spent and settled is all made here.
+
+No configuration names prices yet: the program asks for tokens, and only tests for money.
 
 Invariants:
 

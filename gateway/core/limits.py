@@ -13,7 +13,7 @@ Invariants:
 - A standing decides by `wait`, which changes nothing; `take` never refuses.
 - A hold gives back at most what was taken, and at most once.
 - A plan asks each of its limits with the same mapping, from names to amounts. A limit looks up its own name, and what
-  the mapping does not name it leaves alone. So a new limit is a new class here or elsewhere, and an entry in a plan.
+  the mapping does not name it leaves alone. So a new limit is a new class, here or elsewhere, that is put into a plan.
 
 No limit knows who the principal is, what a token costs, or how a refusal reaches a client.
 """

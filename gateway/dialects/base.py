@@ -407,7 +407,8 @@ class Dialect(ABC):
     """One provider's API: how to ask it for a stream, and how to read the answer.
 
     A dialect holds no state, so one instance serves all answers. What the rest of the program must know of a dialect is
-    said here, by the dialect itself. Only what advises operators (hints, inquiry, cautions) knows dialects by name.
+    said here, by the dialect itself. Only what advises operators (hints, inquiry, cautions), and the check of `demo:`,
+    know dialects by name.
     """
 
     name: ClassVar[str]

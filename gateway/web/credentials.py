@@ -11,8 +11,8 @@ Invariants:
 - Every bad credential gets the same answer, whatever is wrong with it.
 - Where nothing is presented, a page of another site starts and reads nothing.
 - If a verifier raises or does not answer, the request ends with an error.
-- A credential that no verifier knows is an error, also with `auth.anonymous`. Only where there are no verifiers at all,
-  what a client presents is ignored.
+- A credential that no verifier knows is an error, also with `auth.anonymous`. Only where there are neither verifiers
+  nor tickets, what a client presents is ignored.
 - A request waits only if a verifier has to wait, and its stream keeps nothing of that in memory.
 """
 
@@ -79,7 +79,7 @@ def identify(exchange: Exchange) -> Awaitable[None] | None:
     cookies = cookies_of(request)
     presented = find_credential(auth.sources, authorization, cookies, request.query, auth.cookie, auth.query_param)
     facts = Facts(exchange.address, request.headers, cookies, request.query)
-    # A generator, so that a verifier is asked only when all verifiers before it returned None.
+    # A generator, so that a verifier is asked only when none before it gave a principal.
     verdicts = (verifier.verify(presented, facts, now) for verifier in exchange.snapshot.verifiers)
     refused = None
     try:

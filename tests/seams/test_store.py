@@ -1,4 +1,4 @@
-"""A store that is defined outside the package: it runs the contract of every log, and serves a reader.
+"""A store that is defined outside the package runs the contract of every log; and a reader needs no generation.
 
 It keeps events as lines of JSON, as something would that puts them elsewhere. The second half is a reader on a machine
 that generates nothing: it has a stream, written down as JSON, and a log that somebody fills.
