@@ -425,13 +425,16 @@ async function copy(button, text) {
   }, COPIED);
 }
 
-/** Pages on plain http have no clipboard, and some browsers deny it; a selection can be copied. */
+/** Pages on plain http have no clipboard, and some browsers deny it, maybe late; a selection can be copied. The focus
+ * goes back to where it was, as somebody may be typing already. */
 function copyByHand(/** @type {string} */ text) {
+  const focused = document.activeElement;
   const area = Object.assign(document.createElement("textarea"), { value: text, className: "hidden" });
   document.body.append(area);
   area.select();
   document.execCommand("copy");
   area.remove();
+  if (focused instanceof HTMLElement) focused.focus({ preventScroll: true });
 }
 
 // ---- the state ----

@@ -137,6 +137,20 @@ def more(before: dict[str, int], after: dict[str, int]) -> dict[str, int]:
     return {outcome: count - before.get(outcome, 0) for outcome, count in after.items() if count != before.get(outcome)}
 
 
+async def test_copy_that_the_browser_denies_late_leaves_the_focus_to_who_types(page: Page) -> None:
+    late = "() => new Promise((_, deny) => { window.deny = () => deny(new Error('denied')); })"
+    await page.evaluate(f"() => {{ navigator.clipboard.writeText = {late}; }}")
+    await ask(page, "Hello")
+    await reach(page, "done")
+    copied = page.get_by_role("button", name="Copy", exact=True)
+    await copied.click()
+    await page.locator("#message").fill("and more")
+    await page.evaluate("() => deny()")
+    await expect(page.locator(".copied")).to_have_count(1)
+    await page.keyboard.press("Enter")
+    await expect(page.locator(".question")).to_have_count(2)
+
+
 async def test_visitor_asks_and_reads_the_answer_grow(page: Page) -> None:
     await page.evaluate(WATCH)
     await ask(page, "/fast Hello there")
