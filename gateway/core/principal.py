@@ -24,7 +24,7 @@ class Relying(Protocol):
         """The credential is good for so many seconds from now on; 0: it is no longer good."""
 
 
-class Standing(Protocol):
+class Assurance(Protocol):
     """A credential whose end nobody knows, so that somebody has to be asked again while streams run on it."""
 
     def left(self) -> float:
@@ -50,7 +50,7 @@ class Principal(msgspec.Struct, frozen=True):
         plan: a key of the config's `plans`.
         scopes: what it may do, of `stream`, `publish`, `admin`.
         expires: unix seconds by the wall clock, None for never.
-        standing: what is asked while its streams run, None where `expires` is all.
+        assurance: what is asked while its streams run, None where `expires` is all.
     """
 
     kind: str
@@ -58,7 +58,7 @@ class Principal(msgspec.Struct, frozen=True):
     plan: str
     scopes: frozenset[str]
     expires: float | None = None
-    standing: Standing | None = None
+    assurance: Assurance | None = None
 
     def __str__(self) -> str:
         return f"{self.kind}:{self.id}"

@@ -135,8 +135,8 @@ class _Login(NamedTuple):
     id: str
 
 
-class _Standing:
-    """A credential that the application said yes to, for the streams that rely on it. See `core.principal.Standing`."""
+class _Assurance:
+    """A credential that the application said yes to, for the streams that rely on it. See `core.principal`."""
 
     __slots__ = ("_asked", "_forward", "_login")
 
@@ -332,8 +332,8 @@ class Forward:
             self._refused.keep(key, now + KEEP_REFUSAL)
 
     def _principal(self, key: bytes, asked: _Asked, answer: Allowed, expires: float) -> Principal:
-        standing = _Standing(self, _Login(key, answer.id), asked)
-        return Principal(USER, answer.id, answer.plan, answer.scopes, expires, standing)
+        assurance = _Assurance(self, _Login(key, answer.id), asked)
+        return Principal(USER, answer.id, answer.plan, answer.scopes, expires, assurance)
 
     # -- streams that run ----------------------------------------------------------------------------------------
 

@@ -42,7 +42,7 @@ COME_BACK: Final = 2.0
 """`retry_after`, in seconds, while Redis is away."""
 STARTING_MS: Final = 10_000
 """Milliseconds after a claim in which its stream may still be about to start, so that others come back for it."""
-MAX_STANDING: Final = 10_000
+MAX_ASSURANCES: Final = 10_000
 """Tickets issued here whose credential has to be asked about while streams run. Only the node that was shown the
 credential can ask again: elsewhere, such a stream ends when the credential does, as far as was known at the issue."""
 SOON: Final = 1.0
@@ -180,7 +180,7 @@ class SharedTickets:
         self._secret = secret
         self._seal = Seal(secret)
         self._share = share
-        self._standing: OrderedDict[str, Principal] = OrderedDict()  # issued here, by digest
+        self._assurance: OrderedDict[str, Principal] = OrderedDict()  # issued here, by digest
         self._backlog = Backlog(connection, logger, "tickets", MAX_TICKETS)
 
     async def issue(self, principal: Principal, ttl: float, stream_id: str = "") -> str:
@@ -197,10 +197,10 @@ class SharedTickets:
         keys = (key, self.of(str(principal)))
         arguments = (digest, sealed, stream_id, _ms(ttl), self._share, self._name(""))
         await self._run(ISSUE, keys, arguments)
-        if principal.standing is not None:
-            self._standing[digest] = principal
-            if len(self._standing) > MAX_STANDING:
-                self._standing.popitem(last=False)
+        if principal.assurance is not None:
+            self._assurance[digest] = principal
+            if len(self._assurance) > MAX_ASSURANCES:
+                self._assurance.popitem(last=False)
         return text
 
     async def redeem(
@@ -237,7 +237,7 @@ class SharedTickets:
             if claimed > STARTING_MS:
                 return None
             raise GatewayError("auth_unavailable", retry_after=SOON, detail="the stream of the ticket is being started")
-        ticket = SharedTicket(ticket_key(text), self._standing.get(digest, principal), stream_id, digest)
+        ticket = SharedTicket(ticket_key(text), self._assurance.get(digest, principal), stream_id, digest)
         ticket.route, ticket.address, ticket.used = route, address, bool(used)
         return ticket
 

@@ -172,8 +172,8 @@ class Generation:
         self._limit("stream_limit", job.timeouts.total)
         if job.expires_in is not None:
             self._limit("auth_expired", job.expires_in)
-        if job.standing is not None:
-            job.standing.rely(self)
+        if job.assurance is not None:
+            job.assurance.rely(self)
         if job.announce and not self.log.last:
             self.log.append([Event(START, "")])
         run.pump = Pump(Work(job, run.transcript, run.lease, self.account, engine, self))
@@ -404,8 +404,8 @@ class Generation:
         """Gives back what was held for as long as it ran."""
         for code in list(run.timers):
             self._forget(code)
-        if run.job.standing is not None:
-            run.job.standing.leave(self)
+        if run.job.assurance is not None:
+            run.job.assurance.leave(self)
         run.lease.close(now)
         if run.memory is not None:
             run.memory.close()

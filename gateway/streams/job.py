@@ -8,7 +8,7 @@ import msgspec
 
 from gateway.config import Stream as StreamConfig
 from gateway.config import Timeouts
-from gateway.core.principal import Standing
+from gateway.core.principal import Assurance
 from gateway.dialects.base import Answer, Call
 from gateway.formats import Format
 from gateway.observe.tracing.context import TraceContext
@@ -82,7 +82,7 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
         input_tokens: estimate for the prompt.
         long: whether the request is so large that writing it takes a while; see `turns.py`.
         expires_in: seconds until the credential expires, None for never.
-        standing: what tells later that it is good for longer, None where that is never so.
+        assurance: what tells later that it is good for longer, None where that is never so.
         on_answer: called with the whole text of an answer that completed or was stopped.
     """
 
@@ -104,6 +104,6 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     input_tokens: int = 0
     long: bool = False
     expires_in: float | None = None
-    standing: Standing | None = None
+    assurance: Assurance | None = None
     on_answer: Callable[[str], None] | None = None
     trace: TraceContext | None = None

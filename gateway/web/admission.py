@@ -121,7 +121,7 @@ def _order(exchange: Exchange, job: Job, again: dict[str, Any], max_tokens: int 
         plan=exchange.caller.plan,
         request_id=job.request_id,
         expires=None if left is None else now + left,
-        renewed=exchange.caller.standing is not None,
+        renewed=exchange.caller.assurance is not None,
         admitted=now,
         input_tokens=job.input_tokens,
         output_tokens=_reserve(max_tokens),
@@ -155,8 +155,8 @@ def _reserve(max_tokens: int | None) -> int:
 
 def expires_in(exchange: Exchange) -> float | None:
     """Seconds until the request's credential expires as far as is known now, None for never."""
-    if exchange.caller.standing is not None:
-        return exchange.caller.standing.left()
+    if exchange.caller.assurance is not None:
+        return exchange.caller.assurance.left()
     expires = exchange.caller.expires
     return None if expires is None else max(0.0, expires - time.time())
 

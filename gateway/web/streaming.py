@@ -250,16 +250,16 @@ class _Expiry:
         seconds: for which the credential is good, as far as is known now.
     """
 
-    __slots__ = ("_delivery", "_followed", "_standing", "_timer", "_wheel")
+    __slots__ = ("_assurance", "_delivery", "_followed", "_timer", "_wheel")
 
     def __init__(self, exchange: Exchange, followed: Followed, delivery: Delivery, seconds: float) -> None:
         self._followed = followed
         self._delivery = delivery
         self._wheel = exchange.gateway.clock.wheel
-        self._standing = exchange.caller.standing
+        self._assurance = exchange.caller.assurance
         self._timer = self._wheel.after(seconds + AFTER_ANSWER, delivery.expire)
-        if self._standing is not None:
-            self._standing.rely(self)
+        if self._assurance is not None:
+            self._assurance.rely(self)
 
     def renew(self, seconds: float) -> None:
         """See `core.principal.Relying`."""
@@ -271,8 +271,8 @@ class _Expiry:
     def close(self) -> None:
         """The reader has left."""
         self._timer.cancel()
-        if self._standing is not None:
-            self._standing.leave(self)
+        if self._assurance is not None:
+            self._assurance.leave(self)
 
 
 async def _deliver(exchange: Exchange, stay: _Stay, *, resumed: bool) -> web.StreamResponse:

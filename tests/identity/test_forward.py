@@ -554,14 +554,14 @@ async def test_request_that_takes_longer_than_its_answer_counts_is_asked_about_a
     async with scene(user("7", expires_in=0.1), ENDLESS) as stage:
         principal = await known(verifier(stage), "s")
         assert principal is not None
-        assert principal.standing is not None
-        standing, stream = principal.standing, Told()
+        assert principal.assurance is not None
+        assurance, stream = principal.assurance, Told()
         await asyncio.sleep(0.15)  # the body comes slowly
-        assert standing.left() == 2.0
+        assert assurance.left() == 2.0
         stage.answers["s"] = says(401)
-        standing.rely(stream)
+        assurance.rely(stream)
         assert await asyncio.wait_for(stream.told.get(), 5) == 0.0
-        standing.leave(stream)
+        assurance.leave(stream)
 
 
 class Told:

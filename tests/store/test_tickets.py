@@ -78,7 +78,7 @@ async def test_principal_expires_on_the_way(nodes: list[SharedState]) -> None:
     assert await other.tickets.redeem(text, ROUTE, HERE, expiring.expires, lambda _: True) is None
 
 
-class Standing:
+class Assurance:
     """A credential that somebody has to be asked about while streams run."""
 
     def left(self) -> float:
@@ -93,13 +93,13 @@ class Standing:
 
 async def test_node_that_issued_it_goes_on_asking_about_the_credential(nodes: list[SharedState]) -> None:
     one, other = nodes
-    standing = Standing()
-    user = Principal("user", "anna", "default", frozenset({"stream"}), time.time() + 30, standing)
+    assurance = Assurance()
+    user = Principal("user", "anna", "default", frozenset({"stream"}), time.time() + 30, assurance)
     text = await one.tickets.issue(user, 30.0)
     here, there = await shown(one, text), await shown(other, text)
     assert here is not None
     assert there is not None
-    assert (here.principal.standing, there.principal.standing) == (standing, None)
+    assert (here.principal.assurance, there.principal.assurance) == (assurance, None)
     assert here.principal.expires == there.principal.expires
 
 

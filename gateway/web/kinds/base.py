@@ -128,7 +128,7 @@ class RouteKind(Kind, Generic[R]):
             format=format_,
             readers=self.readers,
             expires_in=expires_in(exchange),
-            standing=exchange.caller.standing,
+            assurance=exchange.caller.assurance,
             long=exchange.long,
             **more,
         )
