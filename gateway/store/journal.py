@@ -109,11 +109,10 @@ class Copy:
         refused: whether Redis refused a part of it since the last comparison.
         holed: whether what stands in Redis is to be replaced, as a part may be missing.
         opened: whether Redis was told of the stream.
-        dirty: whether it is listed to be written.
     """
 
     __slots__ = (
-        "_journal", "acknowledged", "closing", "dirty", "epoch", "first", "holed", "key", "keys", "opened", "order",
+        "_journal", "acknowledged", "closing", "epoch", "first", "holed", "key", "keys", "opened", "order",
         "own", "refused", "sent", "written",
     )  # fmt: skip
 
@@ -131,7 +130,6 @@ class Copy:
         self.opened = opened
         self.refused = self.holed = False
         self.closing = False
-        self.dirty = False
 
     @property
     def doubtful(self) -> bool:
@@ -207,7 +205,6 @@ class Journal:
         if opened:
             copy.changed()
         else:
-            copy.dirty = True
             self._dirty[copy] = None
             if self._opening is None:
                 self._opening = self._loop.call_later(OPENING, self._open_late)
@@ -241,9 +238,8 @@ class Journal:
 
     def note(self, copy: Copy) -> None:
         """This copy is behind its log."""
-        if not (copy.dirty and self._flushing):
+        if copy not in self._dirty or not self._flushing:
             self._connection.check()
-            copy.dirty = True
             self._dirty[copy] = None
             if not self._flushing:
                 self._flushing = True
@@ -264,7 +260,6 @@ class Journal:
         commands: list[bytes] = []
         replied: list[Replied] = []
         for copy in dirty:
-            copy.dirty = False
             self._write(copy, commands, replied)
         wire.send(b"".join(commands), replied)
         if wire.silence > PATIENCE:

@@ -388,7 +388,9 @@ async def test_start_whose_client_left_takes_nothing(node: Node, redis: Redis) -
         await asyncio.wait([waiting])
         if waiting.cancelled():
             left += 1
-        elif isinstance(lease := waiting.result().outcome, Lease):  # Redis was faster
+        else:  # Redis was faster
+            lease = waiting.result().outcome
+            assert isinstance(lease, Lease)
             lease.cancel(time.monotonic())
     assert left >= 2
     await until(lambda: _quiet(node))
