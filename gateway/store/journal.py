@@ -15,7 +15,8 @@ Invariants:
 - An append is written to Redis's socket in the turn of the loop in which it is made, and before anything of it is
   written to a reader. All appends of a turn, of all logs, are one write. Nobody waits for the reply.
 - A new stream is written within `OPENING`, and before the head of a response that names it: until then nobody can come
-  back to it. So it nearly always goes along with something else.
+  back to it, and its appends wait with it. So it nearly always goes along with something else; an answer that comes in
+  one piece is one write, from its beginning to its end.
 - What Redis has of a log is the log's events in order, each once, with the numbers that they have here; where some had
   to be left out, the entry behind them says so by its first number.
 - Nothing is kept for Redis: what it lacks is read from the log again. Whenever Redis was away, each copy is compared
@@ -241,9 +242,13 @@ class Journal:
         if copy not in self._dirty or not self._flushing:
             self._connection.check()
             self._dirty[copy] = None
-            if not self._flushing:
-                self._flushing = True
-                self._loop.call_soon(self.flush)
+            if copy.opened:
+                self._flush_soon()
+
+    def _flush_soon(self) -> None:
+        if not self._flushing:
+            self._flushing = True
+            self._loop.call_soon(self.flush)
 
     def flush(self) -> None:
         """Writes what the copies lack. While Redis is away they stay listed."""
@@ -406,6 +411,7 @@ class Journal:
         copy.sent = copy.acknowledged = copy.written.log.first - 1
         copy.own = copy.first = copy.written.log.first
         copy.changed()
+        self._flush_soon()
 
     def _lose(self, copy: Copy) -> None:
         if self._copies.get(copy.written.stream.id) is copy:
@@ -497,6 +503,7 @@ class Journal:
                 copy.sent = copy.acknowledged = min(number, copy.written.log.last)
                 copy.closing = False
                 copy.changed()
+                self._flush_soon()
 
     async def _beat(self) -> None:
         """To be called about once a second while Redis is there."""

@@ -223,13 +223,16 @@ class Generation:
         Args:
             within: seconds to wait; after them the answer is a stream, whatever the upstream says. None for no limit.
         """
-        opening = self.opening  # `_run` may be None when the wait is over
+        run = self._running  # `_run` may be None when the wait is over
+        opening, task = run.opening, run.task
         limit = None if within is None else asyncio.get_running_loop().call_later(within, opening.as_stream)
         try:
             await opening.decided()
         finally:
             if limit is not None:
                 limit.cancel()
+        if task is not None and task.done():
+            await asyncio.sleep(0)  # an answer that came in one piece ends in this turn, and is sent in one piece
         return opening
 
     @property
