@@ -276,7 +276,9 @@ class Forward:
         return _Asked(tuple(headers.items())) if headers else None
 
     def _page_allowed(self, facts: Facts) -> bool:
-        return cookie_allowed(facts.headers.get("origin"), facts.headers.get("sec-fetch-site"), self.origins)
+        # All lines of a header: of two origins, a proxy in front may have judged the other one.
+        origin, site = (", ".join(facts.headers.getall(name, ())) for name in ("origin", "sec-fetch-site"))
+        return cookie_allowed(origin, site, self.origins)
 
     # -- questions of newcomers ----------------------------------------------------------------------------------
 

@@ -7,14 +7,19 @@ keeps a name but changes its meaning fails too. The measurements are in bench/RE
 What needs no private name stays in `http.py`: the connector and the middleware there are public API.
 """
 
-from typing import TYPE_CHECKING, Any, cast
+import asyncio
+import functools
+from typing import Any, Final, cast
 
 import aiohttp
+from aiohttp.client_proto import ResponseHandler
+from aiohttp.http_exceptions import HttpProcessingError
 
 from gateway.core.few import Few
 
-if TYPE_CHECKING:
-    from aiohttp.client_proto import ResponseHandler
+MAX_HEADS: Final = 100
+"""Heads that one request may be answered with: its answer's own, and before it those that only say "go on" (100, 102,
+103), of which honest servers send one, or one every few seconds."""
 
 
 def put_back(content: aiohttp.StreamReader, data: bytes) -> None:
@@ -88,7 +93,47 @@ class Body(aiohttp.StreamReader):
         return data
 
 
-def parser_of(protocol: "ResponseHandler") -> Any:
+class _BoundedHeads(ResponseHandler):
+    """The protocol of a connection on which an upstream cannot send heads without end.
+
+    Those beyond `MAX_HEADS` are dropped and end the connection, also while nothing was asked on it.
+    """
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        super().__init__(loop)
+        self._heads = 0
+
+    def set_response_params(self, **params: Any) -> None:
+        """The next request is sent on this connection."""
+        self._heads = 0
+        super().set_response_params(**params)
+
+    def feed_data(self, data: Any, size: int = 0) -> None:
+        """The parser found one more head."""
+        self._heads += 1
+        if self._heads <= MAX_HEADS:
+            super().feed_data(data, size)
+
+    def data_received(self, data: bytes) -> None:
+        """Bytes from the upstream."""
+        super().data_received(data)
+        if self._heads > MAX_HEADS and not self.is_eof():
+            self.set_exception(HttpProcessingError(message="too many heads"))
+            if self.transport is not None:
+                self.transport.close()
+
+
+def bound_heads(connector: aiohttp.TCPConnector) -> None:
+    """Every new connection of this connector has a bound for the heads that come on it.
+
+    Why: aiohttp parses and passes over any number of answers that only say "go on", and keeps those that nobody asked
+    for. One upstream that sent nothing else held the event loop for seconds, and took hundreds of megabytes.
+    Public API that would replace it: a limit of the client's parser, as there is one for the lines of a head.
+    """
+    connector._factory = functools.partial(_BoundedHeads, loop=asyncio.get_running_loop())  # type: ignore[assignment]
+
+
+def parser_of(protocol: ResponseHandler) -> Any:
     """The parser of the response that a connection is receiving; `feed_data(bytes)[0]` are further, unasked responses.
 
     Why: `Intake` gives it what a read brought without asking aiohttp's protocol, which sets and checks what only
@@ -99,7 +144,7 @@ def parser_of(protocol: "ResponseHandler") -> Any:
     return protocol._parser
 
 
-def forget_queue(protocol: "ResponseHandler") -> None:
+def forget_queue(protocol: ResponseHandler) -> None:
     """The queue of a connection's responses takes as little memory as it holds.
 
     Why: it is a deque that is empty while a response is read. Gain: 760 bytes of about 28 KiB a stream.

@@ -30,7 +30,7 @@ from yarl import URL
 
 from gateway.core.errors import GatewayError
 from gateway.dialects.base import Call
-from gateway.upstream.aiohttp_internals import put_back
+from gateway.upstream.aiohttp_internals import bound_heads, put_back
 
 MAX_HEADER_FIELD: Final = 8190
 MAX_HEAD: Final = 8 * 1024
@@ -78,6 +78,7 @@ class _Connector(aiohttp.TCPConnector):
 
     def __init__(self, **options: Any) -> None:
         super().__init__(socket_factory=_new_socket, **options)
+        bound_heads(self)
 
     async def connect(self, req: aiohttp.ClientRequest, traces: Any, timeout: aiohttp.ClientTimeout) -> Any:
         trip = _trip.get(None)

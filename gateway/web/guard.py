@@ -95,12 +95,14 @@ def is_of_foreign_page(headers: Mapping[str, str], host: str, origins: Collectio
 
     Source: Fetch Metadata Request Headers 2.2; RFC 6454 7; WHATWG Fetch, "request origin".
     """
+    site = headers.get("Sec-Fetch-Site")
     if "Origin" in headers:
         origin = headers["Origin"]
-        own = headers.get("Sec-Fetch-Site") == "same-origin" or _is_own(origin, host)
+        # The browser knows which port it asked; a `Host` may not say it, and so be that of a page of another port.
+        own = _is_own(origin, host) if site is None else site == "same-origin"
         return not (own or origin in origins or "*" in origins)
-    if "Sec-Fetch-Site" in headers:
-        return headers["Sec-Fetch-Site"] not in ("same-origin", "none")
+    if site is not None:
+        return site not in ("same-origin", "none")
     referer = headers.get("Referer", "")
     return bool(referer) and not (_is_own(referer, host) or _origin(referer) in origins or "*" in origins)
 

@@ -166,6 +166,15 @@ async def test_informational_answers_before_the_answer_are_passed_over(stage: St
     assert (status(told), b"Link" in told) == (200, False)
 
 
+async def test_upstream_that_never_stops_to_say_go_on_is_502_and_hung_up(stage: Stage) -> None:
+    """H1: however much of it comes at once."""
+    flood = b"HTTP/1.1 103 Wait\r\nLink: </x>\r\n\r\n" * 10_000
+    for line in (b"GET /p/x", b"GET /chat/openai?message=hi"):
+        told = await asked(stage, line, [flood] * 50)
+        assert (status(told), b'"upstream_protocol"' in told) == (502, True), (line, told)
+        await stage.hung_up()
+
+
 @pytest.mark.parametrize("number", [201, 202, 206, 226, 299, 305, 308, 401, 418, 451, 501, 599])
 async def test_every_status_of_an_answer_is_relayed(stage: Stage, number: int) -> None:
     """H1"""

@@ -58,6 +58,9 @@ FOREIGN = {
     "form of an old browser": f"{FORM}Origin: {EVIL}\r\n",
     "sandboxed frame, or a file": "Origin: null\r\nSec-Fetch-Site: cross-site\r\n",
     "page on another port": "Origin: http://127.0.0.1:3000\r\nSec-Fetch-Site: same-site\r\n",
+    "page on another port, Host without one": (
+        "Host: localhost\r\nOrigin: http://localhost:3000\r\nSec-Fetch-Site: same-site\r\n"
+    ),
     "other scheme": "Origin: https://127.0.0.1:1\r\n",
     "two origins": f"Origin: http://HOST\r\nOrigin: {EVIL}\r\n",
     "image without TLS": f"Referer: {EVIL}/page\r\n",

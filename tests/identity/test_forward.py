@@ -152,6 +152,8 @@ async def test_application_is_asked_with_what_is_named_and_nothing_else(
         ({"Cookie": "session=s", "Origin": "null", "Sec-Fetch-Site": "cross-site"}, "/openai"),
         ({"Cookie": "session=s", "Sec-Fetch-Site": "same-site"}, "/openai"),
         ({"Cookie": "session=s", "Sec-Fetch-Site": "none"}, "/openai"),
+        ({"Cookie": "session=s", "Origin": f"{APP}\r\nOrigin: {EVIL}"}, "/openai"),
+        ({"Cookie": "session=s", "Sec-Fetch-Site": "same-origin\r\nSec-Fetch-Site: cross-site"}, "/openai"),
         ({"Cookie": "session=s; session=s"} | OWN, "/openai"),
         ({"Cookie": "session=s\r\nCookie: session=t"} | OWN, "/openai"),
         ({"Cookie": 'a="x; session=s; b=y"'} | OWN, "/openai"),

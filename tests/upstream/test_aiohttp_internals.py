@@ -13,14 +13,16 @@ import pytest
 from aiohttp.client_proto import ResponseHandler
 
 from gateway.clock import Clock
+from gateway.core.errors import GatewayError
 from gateway.dialects.base import Call
-from gateway.upstream.aiohttp_internals import Body, forget_queue, put_back
+from gateway.upstream.aiohttp_internals import MAX_HEADS, Body, forget_queue, put_back
 from gateway.upstream.http import READ_BUFFER, attempt, body_error, new_session
 from gateway.upstream.intake import Intake, Taken
 from tests.kit.upstream import (
     LAST_CHUNK,
     Cut,
     Hang,
+    Pause,
     Reset,
     Script,
     ScriptedUpstream,
@@ -48,6 +50,25 @@ async def test_data_that_is_put_back_is_read_again(session: aiohttp.ClientSessio
             assert await answer.content.readexactly(3) == b"abc"
             put_back(answer.content, b"abc")
             assert await answer.content.read() == b"abcd"
+
+
+@pytest.mark.parametrize("count", [99, 100])
+async def test_so_many_heads_may_say_go_on_before_the_answer(session: aiohttp.ClientSession, count: int) -> None:
+    async with ScriptedUpstream([b"HTTP/1.1 100 Continue\r\n\r\n" * count, *OK]) as upstream:
+        for _ in range(2):  # each request of a connection has as many
+            if count < MAX_HEADS:
+                assert await ask(session, upstream) == b"ok"
+                continue
+            with pytest.raises(GatewayError) as error:
+                await ask(session, upstream)
+            assert error.value.code == "upstream_protocol"
+
+
+async def test_answers_that_nobody_asked_for_end_an_idle_connection(session: aiohttp.ClientSession) -> None:
+    more = response(200, "more") * 1000
+    async with ScriptedUpstream([*OK, Pause(0.05), more, Hang()]) as upstream:
+        assert await ask(session, upstream) == b"ok"
+        await asyncio.wait_for(upstream.exchanges[0].closed.wait(), 2)
 
 
 async def ask(session: aiohttp.ClientSession, upstream: ScriptedUpstream, *, again: bool = False) -> bytes:
