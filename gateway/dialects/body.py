@@ -35,7 +35,7 @@ IsPiece = Callable[[Any], bool]
 
 _skip: Final = msgspec.json.Decoder(msgspec.Raw).decode
 _BLANK: Final = b" \t\r\n"
-_REASON: Final = re.compile(r'"(?:finish_reason|stop_reason)"\s*:\s*"|"type"\s*:\s*"message_stop"')
+_REASON: Final = re.compile(r'"(?:finish_reason|finishReason|stop_reason)"\s*:\s*"|"type"\s*:\s*"message_stop"')
 _first_value: Final = json.JSONDecoder(strict=False).raw_decode
 
 

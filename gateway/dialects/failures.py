@@ -423,8 +423,6 @@ def _said_by(value: dict[str, Any], now: float | None = None, depth: int = 0) ->
         error = value["base_resp"]  # MiniMax
     if not error and isinstance(value.get("errors"), list) and value["errors"]:
         error = value["errors"][0]  # Cloudflare, GraphQL
-    if not error and isinstance(value.get("detail"), dict):
-        error = value["detail"].get("error")  # FastAPI, around another report
     if isinstance(error, list) and error:
         error = error[0]
     if isinstance(error, str):
@@ -442,11 +440,12 @@ def _said_by(value: dict[str, Any], now: float | None = None, depth: int = 0) ->
 
 
 def _nested(error: dict[str, Any]) -> dict[str, Any] | None:
-    """The report of another provider that a gateway passes on: as an object, or as JSON in a text."""
+    """The report inside of a report, as an object, or as JSON in a text: that of another provider, which a gateway
+    passes on; that of a server on FastAPI, which puts it under `detail`."""
     metadata = error.get("metadata")
     raw = metadata.get("raw") if isinstance(metadata, dict) else None  # OpenRouter
-    for text in (raw, error.get("message"), error.get("error")):
-        if isinstance(text, dict) and ("error" in text or "message" in text):
+    for text in (raw, error.get("message"), error.get("error"), error.get("detail")):
+        if isinstance(text, dict) and ("error" in text or "message" in text or "msg" in text):
             return text
         if isinstance(text, str) and (start := text.find("{")) >= 0 and text.rstrip().endswith("}"):
             value = _parsed(text[start : start + MAX_BODY])

@@ -669,6 +669,15 @@ def test_reason_in_another_form_is_read(make: Make, reason: Any) -> None:
 
 
 @BOTH
+@pytest.mark.parametrize("more", [{"finishReason": "length"}, {"finish_details": {"type": "length"}}])
+def test_reason_under_another_name_is_read(make: Make, more: dict[str, Any]) -> None:
+    """Sources: Gemini (jakobdylanc/llmcord#84); OpenAI (vision preview)."""
+    answer = make()
+    assert said(answer, chunk({"content": "H"}), chunk({"content": "i"}, **more)) == "Hi"
+    assert (answer.finish_reason, answer.complete) == ("length", True)
+
+
+@BOTH
 def test_what_cannot_be_understood_is_counted(make: Make) -> None:
     answer = make()
     odd = chunk({"content": "Hi", "tool_calls": 5, "refusal": True})
@@ -746,6 +755,7 @@ ODD_IN_MID_STREAM = (
     {"delta": {"function_call": {"name": "f", "arguments": {"a": 1}}}},
     {"delta": {"function_call": {"name": ["f"], "arguments": "{}"}}},
     {"delta": {"content": "a"}, "finish_details": {"type": "stop"}},
+    {"delta": {"content": "a"}, "finishReason": "stop"},
     {"delta": {"content": "a"}, "usage": {"prompt_tokens": 3, "completion_tokens": 4}},
 )
 
