@@ -120,6 +120,14 @@ def test_error_in_any_shape_outranks_the_end_marker(make: Make, error: str, befo
 
 
 @BOTH
+@pytest.mark.parametrize("missing", ["\n", "\n\n"])
+def test_error_is_read_at_once_without_its_line_end(make: Make, missing: str) -> None:
+    answer = make()
+    answer.feed((chunk({"content": "Hi"}) + ERRORS["an object"].removesuffix(missing)).encode())
+    assert failed(answer).code == "engine_broke"
+
+
+@BOTH
 @pytest.mark.parametrize("error", ERRORS)
 def test_error_reads_the_same_for_every_cut(make: Make, error: str) -> None:
     before = ROLE + chunk({"content": "half"})
@@ -354,6 +362,10 @@ TORN: list[tuple[Make, str]] = [
     (text, chunk({"content": "Hi"}) + STOP[:-1]),
     (kept, chunk({"content": "Hi"}) + STOP[:-1]),
     (text, chunk({"content": "Hi"}) + DONE[:-1]),
+    (text, chunk({"content": "Hi"}) + STOP[:-2]),
+    (kept, chunk({"content": "Hi"}) + STOP[:-2]),
+    (kept, chunk({"content": "Hi"}) + DONE[:-2]),
+    (anthropic, 'data: {"type":"content_block_delta","delta":{"text":"Hi"}}\n\ndata: {"type":"message_stop"}'),
     (kept, "event: x\n" + chunk({"content": "Hi"}) + "id: 4\n" + STOP[:-1]),
     (anthropic, 'data: {"type":"content_block_delta","delta":{"text":"Hi"}}\n\ndata: {"type":"message_stop"}\n'),
     (ollama, '{"message":{"content":"Hi"},"done":false}\n{"message":{"content":""},"done":true}'),
