@@ -98,11 +98,12 @@ _GOOD_CODES: Final = frozenset({"0", "200", "ok", "success", "succeeded"})
 _FAILED: Final = re.compile(
     r"(?:^|_)(?:error|exception|fail(?:ed|ure)?|abort(?:ed)?|cancel(?:l?ed)?|time_?d?_?out|interrupted|preempted|shutdown"
     r"|overload(?:ed)?|unavailable|disconnect(?:ed)?|load_shed|crash(?:ed)?|killed|malformed\w*|rate_limit\w*"
-    r"|quota_exceeded|insufficient_\w+|unexpected_tool_call|too_many_tool_calls)(?:$|_(?=error|finish))"
+    r"|quota_exceeded|insufficient_\w+|unexpected_tool_call|too_many_tool_calls|(?:un)?load)(?:$|_(?=error|finish))"
 )
 """Finish reasons, in snake_case, of answers that are not whole. Sources: vLLM `abort`, OpenRouter `error`, Zhipu
 `network_error`, DeepSeek `insufficient_system_resource`, Gemini `MALFORMED_FUNCTION_CALL` (also behind
-`function_call_filter: `), Bedrock `malformed_model_output`, Cohere `USER_CANCEL`; others are spellings of the same."""
+`function_call_filter: `), Bedrock `malformed_model_output`, Cohere `USER_CANCEL`, Ollama `load` (the model was made
+ready, and not asked: can1357/oh-my-pi#7465); others are spellings of the same."""
 _CAMEL: Final = re.compile(r"(?<=[a-z0-9])(?=[A-Z])")
 _NOT_WORD: Final = re.compile(r"[^a-z0-9]+")
 REASONS: Final = {

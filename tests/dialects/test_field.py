@@ -150,6 +150,15 @@ def test_reason_that_says_failure_is_no_end(make: Make, reason: str) -> None:
     assert (failed(answer).code, answer.finish_reason, answer.complete) == ("upstream_error", "", False)
 
 
+@pytest.mark.parametrize("reason", ["load", "unload"])
+def test_ollama_that_only_loaded_its_model_has_not_answered(reason: str) -> None:
+    """Source: can1357/oh-my-pi#7465."""
+    answer = ollama()
+    line = {"model": "q", "message": {"role": "assistant", "content": ""}, "done": True, "done_reason": reason}
+    told(answer, json.dumps(line).encode() + b"\n")
+    assert (failed(answer).code, failed(answer).retryable, answer.ended) == ("upstream_error", True, False)
+
+
 @BOTH
 def test_error_of_a_choice_is_told(make: Make) -> None:
     answer = make()
