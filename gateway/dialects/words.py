@@ -221,6 +221,7 @@ _SENTENCES: Final[dict[Meaning, tuple[tuple[str, str], ...]]] = {
         ),
         (r"access token invalid or no longer valid", "immersive-translate/immersive-translate#1800"),
         (r"the token seems invalid", "huggingface: inference-providers"),
+        (r"\bapi_key client option must be set", "BerriAI/litellm#8612"),
         (r"\b(provide|supply|include|specify) (an |your |a valid )+api key", "openai: guides/error-codes"),
         (
             r"\bapi key\b[^.:'\"`]{0,40}"
