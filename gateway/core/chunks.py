@@ -9,7 +9,7 @@
 | no `delta`, null, a list, a text                                | an object                                        |
 | the text under `message` or `text`, or under `text` in the delta | the delta, unless the deltas had it before       |
 | half a character at the end of a delta                          | whole in the next one; U+FFFD where none follows |
-| a finish reason as an object, `"null"`; under `finish_details`  | a text; null                                     |
+| a finish reason as an object, `"null"`; under another name      | a text; null; under its own                      |
 | arguments as an object; a call without `function` around it     | JSON text; with it                               |
 
 What cannot be understood is left out and counted.
@@ -21,6 +21,8 @@ from typing import Any, Final
 from gateway.core.lenient import Halves, arguments_of, index_of, objects_of, reason_of, text_of, word_of
 
 _TEXTS: Final = frozenset({"content", "reasoning_content", "reasoning", "refusal"})
+_REASONS: Final = ("finish_details", "finishReason")
+"""Other names of the finish reason. Sources: OpenAI (vision preview); Gemini (jakobdylanc/llmcord#84)."""
 _LABELS: Final = frozenset({"role", "name", "id", "type", "model", "index", "obfuscation"})
 MAX_LOOKED_AT: Final = 8
 """Levels of a delta up to which a text is looked for."""
@@ -95,7 +97,7 @@ class Chunks:
             self._legacy_call(delta, index)
 
         given = choice.get("finish_reason")
-        said = given if given is not None else choice.get("finish_details")
+        said = given if given is not None else next((choice[key] for key in _REASONS if choice.get(key)), None)
         reason = "" if said is None else reason_of(said)
         if reason is None:
             self.skipped += 1

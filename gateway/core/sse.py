@@ -178,7 +178,8 @@ class Decoder:
         max_event: the most bytes of the data lines of one event, with field names and line ends, as UTF-8; at least 1.
         unnamed: the type of an event whose block names none.
         early: whether a block that has these data so far ends the stream, so that its event is given at once: servers
-            leave out the blank line behind their last words. Asked only where a read ended inside a block.
+            leave out the blank line behind their last words, and the line end too. Asked only where a read ended inside
+            a block; inside a line, only if it ended with `}` or `]`.
         strays: whether lines outside the format that may report a failure are events too, given at once: a field named
             `error` (of the type `error`), and JSON without a field's name (of the type `unnamed`). LLM servers end
             streams with such lines; by the standard they are ignored.
@@ -193,6 +194,7 @@ class Decoder:
         "_fresh",
         "_id",
         "_looked",
+        "_looked_at",
         "_max_event",
         "_max_plain",
         "_open",
@@ -222,6 +224,7 @@ class Decoder:
         self._max_plain = min(max_line, max_event // 4)  # a text that can break neither cap, whatever its characters
         self._after_cr = False
         self._fresh = False  # whether the next read begins a block, with nothing of the one before pending
+        self._looked_at = 0  # bytes of the pending line at the last look for an early end
         self._start_block()
 
     def feed(self, data: bytes) -> list[Event]:
@@ -240,11 +243,26 @@ class Decoder:
         plain = not self._open and len(text) <= self._max_plain and text.endswith("\n\n")
         events = (_plain(text, self._unnamed) if plain else []) or self._read(text)
         self._fresh = not (self._open or self._after_cr or self._whole.unfinished)
-        if self._early is not None and len(self._data) > self._looked and not self._whole.unfinished:
-            self._give_early(self._early, events)
+        if self._early is not None:
+            if self._whole.unfinished and data[-1:] in (b"}", b"]"):
+                self._end_early(self._early, events)
+            if len(self._data) > self._looked and not self._whole.unfinished:
+                self._give_early(self._early, events)
         if self._whole.overflow:
             raise Oversize(_line_message(self._whole.max_line), events)
         return events
+
+    def _end_early(self, early: Callable[[str], bool], events: list[Event]) -> None:
+        # As `LineSplitter._given_early`: all looks cost no more than a few of the last.
+        size = self._whole.kept
+        if size < self._looked_at:
+            self._looked_at = 0
+        if self._data or not self._looked_at * 5 // 4 <= size <= MAX_EARLY:
+            return
+        self._looked_at = size
+        name, _, value = self._whole.pending.decode("utf-8", "replace").partition(":")
+        if name == "data" and early(value.removeprefix(" ")):
+            self._field(self._whole.rest(), events)  # what may follow in this line is another event
 
     def _give_early(self, early: Callable[[str], bool], events: list[Event]) -> None:
         # Once a block, and only if it is short: however small the reads are, they cost no more than their bytes.

@@ -35,7 +35,9 @@ IsPiece = Callable[[Any], bool]
 
 _skip: Final = msgspec.json.Decoder(msgspec.Raw).decode
 _BLANK: Final = b" \t\r\n"
-_REASON: Final = re.compile(r'"(?:finish_reason|stop_reason)"\s*:\s*"|"type"\s*:\s*"message_stop"')
+_LAST: Final = re.compile(
+    r'"(?:finish_reason|finishReason|stop_reason)"\s*:\s*"|"type"\s*:\s*"message_stop"|"error"\s*:\s*[{"]'
+)
 _first_value: Final = json.JSONDecoder(strict=False).raw_decode
 
 
@@ -76,8 +78,8 @@ class Sniffer:
 
 
 def _is_last(data: str) -> bool:
-    """Whether the data of an event ends an answer: the end marker, or JSON with a finish reason."""
-    return data.strip() == "[DONE]" or (_REASON.search(data) is not None and isinstance(value_of(data), dict))
+    """Whether the data of an event ends an answer: the end marker, or JSON with a finish reason or an error."""
+    return data.strip() == "[DONE]" or (_LAST.search(data) is not None and isinstance(value_of(data), dict))
 
 
 class Gathered:

@@ -98,11 +98,12 @@ _GOOD_CODES: Final = frozenset({"0", "200", "ok", "success", "succeeded"})
 _FAILED: Final = re.compile(
     r"(?:^|_)(?:error|exception|fail(?:ed|ure)?|abort(?:ed)?|cancel(?:l?ed)?|time_?d?_?out|interrupted|preempted|shutdown"
     r"|overload(?:ed)?|unavailable|disconnect(?:ed)?|load_shed|crash(?:ed)?|killed|malformed\w*|rate_limit\w*"
-    r"|quota_exceeded|insufficient_\w+|unexpected_tool_call|too_many_tool_calls)(?:$|_(?=error|finish))"
+    r"|quota_exceeded|insufficient_\w+|unexpected_tool_call|too_many_tool_calls|(?:un)?load)(?:$|_(?=error|finish))"
 )
 """Finish reasons, in snake_case, of answers that are not whole. Sources: vLLM `abort`, OpenRouter `error`, Zhipu
 `network_error`, DeepSeek `insufficient_system_resource`, Gemini `MALFORMED_FUNCTION_CALL` (also behind
-`function_call_filter: `), Bedrock `malformed_model_output`, Cohere `USER_CANCEL`; others are spellings of the same."""
+`function_call_filter: `), Bedrock `malformed_model_output`, Cohere `USER_CANCEL`, Ollama `load` (the model was made
+ready, and not asked: can1357/oh-my-pi#7465); others are spellings of the same."""
 _CAMEL: Final = re.compile(r"(?<=[a-z0-9])(?=[A-Z])")
 _NOT_WORD: Final = re.compile(r"[^a-z0-9]+")
 REASONS: Final = {
@@ -423,8 +424,6 @@ def _said_by(value: dict[str, Any], now: float | None = None, depth: int = 0) ->
         error = value["base_resp"]  # MiniMax
     if not error and isinstance(value.get("errors"), list) and value["errors"]:
         error = value["errors"][0]  # Cloudflare, GraphQL
-    if not error and isinstance(value.get("detail"), dict):
-        error = value["detail"].get("error")  # FastAPI, around another report
     if isinstance(error, list) and error:
         error = error[0]
     if isinstance(error, str):
@@ -442,11 +441,12 @@ def _said_by(value: dict[str, Any], now: float | None = None, depth: int = 0) ->
 
 
 def _nested(error: dict[str, Any]) -> dict[str, Any] | None:
-    """The report of another provider that a gateway passes on: as an object, or as JSON in a text."""
+    """The report inside of a report, as an object, or as JSON in a text: that of another provider, which a gateway
+    passes on; that of a server on FastAPI, which puts it under `detail`."""
     metadata = error.get("metadata")
     raw = metadata.get("raw") if isinstance(metadata, dict) else None  # OpenRouter
-    for text in (raw, error.get("message"), error.get("error")):
-        if isinstance(text, dict) and ("error" in text or "message" in text):
+    for text in (raw, error.get("message"), error.get("error"), error.get("detail")):
+        if isinstance(text, dict) and ("error" in text or "message" in text or "msg" in text):
             return text
         if isinstance(text, str) and (start := text.find("{")) >= 0 and text.rstrip().endswith("}"):
             value = _parsed(text[start : start + MAX_BODY])

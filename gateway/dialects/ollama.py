@@ -47,8 +47,6 @@ from gateway.dialects.chat import (
 )
 from gateway.dialects.models import list_of
 
-_FINISH: Final = {"load": "stop", "unload": "stop"}
-
 
 class _Function(msgspec.Struct):
     name: str = ""
@@ -170,7 +168,6 @@ class OllamaAnswer(UnitAnswer):
             self._say(kind, HALF, out)
         self._end_calls(out)
         reason = line.done_reason or ""
-        reason = _FINISH.get(reason, reason)
         # Ollama says `stop` also when it wants a tool called; OpenAI's clients look for `tool_calls`.
         self.usage = usage_of(line.prompt_eval_count, line.eval_count)
         self._finish("tool_calls" if self._calls is not None and reason == "stop" else reason)

@@ -70,11 +70,12 @@ class _RunningDelta(msgspec.Struct, gc=False):
     function_call: _RunningFunction | None = None
 
 
-class _RunningChoice(msgspec.Struct, gc=False):
+class _RunningChoice(msgspec.Struct, gc=False, rename={"finish_reason_in_camel_case": "finishReason"}):
     index: Literal[0]
     delta: _RunningDelta
     finish_reason: None = None
     finish_details: None = None
+    finish_reason_in_camel_case: None = None
     usage: None = None
     error: None = None
 

@@ -24,6 +24,8 @@ from gateway.dialects.chat import cannot_say, given, left_out, typed
 from gateway.dialects.openai import TextAnswer, is_end
 
 _ENDS: Final = frozenset({"done", "end", "complete", "completed", "close", "finish", "finished"})
+_LAST: Final = _ENDS | {"message_stop", "response.completed", "response.failed", "response.incomplete"}
+"""Names of the last event of an answer, in the known APIs too. Sources: Anthropic (messages), OpenAI (responses)."""
 _HOUSEKEEPING: Final = frozenset(
     {"ping", "heartbeat", "keepalive", "keep-alive", "connected", "start", "metadata", "meta", "retry"}
 )
@@ -148,6 +150,14 @@ class SSEAnswer(TextAnswer):
             like_openai = usage_of(usage.get("prompt_tokens"), usage.get("completion_tokens"))
             like_anthropic = usage_of(usage.get("input_tokens"), usage.get("output_tokens"))
             self.usage = like_openai or like_anthropic or self.usage
+
+
+def is_last_word(event: Event) -> bool:
+    """Whether an answer ends with this event, as far as one can tell of an endpoint whose API is not known."""
+    if event.type.lower() in _LAST or is_end(event.data):
+        return True
+    value = value_of(event.data)
+    return isinstance(value, dict) and (value.get("type") in tuple(_LAST) or value.get("done") is True)
 
 
 def _text_in(value: dict[str, Any]) -> str | None:

@@ -33,7 +33,6 @@ _ABOUT_ELSE: Final = frozenset(
         "budget",
         "content_filter",
         "context_length_exceeded",
-        "upstream_auth",
         "upstream_rate_limited",
     }
 )
@@ -127,7 +126,7 @@ class Question:
         """The question for the same target without what it refused of the gateway's additions; None where the failure
         is about something else."""
         asked = self._asked
-        if asked is None or error.code in _ABOUT_ELSE or not (asked.added or self._prefix):
+        if asked is None or not (asked.added or self._prefix):
             return None
         refused = self._refused(asked, error)
         if not refused:
@@ -136,6 +135,11 @@ class Question:
         return Question(self._job, self._engine, self._account, self._choice, prefix, self._without | refused)
 
     def _refused(self, asked: Call, error: GatewayError) -> set[str]:
+        if error.code == "upstream_auth":
+            # OpenAI answers an account that is not verified, but not with a stream.
+            return blamed(error.words, asked.added & {STREAM}) if error.words else set()
+        if error.code in _ABOUT_ELSE:
+            return set()
         if error.status in _OF_THE_REQUEST:
             added = asked.added | ({PREFIX} if self._prefix else NO_NAMES)
             taken = self._choice.target.withheld.taken(asked.model)

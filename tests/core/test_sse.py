@@ -322,4 +322,9 @@ def test_early_end_is_looked_for_once_a_block_however_small_the_reads_are() -> N
     for _ in range(1000):
         splitter.feed(b"}")
     assert len(lines) < 40
+    asked.clear()
+    decoder.feed(b"data: ")
+    for _ in range(1000):
+        decoder.feed(b"}")
+    assert 1 < len(asked) < 40
     assert Decoder(early=lambda _: True).feed(b"data: " + b"x" * (MAX_EARLY + 1) + b"\n") == []

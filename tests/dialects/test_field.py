@@ -120,6 +120,14 @@ def test_error_in_any_shape_outranks_the_end_marker(make: Make, error: str, befo
 
 
 @BOTH
+@pytest.mark.parametrize("missing", ["\n", "\n\n"])
+def test_error_is_read_at_once_without_its_line_end(make: Make, missing: str) -> None:
+    answer = make()
+    answer.feed((chunk({"content": "Hi"}) + ERRORS["an object"].removesuffix(missing)).encode())
+    assert failed(answer).code == "engine_broke"
+
+
+@BOTH
 @pytest.mark.parametrize("error", ERRORS)
 def test_error_reads_the_same_for_every_cut(make: Make, error: str) -> None:
     before = ROLE + chunk({"content": "half"})
@@ -140,6 +148,15 @@ def test_reason_that_says_failure_is_no_end(make: Make, reason: str) -> None:
     events = told(answer, (ROLE + chunk({"content": "half"}) + chunk({}, finish_reason=reason) + DONE).encode())
     assert "half" in events[-1][1]
     assert (failed(answer).code, answer.finish_reason, answer.complete) == ("upstream_error", "", False)
+
+
+@pytest.mark.parametrize("reason", ["load", "unload"])
+def test_ollama_that_only_loaded_its_model_has_not_answered(reason: str) -> None:
+    """Source: can1357/oh-my-pi#7465."""
+    answer = ollama()
+    line = {"model": "q", "message": {"role": "assistant", "content": ""}, "done": True, "done_reason": reason}
+    told(answer, json.dumps(line).encode() + b"\n")
+    assert (failed(answer).code, failed(answer).retryable, answer.ended) == ("upstream_error", True, False)
 
 
 @BOTH
@@ -354,6 +371,10 @@ TORN: list[tuple[Make, str]] = [
     (text, chunk({"content": "Hi"}) + STOP[:-1]),
     (kept, chunk({"content": "Hi"}) + STOP[:-1]),
     (text, chunk({"content": "Hi"}) + DONE[:-1]),
+    (text, chunk({"content": "Hi"}) + STOP[:-2]),
+    (kept, chunk({"content": "Hi"}) + STOP[:-2]),
+    (kept, chunk({"content": "Hi"}) + DONE[:-2]),
+    (anthropic, 'data: {"type":"content_block_delta","delta":{"text":"Hi"}}\n\ndata: {"type":"message_stop"}'),
     (kept, "event: x\n" + chunk({"content": "Hi"}) + "id: 4\n" + STOP[:-1]),
     (anthropic, 'data: {"type":"content_block_delta","delta":{"text":"Hi"}}\n\ndata: {"type":"message_stop"}\n'),
     (ollama, '{"message":{"content":"Hi"},"done":false}\n{"message":{"content":""},"done":true}'),
@@ -669,6 +690,15 @@ def test_reason_in_another_form_is_read(make: Make, reason: Any) -> None:
 
 
 @BOTH
+@pytest.mark.parametrize("more", [{"finishReason": "length"}, {"finish_details": {"type": "length"}}])
+def test_reason_under_another_name_is_read(make: Make, more: dict[str, Any]) -> None:
+    """Sources: Gemini (jakobdylanc/llmcord#84); OpenAI (vision preview)."""
+    answer = make()
+    assert said(answer, chunk({"content": "H"}), chunk({"content": "i"}, **more)) == "Hi"
+    assert (answer.finish_reason, answer.complete) == ("length", True)
+
+
+@BOTH
 def test_what_cannot_be_understood_is_counted(make: Make) -> None:
     answer = make()
     odd = chunk({"content": "Hi", "tool_calls": 5, "refusal": True})
@@ -746,6 +776,7 @@ ODD_IN_MID_STREAM = (
     {"delta": {"function_call": {"name": "f", "arguments": {"a": 1}}}},
     {"delta": {"function_call": {"name": ["f"], "arguments": "{}"}}},
     {"delta": {"content": "a"}, "finish_details": {"type": "stop"}},
+    {"delta": {"content": "a"}, "finishReason": "stop"},
     {"delta": {"content": "a"}, "usage": {"prompt_tokens": 3, "completion_tokens": 4}},
 )
 

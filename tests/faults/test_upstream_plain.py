@@ -13,7 +13,7 @@ from tests.kit.upstream import Cut, Exchange, Hang, Pause, Script, Step, http_he
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
-ROUTES = ("openai", "anthropic", "ollama", "gathered", "patient", "backed", "hasty")
+ROUTES = ("openai", "anthropic", "ollama", "gathered", "unverified", "patient", "backed", "hasty")
 
 
 def upstreams(url: str) -> dict[str, Any]:
@@ -21,6 +21,7 @@ def upstreams(url: str) -> dict[str, Any]:
     openai = {"dialect": "openai", "targets": [{"url": f"{url}/openai"}]} | once()
     return {
         "gathered": openai | {"targets": [{"url": f"{url}/gathered"}], "whole": "stream"},
+        "unverified": openai | {"targets": [{"url": f"{url}/unverified"}], "whole": "stream"} | once(),
         "patient": openai | {"targets": [{"url": f"{url}/patient"}], "retries": 2, "breaker": {"failures": 1000}},
         "backed": openai
         | {"targets": [{"url": f"{url}/backed"}], "fallback": ["anthropic"], "breaker": {"failures": 1000}},
@@ -127,6 +128,17 @@ async def test_model_that_refuses_streams_is_asked_for_whole_answers(stage: Stag
     assert [body.get("stream") for body in sent(stage)] == [True, None, None]
     # A client that asks for a stream by itself is told.
     await stage.fail_all([Way("openai")], "upstream_refused", 400, whole=True)
+
+
+async def test_account_that_may_not_stream_is_asked_for_whole_answers(stage: Stage) -> None:
+    """The refusal speaks of the account; but it is the gateway that asks for a stream."""
+    error = {"error": {"message": "Your organization must be verified to stream this model.", "param": "stream"}}
+    refusal = response(400, msgspec.json.encode(error))
+    stage.plays(lambda exchange: [refusal if exchange.json().get("stream") else response(200, LETTER)])
+    for _ in range(2):
+        assert (await ask(stage, "unverified", stream=False)).body.strip() == LETTER.decode().strip()
+    assert [body["stream"] for body in sent(stage)] == [True, False, False]
+    await stage.fail_all([Way("openai")], "upstream_auth", 502, whole=True)
 
 
 async def test_plain_request_that_is_answered_with_a_stream_gets_one_object(stage: Stage) -> None:

@@ -352,3 +352,34 @@ async def test_clients_cursor_is_kept_from_the_upstream_with_resume_on(stage: St
     heard, exchange = await send(stage, "/bare/x", headers={"Last-Event-ID": "x", "Accept": "*/*"})
     assert heard.status == 200
     assert "last-event-id" not in exchange.headers
+
+
+LAST_WORDS = {
+    "openai": b'data: {"choices":[{"index":0,"delta":{},"finish_reason":"stop"}]}\n\ndata: [DONE]\n\n',
+    "anthropic": b'event: message_stop\ndata: {"type":"message_stop"}\n\n',
+    "unnamed": b'data: {"type":"message_stop"}\n\n',
+    "responses": b'event: response.completed\ndata: {"type":"response.completed","response":{}}\n\n',
+    "home-made": b"event: done\ndata: {}\n\n",
+}
+
+
+@pytest.mark.parametrize("api", LAST_WORDS)
+async def test_stream_that_said_its_last_word_may_lose_its_connection(stage: Stage, api: str) -> None:
+    """U14: nothing is missing, so an error behind it would be a second end."""
+    sent: list[Step] = [sse_head(), chunk(b"data: Hi\n\n"), chunk(LAST_WORDS[api]), Pause(0.1)]
+    for end in (Cut(), Reset()):
+        heard, _ = await send(stage, "/bare/x", [*sent, end], method="POST")
+        await stage.told(heard, "completed")
+        assert heard.messages[-1].data in LAST_WORDS[api].decode()
+    heard, _ = await send(stage, "/bare/x", [*sent, chunk(b"data: more\n\n"), Pause(0.1), Cut()], method="POST")
+    await stage.told(heard, "upstream_error")
+    assert heard.messages[-1].type == "error"
+
+
+async def test_lines_that_said_their_last_word_may_lose_their_connection(stage: Stage) -> None:
+    """U14, for an Ollama that a page reads as events."""
+    head = http_head(200, "application/x-ndjson", Transfer_Encoding="chunked")
+    lines = chunk(b'{"message":{"content":"Hi"},"done":false}\n') + chunk(b'{"done":true}\n')
+    heard, _ = await send(stage, "/bare/x", [head, lines, Pause(0.1), Cut()], method="POST", headers=EVENTS)
+    await stage.told(heard, "completed")
+    assert heard.messages[-1].data == '{"done":true}'

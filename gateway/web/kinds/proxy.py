@@ -26,6 +26,7 @@ from gateway.core.event import Event
 from gateway.core.lenient import mended_text
 from gateway.core.sse import Decoder, LineSplitter, clean_name
 from gateway.dialects.base import Answer, Call
+from gateway.dialects.sse import is_last_word
 from gateway.formats import Verbatim
 from gateway.streams.generation import Generation
 from gateway.streams.sink import SlowReaderError
@@ -77,10 +78,30 @@ LINES: Final = frozenset({"application/x-ndjson", "application/ndjson", "applica
 """Media types of JSON, one value a line."""
 
 
-class Relayed(Answer):
-    """Reads an upstream's own events, and keeps their `event` and `data` unchanged."""
+class _Relaying(Answer):
+    """Keeps an upstream's own events. They end with the body, or with one that is the last of an answer.
+
+    Behind that one, it is no failure that the connection breaks.
+    """
 
     eof_ends = True
+    _latest: Event | None = None
+
+    @property
+    def complete(self) -> bool:
+        """Whether the latest event is the last of an answer."""
+        return self._latest is not None and is_last_word(self._latest)
+
+    def feed(self, data: bytes) -> list[Event]:
+        """The events that `data` completed."""
+        events = super().feed(data)
+        if events:
+            self._latest = events[-1]
+        return events
+
+
+class Relayed(_Relaying):
+    """Reads an upstream's own events, and keeps their `event` and `data` unchanged."""
 
     def __init__(self, *, keep_ids: bool = False) -> None:
         super().__init__(Decoder())
@@ -93,10 +114,8 @@ class Relayed(Answer):
         return Event(clean_name(event.type), event.data, event.id if self._keep_ids else "")
 
 
-class RelayedLines(Answer):
+class RelayedLines(_Relaying):
     """Reads an upstream's lines of JSON; each line is one event."""
-
-    eof_ends = True
 
     def __init__(self) -> None:
         self._lines = LineSplitter()
