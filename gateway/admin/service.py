@@ -34,6 +34,7 @@ from gateway.web.aiohttp_internals import answer_as_http_1, heads_parsed
 from gateway.web.connection import HEAD_TIME, KEEP_ALIVE, Explained, address_of
 from gateway.web.exchange import NEVER, listed
 from gateway.web.guard import is_known_host, is_same_origin
+from gateway.web.reads import Reads
 from gateway.web.revocation import revoke_everywhere
 from gateway.web.state import Gateway
 from gateway.web.streams import STOP_PATIENCE
@@ -172,10 +173,15 @@ class AdminService:
 
 
 class AdminServer(web.Server):
-    """Serves the admin listener."""
+    """Serves the admin listener.
+
+    Attributes:
+        reads: has large reads parsed in pieces.
+    """
 
     def __init__(self, service: AdminService) -> None:
         super().__init__(service, handler_cancellation=True)
+        self.reads = Reads()
         self._service = service
         self._open: Counter[str] = Counter()
 
@@ -210,7 +216,8 @@ class _Connection(Explained):
     __slots__ = ("_leave", "_server")
 
     def __init__(self, server: AdminServer) -> None:
-        super().__init__(server, loop=asyncio.get_running_loop(), access_log=None, keepalive_timeout=KEEP_ALIVE)
+        loop = asyncio.get_running_loop()
+        super().__init__(server, server.reads, loop=loop, access_log=None, keepalive_timeout=KEEP_ALIVE)
         self._leave: Callable[[], None] | None = None
         self._server = server
 

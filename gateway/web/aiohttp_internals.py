@@ -61,6 +61,33 @@ def is_answering(protocol: web.RequestHandler) -> bool:
     return protocol._current_request is not None
 
 
+class Holding(web.RequestHandler):
+    """aiohttp's side of a connection, which tells when its parser takes no more bytes and when it does again.
+
+    Why: a large read is parsed in pieces, and what is left of it must wait while the parser takes no more: the parser
+    would keep it, and parse all of it at a stretch later.
+    Public API that would replace it: a parser that takes a bounded piece of what it has, and says so.
+    """
+
+    __slots__ = ()
+
+    @property
+    def holds(self) -> bool:
+        """Whether the parser takes no more for now: a body, or the queue of requests, is full."""
+        return self._reading_paused or self._buffer_paused
+
+    def goes_on(self) -> None:
+        """It takes more again: the connection is to be read."""
+        super()._resume_transport_reading()
+
+    def stops(self) -> None:
+        """The connection is not to be read until `goes_on`."""
+        self._pause_transport_reading()
+
+    def _resume_transport_reading(self) -> None:
+        self.goes_on()
+
+
 def forget_queue(protocol: web.RequestHandler) -> None:
     """The queue of a new connection's requests takes as little memory as it holds.
 

@@ -36,7 +36,8 @@ Invariants:
   only half-closed (RFC 9112 9.6), it does not. So a stream answers a FIN with a comment at once and looks whether
   the reset came; whatever else is being made takes a FIN for a close. Nothing is read after a FIN, so the connection
   ends with the last answer that was asked for before.
-- What a client does not read waits in the kernel, not here: at most `WRITE_HIGH` bytes of user-space buffer.
+- What a client does not read waits in the kernel, not here: at most `WRITE_HIGH` bytes of user-space buffer. Of a body
+  that nobody reads yet, twice `PIECE` wait here, and one read that is not parsed.
 - The kernel gives up a client that vanished without a FIN, when it acknowledged nothing for nine tenths of the stream's
   `write_timeout`. The stream itself watches over a client that is only slow.
 """
@@ -55,6 +56,7 @@ from aiohttp.http_parser import HttpRequestParser, HttpRequestParserPy
 from gateway.clock import Clock, Timer
 from gateway.core.limiter import Lease
 from gateway.web.aiohttp_internals import (
+    Holding,
     drain,
     ends_malformed,
     forget_queue,
@@ -62,6 +64,7 @@ from gateway.web.aiohttp_internals import (
     is_answering,
     unfinished_body,
 )
+from gateway.web.reads import PIECE, Reads
 from gateway.web.unparsed import MAX_HEAD_LINE, MAX_HEADER_FIELD, MAX_HEADERS, Unparsed
 
 HEAD_TIME: Final = 10.0
@@ -121,7 +124,7 @@ class ConnectionState(enum.Enum):
     IDLE = "the next request"
 
 
-class Explained(web.RequestHandler):
+class Explained(Holding):
     """A connection on which what is no request, or cannot be answered, is answered in this program's words: those of
     aiohttp quote the client's bytes.
 
@@ -130,17 +133,62 @@ class Explained(web.RequestHandler):
 
     Args:
         server: as for aiohttp's handler.
+        reads: has large reads parsed in pieces.
         options: of aiohttp's handler.
 
     Attributes:
         failed: whether its request is malformed, or could not be answered: then the answer is the connection's last.
     """
 
-    __slots__ = ("failed",)
+    __slots__ = ("_reads", "_unparsed", "failed")
 
-    def __init__(self, server: web.Server, **options: Any) -> None:
+    def __init__(self, server: web.Server, reads: Reads, **options: Any) -> None:
         super().__init__(server, **options)
         self.failed = False
+        self._reads = reads
+        self._unparsed: memoryview | None = None  # what was read and is to be parsed
+
+    def data_received(self, data: bytes) -> None:
+        """Bytes of the client; none where aiohttp goes on with what its parser has."""
+        if len(data) <= PIECE and (self._unparsed is None or not data):
+            self.parse(data)
+            return
+        if self._unparsed is not None:
+            data = bytes(self._unparsed) + data
+        self._unparsed = memoryview(data)
+        self.stops()
+        self._reads.add(self)
+
+    def parse(self, data: bytes) -> None:
+        """Parses these bytes at once."""
+        super().data_received(data)
+
+    def parse_piece(self) -> bool:
+        """See `reads.Waiting`."""
+        unparsed, transport = self._unparsed, self.transport
+        if unparsed is None or transport is None or self.holds:
+            return False
+        rest = unparsed[PIECE:]
+        self._unparsed = rest if rest else None
+        try:
+            self.parse(bytes(unparsed[:PIECE]))
+        except Exception as error:  # noqa: BLE001  # the loop would end a connection whose `data_received` raised
+            context = {"message": "a connection could not be parsed", "exception": error, "protocol": self}
+            self._loop.call_exception_handler(context)
+            transport.abort()
+            return False
+        if self._unparsed is not None:
+            return not self.holds
+        if not self.holds:
+            super().goes_on()
+        return False
+
+    def goes_on(self) -> None:
+        """The parser takes more again: first of what was read before."""
+        if self._unparsed is None:
+            super().goes_on()
+        else:
+            self._reads.add(self)
 
     def handle_error(
         self, request: web.BaseRequest, status: int = 500, exc: BaseException | None = None, message: str | None = None
@@ -211,8 +259,8 @@ class Connection(Explained):
         "_user_timeout",
     )
 
-    def __init__(self, server: "Server", clock: Clock, **options: Any) -> None:
-        super().__init__(server, **options)
+    def __init__(self, server: "Server", reads: Reads, clock: Clock, **options: Any) -> None:
+        super().__init__(server, reads, **options)
         forget_queue(self)
         self._begun = 0
         self._begun_head = b""
@@ -247,10 +295,10 @@ class Connection(Explained):
         self._limit_silence(USER_TIMEOUT)
         self._expect_head()
 
-    def data_received(self, data: bytes) -> None:
+    def parse(self, data: bytes) -> None:
         """Bytes of a request; those that begin a head start its time, those that complete it stop it."""
         state, seen = self.state, heads_parsed(self)
-        super().data_received(data)
+        super().parse(data)
         if heads_parsed(self) != seen:
             self._forget_head()
             if ends_malformed(self):
@@ -434,6 +482,7 @@ class Server(web.Server):
         self.max_connections = max_connections
         self.door = door
         self._clock = clock
+        self._reads = Reads()
         self._heard = 0
         self._open = 0
 
@@ -443,6 +492,7 @@ class Server(web.Server):
             return _Crowded(self)  # type: ignore[return-value]
         return Connection(
             self,
+            self._reads,
             self._clock,
             loop=asyncio.get_running_loop(),
             access_log=None,
@@ -452,6 +502,7 @@ class Server(web.Server):
             max_headers=MAX_HEADERS,
             auto_decompress=False,
             lingering_time=2.0,
+            read_bufsize=PIECE,
         )
 
     def connection_made(self, handler: web.RequestHandler, transport: asyncio.Transport) -> None:

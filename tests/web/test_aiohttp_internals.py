@@ -40,6 +40,27 @@ def bytes_less(things: Sequence[object], forget: Callable[[int], None]) -> float
     return (before - tracemalloc.get_traced_memory()[0]) / len(things)
 
 
+# -- reading -------------------------------------------------------------------------------------------------------
+
+
+async def test_parser_holds_while_a_body_is_full_and_goes_on_when_it_is_read() -> None:
+    """And so it is asked for the rest of a large read only then."""
+    reads = asyncio.Event()
+
+    async def handler(request: web.BaseRequest) -> web.StreamResponse:
+        await reads.wait()
+        return web.Response(text=str(len(await request.read())))
+
+    async with listening(handler) as place, connected(place) as client:
+        client.send(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 200000\r\n\r\n" + b"x" * 200_000)
+        while not place.connection.holds:  # noqa: ASYNC110 - there is no event for it
+            await asyncio.sleep(0)
+        assert not place.connection.parse_piece()
+        reads.set()
+        await client.until(b"200000")
+        assert not place.connection.holds
+
+
 # -- requests ------------------------------------------------------------------------------------------------------
 
 
