@@ -187,6 +187,10 @@ class Attempt:
         try:
             with Deadline(self._work.engine.clock.wheel, _timeout, self._last_alive) as self._deadline:
                 await self._send()
+        except GatewayError as error:
+            # A proxied endpoint may go on behind its last word. Where it does not, nothing is missing.
+            if error.code != "upstream_stalled" or self.answer is None or not self.answer.complete:
+                raise
         finally:
             # Each of them knows this attempt, and with it the request: a circle would keep both until the collector
             # comes, which may take minutes.

@@ -364,13 +364,16 @@ LAST_WORDS = {
 
 
 @pytest.mark.parametrize("api", LAST_WORDS)
-async def test_stream_that_said_its_last_word_may_lose_its_connection(stage: Stage, api: str) -> None:
+async def test_stream_that_said_its_last_word_may_lose_its_connection_or_fall_silent(stage: Stage, api: str) -> None:
     """U14: nothing is missing, so an error behind it would be a second end."""
     sent: list[Step] = [sse_head(), chunk(b"data: Hi\n\n"), chunk(LAST_WORDS[api]), Pause(0.1)]
     for end in (Cut(), Reset()):
         heard, _ = await send(stage, "/bare/x", [*sent, end], method="POST")
         await stage.told(heard, "completed")
         assert heard.messages[-1].data in LAST_WORDS[api].decode()
+    heard, _ = await send(stage, "/bare/x", [*sent, Hang()], method="POST")
+    await stage.told(heard, "completed")  # once it is silent for `idle`
+    assert heard.messages[-1].data in LAST_WORDS[api].decode()
     heard, _ = await send(stage, "/bare/x", [*sent, chunk(b"data: more\n\n"), Pause(0.1), Cut()], method="POST")
     await stage.told(heard, "upstream_error")
     assert heard.messages[-1].type == "error"
