@@ -174,7 +174,7 @@ class Explained(Holding):
             self.parse(bytes(unparsed[:PIECE]))
         except Exception as error:  # noqa: BLE001  # the loop would end a connection whose `data_received` raised
             context = {"message": "a connection could not be parsed", "exception": error, "protocol": self}
-            self._loop.call_exception_handler(context)
+            asyncio.get_running_loop().call_exception_handler(context)
             transport.abort()
             return False
         if self._unparsed is not None:
