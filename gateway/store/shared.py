@@ -4,6 +4,7 @@ import math
 import random
 import time
 from collections.abc import Iterator
+from functools import partial
 from typing import Final
 
 from structlog.typing import FilteringBoundLogger
@@ -22,10 +23,11 @@ from gateway.store.watcher import EXTEND, LEFT, READ, STOP, Watcher
 from gateway.streams.engine import Engine, Running
 from gateway.streams.generation import Generation
 from gateway.streams.order import Order
-from gateway.streams.stream import Followed
+from gateway.streams.stream import Followed, Stream
 
 COMEBACK: Final = (0.5, 15.0)
-"""Seconds after which readers that are sent away are asked to come back: the first, and the last of many."""
+"""Seconds after which readers that are sent away are asked to come back: the first, and the last of many; less, and as
+evenly, where twice as many seconds after its end a stream is gone."""
 FEW: Final = 50
 """Streams that the other nodes have taken over before the first of their readers comes."""
 A_STREAM: Final = 0.01
@@ -107,17 +109,23 @@ class Shared:
         """
         if not await self._others():
             return 0
-        given, others = self._journal.hand_over(), self.watcher.readers
-        count = len(others) + sum(len(written.log.readers) for written in given)
+        given, followed = self._journal.hand_over(), self.watcher.followed
+        count = sum(len(each.log.readers) for each in given) + sum(len(each.log.readers) for each in followed)
         slots = list(range(count))
         random.shuffle(slots)
         first = COMEBACK[0] + min(MOST_LATER, A_STREAM * max(0, len(given) - FEW))
         step = min(COMEBACK[1] - first, A_READER * count) / max(1, count)
-        comeback = iter([first + (slot + random.random()) * step for slot in slots])  # noqa: S311 - no secret
+        waits = iter([first + (slot + random.random()) * step for slot in slots])  # noqa: S311 - no secret
+
+        def comeback(stream: Stream) -> float:
+            # It may end the moment after, and must be there still when its reader comes.
+            return next(waits) * min(1.0, stream.settings.kept / 2 / COMEBACK[1])
+
         for written in given:
-            written.move(lambda: next(comeback))
-        for reader in others:
-            reader.cut(next(comeback))
+            written.move(partial(comeback, written.stream))
+        for remote in followed:
+            for reader in remote.log.readers:
+                reader.cut(comeback(remote.stream))
         return len(given)
 
     @property

@@ -28,7 +28,6 @@ from gateway.store.access import CONNECT
 from gateway.store.connection import Connection, StoreAwayError
 from gateway.store.layout import ALIVE_MS, digest
 from gateway.store.remote import Remote, read_entry
-from gateway.streams.log import Attached
 from gateway.streams.registry import Registry
 from gateway.streams.stream import Followed, Stream
 
@@ -159,9 +158,9 @@ class Watcher:
         return state == b""
 
     @property
-    def readers(self) -> list[Attached]:
-        """The readers here of streams that other nodes write."""
-        return [reader for remote in self._watched.values() for reader in remote.log.readers]
+    def followed(self) -> list[Remote]:
+        """The streams that other nodes write and that may have readers here."""
+        return list(self._watched.values())
 
     async def close(self) -> None:
         """Nothing is watched any more."""

@@ -29,6 +29,7 @@ class ReaderSettings(msgspec.Struct, frozen=True):
         merge: whether the deltas of one batch are joined into one event.
         resumable: whether events carry cursors.
         retry: base of the time after which a browser reconnects.
+        kept: for how long a stream can be read after its end.
         write_timeout: how long a client may take nothing.
         compress: whether answers are compressed for clients that accept it.
     """
@@ -39,6 +40,7 @@ class ReaderSettings(msgspec.Struct, frozen=True):
     merge: bool = False
     resumable: bool = True
     retry: float = 2.0
+    kept: float = 300.0
     write_timeout: float = 20.0
     compress: bool = False
 
@@ -52,6 +54,7 @@ def reader_settings(config: StreamConfig) -> ReaderSettings:
         merge=config.merge,
         resumable=config.resume.enabled,
         retry=config.retry,
+        kept=config.resume.ttl,
         write_timeout=config.write_timeout,
         compress=config.compress,
     )

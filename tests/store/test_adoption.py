@@ -139,6 +139,28 @@ async def test_node_that_ends_hands_its_streams_over(three: Stage) -> None:
         assert (reading.words, reading.error, len(three.calls[reading.question])) == (WHOLE, "", 2)
 
 
+async def test_reader_is_asked_back_before_its_stream_may_be_gone(three: Stage) -> None:
+    """It may end elsewhere the moment after, and `ttl` of the one route is a second; also for who reads elsewhere."""
+    readings = [Reading(three, f"gone {number}", path) for number, path in enumerate(("/short", "/plain", "/short"))]
+    more = asyncio.Event()
+    for node, reading in zip((0, 0, 1), readings, strict=True):
+        three.plays[reading.question] = [
+            lambda _: [*counts(1, 5), WaitFor(more), *map(word, range(6, 11)), *END],
+            goes_on(10),
+        ]
+        await reading.begin(node)
+        await reading.read(words=5)
+    await readings[2].resume(0)
+    await three.nodes[0].stop()
+    assert not any([await reading.read() for reading in readings])
+    short, plain, elsewhere = (reading.answer.parser.retry or 0 for reading in readings if reading.answer)
+    assert 0 < short <= 500 <= plain <= 800
+    assert 0 < elsewhere <= 500
+    more.set()
+    await asyncio.gather(*(reading.finish(1, 2) for reading in readings))
+    assert [(reading.words, reading.error) for reading in readings] == [(WHOLE, "")] * 3
+
+
 async def test_adopted_answer_that_nobody_comes_back_to_is_abandoned(three: Stage) -> None:
     """Nobody pays for it longer than readers need to come back; a reader at another node keeps it (P4)."""
     three.plays |= {name: lambda _: [*counts(1, 5), Hang()] for name in ("left", "read elsewhere")}
