@@ -49,6 +49,19 @@ def test_conversation_that_is_too_long_is_known_in_any_words(refusal: Refusal) -
     assert error.message == error.sentence
 
 
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"message": "The input is too long for this model."},
+        {"error": {"message": "Your prompt is larger than the model's context size."}},
+        {"detail": {"msg": "The prompt is too long: 5000 tokens", "type": "bad_input"}},
+    ],
+)
+def test_conversation_that_is_too_long_is_known_in_words_close_to_those(body: dict[str, Any]) -> None:
+    error = refused(Refusal("too long", "nobody seen yet", 400, body))
+    assert (error.code, error.status) == ("context_length_exceeded", 400)
+
+
 @meaning("account")
 def test_refusal_of_our_own_account_is_known_and_its_words_are_not_told(refusal: Refusal) -> None:
     error = refused(refusal)
