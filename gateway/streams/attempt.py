@@ -189,7 +189,9 @@ class Attempt:
                 await self._send()
         except GatewayError as error:
             # A proxied endpoint may go on behind its last word. Where it does not, nothing is missing.
-            if error.code != "upstream_stalled" or self.answer is None or not self.answer.complete:
+            # (Of a chat, the code may be that of another attempt, which this one was to rescue.)
+            answer = None if self._work.job.canonical else self.answer
+            if error.code != "upstream_stalled" or answer is None or not answer.complete:
                 raise
         finally:
             # Each of them knows this attempt, and with it the request: a circle would keep both until the collector
