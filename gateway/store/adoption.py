@@ -20,6 +20,7 @@ Invariants:
 """
 
 import asyncio
+import sys
 from collections import deque
 from collections.abc import Callable
 from typing import Any, Final, NamedTuple
@@ -49,8 +50,6 @@ PAUSE: Final = 0.02
 """Seconds between two such scripts."""
 COUNT: Final = 32
 """Entries of a log that are read at once."""
-MAX_BYTES: Final = 8 * 1024 * 1024
-"""Bytes that are kept of the log of an adopted stream."""
 
 Adopt = Callable[[Order, Stream, MemoryLog], Generation]
 """Starts a generation that goes on with this log. Raises `GatewayError` where that cannot be, `NotHereError` where it
@@ -147,7 +146,7 @@ class Adoption:
 
     async def _go_on(self, taken: Taken) -> None:
         stream_id = taken.id.decode()
-        log = MemoryLog(MAX_BYTES, self._registry.memory)
+        log = MemoryLog(sys.maxsize, self._registry.memory)  # all that Redis has; whoever adopts it knows its bound
         try:
             if await self._load(stream_id, log):
                 log.discard()

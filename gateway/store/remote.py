@@ -27,8 +27,11 @@ from gateway.streams.log import LogMemory, MemoryLog
 from gateway.streams.reader import Reader
 from gateway.streams.stream import Stream
 
-MAX_BYTES: Final = 8 * 1024 * 1024
-"""Bytes that are kept of the log of another node's stream."""
+MIN_BYTES: Final = 8 * 1024 * 1024
+"""Bytes that are kept of the log of another node's stream, also where its own node keeps fewer: a slow reader gets what
+Redis has dropped."""
+ROOM: Final = 8
+"""One part in so many is kept beyond what its own node keeps: Redis drops whole entries, and has a little more."""
 
 
 class Entry(NamedTuple):
@@ -69,13 +72,15 @@ class RemoteLog(MemoryLog):
     """The log of another node's stream, as far as it came.
 
     Args:
+        log_bytes: how much its own node keeps, and Redis.
+        memory: the bytes of all logs.
         discarded: called when it is no longer kept here.
     """
 
     __slots__ = ("_discarded",)
 
-    def __init__(self, memory: LogMemory, discarded: Callable[[], None]) -> None:
-        super().__init__(MAX_BYTES, memory)
+    def __init__(self, log_bytes: int, memory: LogMemory, discarded: Callable[[], None]) -> None:
+        super().__init__(max(MIN_BYTES, log_bytes + log_bytes // ROOM), memory)
         self._discarded = discarded
 
     def discard(self) -> None:
@@ -128,7 +133,7 @@ class Remote:
         discarded: Callable[[], None],
     ) -> None:
         self.stream = stream
-        self.log = RemoteLog(memory, discarded)
+        self.log = RemoteLog(stream.settings.log_bytes, memory, discarded)
         self.log.model = model
         self.gate: Gate | None = None
         self.ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()

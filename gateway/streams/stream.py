@@ -30,6 +30,7 @@ class ReaderSettings(msgspec.Struct, frozen=True):
         resumable: whether events carry cursors.
         retry: base of the time after which a browser reconnects.
         kept: for how long a stream can be read after its end.
+        log_bytes: of a stream's events that are kept for readers who come back.
         write_timeout: how long a client may take nothing.
         compress: whether answers are compressed for clients that accept it.
     """
@@ -41,6 +42,7 @@ class ReaderSettings(msgspec.Struct, frozen=True):
     resumable: bool = True
     retry: float = 2.0
     kept: float = 300.0
+    log_bytes: int = 8 << 20
     write_timeout: float = 20.0
     compress: bool = False
 
@@ -55,6 +57,7 @@ def reader_settings(config: StreamConfig) -> ReaderSettings:
         resumable=config.resume.enabled,
         retry=config.retry,
         kept=config.resume.ttl,
+        log_bytes=config.resume.max_bytes,
         write_timeout=config.write_timeout,
         compress=config.compress,
     )

@@ -12,7 +12,7 @@ import pytest_asyncio
 
 from tests.identity.tokens import AUDIENCE, ISSUER, token
 from tests.identity.tokens import SECRET as TOKENS
-from tests.kit.sse_client import request
+from tests.kit.sse_client import Response, request
 from tests.kit.upstream import LAST_CHUNK, Cut, Hang, WaitFor, chunk, openai_delta, sse_head
 from tests.store.stage import END, EVENTS, SECRET, V1, Reading, Stage, counts, goes_on, stage, word
 from tests.web.stage import eventually
@@ -257,18 +257,38 @@ async def test_whole_answer_is_read_elsewhere_before_anybody_asked_there(two: St
     assert (later.words, later.error, len(two.calls["whole"])) == (WHOLE, "", 1)
 
 
+FLOOD = b"data: " + b"y" * 30_000 + b"\n\n"
+
+
+async def asked_for_a_flood(two: Stage, path: str) -> Response:
+    """The answer to the question `flood` at the first node."""
+    body = {"messages": [{"role": "user", "content": "flood"}]}
+    return await request(f"{two.nodes[0].url}{path}", method="POST", headers=EVENTS, body=body)
+
+
 async def test_slow_reader_elsewhere_gets_everything(two: Stage) -> None:
     """It reads nothing while 12 MB are said, more than its node keeps for it; Redis keeps the rest."""
-    event = b"data: " + b"y" * 30_000 + b"\n\n"
-    two.plays["flood"] = lambda _: [sse_head(), *[chunk(event)] * 400, LAST_CHUNK, Cut()]
-    body = {"messages": [{"role": "user", "content": "flood"}]}
-    async with await request(f"{two.nodes[0].url}/large/x", method="POST", headers=EVENTS, body=body) as quick:
+    more = asyncio.Event()
+    two.plays["flood"] = lambda _: [sse_head(), chunk(FLOOD), WaitFor(more), *[chunk(FLOOD)] * 399, LAST_CHUNK, Cut()]
+    async with await asked_for_a_flood(two, "/proxy/x") as quick:
         url = f"{two.nodes[1].url}/streams/{quick.headers['x-stream-id']}"
         slow = await request(url, headers=EVENTS, receive_buffer=4096)
         assert slow.status == 200, await slow.body()
+        more.set()
         assert len([0 async for _ in quick.messages()]) == 400
     assert len([0 async for message in slow.messages() if len(message.data) == 30_000]) == 400
     await slow.close()
+
+
+async def test_reader_that_comes_late_elsewhere_gets_all_that_its_route_keeps(two: Stage) -> None:
+    """12 MB, where `resume.max_bytes` is 32 MiB."""
+    two.plays["flood"] = lambda _: [sse_head(), *[chunk(FLOOD)] * 400, LAST_CHUNK, Cut()]
+    async with await asked_for_a_flood(two, "/large/x") as quick:
+        assert len([0 async for _ in quick.messages()]) == 400
+        url = f"{two.nodes[1].url}/streams/{quick.headers['x-stream-id']}"
+    async with await request(url, headers=EVENTS) as late:
+        assert late.status == 200, await late.body()
+        assert len([0 async for message in late.messages() if len(message.data) == 30_000]) == 400
 
 
 async def test_streams_of_all_nodes_are_listed_and_silent_nodes_named(two: Stage) -> None:
