@@ -24,6 +24,7 @@ from tests.kit.program import Gateway, Nginx
 from tests.kit.sse_client import Message, Response, allow_connections, request
 from tests.kit.upstream import Exchange, Pause, Step, sse_head
 from tests.store.stage import END, EVENTS, Stage, prefix, stage, told, word
+from tests.web.stage import eventually
 
 SILENT = 3.0
 """Seconds without a byte after which a reader gives a connection up: six heartbeats."""
@@ -239,9 +240,20 @@ class Chaos:
             self.say(f"returns a second after the end of a node: {counts}")
             self.figures.peak.append(round(max(counts) * len(busy) / max(1, sum(counts)), 2))
 
+    async def _join(self, node: Gateway) -> None:
+        """Returns when a node has its connections to Redis: one that came later would count as left behind."""
+        ledger, counts = Ledger(node), list[int]()
+        up = "gateway_store_up"
+        await eventually(lambda: ledger.scrape(up), lambda seen: seen.total(up) == 1, timeout=20)
+        async with asyncio.timeout(45):
+            while len(counts) < 5 or len(set(counts[-5:])) > 1:
+                counts.append((await ledger.books()).descriptors)
+                await asyncio.sleep(0.2)
+
     async def rest(self) -> None:
         """Returns when all nodes are at rest; notes the keys that are left behind."""
         for node in self.stage.nodes:
+            await self._join(node)
             async with Ledger(node, patience=45):
                 pass
         self.figures.calls = len(self.stage.upstream.exchanges)
