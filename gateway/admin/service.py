@@ -32,7 +32,7 @@ from gateway.core.errors import GatewayError
 from gateway.observe.metrics import CONTENT_TYPE
 from gateway.web.aiohttp_internals import answer_as_http_1, heads_parsed
 from gateway.web.connection import HEAD_TIME, KEEP_ALIVE, Explained, address_of
-from gateway.web.exchange import NEVER, listed
+from gateway.web.exchange import NEVER, all_listed
 from gateway.web.guard import is_known_host, is_same_origin
 from gateway.web.reads import Reads
 from gateway.web.revocation import revoke_everywhere
@@ -258,8 +258,7 @@ def _unless_written(request: web.BaseRequest) -> web.Response | None:
 def _unless(request: web.BaseRequest, method: str) -> web.Response | None:
     if request.method != method:
         return _text(405, f"Only {method}.\n", {hdrs.ALLOW: method})
-    headers = request.headers
-    told = {name: listed(headers, name) for name in ("Origin", "Sec-Fetch-Site", "Host") if name in headers}
+    told = all_listed(request.headers, "Origin", "Sec-Fetch-Site", "Host")
     return None if is_same_origin(told) else _text(403, "Only for the monitor page itself.\n")
 
 

@@ -44,13 +44,14 @@ class _WholeLines:
     `overflow` is true once a line was longer than `max_line` bytes; after that no more text comes.
     """
 
-    __slots__ = ("_first", "_tail", "max_line", "overflow")
+    __slots__ = ("_first", "_looked", "_tail", "max_line", "overflow")
 
     def __init__(self, max_line: int) -> None:
         self.max_line = max_line
         self.overflow = False
         self._tail = bytearray()
         self._first = True
+        self._looked = 0  # bytes of the pending line when it was last worth a look
 
     def text(self, data: bytes) -> str:
         # `data` may end several lines, end none, or end the kept one: only what stands up to its last LF is decoded.
@@ -75,12 +76,19 @@ class _WholeLines:
         return self._first or bool(self._tail)
 
     @property
-    def kept(self) -> int:
-        return len(self._tail)
-
-    @property
     def pending(self) -> bytes:
         return bytes(self._tail)
+
+    def worth_a_look(self) -> bool:
+        # Whether the pending line may be its last words: asked again only when it grew by a quarter, so all looks cost
+        # no more than a few of the last.
+        size = len(self._tail)
+        if size < self._looked:
+            self._looked = 0
+        if not self._looked * 5 // 4 <= size <= MAX_EARLY:
+            return False
+        self._looked = size
+        return True
 
     def rest(self) -> str:
         rest = self._tail.decode("utf-8", "replace")
@@ -126,7 +134,6 @@ class LineSplitter:
     def __init__(self, max_line: int = MAX_LINE, early: Callable[[bytes], bool] | None = None) -> None:
         self._whole = _WholeLines(max_line)
         self._early = early
-        self._looked = 0  # bytes of the pending line at the last look for an early end
 
     def feed(self, data: bytes) -> list[str]:
         """The lines that `data` completed, without their line ends; invalid UTF-8 is read as U+FFFD.
@@ -144,14 +151,7 @@ class LineSplitter:
         return lines
 
     def _given_early(self, early: Callable[[bytes], bool]) -> list[str]:
-        # The next look is taken only when the line grew by a quarter, so all looks cost no more than a few of the last.
-        size = self._whole.kept
-        if size < self._looked:
-            self._looked = 0
-        if not self._looked * 5 // 4 <= size <= MAX_EARLY:
-            return []
-        self._looked = size
-        return self.close() if early(self._whole.pending) else []
+        return self.close() if self._whole.worth_a_look() and early(self._whole.pending) else []
 
     def close(self) -> list[str]:
         """The last line, if the text ended without a line end; else nothing."""
@@ -194,7 +194,6 @@ class Decoder:
         "_fresh",
         "_id",
         "_looked",
-        "_looked_at",
         "_max_event",
         "_max_plain",
         "_open",
@@ -224,7 +223,6 @@ class Decoder:
         self._max_plain = min(max_line, max_event // 4)  # a text that can break neither cap, whatever its characters
         self._after_cr = False
         self._fresh = False  # whether the next read begins a block, with nothing of the one before pending
-        self._looked_at = 0  # bytes of the pending line at the last look for an early end
         self._start_block()
 
     def feed(self, data: bytes) -> list[Event]:
@@ -253,13 +251,8 @@ class Decoder:
         return events
 
     def _end_early(self, early: Callable[[str], bool], events: list[Event]) -> None:
-        # As `LineSplitter._given_early`: all looks cost no more than a few of the last.
-        size = self._whole.kept
-        if size < self._looked_at:
-            self._looked_at = 0
-        if self._data or not self._looked_at * 5 // 4 <= size <= MAX_EARLY:
+        if self._data or not self._whole.worth_a_look():
             return
-        self._looked_at = size
         name, _, value = self._whole.pending.decode("utf-8", "replace").partition(":")
         if name == "data" and early(value.removeprefix(" ")):
             self._field(self._whole.rest(), events)  # what may follow in this line is another event

@@ -157,6 +157,7 @@ def is_last_word(event: Event) -> bool:
     if event.type.lower() in _LAST or is_end(event.data):
         return True
     value = value_of(event.data)
+    # A tuple, as the type may be of any kind, also one that no set can look for.
     return isinstance(value, dict) and (value.get("type") in tuple(_LAST) or value.get("done") is True)
 
 

@@ -180,7 +180,7 @@ class SharedTickets:
         self._secret = secret
         self._seal = Seal(secret)
         self._share = share
-        self._assurance: OrderedDict[str, Principal] = OrderedDict()  # issued here, by digest
+        self._assured: OrderedDict[str, Principal] = OrderedDict()  # issued here, by digest
         self._backlog = Backlog(connection, logger, "tickets", MAX_TICKETS)
 
     async def issue(self, principal: Principal, ttl: float, stream_id: str = "") -> str:
@@ -198,9 +198,9 @@ class SharedTickets:
         arguments = (digest, sealed, stream_id, _ms(ttl), self._share, self._name(""))
         await self._run(ISSUE, keys, arguments)
         if principal.assurance is not None:
-            self._assurance[digest] = principal
-            if len(self._assurance) > MAX_ASSURANCES:
-                self._assurance.popitem(last=False)
+            self._assured[digest] = principal
+            if len(self._assured) > MAX_ASSURANCES:
+                self._assured.popitem(last=False)
         return text
 
     async def redeem(
@@ -237,7 +237,7 @@ class SharedTickets:
             if claimed > STARTING_MS:
                 return None
             raise GatewayError("auth_unavailable", retry_after=SOON, detail="the stream of the ticket is being started")
-        ticket = SharedTicket(ticket_key(text), self._assurance.get(digest, principal), stream_id, digest)
+        ticket = SharedTicket(ticket_key(text), self._assured.get(digest, principal), stream_id, digest)
         ticket.route, ticket.address, ticket.used = route, address, bool(used)
         return ticket
 

@@ -38,7 +38,7 @@ from gateway.core.errors import GatewayError
 from gateway.core.principal import ADDRESS, Principal
 from gateway.identity.tickets import Ticket
 from gateway.observe.metrics import AuthFailure
-from gateway.web.exchange import Exchange, cookie_header, cookies_of, listed
+from gateway.web.exchange import Exchange, all_listed, cookie_header, cookies_of, listed
 from gateway.web.guard import is_browser, is_of_foreign_page
 from gateway.web.state import Snapshot
 from gateway.web.tickets import TICKET, redeem
@@ -171,7 +171,7 @@ def _check_page(exchange: Exchange) -> None:
     headers = exchange.request.headers
     if not is_browser(headers):
         return
-    told = {name: listed(headers, name) for name in ("Origin", "Sec-Fetch-Site", "Referer") if name in headers}
+    told = all_listed(headers, "Origin", "Sec-Fetch-Site", "Referer")
     if is_of_foreign_page(told, listed(headers, hdrs.HOST), exchange.snapshot.origins):
         exchange.gateway.metrics.auth_failure("origin")
         exchange.blamed = "origin"

@@ -142,6 +142,11 @@ def listed(headers: MultiMapping[str], name: str) -> str:
     return "" if lines is None else lines[0] if len(lines) == 1 else ", ".join(lines)
 
 
+def all_listed(headers: MultiMapping[str], *names: str) -> dict[str, str]:
+    """Those of these headers that were sent, each as `listed` reads it."""
+    return {name: listed(headers, name) for name in names if name in headers}
+
+
 def cookies_of(request: web.BaseRequest) -> Mapping[str, str]:
     """The request's cookies by name. A proxy that speaks HTTP/2 may send them in several lines (RFC 9113 8.2.3)."""
     lines = len(request.headers.getall(hdrs.COOKIE, ()))
